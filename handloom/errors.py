@@ -1,0 +1,16 @@
+"""The three kinds of error that handloom reports in one sentence instead of a traceback."""
+
+
+class UserError(Exception):
+    """The command line, configuration or data folder is wrong: exit status 2.
+
+    The message says what was found, what was expected and what to do.
+    """
+
+
+class RunError(Exception):
+    """The run itself failed: exit status 1."""
+
+
+class MediaError(Exception):
+    """One media file cannot be read. It costs the clips of that file and nothing else."""
