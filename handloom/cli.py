@@ -1,0 +1,195 @@
+"""The command line: picks a recipe, overrides fields, and turns errors into one sentence.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from handloom.errors import RunError, UserError
+
+T = TypeVar("T")
+
+USAGE = """\
+usage: handloom COMMAND …        (handloom COMMAND --help says more)
+
+  curate DATASET    from videos to token shards; run again to resume
+  plan DATASET      what curate would do; writes nothing
+  submit DATASET    curate on a running Ray cluster, as a Ray job
+  status OUT        what a run kept, rejected and failed
+  report OUT        write report/index.html of a run again
+  inspect SHARDS    what is in a folder of shards, or in one shard
+  sample DATASET    write a miniature of a dataset in its official layout
+  train WHAT        pretrain, vqgan
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns 0 done, 1 the run failed, 2 the command line or data is wrong."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if args else 2
+    try:
+        COMMANDS[choice(args[0], COMMANDS, "command")](args[1:])
+    except UserError as error:
+        return _say(error, 2)
+    except (RunError, OSError) as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on where this one stopped", 130)
+    return 0
+
+
+def choice(name: str, known: Sequence[str] | dict[str, Any], what: str) -> str:
+    """The name, if it is known; else a UserError that suggests what may have been meant."""
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(f"unknown {what} {name!r}: {hint}handloom knows {', '.join(known)}.")
+
+
+def parse(kind: type[T] | Callable[..., T], args: Sequence[str], command: str, **more: Any) -> T:
+    """Parse flags into a dataclass; unknown ones become a UserError with a suggestion."""
+    parsed, unknown = tyro.cli(
+        kind, args=args, prog=f"handloom {command}", return_unknown_args=True, **more
+    )
+    if unknown:
+        flags = _flags(kind, command, more)
+        close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(
+            f"unknown option {unknown[0]!r}: {hint}`handloom {command} --help` lists them all."
+        )
+    return parsed
+
+
+def _say(message: object, status: int) -> int:
+    print(f"handloom: {message}", file=sys.stderr)
+    return status
+
+
+def _flags(kind: Any, command: str, more: dict[str, Any]) -> list[str]:
+    parser = tyro.extras.get_parser(kind, prog=command, **more)
+    return [flag for action in parser._actions for flag in action.option_strings]
+
+
+def curate(args: Sequence[str]) -> None:
+    """`handloom curate`."""
+    from handloom.pipeline import commands
+
+    commands.curate(args)
+
+
+def plan(args: Sequence[str]) -> None:
+    """`handloom plan`."""
+    from handloom.pipeline import commands
+
+    commands.plan(args)
+
+
+def submit(args: Sequence[str]) -> None:
+    """`handloom submit`."""
+    from handloom.pipeline import submit as submission
+
+    submission.submit(args)
+
+
+@dataclass(frozen=True)
+class OutCommand:
+    """A command on the output folder of a run."""
+
+    out: Annotated[Path, tyro.conf.Positional] = field()
+    """The folder given to `handloom curate` as --out."""
+
+
+def status(args: Sequence[str]) -> None:
+    """`handloom status`."""
+    from handloom.pipeline import commands
+
+    commands.status(parse(OutCommand, args, "status").out)
+
+
+def report(args: Sequence[str]) -> None:
+    """`handloom report`."""
+    from handloom.pipeline import commands
+
+    commands.report(parse(OutCommand, args, "report").out)
+
+
+@dataclass(frozen=True)
+class InspectCommand:
+    """Say what is in a folder of shards, or in one shard."""
+
+    shards: Annotated[Path, tyro.conf.Positional] = field()
+    """A folder with manifest.json, or a .tar."""
+    verify: bool = False
+    """Compare every byte with the checksums."""
+
+
+def inspect(args: Sequence[str]) -> None:
+    """`handloom inspect`."""
+    from handloom.tokenize.inspect import inspect as show
+
+    command = parse(InspectCommand, args, "inspect")
+    show(command.shards, verify_all=command.verify)
+
+
+@dataclass(frozen=True)
+class SampleCommand:
+    """Write a miniature of a dataset, rendered, in its official layout."""
+
+    dataset: Annotated[str, tyro.conf.Positional] = field()
+    """ego4d"""
+    out: Path = field()
+    """The folder to write."""
+    clips: int | None = None
+    """About how many narrated hand actions; by default as many as `curate sample` renders."""
+    seed: int = 0
+
+
+def sample(args: Sequence[str]) -> None:
+    """`handloom sample`."""
+    from handloom.stages.miniatures.catalog import MINIATURES
+
+    command = parse(SampleCommand, args, "sample")
+    write = MINIATURES[choice(command.dataset, MINIATURES, "miniature")]
+    size = {} if command.clips is None else {"clips": command.clips}
+    write(command.out, seed=command.seed, **size)
+    print(f"{command.out} holds a miniature {command.dataset}: curate it with `handloom curate "
+          f"{command.dataset} --data {command.out} --out OUT`")  # fmt: skip
+
+
+def train(args: Sequence[str]) -> None:
+    """`handloom train`."""
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: handloom train {pretrain,vqgan} …")
+        return
+    what = choice(args[0], ("pretrain", "vqgan"), "training")
+    if what == "pretrain":
+        from handloom.train import pretrain
+
+        pretrain.train(parse(pretrain.PretrainConfig, args[1:], "train pretrain"))
+    else:
+        from handloom.train import vqgan
+
+        vqgan.train(parse(vqgan.VQGANConfig, args[1:], "train vqgan"))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "curate": curate,
+    "plan": plan,
+    "submit": submit,
+    "status": status,
+    "report": report,
+    "inspect": inspect,
+    "sample": sample,
+    "train": train,
+}

@@ -1,0 +1,199 @@
+"""The commands on datasets and runs: `curate`, `plan`, `status` and `report`."""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+
+from handloom.cli import choice, parse
+from handloom.errors import RunError, UserError
+from handloom.pipeline import output
+from handloom.pipeline.batches import count_remaining
+from handloom.pipeline.display import closing_table
+from handloom.pipeline.job import Job
+from handloom.pipeline.recipes import RECIPES, CurateConfig
+from handloom.stages import funnel
+from handloom.stages.ingest import ADAPTERS, Ingest
+from handloom.stages.miniatures.catalog import MINIATURES
+from handloom.stages.records import Row
+from handloom.stages.tables import open_tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateCommand(CurateConfig):
+    """From a dataset's videos to token shards. Run the same command again to resume."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """sample or ego4d"""
+    data: Path | None = None
+    """Folder of the dataset; by default data/DATASET. `sample` writes its own."""
+    out: Path | None = None
+    """Folder for everything that is written; by default runs/DATASET."""
+    config: Path | None = None
+    """YAML file with options by stage; flags override it."""
+    retry_failed: bool = False
+    """Try the failed clips again."""
+
+
+def read_command(args: Sequence[str], name: str) -> Job:
+    """Parse the arguments of `curate` and `plan`: the recipe, then --config, then the flags.
+
+    Raises:
+        UserError: an unknown dataset or option, or a configuration file that cannot be used.
+    """
+    named = [a for a in args[:1] if not a.startswith("-")]
+    dataset = choice(named[0], RECIPES, "dataset") if named else "sample"
+    recipe = {f.name: getattr(RECIPES[dataset](), f.name) for f in fields(CurateConfig)}
+    default = CurateCommand(dataset=dataset, **recipe)
+    if not named and not {"-h", "--help"} & set(args):
+        raise UserError(f"{name} needs a dataset; handloom knows {', '.join(RECIPES)}.")
+    command = parse(CurateCommand, [*args, *_yaml_flags(args)], name, default=default)
+    config = CurateConfig(**{key: getattr(command, key) for key in recipe})
+    out = command.out or Path("runs") / dataset
+    data = command.data or (out / "source" if dataset == "sample" else Path("data") / dataset)
+    return Job(dataset, data.absolute(), out.absolute(), config, command.retry_failed)
+
+
+def curate(args: Sequence[str]) -> None:
+    """Run the DAG and print where every clip went."""
+    from handloom.pipeline import dag
+
+    job = read_command(args, "curate")
+    output.check(job.out, job.dataset)
+    if not _renders_its_data(job):
+        _check_inputs(job)
+    with output.claimed(job):
+        if _renders_its_data(job):
+            print(f"rendering a miniature Ego4D into {job.data}", flush=True)
+            MINIATURES["ego4d"](job.data, seed=0)
+            _check_inputs(job)
+        for stage in job.stages:
+            if changes := job.changes(stage):
+                print(f"{stage}: computing again, since {', '.join(changes)}")
+        dag.curate(job)
+        result = funnel.count(job.tables)
+    closing_table(job.out, result)
+    _print_failures(job.out)
+    print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
+    if not result.kept:
+        raise RunError("no clip was kept, so the shards are empty; the table above says why.")
+
+
+def plan(args: Sequence[str]) -> None:
+    """Print what `curate` would do with the same arguments; write nothing."""
+    job = read_command(args, "plan")
+    output.check(job.out, job.dataset)
+    if _renders_its_data(job) and not job.data.is_dir():
+        print(f"would render a miniature Ego4D into {job.data}, then compute every stage")
+        return
+    _check_inputs(job)
+    _print_source(job)
+    for stage, table in job.tables.items():
+        changes = job.changes(stage)
+        if changes:
+            print(f"{stage}: everything again, since {', '.join(changes)}")
+        elif not table.parts():
+            print(f"{stage}: nothing stored yet")
+        else:
+            left = count_remaining(job, stage)
+            more = "new videos only" if left is None else f"{left} clips to do"
+            print(f"{stage}: {len(table.values('clip_id'))} rows stored, {more}")
+
+
+def status(out: Path) -> None:
+    """Print the closing table of a run, finished or not."""
+    tables = open_tables(out)
+    if len(tables) < len(funnel.FLOW):
+        missing = [name for name in funnel.FLOW if name not in tables]
+        print(f"not finished: {', '.join(missing)} not begun")
+        for name, table in tables.items():
+            print(f"{name}: {len(table.values('clip_id'))} rows")
+        return
+    closing_table(out, funnel.count(tables, complete=(out / "shards/manifest.json").is_file()))
+    _print_failures(out)
+
+
+def report(out: Path) -> None:
+    """Write report/index.html of a run again."""
+    from handloom.stages import report as pages
+
+    record = output.read_run(out)
+    tables = open_tables(out)
+    pages.write(tables, Path(record["data"]), out, record["config"]["tokens"]["model"])
+    print(out / "report" / "index.html")
+
+
+def _renders_its_data(job: Job) -> bool:
+    """Whether this is the sample without --data: its source is rendered into the output folder."""
+    return job.dataset == "sample" and job.data == job.out / "source"
+
+
+def _check_inputs(job: Job) -> None:
+    """Read what the fingerprints need, so that missing data and models are told of at once."""
+    ingest = job.config.ingest
+    choice(ingest.format, ADAPTERS, "format")
+    if not job.data.is_dir():
+        raise UserError(
+            f"{job.data} is not there; name the {job.dataset} folder with --data (make: DATA=…). "
+            f"{ingest.adapter.how_to_get} To rehearse without it: `handloom sample "
+            f"{ingest.format} --out DIR`, then --data DIR."
+        )
+    _ = job.tables
+
+
+def _print_source(job: Job) -> None:
+    spans: Counter[str] = Counter()
+    videos: Counter[str] = Counter()
+    ingest = job.stages["ingest"]
+    assert isinstance(ingest, Ingest)
+    for video in ingest.source():
+        videos[video.reason or "to read"] += 1
+        spans.update(video.reason or span.reason or "to read" for span in video.spans)
+    for name, counts in (("videos", videos), ("spans", spans)):
+        print(f"{name}: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common()))
+
+
+def _print_failures(out: Path, most: int = 10) -> None:
+    """Name the files that failed, with the error and how to try again."""
+    failures: Counter[str] = Counter()
+    for name, table in open_tables(out).items():
+        rows = (row for row in table.read(Row) if row.status == "failed")
+        failures.update(f"{name}: {row.error}" for row in rows)
+    for error, clips in failures.most_common(most):
+        print(f"failed ({clips} clips) {error}")
+    if len(failures) > most:
+        print(f"and {len(failures) - most} more kinds of failure, in the tables' `error` column")
+    if failures:
+        print("after repairing the files, --retry-failed tries them again")
+
+
+def _yaml_flags(args: Sequence[str]) -> list[str]:
+    """The options of the --config file as flags, less those that the command line sets itself."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    path = finder.parse_known_args(list(args))[0].config
+    if path is None:
+        return []
+    try:
+        options = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path} cannot be read as YAML ({error}).") from None
+    given = {arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
+    flags = dict(_flatten(path, options))
+    return [word for flag, words in flags.items() if flag not in given for word in (flag, *words)]
+
+
+def _flatten(path: Path, options: Any) -> Iterator[tuple[str, list[str]]]:
+    if not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values()):
+        raise UserError(
+            f"--config {path} must map stages to options, such as `tokens: {{frames: 3}}`."
+        )
+    for stage, values in options.items():
+        for key, value in values.items():
+            words = value if isinstance(value, list) else [value]
+            yield f"--{stage}.{key.replace('_', '-')}", [str(word) for word in words]

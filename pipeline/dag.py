@@ -1,0 +1,174 @@
+"""The curation DAG on Ray: one task for each stage, waiting for the stages before it.
+
+    ingest -> hands -> select -> (caption, tokens) -> pack -> report
+
+A stage's task takes no core: it hands batches to its pool of workers, which take one each.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from handloom.pipeline.batches import count_remaining, readmit_missing, remaining
+from handloom.pipeline.display import Display, Progress
+from handloom.pipeline.job import Job
+from handloom.pipeline.pool import Pool
+from handloom.stages import report
+from handloom.stages.pack import plan_shards, write_planned
+from handloom.stages.records import Row
+from handloom.stages.tables import read_marker, write_marker
+from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
+
+# For every process that computes. glibc returns big blocks to the kernel and faults them in again
+# for each picture otherwise, which cost 40 % of encoding; MediaPipe and TF Lite log a line a model.
+WORKER_ENV = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "OMP_NUM_THREADS": "1",
+    "GLOG_minloglevel": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def curate(job: Job) -> None:
+    """Run the whole DAG; what is already there is not computed again."""
+    with session(job), Display(job) as display:
+        progress = ray.remote(num_cpus=0)(Progress).remote()
+        after: dict[str, Any] = {}
+        after["ingest"] = run_stage.remote("ingest", job, progress)
+        after["hands"] = run_stage.remote("hands", job, progress, after["ingest"])
+        after["select"] = run_stage.remote("select", job, progress, after["hands"])
+        after["caption"] = run_stage.remote("caption", job, progress, after["select"])
+        after["tokens"] = run_stage.remote("tokens", job, progress, after["select"])
+        after["pack"] = pack.remote(job, progress, after["caption"], after["tokens"])
+        after["report"] = write_report.remote(job, progress, after["pack"])
+        try:
+            display.follow(progress, after)
+        except RayTaskError as error:
+            raise error.cause from None
+
+
+@contextmanager
+def session(job: Job) -> Iterator[None]:
+    """Ray for the time of a run: the cluster of a submitted job, else this machine alone."""
+    env = {"env_vars": WORKER_ENV}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(runtime_env=env, **quiet)
+    else:
+        os.environ.update(WORKER_ENV, RAY_USAGE_STATS_ENABLED="0")
+        # "local", or ray.init() would join any cluster that happens to run on this machine
+        cpus = job.config.run.num_cpus
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
+    """Compute the rows of one stage that are not there yet, then write its marker."""
+    stage, table = job.stages[name], job.tables[name]
+    table.clear_stale()
+    attempts: dict[str, int] = {}
+    if job.retry_failed:
+        attempts = table.drop(Row, lambda row: row.status == "failed")
+    if name == "ingest":
+        readmit_missing(job)
+    marker = {"fingerprint": table.fingerprint, "settings": job.settings[name], "finished": None}
+    write_marker(table.folder, marker)
+    started = time.monotonic()
+    progress.start.remote(name, count_remaining(job, name))
+    run = job.config.run
+    workers = min(n for n in (run.workers, int(ray.cluster_resources()["CPU"])) if n)
+    pool = Pool(stage, table, attempts, workers, run.clip_timeout_s)
+    computed = 0
+    for counts in pool.run(remaining(job, name)):
+        computed += sum(counts.values())
+        progress.advance.remote(name, dict(counts))
+    seconds = round(time.monotonic() - started, 2)
+    write_marker(table.folder, marker | {"finished": {"computed": computed, "seconds": seconds}})
+    progress.finish.remote(name)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def pack(job: Job, progress: Any, *after: None) -> None:
+    """Write the shards, unless those that lie there were made from the same rows."""
+    inputs, root = job.pack_inputs(), job.folder("pack")
+    marker = read_marker(root)
+    if marker.get("finished") and marker.get("inputs") == inputs:
+        progress.finish.remote("pack")
+        return
+    started = time.monotonic()
+    (root / "manifest.json").unlink(missing_ok=True)
+    if marker.get("inputs") != inputs:
+        for path in root.glob("*/*.*"):
+            path.unlink()
+        write_marker(root, {"inputs": inputs, "finished": None})
+    plans = plan_shards(job.tables, job.config.pack)
+    progress.start.remote("pack", sum(plan.count for plan in plans))
+    shards: dict[str, list[ShardInfo]] = {"train": [], "val": []}
+    for plan, info in zip(plans, _write_all(job, plans), strict=True):
+        shards[plan.split].append(info)
+        progress.advance.remote("pack", {"ok": info.samples})
+    write_manifest(root, shards, **_manifest_facts(job))
+    seconds = round(time.monotonic() - started, 2)
+    computed = sum(plan.count for plan in plans)
+    write_marker(root, {"inputs": inputs, "finished": {"computed": computed, "seconds": seconds}})
+    progress.finish.remote("pack")
+
+
+def _write_all(job: Job, plans: list[Any]) -> Iterator[ShardInfo]:
+    """Write the shards in parallel, each by a task of one core; those already there are kept."""
+    root = job.folder("pack")
+    window = 2 * int(ray.cluster_resources()["CPU"])
+    refs: list[Any] = []
+    for plan in plans:
+        refs.append(_write_shard.remote(job, plan, root))
+        if len(refs) > window:
+            yield ray.get(refs.pop(0))
+    yield from (ray.get(ref) for ref in refs)
+
+
+@ray.remote(num_cpus=1, max_retries=0)
+def _write_shard(job: Job, plan: Any, root: Any) -> ShardInfo:
+    path = shard_path(root, plan.split, plan.number)
+    index = path.with_suffix(".index.arrow")
+    if path.exists() and index.exists():  # a killed run left it, from the same inputs
+        size = path.stat().st_size
+        return ShardInfo(path.name, plan.count, size, sha256_file(path), sha256_file(index))
+    return write_planned(job.tables, plan, root)
+
+
+def _manifest_facts(job: Job) -> dict[str, Any]:
+    tokens = job.config.tokens
+    tokenizer = tokens.tokenizer()
+    return {
+        "tokenizer": tokenizer | {"model": tokens.model},
+        "frames": {
+            "count": tokens.frames,
+            "sampling": "middle of equal slices of the clip",
+            "resolution": tokenizer["resolution"],
+            "resize_rule": tokenizer["resize_rule"],
+        },
+        "views": ["main"],
+        "dataset": job.dataset,
+        "config": {name: job.settings[name] for name in job.stages}
+        | {"pack": asdict(job.config.pack)},
+    }
+
+
+@ray.remote(num_cpus=1, max_retries=0)
+def write_report(job: Job, progress: Any, *after: None) -> None:
+    """Write report/index.html."""
+    progress.start.remote("report", None)
+    report.write(job.tables, job.data, job.out, job.config.tokens.model)
+    progress.finish.remote("report")

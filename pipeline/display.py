@@ -1,0 +1,163 @@
+"""What a run shows: a line for each stage while it works, and the closing table."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table as RichTable
+
+from handloom.pipeline.job import Job
+from handloom.stages.funnel import Funnel
+from handloom.stages.tables import read_marker, stage_folder
+
+STAGES = ("ingest", "hands", "select", "caption", "tokens", "pack", "report")
+LOG_EVERY_S = 10.0  # without a terminal, as in a job's log
+
+
+@dataclass
+class Line:
+    """How far one stage is."""
+
+    total: int | None = None
+    done: int = 0
+    failed: int = 0
+    started: float = 0.0
+    seconds: float = 0.0
+    state: str = "waiting"
+
+    @property
+    def rate(self) -> float:
+        """Clips per second so far."""
+        seconds = self.seconds or time.time() - self.started
+        return self.done / seconds if seconds else 0.0
+
+    @property
+    def eta(self) -> str:
+        """Time left as m:ss, where it can be told."""
+        if self.state != "running" or not self.total or not self.done:
+            return ""
+        left = round((self.total - self.done) / self.rate)
+        return f"{left // 60}:{left % 60:02d}"
+
+
+@dataclass
+class Progress:
+    """A Ray actor that the stages tell how far they are."""
+
+    lines: dict[str, Line] = field(default_factory=lambda: {name: Line() for name in STAGES})
+
+    def start(self, name: str, total: int | None) -> None:
+        """A stage begins, with this many clips to do if it knows."""
+        line = self.lines[name]
+        line.total, line.started, line.state = total, time.time(), "running"
+
+    def advance(self, name: str, counts: dict[str, int]) -> None:
+        """A part has been written."""
+        self.lines[name].done += sum(counts.values())
+        self.lines[name].failed += counts.get("failed", 0)
+
+    def finish(self, name: str) -> None:
+        """A stage is done."""
+        line = self.lines[name]
+        line.seconds = time.time() - line.started if line.started else 0.0
+        line.state = "done" if line.done or name == "report" else "up to date"
+
+    def snapshot(self) -> dict[str, Line]:
+        """All lines, as they are now."""
+        return self.lines
+
+
+class Display:
+    """Progress of a job: a live table on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, job: Job) -> None:
+        self.console = Console()
+        title = f"curate {job.dataset}: {job.data} -> {job.out}"
+        self.console.print(title, soft_wrap=True, highlight=False)
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def follow(self, progress: Any, after: dict[str, Any]) -> None:
+        """Show progress until every stage is done; raises the first error of a stage."""
+        pending, logged = list(after.values()), 0.0
+        while pending:
+            done, pending = ray.wait(pending, timeout=0.5)
+            ray.get(done)
+            lines = ray.get(progress.snapshot.remote())
+            if self.console.is_terminal:
+                self.live.update(progress_table(lines))
+            elif time.monotonic() - logged > LOG_EVERY_S or not pending:
+                logged = time.monotonic()
+                print(progress_line(lines), flush=True)
+
+
+def progress_table(lines: dict[str, Line]) -> RichTable:
+    """The live table."""
+    table = RichTable("stage", "state", "clips", "failed", "clips/s", "ETA", box=None)
+    for name, line in lines.items():
+        clips = f"{line.done}/{line.total}" if line.total else str(line.done or "")
+        rate = f"{line.rate:.1f}" if line.done else ""
+        table.add_row(name, line.state, clips, str(line.failed or ""), rate, line.eta)
+    return table
+
+
+def progress_line(lines: dict[str, Line]) -> str:
+    """The same in one line, of the stages that have begun."""
+    parts = []
+    for name, line in lines.items():
+        if line.state == "running":
+            clips = f"{line.done}/{line.total}" if line.total else str(line.done)
+            eta = f", ETA {line.eta}" if line.eta else ""
+            parts.append(f"{name} {clips} ({line.rate:.1f} clips/s{eta})")
+        elif line.state != "waiting":
+            parts.append(f"{name} {line.state}")
+    return " | ".join(parts) or "starting"
+
+
+def closing_table(out: Path, funnel: Funnel) -> None:
+    """Print what every stage did, and where every clip ended."""
+    table = RichTable("stage", "in", "kept", "rejected", "failed", "computed", "seconds", "clips/s")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, count in funnel.stages.items():
+        reasons = "\n".join(f"{n} {reason}" for reason, n in count.rejected.most_common())
+        table.add_row(
+            name, str(count.entered), str(count.kept), reasons, str(count.failed or ""),
+            *_effort(stage_folder(out, name)),
+        )  # fmt: skip
+    table.add_row(
+        "pack", str(funnel.kept), str(funnel.kept), "", "", *_effort(stage_folder(out, "pack"))
+    )
+    console = Console(width=100 if not sys.stdout.isatty() else None)
+    console.print(table)
+    console.print(
+        f"{funnel.ingested} clips ingested = {funnel.kept} kept + {funnel.rejected} rejected "
+        f"+ {funnel.failed} failed",
+        highlight=False,
+    )
+
+
+def _effort(folder: Path) -> tuple[str, str, str]:
+    done = read_marker(folder).get("finished") or {}
+    computed, seconds = done.get("computed", 0), done.get("seconds", 0.0)
+    rate = f"{computed / seconds:.1f}" if computed and seconds else ""
+    return str(computed), f"{seconds:.1f}", rate

@@ -1,0 +1,77 @@
+"""A job: one dataset, one output folder, one configuration, and the table of every stage."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from handloom.pipeline.recipes import CurateConfig
+from handloom.stages.base import Stage, fingerprint
+from handloom.stages.tables import Table, read_marker, stage_folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every part of a run is told."""
+
+    dataset: str
+    data: Path
+    out: Path
+    config: CurateConfig
+    retry_failed: bool = False
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """The row stages, reading from the job's data folder."""
+        return {name: stage.at(self.data) for name, stage in self.config.stages().items()}
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Per stage, everything on its side that its rows depend on, as plain JSON."""
+        found = {name: stage.settings() for name, stage in self.stages.items()}
+        plain: dict[str, dict[str, Any]] = json.loads(json.dumps(found, default=str))
+        return plain
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """Per row stage, its table under its present fingerprint.
+
+        A row depends on the clip and on the tables its stage reads. Which clips come to a stage
+        (its gate) is not part of that: moving a threshold of `select` recomputes no codes.
+        """
+        prints: dict[str, str] = {}
+        for name, stage in self.stages.items():
+            sources = ["ingest"] if name != "ingest" else []
+            inputs = {source: prints[source] for source in [*sources, *stage.reads]}
+            prints[name] = fingerprint(self.settings[name], inputs)
+        return {name: Table(self.folder(name), print_) for name, print_ in prints.items()}
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage's table and marker lie."""
+        return stage_folder(self.out, stage)
+
+    def pack_inputs(self) -> str:
+        """A digest of everything the shards are made from."""
+        states = {name: table.state() for name, table in self.tables.items()}
+        prints = {name: table.fingerprint for name, table in self.tables.items()}
+        parts = [states, prints, asdict(self.config.pack)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def changes(self, stage: str) -> list[str]:
+        """Settings that differ from those under which the stored rows were computed."""
+        stored = read_marker(self.folder(stage)).get("settings")
+        if stored is None:
+            return []
+        now = self.settings[stage]
+        return [
+            f"{key} {_short(stored.get(key))} -> {_short(now.get(key))}"
+            for key in sorted(stored.keys() | now.keys())
+            if stored.get(key) != now.get(key)
+        ]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,116 @@
+"""The output folder: whose it is, that it can be written, and that one run at a time writes it."""
+
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import handloom
+from handloom.errors import UserError
+from handloom.pipeline.job import Job
+
+PACKAGES = ("ray", "mediapipe", "decord", "av", "torch", "diffusers", "pyarrow", "numpy")
+
+
+@contextmanager
+def claimed(job: Job) -> Iterator[None]:
+    """Hold the output folder for a run, and record in run.yaml what the run is.
+
+    Raises:
+        UserError: the folder is another run's, something else's, in use or not writable.
+    """
+    check(job.out, job.dataset)
+    try:
+        job.out.mkdir(parents=True, exist_ok=True)
+        lock = (job.out / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{job.out} cannot be written ({error.strerror}); name another folder with --out."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it if we are killed
+        except OSError:
+            raise UserError(
+                f"another run is writing {job.out}; wait for it, or name another folder with --out."
+            ) from None
+        _write_yaml(job.out / "run.yaml", _record(job))
+        yield
+
+
+def check(out: Path, dataset: str) -> None:
+    """Refuse an output folder that holds another dataset's run, or no run at all."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out takes a folder.")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / "run.yaml").is_file():
+        if {path.name for path in out.iterdir()} <= {".lock", "source"}:
+            return
+        raise UserError(
+            f"{out} is not empty and was not written by `handloom curate` (it has no run.yaml); "
+            "name an empty or new folder with --out."
+        )
+    found = read_run(out)["dataset"]
+    if found != dataset:
+        raise UserError(
+            f"{out} holds a run of the dataset {found!r}, not of {dataset!r}; name another folder "
+            "with --out."
+        )
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """What run.yaml records."""
+    path = out / "run.yaml"
+    try:
+        record = yaml.safe_load(path.read_text())
+        return {"dataset": record["dataset"], **record}
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        raise UserError(
+            f"{path} is missing or not a record of a run; name the folder that was given as --out "
+            "to `handloom curate`, or a new one."
+        ) from None
+
+
+def _record(job: Job) -> dict[str, Any]:
+    return {
+        "dataset": job.dataset,
+        "data": str(job.data),
+        "handloom": handloom.__version__,
+        "config": asdict(job.config),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _write_yaml(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".yaml.tmp")
+    temporary.write_text(yaml.safe_dump(_plain(record), sort_keys=False))
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    """Paths and tuples as YAML knows them."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,156 @@
+"""A pool of Ray actors that work through batches; a clip that kills its worker costs itself alone.
+
+Ray Core instead of Ray Data: the driver holds one batch for each worker and nothing else, a part
+is written by the worker that computed it, and no read task competes with the actors for the last
+core (docs/decisions.md).
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+from handloom.errors import RunError
+from handloom.pipeline.batches import Batch
+from handloom.stages.base import Stage, run_isolated
+from handloom.stages.records import Row
+from handloom.stages.tables import Table
+
+Counts = Counter[str]
+
+
+class _Worker:
+    """One process with the stage's models loaded."""
+
+    def __init__(self, stage: Stage, table: Table, attempts: dict[str, int]) -> None:
+        self.stage, self.table, self.attempts = stage, table, attempts
+
+    def setup(self) -> None:
+        """Load the models; a method of its own, so that its errors reach the driver as they are."""
+        self.stage.setup()
+
+    def work(self, batch: Batch) -> Counts:
+        """Compute a batch and write its part."""
+        rows = [row for inputs in batch.inputs for row in run_isolated(self.stage, inputs)]
+        return write(self.stage, self.table, batch, rows, self.attempts)
+
+
+def write(
+    stage: Stage, table: Table, batch: Batch, rows: list[Row], attempts: dict[str, int]
+) -> Counts:
+    """Write a batch's rows as one part; returns how many have which status."""
+    counted = [replace(row, attempts=attempts.get(row.clip_id, 0) + 1) for row in rows]
+    table.write(batch.bucket, batch.name, counted, stage.row_type)
+    return Counter(row.status for row in counted)
+
+
+class Pool:
+    """Workers of one stage.
+
+    Args:
+        stage: what they run.
+        table: where they write.
+        attempts: earlier attempts by clip id, of clips that are tried again.
+        workers: how many; each takes one core.
+        clip_timeout_s: seconds a clip may take on average before its batch's worker is ended.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        table: Table,
+        attempts: dict[str, int],
+        workers: int,
+        clip_timeout_s: float,
+    ) -> None:
+        self.stage, self.table, self.attempts = stage, table, attempts
+        self.size, self.clip_timeout_s = workers, clip_timeout_s
+        self.starting: dict[Any, Any] = {}  # ref of `setup` -> worker
+        self.free: deque[Any] = deque()
+        self.running: dict[Any, _Running] = {}
+        self.again: deque[Batch] = deque()
+
+    def run(self, batches: Iterator[Batch]) -> Iterator[Counts]:
+        """Work through the batches, yielding the counts of each as it is written."""
+        try:
+            for batch in batches:
+                yield from self._until_free()
+                self._submit(batch)
+            while self.running or self.again:
+                if self.again:
+                    yield from self._until_free()
+                    self._submit(self.again.popleft())
+                else:
+                    yield from self._collect()
+        finally:
+            busy = [job.worker for job in self.running.values()]
+            for worker in [*self.free, *self.starting.values(), *busy]:
+                ray.kill(worker)
+
+    def _until_free(self) -> Iterator[Counts]:
+        while not self.free:
+            if len(self.starting) + len(self.running) < self.size:
+                actor = ray.remote(num_cpus=1, max_restarts=0)(_Worker)
+                worker = actor.remote(self.stage, self.table, self.attempts)
+                self.starting[worker.setup.remote()] = worker
+            else:
+                yield from self._collect()
+
+    def _submit(self, batch: Batch) -> None:
+        worker = self.free.popleft()
+        limit = time.monotonic() + self.clip_timeout_s * len(batch.inputs)
+        self.running[worker.work.remote(batch)] = _Running(worker, batch, limit)
+
+    def _collect(self) -> Iterator[Counts]:
+        """Wait for workers that come up or finish a batch."""
+        done, _ = ray.wait([*self.starting, *self.running], timeout=1.0)
+        for ref in done:
+            if ref in self.starting:
+                self._came_up(ref)
+            else:
+                yield from self._finished(ref)
+        for job in self.running.values():
+            if time.monotonic() > job.limit:
+                ray.kill(job.worker)  # its batch then comes back as a RayActorError
+
+    def _came_up(self, ref: Any) -> None:
+        worker = self.starting.pop(ref)
+        try:
+            ray.get(ref)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError as error:
+            raise RunError(f"a worker of {self.stage.name} died while starting: {error}") from None
+        self.free.append(worker)
+
+    def _finished(self, ref: Any) -> Iterator[Counts]:
+        job = self.running.pop(ref)
+        try:
+            counts = ray.get(ref)
+        except (RayActorError, OutOfMemoryError) as error:
+            yield from self._died(job.batch, error)
+        except RayTaskError as error:
+            raise error.cause from None
+        else:
+            self.free.append(job.worker)
+            yield counts
+
+    def _died(self, batch: Batch, error: Exception) -> Iterator[Counts]:
+        """Find the input that kills its worker by giving each a worker alone; record it."""
+        if len(batch.inputs) > 1:
+            self.again.extend(batch.split())
+            return
+        why = f"the worker died or took too long on this clip ({type(error).__name__})"
+        rows = list(self.stage.failed(why, *batch.inputs[0]))
+        yield write(self.stage, self.table, batch, rows, self.attempts)
+
+
+@dataclass(frozen=True)
+class _Running:
+    worker: Any
+    batch: Batch
+    limit: float

@@ -1,0 +1,88 @@
+"""The report's page frame and its charts, as plain HTML and inline SVG: no script, no network."""
+
+import html
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from handloom.stages.funnel import Funnel
+from handloom.stages.tables import read_marker, stage_folder
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fafaf8; margin: 2rem auto;
+       max-width: 72rem; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+table { border-collapse: collapse; } td, th { padding: .3rem .9rem; text-align: right;
+       vertical-align: top; border-bottom: 1px solid #ddd; }
+td:first-child, th:first-child { text-align: left; }
+figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+small { color: #666; } img { max-width: 100%; border-radius: 3px; display: block; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
+.strip { margin-bottom: 1.2rem; }
+.nothing { background: #e6e6e2; color: #888; height: 120px; display: grid; place-items: center; }
+"""
+BAR = "#4a7c8c"
+VERBS_SHOWN = 40
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """A whole HTML page."""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(sections)}</html>\n"
+    )
+
+
+def funnel_section(funnel: Funnel, out: Path) -> str:
+    """What every stage did, as the run's closing table shows it."""
+    rows = []
+    for name, count in funnel.stages.items():
+        done = read_marker(stage_folder(out, name)).get("finished") or {}
+        computed, seconds = done.get("computed", 0), done.get("seconds", 0.0)
+        rate = f"{computed / seconds:.1f}" if computed and seconds else ""
+        reasons = "<br>".join(f"{n} {html.escape(why)}" for why, n in count.rejected.most_common())
+        cells = (name, count.entered, count.kept, reasons, count.failed or "", seconds, rate)
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = ("stage", "in", "kept", "rejected", "failed", "seconds", "clips/s")
+    return (
+        f"<p>{funnel.ingested} clips ingested = {funnel.kept} kept + {funnel.rejected} rejected + "
+        f"{funnel.failed} failed.</p><table><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr>"
+        f"{''.join(rows)}</table>"
+    )
+
+
+def verb_section(verbs: Counter[str]) -> str:
+    """First words of the captions, most frequent first, on a logarithmic scale (GR-2, Fig. 2)."""
+    shown = verbs.most_common(VERBS_SHOWN)
+    if not shown:
+        return "<h2>Verbs</h2><p>no clip was kept</p>"
+    step, height = 24, 160
+    decades = max(1, math.ceil(math.log10(shown[0][1] + 1)))
+    bars = [_bar(i * step + 46, word, n, height, decades) for i, (word, n) in enumerate(shown)]
+    lines = [_decade(d, height, decades, 46 + step * len(shown)) for d in range(decades + 1)]
+    more = f" (the {VERBS_SHOWN} most frequent of {len(verbs)})" if len(verbs) > len(shown) else ""
+    width = 60 + step * len(shown)
+    return (
+        f"<h2>Verbs</h2><p>Clips by the first word of their caption{more}, logarithmic.</p>"
+        f'<svg width="{width}" height="{height + 90}" font-size="12">{"".join(lines + bars)}</svg>'
+    )
+
+
+def _bar(x: int, word: str, count: int, height: int, decades: int) -> str:
+    # log10(count + 1) would bend the scale; a count of one still wants a visible bar
+    top = height - max(2.0, height * math.log10(count) / decades)
+    return (
+        f'<rect x="{x}" y="{top + 10:.1f}" width="16" height="{height - top:.1f}" fill="{BAR}">'
+        f"<title>{html.escape(word)}: {count}</title></rect>"
+        f'<text x="{x + 8}" y="{top + 6:.1f}" text-anchor="middle" fill="#666">{count}</text>'
+        f'<text transform="translate({x + 12},{height + 18}) rotate(60)">{html.escape(word)}</text>'
+    )
+
+
+def _decade(decade: int, height: int, decades: int, width: int) -> str:
+    y = 10 + height * (1 - decade / decades)
+    return (
+        f'<line x1="40" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+        f'<text x="36" y="{y + 4:.1f}" text-anchor="end" fill="#666">{10**decade:,}</text>'
+    )

@@ -1,0 +1,117 @@
+"""Pack: kept clips with their captions and codes become token shards.
+
+Samples are ordered by (bucket, video, time), so the shards do not depend on the order of the
+input or on who computed what; every shard can be written by itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handloom.errors import RunError
+from handloom.stages.base import clip_order
+from handloom.stages.funnel import ok_ids, reached
+from handloom.stages.records import CaptionRow, Clip, TokenRow
+from handloom.stages.tables import Table
+from handloom.tokenize.shards import SPLITS, Sample, ShardInfo, shard_path, write_shard
+
+Tables = dict[str, Table]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Options of `pack`."""
+
+    samples_per_shard: int = 10_000
+    """About 28 MB a shard at 5 frames of 256 codes."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to write: samples `skip` to `skip + count` of the buckets, in order."""
+
+    split: str
+    number: int
+    buckets: tuple[str, ...]
+    skip: int
+    count: int
+
+
+def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
+    """Which samples go into which shard. Raises RunError where a video is in both splits."""
+    counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
+    for bucket in tables["ingest"].buckets():
+        splits: dict[str, str] = {}
+        for clip in kept_clips(tables, bucket):
+            if splits.setdefault(clip.video_id, clip.split) != clip.split:
+                raise RunError(f"video {clip.video_id} has clips in train and in val")
+            counts[clip.split][bucket] = counts[clip.split].get(bucket, 0) + 1
+    return [
+        plan
+        for split in SPLITS
+        for plan in _plan_split(split, counts[split], pack.samples_per_shard)
+    ]
+
+
+def write_planned(tables: Tables, plan: ShardPlan, root: Path) -> ShardInfo:
+    """Write one shard and its index."""
+    samples = (s for bucket in plan.buckets for s in _samples(tables, bucket, plan.split))
+    wanted = islice(samples, plan.skip, plan.skip + plan.count)
+    return write_shard(shard_path(root, plan.split, plan.number), wanted)
+
+
+def kept_clips(tables: Tables, bucket: str) -> list[Clip]:
+    """The clips of a bucket that passed every stage, in order."""
+    kept = set.intersection(*(ok_ids(rows) for rows in reached(tables, bucket).values()))
+    clips = (clip for clip in tables["ingest"].read(Clip, bucket) if clip.clip_id in kept)
+    return sorted(clips, key=clip_order)
+
+
+def _plan_split(split: str, counts: dict[str, int], per_shard: int) -> Iterator[ShardPlan]:
+    buckets = sorted(counts)
+    ends = np.cumsum([counts[bucket] for bucket in buckets])
+    total = int(ends[-1]) if buckets else 0
+    for number, start in enumerate(range(0, total, per_shard)):
+        stop = min(start + per_shard, total)
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        before = int(ends[first - 1]) if first else 0
+        touched = tuple(buckets[first : last + 1])
+        yield ShardPlan(split, number, touched, start - before, stop - start)
+
+
+def _samples(tables: Tables, bucket: str, split: str) -> Iterator[Sample]:
+    captions = {row.clip_id: row for row in tables["caption"].read(CaptionRow, bucket)}
+    tokens = {row.clip_id: row for row in tables["tokens"].read(TokenRow, bucket)}
+    for clip in kept_clips(tables, bucket):
+        if clip.split == split:
+            yield _sample(clip, captions[clip.clip_id], tokens[clip.clip_id])
+
+
+def _sample(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> Sample:
+    codes_vtij = np.frombuffer(tokens.codes, "<u2").reshape(tokens.shape).astype(np.uint16)
+    return Sample(clip.clip_id, codes_vtij, _metadata(clip, caption, tokens))
+
+
+def _metadata(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> dict[str, Any]:
+    """The sample's provenance; see docs/shard-format.md."""
+    return {
+        "caption": caption.caption,
+        "caption_source": caption.source,
+        "caption_flags": caption.flags,
+        "text": clip.text,
+        "text_kind": clip.text_kind,
+        "dataset": clip.dataset,
+        "version": clip.version,
+        "split": clip.split,
+        "licence": clip.licence,
+        "source_id": clip.video_id,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "fps": clip.fps,
+        "frame_times_s": tokens.times_s,
+        "views": ["main"],
+    }

@@ -1,0 +1,210 @@
+"""Report: one offline HTML file that shows what was kept, what was dropped, and why."""
+
+import base64
+import html
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from handloom.errors import MediaError, UserError
+from handloom.stages import charts, funnel
+from handloom.stages.hands import open_video
+from handloom.stages.pack import kept_clips
+from handloom.stages.records import CaptionRow, Clip, Hand, HandRow, Row, SelectRow, TokenRow
+from handloom.stages.tables import Table, bucket_of
+from handloom.tokenize import vqgan
+from handloom.tokenize.frames import center_square
+
+Tables = dict[str, Table]
+R = TypeVar("R", bound=Row)
+FrameHWC = npt.NDArray[np.uint8]
+
+KEPT_SHOWN = 24
+ENDED_SHOWN = 6  # for each reason of a rejection, and each stage with failures
+TOKENS_SHOWN = 6
+THUMBNAIL_PX = 160
+
+
+@dataclass
+class Gallery:
+    """What the report shows of a run, gathered in one pass over the tables.
+
+    The clips shown are those with the smallest ids: ids are hashes, so that is a fair sample, and
+    the same one every time.
+    """
+
+    kept: dict[str, Clip] = field(default_factory=dict)
+    ended: dict[tuple[str, str], dict[str, Clip]] = field(default_factory=dict)
+    """By (status, reason of a rejection or stage of a failure)."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Of the failed clips in `ended`."""
+    verbs: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def write(tables: Tables, data: Path, out: Path, model: str) -> Path:
+    """Write `out/report/index.html`, whole or not at all.
+
+    Args:
+        tables: of all stages.
+        data: the data folder, for thumbnails; clips whose file has gone are shown without.
+        out: the run's folder.
+        model: the VQGAN that paints the codes, as for `tokenize.vqgan.load`.
+    """
+    gallery = _gather(tables)
+    sections = [
+        charts.funnel_section(funnel.count(tables), out),
+        _facts_section(gallery),
+        charts.verb_section(gallery.verbs),
+        _tokens_section(tables, data, gallery, model),
+        _kept_section(tables, data, gallery),
+        *_ended_sections(tables, data, gallery),
+    ]
+    path = out / "report" / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".html.tmp")
+    temporary.write_text(charts.page(f"handloom: {out.name}", sections), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _gather(tables: Tables) -> Gallery:
+    gallery = Gallery()
+    for bucket in tables["ingest"].buckets():
+        captions = {row.clip_id: row for row in tables["caption"].read(CaptionRow, bucket)}
+        clips = {row.clip_id: row for row in tables["ingest"].read(Clip, bucket)}
+        for clip in kept_clips(tables, bucket):
+            _keep_smallest(gallery.kept, clip, KEPT_SHOWN)
+            gallery.verbs[captions[clip.clip_id].caption.split()[0]] += 1
+            gallery.licences[clip.licence] += 1
+            gallery.splits[clip.split] += 1
+            gallery.seconds += clip.end_s - clip.start_s
+        for stage, rows in funnel.reached(tables, bucket).items():
+            for row in rows.values():
+                if row.status != "ok":
+                    shown = gallery.ended.setdefault((row.status, row.reason or stage), {})
+                    _keep_smallest(shown, clips[row.clip_id], ENDED_SHOWN)
+                    gallery.errors[row.clip_id] = row.error
+    return gallery
+
+
+def _keep_smallest(shown: dict[str, Clip], clip: Clip, most: int) -> None:
+    shown[clip.clip_id] = clip
+    if len(shown) > most:
+        del shown[max(shown)]
+
+
+def _facts_section(gallery: Gallery) -> str:
+    splits = ", ".join(f"{count:,} {split}" for split, count in sorted(gallery.splits.items()))
+    licences = ", ".join(f"{name} ({count:,})" for name, count in gallery.licences.most_common())
+    return (
+        f"<p>{sum(gallery.splits.values()):,} clips kept ({html.escape(splits)}), "
+        f"{gallery.seconds / 3600:.2f} hours. Licence: {html.escape(licences)}.</p>"
+    )
+
+
+def _kept_section(tables: Tables, data: Path, gallery: Gallery) -> str:
+    cards = []
+    for clip in gallery.kept.values():
+        hands = _row(tables["hands"], HandRow, clip)
+        share = _row(tables["select"], SelectRow, clip).hand_share
+        caption = _row(tables["caption"], CaptionRow, clip).caption
+        note = f"hands in {share:.0%} of the frames · {clip.split}"
+        cards.append(_card(_thumbnail(data, clip, hands), caption, note))
+    return f"<h2>Kept</h2><div class=cards>{''.join(cards)}</div>"
+
+
+def _ended_sections(tables: Tables, data: Path, gallery: Gallery) -> Iterator[str]:
+    for (status, why), clips in sorted(gallery.ended.items()):
+        cards = []
+        for clip in clips.values():
+            note = f"{clip.video_id} at {clip.start_s:.1f} s. {gallery.errors[clip.clip_id]}"
+            cards.append(_card(_thumbnail(data, clip, _seen(tables, clip)), clip.text, note))
+        title = f"Rejected: {why}" if status == "rejected" else f"Failed in {why}"
+        yield f"<h2>{html.escape(title)}</h2><div class=cards>{''.join(cards)}</div>"
+
+
+def _tokens_section(tables: Tables, data: Path, gallery: Gallery, model: str) -> str:
+    """Frames above what their codes decode to."""
+    rows = []
+    for clip in islice(gallery.kept.values(), TOKENS_SHOWN):
+        tokens = _row(tables["tokens"], TokenRow, clip)
+        try:
+            decoder = vqgan.load(model)
+            frames = open_video(data / clip.media_path).frames_at(np.asarray(tokens.times_s))
+        except (MediaError, UserError) as error:
+            return f"<h2>Codes</h2><p>not shown: {html.escape(str(error))}</p>"
+        codes = np.frombuffer(tokens.codes, "<u2").reshape(tokens.shape)[0].astype(np.uint16)
+        painted = decoder.decode(codes)
+        true = [center_square(frame, painted.shape[1]) for frame in frames]
+        strip = np.concatenate([np.concatenate(true, 1), np.concatenate(list(painted), 1)])
+        text = html.escape(_row(tables["caption"], CaptionRow, clip).caption)
+        rows.append(f"<figure>{_image(strip, height=220)}<figcaption>{text}</figcaption></figure>")
+    return (
+        "<h2>Codes</h2><p>Above, frames as they were encoded; below, what their codes say.</p>"
+        + "".join(rows)
+    )
+
+
+def _row(table: Table, row_type: type[R], clip: Clip) -> R:
+    return table.get(row_type, bucket_of(clip.video_id), clip.clip_id)
+
+
+def _seen(tables: Tables, clip: Clip) -> HandRow | None:
+    try:
+        return _row(tables["hands"], HandRow, clip)
+    except KeyError:
+        return None  # it ended before hands were looked for
+
+
+def _thumbnail(data: Path, clip: Clip, hands: HandRow | None) -> str:
+    """The sampled frame with the most hands, boxes drawn; without samples the clip's middle."""
+    time_s, boxes = (clip.start_s + clip.end_s) / 2, []
+    if hands and hands.times_s:
+        best = (
+            int(np.argmax(hands.hand_counts)) if any(hands.hand_counts) else len(hands.times_s) // 2
+        )
+        time_s = hands.times_s[best]
+        boxes = [hand for hand in hands.detections if hand["frame"] == best]
+    try:
+        (frame_hwc,) = open_video(data / clip.media_path).frames_at(np.array([time_s]))
+    except (MediaError, ValueError):
+        return "<div class=nothing>no picture</div>"
+    return _image(_draw(frame_hwc, boxes), THUMBNAIL_PX)
+
+
+def _card(picture: str, text: str, note: str) -> str:
+    return (
+        f"<figure>{picture}<figcaption>{html.escape(text)}<br><small>{html.escape(note)}</small>"
+        "</figcaption></figure>"
+    )
+
+
+def _image(frame_hwc: FrameHWC, height: int) -> str:
+    buffer = io.BytesIO()
+    picture = Image.fromarray(frame_hwc)
+    picture.thumbnail((10_000, height))
+    picture.save(buffer, "JPEG", quality=80)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="" src="data:image/jpeg;base64,{data}">'
+
+
+def _draw(frame_hwc: FrameHWC, hands: list[Hand]) -> FrameHWC:
+    picture = Image.fromarray(frame_hwc)
+    pen = ImageDraw.Draw(picture)
+    for hand in hands:
+        x0, y0, x1, y1 = hand["box_xyxy"]
+        box = (x0 * picture.width, y0 * picture.height, x1 * picture.width, y1 * picture.height)
+        pen.rectangle(box, outline=(60, 220, 90), width=max(2, picture.width // 160))
+    return np.asarray(picture)

@@ -1,0 +1,152 @@
+"""Stage tables on disk: parts of Parquet, written whole, and a marker written last.
+
+    tables/<stage>/<bucket>-<fingerprint>-<batch>.parquet
+    tables/<stage>/_stage.json
+
+A clip lies in the bucket of its video, the same one in every table, so tables are joined and
+resumed bucket by bucket in bounded memory. Only parts that carry the current fingerprint count.
+Readers such as pyarrow and DuckDB skip names that begin with an underscore.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from handloom.errors import UserError
+from handloom.stages.records import Row, arrow_schema
+
+BUCKETS = 256  # 38 million clips make 150,000 rows a bucket, about 150 MB of clip metadata
+
+R = TypeVar("R", bound=Row)
+
+
+def bucket_of(video_id: str) -> str:
+    """The bucket of a video and its clips, two hex digits."""
+    digest = hashlib.blake2b(video_id.encode(), digest_size=4).digest()
+    return f"{int.from_bytes(digest, 'big') % BUCKETS:02x}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One stage's table under one fingerprint."""
+
+    folder: Path
+    fingerprint: str
+
+    def parts(self, bucket: str = "*") -> list[Path]:
+        """Part files of this fingerprint, sorted by name."""
+        return sorted(self.folder.glob(f"{bucket}-{self.fingerprint[:12]}-*.parquet"))
+
+    def buckets(self) -> list[str]:
+        """Buckets that hold at least one part."""
+        return sorted({path.name.split("-")[0] for path in self.parts()})
+
+    def write(self, bucket: str, batch: str, rows: Iterable[Row], row_type: type[Row]) -> None:
+        """Write one part, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{bucket}-{self.fingerprint[:12]}-{batch}.parquet"
+        rows_as_dicts = [asdict(row) for row in rows]
+        _replace(path, pa.Table.from_pylist(rows_as_dicts, schema=arrow_schema(row_type)))
+
+    def read(self, row_type: type[R], bucket: str = "*") -> Iterator[R]:
+        """Rows of a bucket, or of all; only the columns that `row_type` names are read."""
+        columns = [f.name for f in fields(row_type)]
+        for path in self.parts(bucket):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=1024, columns=columns):
+                    yield from (row_type(**row) for row in batch.to_pylist())
+
+    def get(self, row_type: type[R], bucket: str, clip_id: str) -> R:
+        """The row of one clip; KeyError where there is none."""
+        columns = [f.name for f in fields(row_type)]
+        for path in self.parts(bucket):
+            found = pq.read_table(path, columns=columns, filters=[("clip_id", "=", clip_id)])
+            if found.num_rows:
+                return row_type(**found.to_pylist()[0])
+        raise KeyError(clip_id)
+
+    def values(self, column: str, bucket: str = "*") -> set[str]:
+        """The distinct values of a string column."""
+        return {
+            value
+            for path in self.parts(bucket)
+            for value in pq.read_table(path, columns=[column])[column].to_pylist()
+        }
+
+    def drop(self, row_type: type[R], unwanted: Callable[[R], bool]) -> dict[str, int]:
+        """Rewrite the parts without the unwanted rows; returns their clip ids and attempts."""
+        dropped = {}
+        for path in self.parts():
+            table = pq.read_table(path)
+            columns = table.select([f.name for f in fields(row_type)]).to_pylist()
+            gone = [unwanted(row_type(**row)) for row in columns]
+            if any(gone):
+                _replace(path, table.filter(pa.array([not g for g in gone])))
+                dropped |= {
+                    row["clip_id"]: row["attempts"]
+                    for row, g in zip(columns, gone, strict=True)
+                    if g
+                }
+        return dropped
+
+    def clear_stale(self) -> None:
+        """Remove parts of other fingerprints, and files whose writing was cut off."""
+        current = set(self.parts())
+        for path in [*self.folder.glob("*.parquet"), *self.folder.glob("*.tmp")]:
+            if path not in current:
+                path.unlink(missing_ok=True)
+
+    def state(self) -> str:
+        """A digest of which parts lie here; it changes whenever rows are added or replaced."""
+        listing = [(path.name, path.stat().st_size) for path in self.parts()]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def stage_folder(out: Path, stage: str) -> Path:
+    """Where a stage's table and marker lie; pack's marker lies beside its shards."""
+    return out / "shards" if stage == "pack" else out / "tables" / stage
+
+
+def open_tables(out: Path) -> dict[str, Table]:
+    """The tables of a run as they lie on disk, by stage.
+
+    Raises:
+        UserError: `out` is not the folder of a run.
+    """
+    folders = sorted(path.parent for path in (out / "tables").glob("*/_stage.json"))
+    if not folders:
+        raise UserError(
+            f"{out} holds no tables, so it is not the output of `handloom curate`; name the folder "
+            "that was given as --out."
+        )
+    return {f.name: Table(f, read_marker(f).get("fingerprint", "")) for f in folders}
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """A stage's marker, {} where there is none or it cannot be read."""
+    try:
+        marker: dict[str, Any] = json.loads((folder / "_stage.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return marker
+
+
+def write_marker(folder: Path, marker: dict[str, Any]) -> None:
+    """Write a stage's marker, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "_stage.json.tmp"
+    temporary.write_text(json.dumps(marker, indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, folder / "_stage.json")
+
+
+def _replace(path: Path, table: pa.Table) -> None:
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    pq.write_table(table, temporary, compression="zstd")
+    os.replace(temporary, path)
