@@ -22,6 +22,7 @@ from handloom.stages.ingest import ADAPTERS, Ingest
 from handloom.stages.miniatures.catalog import MINIATURES
 from handloom.stages.records import Row
 from handloom.stages.tables import open_tables
+from handloom.stages.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,6 @@ def read_command(args: Sequence[str], name: str) -> Job:
 
 def curate(args: Sequence[str]) -> None:
     """Run the DAG and print where every clip went."""
-    from handloom.pipeline import dag
-
     job = read_command(args, "curate")
     output.check(job.out, job.dataset)
     if not _renders_its_data(job):
@@ -75,6 +74,8 @@ def curate(args: Sequence[str]) -> None:
         for stage in job.stages:
             if changes := job.changes(stage):
                 print(f"{stage}: computing again, since {', '.join(changes)}")
+        from handloom.pipeline import dag  # Ray: not before the arguments are known to be right
+
         dag.curate(job)
         result = funnel.count(job.tables)
     closing_table(job.out, result)
@@ -123,9 +124,8 @@ def report(out: Path) -> None:
     from handloom.stages import report as pages
 
     record = output.read_run(out)
-    tables = open_tables(out)
-    pages.write(tables, Path(record["data"]), out, record["config"]["tokens"]["model"])
-    print(out / "report" / "index.html")
+    encoder = Tokens(**record["config"]["tokens"])
+    print(pages.write(open_tables(out), Path(record["data"]), out, encoder))
 
 
 def _renders_its_data(job: Job) -> bool:

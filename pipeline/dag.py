@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,7 +23,7 @@ from handloom.pipeline.pool import Pool
 from handloom.stages import report
 from handloom.stages.pack import plan_shards, write_planned
 from handloom.stages.records import Row
-from handloom.stages.tables import read_marker, write_marker
+from handloom.stages.tables import effort, read_marker, write_marker
 from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
 
 # For every process that computes. glibc returns big blocks to the kernel and faults them in again
@@ -35,6 +36,7 @@ WORKER_ENV = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+NO_EFFORT = {"computed": 0, "seconds": 0.0}
 
 
 def curate(job: Job) -> None:
@@ -83,8 +85,9 @@ def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
         attempts = table.drop(Row, lambda row: row.status == "failed")
     if name == "ingest":
         readmit_missing(job)
-    marker = {"fingerprint": table.fingerprint, "settings": job.settings[name], "finished": None}
-    write_marker(table.folder, marker)
+    marker = {"fingerprint": table.fingerprint, "settings": job.settings[name]}
+    spent = _effort_so_far(table.folder, table.fingerprint)
+    write_marker(table.folder, marker | spent | {"finished": False})
     started = time.monotonic()
     progress.start.remote(name, count_remaining(job, name))
     run = job.config.run
@@ -94,9 +97,25 @@ def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
     for counts in pool.run(remaining(job, name)):
         computed += sum(counts.values())
         progress.advance.remote(name, dict(counts))
-    seconds = round(time.monotonic() - started, 2)
-    write_marker(table.folder, marker | {"finished": {"computed": computed, "seconds": seconds}})
+    write_marker(table.folder, marker | _add(spent, computed, started) | {"finished": True})
     progress.finish.remote(name)
+
+
+def _effort_so_far(folder: Path, print_: str) -> dict[str, Any]:
+    """Clips and seconds that earlier runs spent on the same rows."""
+    if read_marker(folder).get("fingerprint") != print_:
+        return NO_EFFORT
+    computed, seconds, _ = effort(folder)
+    return {"computed": computed, "seconds": seconds}
+
+
+def _add(spent: dict[str, Any], computed: int, started: float) -> dict[str, Any]:
+    seconds = spent["seconds"] + (time.monotonic() - started if computed else 0.0)
+    return {
+        "computed": spent["computed"] + computed,
+        "seconds": round(seconds, 2),
+        "computed_last": computed,
+    }
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -105,6 +124,7 @@ def pack(job: Job, progress: Any, *after: None) -> None:
     inputs, root = job.pack_inputs(), job.folder("pack")
     marker = read_marker(root)
     if marker.get("finished") and marker.get("inputs") == inputs:
+        write_marker(root, marker | {"computed_last": 0})
         progress.finish.remote("pack")
         return
     started = time.monotonic()
@@ -112,7 +132,7 @@ def pack(job: Job, progress: Any, *after: None) -> None:
     if marker.get("inputs") != inputs:
         for path in root.glob("*/*.*"):
             path.unlink()
-        write_marker(root, {"inputs": inputs, "finished": None})
+        write_marker(root, {"inputs": inputs, "finished": False})
     plans = plan_shards(job.tables, job.config.pack)
     progress.start.remote("pack", sum(plan.count for plan in plans))
     shards: dict[str, list[ShardInfo]] = {"train": [], "val": []}
@@ -120,9 +140,8 @@ def pack(job: Job, progress: Any, *after: None) -> None:
         shards[plan.split].append(info)
         progress.advance.remote("pack", {"ok": info.samples})
     write_manifest(root, shards, **_manifest_facts(job))
-    seconds = round(time.monotonic() - started, 2)
-    computed = sum(plan.count for plan in plans)
-    write_marker(root, {"inputs": inputs, "finished": {"computed": computed, "seconds": seconds}})
+    spent = _add(NO_EFFORT, sum(plan.count for plan in plans), started)
+    write_marker(root, {"inputs": inputs, "finished": True} | spent)
     progress.finish.remote("pack")
 
 
@@ -170,5 +189,5 @@ def _manifest_facts(job: Job) -> dict[str, Any]:
 def write_report(job: Job, progress: Any, *after: None) -> None:
     """Write report/index.html."""
     progress.start.remote("report", None)
-    report.write(job.tables, job.data, job.out, job.config.tokens.model)
+    report.write(job.tables, job.data, job.out, job.config.tokens)
     progress.finish.remote("report")

@@ -7,14 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import ray
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
 from handloom.pipeline.job import Job
 from handloom.stages.funnel import Funnel
-from handloom.stages.tables import read_marker, stage_folder
+from handloom.stages.tables import effort, stage_folder
 
 STAGES = ("ingest", "hands", "select", "caption", "tokens", "pack", "report")
 LOG_EVERY_S = 10.0  # without a terminal, as in a job's log
@@ -98,6 +97,8 @@ class Display:
 
     def follow(self, progress: Any, after: dict[str, Any]) -> None:
         """Show progress until every stage is done; raises the first error of a stage."""
+        import ray  # here: `handloom status` needs this file and no Ray
+
         pending, logged = list(after.values()), 0.0
         while pending:
             done, pending = ray.wait(pending, timeout=0.5)
@@ -135,7 +136,7 @@ def progress_line(lines: dict[str, Line]) -> str:
 
 def closing_table(out: Path, funnel: Funnel) -> None:
     """Print what every stage did, and where every clip ended."""
-    table = RichTable("stage", "in", "kept", "rejected", "failed", "computed", "seconds", "clips/s")
+    table = RichTable("stage", "in", "kept", "rejected", "failed", "new", "seconds", "clips/s")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, count in funnel.stages.items():
@@ -157,7 +158,5 @@ def closing_table(out: Path, funnel: Funnel) -> None:
 
 
 def _effort(folder: Path) -> tuple[str, str, str]:
-    done = read_marker(folder).get("finished") or {}
-    computed, seconds = done.get("computed", 0), done.get("seconds", 0.0)
-    rate = f"{computed / seconds:.1f}" if computed and seconds else ""
-    return str(computed), f"{seconds:.1f}", rate
+    computed, seconds, last = effort(folder)
+    return str(last), f"{seconds:.1f}", f"{computed / seconds:.1f}" if seconds else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from handloom.stages.funnel import Funnel
-from handloom.stages.tables import read_marker, stage_folder
+from handloom.stages.tables import effort, stage_folder
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fafaf8; margin: 2rem auto;
@@ -38,11 +38,18 @@ def funnel_section(funnel: Funnel, out: Path) -> str:
     """What every stage did, as the run's closing table shows it."""
     rows = []
     for name, count in funnel.stages.items():
-        done = read_marker(stage_folder(out, name)).get("finished") or {}
-        computed, seconds = done.get("computed", 0), done.get("seconds", 0.0)
+        computed, seconds, _ = effort(stage_folder(out, name))
         rate = f"{computed / seconds:.1f}" if computed and seconds else ""
         reasons = "<br>".join(f"{n} {html.escape(why)}" for why, n in count.rejected.most_common())
-        cells = (name, count.entered, count.kept, reasons, count.failed or "", seconds, rate)
+        cells = (
+            name,
+            count.entered,
+            count.kept,
+            reasons,
+            count.failed or "",
+            f"{seconds:.1f}",
+            rate,
+        )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = ("stage", "in", "kept", "rejected", "failed", "seconds", "clips/s")
     return (

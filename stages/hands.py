@@ -55,7 +55,9 @@ class Hands(Stage):
         """Detect hands in the clip's sampled frames."""
         times_s = sample_times(clip, self.frames_per_second, self.min_frames)
         video = open_video(self.data / clip.media_path)
-        counts, detections, luma = [], [], []
+        counts: list[int] = []
+        detections: list[Hand] = []
+        luma: list[npt.NDArray[np.float32]] = []
         # A few frames at a time: a long clip of a large picture would not fit in memory at once.
         for first in range(0, len(times_s), 8):
             for frame_hwc in video.frames_at(times_s[first : first + 8]):
@@ -120,8 +122,7 @@ def shrink(frame_hwc: npt.NDArray[np.uint8], short_side: int) -> npt.NDArray[np.
 def thumbnail_luma(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Luma of a 32x32 thumbnail, float32 [32, 32], 0 to 1."""
     small = Image.fromarray(frame_hwc).resize((32, 32), Image.Resampling.BOX)
-    luma: npt.NDArray[np.float32] = np.asarray(small, np.float32) @ LUMA / 255
-    return luma
+    return (np.asarray(small, np.float32) @ LUMA / 255).astype(np.float32)
 
 
 _open: dict[Path, Video] = {}

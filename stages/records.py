@@ -8,7 +8,6 @@ import hashlib
 import types
 import typing
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
@@ -131,7 +130,6 @@ def clip_id(dataset: str, video_id: str, start_s: float, end_s: float) -> str:
     return hashlib.blake2b(f"{dataset}/{video_id}/{span}".encode(), digest_size=10).hexdigest()
 
 
-@cache
 def arrow_schema(row_type: type[Row]) -> pa.Schema:
     """The Arrow schema of a table, from the fields of its row."""
     hints = typing.get_type_hints(row_type)

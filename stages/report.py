@@ -21,7 +21,7 @@ from handloom.stages.hands import open_video
 from handloom.stages.pack import kept_clips
 from handloom.stages.records import CaptionRow, Clip, Hand, HandRow, Row, SelectRow, TokenRow
 from handloom.stages.tables import Table, bucket_of
-from handloom.tokenize import vqgan
+from handloom.stages.tokens import Tokens
 from handloom.tokenize.frames import center_square
 
 Tables = dict[str, Table]
@@ -53,21 +53,21 @@ class Gallery:
     seconds: float = 0.0
 
 
-def write(tables: Tables, data: Path, out: Path, model: str) -> Path:
+def write(tables: Tables, data: Path, out: Path, encoder: Tokens) -> Path:
     """Write `out/report/index.html`, whole or not at all.
 
     Args:
         tables: of all stages.
         data: the data folder, for thumbnails; clips whose file has gone are shown without.
         out: the run's folder.
-        model: the VQGAN that paints the codes, as for `tokenize.vqgan.load`.
+        encoder: the stage that made the codes; its VQGAN paints them.
     """
     gallery = _gather(tables)
     sections = [
         charts.funnel_section(funnel.count(tables), out),
         _facts_section(gallery),
         charts.verb_section(gallery.verbs),
-        _tokens_section(tables, data, gallery, model),
+        _tokens_section(tables, data, gallery, encoder),
         _kept_section(tables, data, gallery),
         *_ended_sections(tables, data, gallery),
     ]
@@ -135,13 +135,13 @@ def _ended_sections(tables: Tables, data: Path, gallery: Gallery) -> Iterator[st
         yield f"<h2>{html.escape(title)}</h2><div class=cards>{''.join(cards)}</div>"
 
 
-def _tokens_section(tables: Tables, data: Path, gallery: Gallery, model: str) -> str:
+def _tokens_section(tables: Tables, data: Path, gallery: Gallery, encoder: Tokens) -> str:
     """Frames above what their codes decode to."""
     rows = []
     for clip in islice(gallery.kept.values(), TOKENS_SHOWN):
         tokens = _row(tables["tokens"], TokenRow, clip)
         try:
-            decoder = vqgan.load(model)
+            decoder = encoder.vqgan()
             frames = open_video(data / clip.media_path).frames_at(np.asarray(tokens.times_s))
         except (MediaError, UserError) as error:
             return f"<h2>Codes</h2><p>not shown: {html.escape(str(error))}</p>"
@@ -169,12 +169,10 @@ def _seen(tables: Tables, clip: Clip) -> HandRow | None:
 
 
 def _thumbnail(data: Path, clip: Clip, hands: HandRow | None) -> str:
-    """The sampled frame with the most hands, boxes drawn; without samples the clip's middle."""
+    """The sampled frame with the most hands, boxes drawn; without samples the middle."""
     time_s, boxes = (clip.start_s + clip.end_s) / 2, []
     if hands and hands.times_s:
-        best = (
-            int(np.argmax(hands.hand_counts)) if any(hands.hand_counts) else len(hands.times_s) // 2
-        )
+        best = _most_hands(hands.hand_counts)
         time_s = hands.times_s[best]
         boxes = [hand for hand in hands.detections if hand["frame"] == best]
     try:
@@ -182,6 +180,12 @@ def _thumbnail(data: Path, clip: Clip, hands: HandRow | None) -> str:
     except (MediaError, ValueError):
         return "<div class=nothing>no picture</div>"
     return _image(_draw(frame_hwc, boxes), THUMBNAIL_PX)
+
+
+def _most_hands(counts: list[int]) -> int:
+    """The frame with the most hands; of several the one nearest to the middle."""
+    middle = len(counts) // 2
+    return max(range(len(counts)), key=lambda i: (counts[i], -abs(i - middle)))
 
 
 def _card(picture: str, text: str, note: str) -> str:

@@ -82,7 +82,7 @@ class Table:
 
     def drop(self, row_type: type[R], unwanted: Callable[[R], bool]) -> dict[str, int]:
         """Rewrite the parts without the unwanted rows; returns their clip ids and attempts."""
-        dropped = {}
+        dropped: dict[str, int] = {}
         for path in self.parts():
             table = pq.read_table(path)
             columns = table.select([f.name for f in fields(row_type)]).to_pylist()
@@ -136,6 +136,12 @@ def read_marker(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return marker
+
+
+def effort(folder: Path) -> tuple[int, float, int]:
+    """Clips computed and seconds spent on what lies in a stage's folder; clips of the last run."""
+    marker = read_marker(folder)
+    return marker.get("computed", 0), marker.get("seconds", 0.0), marker.get("computed_last", 0)
 
 
 def write_marker(folder: Path, marker: dict[str, Any]) -> None:

@@ -44,14 +44,14 @@ class Tokens(Stage):
 
     def setup(self) -> None:
         """Load the VQGAN on this worker."""
-        self._vqgan()
+        self.vqgan()
 
     def __call__(self, clip: Clip) -> Iterator[TokenRow]:
         """Encode one clip. Its frames are one batch, so codes do not depend on its neighbours."""
         seconds = clip.end_s - clip.start_s
         times_s = clip.start_s + (np.arange(self.frames) + 0.5) * seconds / self.frames
         frames_thwc = open_video(self.data / clip.media_path).frames_at(times_s)
-        model = self._vqgan()
+        model = self.vqgan()
         squares_thwc = np.stack([center_square(f, model.resolution) for f in frames_thwc])
         codes_vtij = model.encode(squares_thwc)[None]
         yield TokenRow(
@@ -76,7 +76,8 @@ class Tokens(Stage):
             height=0,
         )
 
-    def _vqgan(self) -> vqgan.VQGAN:
+    def vqgan(self) -> vqgan.VQGAN:
+        """The VQGAN, loaded once in a process."""
         return _loaded(self.model, self.input_range, self.resolution)
 
 

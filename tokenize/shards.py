@@ -99,7 +99,7 @@ def write_shards(
     root: Path, split: str, samples: Iterable[Sample], samples_per_shard: int = 10_000
 ) -> list[ShardInfo]:
     """Write samples in the given order as `root/<split>/000000.tar, …`, without a manifest."""
-    stream, infos = iter(samples), []
+    stream, infos = iter(samples), list[ShardInfo]()
     while chunk := list(islice(stream, samples_per_shard)):
         infos.append(write_shard(shard_path(root, split, len(infos)), chunk))
     return infos
@@ -244,7 +244,7 @@ class ShardDataset:
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)}")
         shard, row = self._row(i % len(self))
-        sample = json.loads(self._payload(shard, row["json"]).tobytes())
+        sample: dict[str, Any] = json.loads(self._payload(shard, row["json"]).tobytes())
         sample.update(clip_id=row["key"], tokens=self._codes(shard, row))
         for name in ("state", "action"):
             if row[name] is not None:

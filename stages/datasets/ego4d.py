@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +89,13 @@ def cut(
     passes = [_by_time(entry.get(name)) for name in PASSES]
     first, second = sorted(passes, key=_wearer_count, reverse=True)
     starts = sorted(ms for ms in first if ms is not None)
-    for start, following in pairwise([*starts, None]):
+    for i, start in enumerate(starts):
         end_s = start / 1000 + rule.max_s
-        if following is not None:
-            end_s = min(end_s, following / 1000)
-        others = [t for ms in second if ms and start <= ms < end_s * 1000 for t in second[ms]]
+        if i + 1 < len(starts):
+            end_s = min(end_s, starts[i + 1] / 1000)
+        others = [
+            t for ms in second if ms is not None and start <= ms < end_s * 1000 for t in second[ms]
+        ]
         redacted = any(a < end_s and start / 1000 < b for a, b in redacted_s)
         yield _span(start / 1000, end_s, first[start], others, "redacted" if redacted else "")
     if None in first:

@@ -1,0 +1,70 @@
+# Every target does its own set-up: a fresh clone needs Python 3.11 or newer and make, nothing else.
+
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.handloom-ready
+
+DATASET ?= sample
+DATA    ?=
+OUT     ?=
+CONFIG  ?=
+SIZE    ?= tiny
+SHARDS  ?= runs/sample/shards
+ADDRESS ?=
+ARGS    ?=
+
+PLACES   = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
+OPTIONS  = $(PLACES) $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+
+.PHONY: help setup curate plan submit pretrain report test test-all lint types bench
+.DEFAULT_GOAL := help
+
+help:  ## show this
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | column -t -s:
+	@echo "variables: DATASET DATA OUT CONFIG SIZE SHARDS ADDRESS ARGS"
+
+setup: $(READY)  ## make .venv with everything in it
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "handloom needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+curate: $(READY)  ## videos to token shards: DATASET=sample|ego4d [DATA=...] [OUT=...]
+	$(BIN)/python -m handloom curate $(DATASET) $(OPTIONS)
+
+plan: $(READY)  ## what curate would do
+	$(BIN)/python -m handloom plan $(DATASET) $(OPTIONS)
+
+submit: $(READY)  ## curate on a running Ray cluster: ADDRESS=http://HOST:8265
+	$(BIN)/python -m handloom submit $(DATASET) $(if $(ADDRESS),--address $(ADDRESS)) $(OPTIONS)
+
+pretrain: $(READY)  ## stage-1 training: SHARDS=... SIZE=tiny|s|b|l|xl [OUT=...]
+	$(BIN)/python -m handloom train pretrain --shards "$(SHARDS)" --size $(SIZE) $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+report: $(READY)  ## write the report of a run again: OUT=runs/sample
+	$(BIN)/python -m handloom report "$(if $(OUT),$(OUT),runs/$(DATASET))"
+
+test: $(READY)  ## the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)  ## the test suite with its minutes-long parts
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Type checkers cannot follow the __path__ that joins the folders to the package, so they are shown
+# a tree of links in which the package is whole.
+TYPED := build/typing/handloom
+types: $(READY)  ## mypy, strict
+	rm -rf build/typing && mkdir -p $(TYPED)
+	ln -s $(CURDIR)/handloom/*.py $(CURDIR)/handloom/py.typed $(TYPED)/
+	for folder in pipeline stages tokenize train; do ln -s $(CURDIR)/$$folder $(TYPED)/$$folder; done
+	MYPYPATH=build/typing $(BIN)/mypy --cache-dir build/mypy -p handloom
+
+bench: $(READY)  ## the benchmarks, minutes each
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,105 @@
+"""Submit a curation as a Ray job to a running cluster, and follow it to its end."""
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import handloom
+from handloom.cli import choice
+from handloom.errors import RunError, UserError
+from handloom.pipeline.recipes import RECIPES
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+# What a checkout holds beside the code; the job's working directory is limited to 500 MB.
+LEFT_BEHIND = [".git", ".venv", "build", "dist", "runs", "data", "docs", "**/__pycache__"]
+
+
+def submit(args: Sequence[str]) -> None:
+    """Run `handloom curate` with these arguments on the cluster at --address; stream its log.
+
+    Raises:
+        UserError: no cluster answers, or the arguments are not those of `curate`.
+        RunError: the job did not succeed.
+    """
+    if {"-h", "--help"} & set(args):
+        print(f"usage: handloom submit DATASET [--address {DEFAULT_ADDRESS}] [options of curate]")
+        return
+    rest, address = _take(list(args), "--address", DEFAULT_ADDRESS)
+    if not rest or rest[0].startswith("-"):
+        raise UserError("submit needs a dataset, as `handloom curate` does.")
+    dataset = choice(rest[0], RECIPES, "dataset")
+    rest, out = _take(rest, "--out", f"runs/{dataset}")
+    rest, data = _take(rest, "--data", "" if dataset == "sample" else f"data/{dataset}")
+    places = ["--out", _absolute(out), *(["--data", _absolute(data)] if data else [])]
+    client = _client(address)
+    job_id = client.submit_job(
+        entrypoint=shlex.join(["python", "-m", "handloom", "curate", *rest, *places]),
+        runtime_env=_runtime_env(),
+    )
+    print(f"submitted {job_id} to {address}", flush=True)
+    job = asyncio.run(_follow(client, job_id))
+    if job.status.value != "SUCCEEDED":
+        kind = UserError if job.driver_exit_code == 2 else RunError  # our exit status is the job's
+        raise kind(f"the job {job_id} ended as {job.status.value}; its log is above.")
+
+
+def _client(address: str) -> Any:
+    # Clusters since Ray 2.60 want the token that they wrote to this file; a client sends it only
+    # if told so before Ray is imported.
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file that stays behind
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise UserError(
+            f"the Ray cluster at {address} refuses the token ({str(error).splitlines()[0]}); put "
+            "the cluster's token into RAY_AUTH_TOKEN and set RAY_AUTH_MODE=token."
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"no Ray job server answers at {address} ({str(error).splitlines()[0]}); start a "
+            "cluster with `ray start --head`, or name its dashboard with --address (make: "
+            "ADDRESS=…)."
+        ) from None
+
+
+async def _follow(client: Any, job_id: str) -> Any:
+    """Print the job's log until it ends; returns what Ray knows of it then."""
+    async for lines in client.tail_job_logs(job_id):
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+    while (job := client.get_job_info(job_id)).status.value in ("PENDING", "RUNNING"):
+        await asyncio.sleep(0.5)  # the log can end a moment before the job does
+    return job
+
+
+def _runtime_env() -> dict[str, Any]:
+    """A checkout travels to the cluster; an installed handloom has to be installed there too."""
+    root = Path(handloom.__file__).parent.parent
+    if not (root / "pyproject.toml").is_file():
+        return {}
+    return {"working_dir": str(root), "excludes": LEFT_BEHIND}
+
+
+def _absolute(place: str) -> str:
+    """Paths are meant from here, not from the folder that the job runs in."""
+    return place if "://" in place else str(Path(place).absolute())
+
+
+def _take(args: list[str], flag: str, default: str) -> tuple[list[str], str]:
+    """Remove a flag and its value; returns the rest and the value."""
+    for i, arg in enumerate(args):
+        if arg.startswith(f"{flag}="):
+            return args[:i] + args[i + 1 :], arg.partition("=")[2]
+        if arg == flag and i + 1 < len(args):
+            return args[:i] + args[i + 2 :], args[i + 1]
+    return args, default

@@ -1,0 +1,67 @@
+"""Shared fixtures: a small miniature Ego4D, a tiny VQGAN, and the command line as a process."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handloom.stages.miniatures import ego4d
+
+ROOT = Path(__file__).resolve().parent.parent
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature of about a dozen videos; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("data") / "ego4d"
+    ego4d.write(folder, clips=12, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers VQModel with random weights, 64 codes a frame, fast enough for many runs."""
+    import torch
+    from diffusers import VQModel
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vqgan")
+    VQModel(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        num_vq_embeddings=256,
+        vq_embed_dim=4,
+        latent_channels=4,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Run `python -m handloom` with some arguments from the checkout; output is captured."""
+
+    def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "handloom", *map(str, args)]
+        return subprocess.run(
+            command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300
+        )
+
+    return run
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Path, str], Path]:
+    """Copy a folder into the test's own, keeping modification times."""
+
+    def copy(folder: Path, name: str) -> Path:
+        return Path(shutil.copytree(folder, tmp_path / name))
+
+    return copy

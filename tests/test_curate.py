@@ -1,0 +1,265 @@
+"""The rules of the data model, on whole runs: resume, isolation, sameness, totals, no leakage."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from handloom.stages import funnel
+from handloom.stages.records import Clip, TokenRow
+from handloom.stages.tables import open_tables
+from handloom.tokenize.shards import ShardDataset, verify
+
+ROOT = Path(__file__).resolve().parent.parent
+Copy = Callable[[Path, str], Path]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def options(data: Path, out: Path, vqgan: Path) -> list[object]:
+    """`handloom curate` on the miniature, with small pictures to be quick."""
+    small = ["--tokens.model", vqgan, "--tokens.resolution", 64, "--tokens.frames", 3]
+    return ["curate", "sample", "--data", data, "--out", out, *small]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    miniature: Path, tiny_vqgan: Path, cli: Cli, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The output of one whole run on two cores."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    run = cli(*options(miniature, out, tiny_vqgan), "--run.num-cpus", 2)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return out
+
+
+def shard_bytes(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "shards").glob("*/*.*"))}
+
+
+def parts(out: Path, *stages: str) -> dict[str, tuple[int, bytes]]:
+    """Name, modification time and content of the stages' parts."""
+    found = [p for s in stages for p in sorted((out / "tables" / s).glob("*.parquet"))]
+    return {f"{p.parent.name}/{p.name}": (p.stat().st_mtime_ns, p.read_bytes()) for p in found}
+
+
+def test_every_clip_comes_to_an_end_and_is_counted(finished: Path) -> None:
+    tables = open_tables(finished)
+    result = funnel.count(tables)
+    assert result.ingested == result.kept + result.rejected + result.failed
+    assert result.ingested == len(list(tables["ingest"].read(Clip)))
+    assert result.kept >= 4
+    assert result.failed >= 1
+    assert {"other_person", "stereo", "redacted", "past_end"} <= set(
+        result.stages["ingest"].rejected
+    )
+    assert {"no_hands", "dark"} <= set(result.stages["select"].rejected)
+    splits = json.loads((finished / "shards/manifest.json").read_text())["splits"]
+    assert sum(split["samples"] for split in splits.values()) == result.kept
+
+
+def test_the_truncated_file_fails_alone(finished: Path) -> None:
+    failed = [
+        clip for clip in open_tables(finished)["ingest"].read(Clip) if clip.status == "failed"
+    ]
+    assert len({clip.video_id for clip in failed}) == 1
+    assert all("not a readable video file" in clip.error for clip in failed)
+    assert all(clip.attempts == 1 for clip in failed)
+
+
+def test_shards_hold_what_the_tables_say(finished: Path) -> None:
+    assert verify(finished / "shards") == []
+    codes = {row.clip_id: row for row in open_tables(finished)["tokens"].read(TokenRow)}
+    clips = {clip.clip_id: clip for clip in open_tables(finished)["ingest"].read(Clip)}
+    for split in ("train", "val"):
+        dataset = ShardDataset(finished / "shards", split)
+        assert len(dataset) > 0
+        for i in range(len(dataset)):
+            sample, clip = dataset[i], clips[dataset[i]["clip_id"]]
+            assert sample["tokens"].tobytes() == codes[clip.clip_id].codes
+            assert sample["split"] == split == clip.split
+            assert sample["source_id"] == clip.video_id
+            assert sample["licence"] == "apache-2.0-synthetic"
+            assert sample["caption"]
+            assert not sample["caption"].startswith("#")
+
+
+def test_no_video_is_in_both_splits(finished: Path) -> None:
+    videos = {}
+    for split in ("train", "val"):
+        dataset = ShardDataset(finished / "shards", split)
+        videos[split] = {dataset[i]["source_id"] for i in range(len(dataset))}
+    assert videos["train"]
+    assert videos["val"]
+    assert not videos["train"] & videos["val"]
+
+
+def test_tables_are_plain_parquet(finished: Path) -> None:
+    table = pq.read_table(finished / "tables" / "hands")
+    assert {"clip_id", "status", "times_s", "hand_counts", "detections"} <= set(table.column_names)
+    hands = [hand for row in table["detections"].to_pylist() for hand in row]
+    assert hands
+    assert all(len(hand["landmarks_xyz"]) == 63 for hand in hands)
+
+
+def test_the_report_is_one_offline_page(finished: Path) -> None:
+    page = (finished / "report/index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") > 10
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    for reason in ("no_hands", "redacted", "other_person"):
+        assert reason in page
+
+
+def test_a_finished_run_does_nothing_again(
+    finished: Path, miniature: Path, tiny_vqgan: Path, cli: Cli
+) -> None:
+    before = parts(finished, *funnel.FLOW), shard_bytes(finished)
+    run = cli(*options(miniature, finished, tiny_vqgan))
+    assert run.returncode == 0
+    assert (parts(finished, *funnel.FLOW), shard_bytes(finished)) == before
+    assert "tokens up to date" in run.stdout
+
+
+def test_a_changed_setting_recomputes_its_stage_and_what_depends_on_it(
+    finished: Path, miniature: Path, tiny_vqgan: Path, cli: Cli, copy_of: Copy
+) -> None:
+    out = copy_of(finished, "out")
+    above = parts(out, "ingest", "hands", "caption", "tokens")
+    run = cli(*options(miniature, out, tiny_vqgan), "--select.min-hand-share", 0.9)
+    assert run.returncode == 0
+    assert "select: computing again, since min_hand_share 0.1 -> 0.9" in run.stdout
+    assert not parts(out, "select").keys() & parts(finished, "select").keys()
+    assert parts(out, "ingest", "hands", "caption", "tokens") == above
+
+    run = cli(*options(miniature, out, tiny_vqgan), "--tokens.frames", 4)
+    assert run.returncode == 0
+    assert "tokens: computing again, since frames 3 -> 4" in run.stdout
+    unchanged = ("ingest", "hands", "caption")
+    assert parts(out, *unchanged) == {k: v for k, v in above.items() if "tokens" not in k}
+    assert ShardDataset(out / "shards")[0]["tokens"].shape[1] == 4
+
+
+def test_workers_input_order_and_place_do_not_change_the_shards(
+    finished: Path, miniature: Path, tiny_vqgan: Path, cli: Cli, copy_of: Copy, tmp_path: Path
+) -> None:
+    data = copy_of(miniature, "moved")
+    told = data / "v2/annotations/narration.json"
+    narrations = json.loads(told.read_text())
+    for entry in narrations.values():
+        for name in ("narration_pass_1", "narration_pass_2"):
+            if name in entry:
+                entry[name]["narrations"].reverse()
+    told.write_text(json.dumps(dict(reversed(narrations.items()))))
+    out = tmp_path / "other"
+    one = ["--run.num-cpus", 1, "--run.batch-clips", 1]
+    run = cli(*options(data, out, tiny_vqgan), *one)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert shard_bytes(out) == shard_bytes(finished)
+
+
+def test_a_killed_run_resumes_to_the_same_shards(
+    finished: Path, miniature: Path, tiny_vqgan: Path, cli: Cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [*options(miniature, out, tiny_vqgan), "--run.batch-clips", 1, "--run.workers", 1]
+    kept: dict[str, tuple[int, bytes]] = {}
+    for stage in ("hands", "tokens"):
+        kill_when(lambda stage=stage: len(parts(out, stage)) >= 1, command)  # type: ignore[misc]
+        assert kept.items() <= parts(out, *funnel.FLOW).items()
+        kept = parts(out, *funnel.FLOW)
+        assert not (out / "shards/manifest.json").exists()
+    run = cli(*command)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert kept.items() <= parts(out, *funnel.FLOW).items()  # nothing was written again
+    assert shard_bytes(out) == shard_bytes(finished)
+    assert not list(out.rglob("*.tmp"))
+
+
+def kill_when(ready: Callable[[], bool], args: list[object]) -> None:
+    """Start a run and end it with SIGKILL as soon as `ready` says so."""
+    command = [sys.executable, "-m", "handloom", *map(str, args)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_bad_files_fail_alone_and_come_in_once_repaired(
+    finished: Path, miniature: Path, tiny_vqgan: Path, cli: Cli, copy_of: Copy, tmp_path: Path
+) -> None:
+    data, out = copy_of(miniature, "data"), tmp_path / "out"
+    dataset = ShardDataset(finished / "shards")
+    videos = sorted({dataset[i]["source_id"] for i in range(len(dataset))})
+    broken = data / f"v2/full_scale/{videos[0]}.mp4"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    run = cli(*options(data, out, tiny_vqgan))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert f"{broken.name}: not a readable video file" in run.stdout
+    others = Counter(c.video_id for c in open_tables(out)["ingest"].read(Clip) if c.status == "ok")
+    assert videos[0] not in others
+    assert others
+
+    broken.write_bytes(whole)
+    before = parts(out, "hands", "tokens")
+    run = cli(*options(data, out, tiny_vqgan), "--retry-failed")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert before.items() <= parts(out, "hands", "tokens").items()
+    assert shard_bytes(out) == shard_bytes(finished)
+    again = {c.video_id: c for c in open_tables(out)["ingest"].read(Clip) if c.attempts == 2}
+    assert again[videos[0]].status == "ok"
+    assert {c.status for c in again.values()} == {"ok", "failed"}  # the truncated one fails again
+
+
+def test_a_file_that_comes_later_is_taken_in(
+    finished: Path, miniature: Path, tiny_vqgan: Path, cli: Cli, copy_of: Copy, tmp_path: Path
+) -> None:
+    data, out = copy_of(miniature, "data"), tmp_path / "out"
+    dataset = ShardDataset(finished / "shards")
+    late = data / f"v2/full_scale/{dataset[0]['source_id']}.mp4"
+    shutil.move(late, tmp_path / "elsewhere.mp4")
+    assert cli(*options(data, out, tiny_vqgan)).returncode == 0
+    assert shard_bytes(out) != shard_bytes(finished)
+    shutil.move(tmp_path / "elsewhere.mp4", late)
+    assert cli(*options(data, out, tiny_vqgan)).returncode == 0
+    assert shard_bytes(out) == shard_bytes(finished)
+
+
+def test_one_run_at_a_time_writes_a_folder(
+    finished: Path, miniature: Path, tiny_vqgan: Path, cli: Cli
+) -> None:
+    import fcntl
+
+    with (finished / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = cli(*options(miniature, finished, tiny_vqgan))
+    assert run.returncode == 2
+    assert "another run is writing" in run.stderr
+
+
+def test_status_and_inspect_tell_of_a_finished_run(finished: Path, cli: Cli) -> None:
+    status = cli("status", finished)
+    assert status.returncode == 0
+    assert "clips ingested =" in status.stdout
+    shown = cli("inspect", finished / "shards", "--verify")
+    assert shown.returncode == 0
+    assert "every shard and index has the recorded SHA-256" in shown.stdout
+    assert os.fspath(finished) in shown.stdout

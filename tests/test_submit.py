@@ -1,0 +1,76 @@
+"""Ray job submission: the log comes to its end, and the exit status is the job's."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray head of two cores on loopback, ended by its pid; yields the dashboard's address."""
+    port = free_port()
+    ray = Path(sys.executable).parent / "ray"
+    command = [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+    command += [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    # Its workers find the same Python; its log would otherwise fill the test's output.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    log = (tmp_path_factory.mktemp("head") / "log").open("w")
+    process = subprocess.Popen(list(map(str, command)), env=env, stdout=log, stderr=log)
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"nothing answers on port {port}")
+
+
+def test_a_submitted_run_streams_its_log_and_leaves_shards(
+    head: str, miniature: Path, tiny_vqgan: Path, cli: Cli, tmp_path: Path
+) -> None:
+    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
+    places = ["--data", miniature, "--out", tmp_path / "out"]
+    run = cli("submit", "sample", "--address", head, *places, *small)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "clips ingested =" in run.stdout
+    assert (tmp_path / "out/shards/manifest.json").is_file()
+
+
+def test_the_exit_status_is_the_jobs(head: str, cli: Cli, tmp_path: Path) -> None:
+    run = cli("submit", "ego4d", "--address", head, "--data", tmp_path / "nowhere")
+    assert run.returncode == 2
+    assert "nowhere is not there" in run.stdout
+    assert "ended as FAILED" in run.stderr
+
+
+def test_no_cluster_is_said_in_one_sentence(cli: Cli) -> None:
+    run = cli("submit", "sample", "--address", f"http://127.0.0.1:{free_port()}")
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "no Ray job server answers" in run.stderr

@@ -1,0 +1,132 @@
+"""Reading video: the right frame at the right time, and one sentence about what cannot be read."""
+
+from pathlib import Path
+
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from handloom.errors import MediaError
+from handloom.stages import video
+from handloom.stages.video import Video, probe
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def encode(
+    path: Path, frames: int = 60, fps: int = 30, codec: str = "libx264", **more: str
+) -> Path:
+    """A video whose lower half shows each frame's number in bits, and a bright upper left."""
+    pictures = np.full((frames, 64, 96, 3), 60, np.uint8)
+    pictures[:, :32, :48] = 250
+    for bit in range(12):
+        on = (np.arange(frames) >> bit & 1).astype(bool)
+        pictures[on, 32:, 8 * bit : 8 * bit + 8] = 200
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s="96x64", r=fps)
+    source.output(str(path), vcodec=codec, pix_fmt="yuv420p", **more).overwrite_output().run(
+        cmd=FFMPEG, input=pictures.tobytes(), quiet=True
+    )
+    return path
+
+
+def shown(frames_thwc: np.ndarray) -> list[int]:
+    """The numbers that the frames show."""
+    bits = frames_thwc[:, 36:60].reshape(-1, 24, 12, 8, 3)[:, :, :, 2:6].mean((1, 3, 4)) > 130
+    return [int(row @ (1 << np.arange(12))) for row in bits]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "libx264"),
+        ("a.webm", "libvpx-vp9"),
+        ("a.mkv", "libx264"),
+        ("a.avi", "mpeg4"),
+        ("av1.mkv", "libaom-av1"),
+    ],
+)
+def test_the_frame_on_screen_at_a_time(tmp_path: Path, name: str, codec: str) -> None:
+    fast = {"cpu-used": "8"} if codec == "libaom-av1" else {}
+    path = encode(tmp_path / name, codec=codec, **fast)
+    facts = probe(path)
+    assert (facts.width, facts.height, round(facts.fps)) == (96, 64, 30)
+    assert abs(facts.duration_s - 2.0) < 0.05
+    times_s = np.array([0.0, 0.01, 0.51, 1.0, 1.99])
+    assert shown(Video(path).frames_at(times_s)) == [0, 0, 15, 30, 59]
+
+
+def test_both_decoders_show_the_same_pictures(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", frames=90, g="12")
+    times_s = np.linspace(2.1, 2.9, 7)
+    ours = Video(path).frames_at(times_s)
+    assert Video(path)._decord is not None
+    np.testing.assert_array_equal(ours, np.stack(list(video._pyav_frames_at(path, times_s))))
+
+
+def test_neighbouring_requests_do_not_depend_on_each_other(tmp_path: Path) -> None:
+    opened = Video(encode(tmp_path / "a.mp4", frames=90, g="30"))
+    later, earlier = opened.frames_at(np.array([2.5])), opened.frames_at(np.array([0.5]))
+    assert shown(later) + shown(earlier) == [75, 15]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_is_undone(tmp_path: Path, degrees: int) -> None:
+    plain = encode(tmp_path / "plain.mp4", frames=10)
+    turned = tmp_path / "turned.mp4"
+    ffmpeg.input(str(plain), display_rotation=degrees).output(str(turned), c="copy").run(
+        cmd=FFMPEG, quiet=True
+    )
+    assert probe(turned).rotation == degrees
+    for frames in (
+        Video(turned).frames_at(np.array([0.0])),
+        np.stack(list(video._pyav_frames_at(turned, np.array([0.0])))),
+    ):
+        expected = np.rot90(Video(plain).frames_at(np.array([0.0]))[0], k=degrees // 90)
+        np.testing.assert_array_equal(frames[0], expected)
+
+
+def test_pixels_become_square(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", frames=4, vf="setsar=2/1")
+    assert Video(path).frames_at(np.array([0.0])).shape == (1, 64, 192, 3)
+
+
+def test_a_file_without_a_duration_is_measured(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.webm", codec="libvpx-vp9", live="1")
+    assert abs(probe(path).duration_s - 2.0) < 0.05
+
+
+def test_a_time_beyond_the_end_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"no frame at 3\.00 s, the picture ends at 2\.0"):
+        Video(encode(tmp_path / "a.mp4")).frames_at(np.array([1.0, 3.0]))
+
+
+def test_a_file_cut_off_in_the_middle_gives_its_first_half(tmp_path: Path) -> None:
+    whole = encode(tmp_path / "a.mp4", frames=90, g="10", movflags="faststart").read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    assert shown(Video(path).frames_at(np.array([0.5]))) == [15]
+    with pytest.raises(MediaError, match=r"cut\.mp4"):
+        Video(path).frames_at(np.array([2.9]))
+
+
+def test_what_is_no_video_is_said_in_words(tmp_path: Path) -> None:
+    whole = encode(tmp_path / "a.mp4").read_bytes()
+    audio = tmp_path / "audio.mp4"
+    ffmpeg.input("sine=duration=1", f="lavfi").output(str(audio)).run(cmd=FFMPEG, quiet=True)
+    still = tmp_path / "still.mp4"
+    ffmpeg.input(str(tmp_path / "a.mp4")).output(str(still), vframes=1, f="image2").run(
+        cmd=FFMPEG, quiet=True
+    )
+    cases = {
+        "empty.mp4": (b"", "not a readable video file"),
+        "text.mp4": (b"<html>404</html>" * 99, "not a readable video file"),
+        "no_index.mp4": (whole[: len(whole) // 2], "not a readable video file"),
+        "audio.mp4": (audio.read_bytes(), "holds no video stream"),
+        "still.mp4": (still.read_bytes(), "still picture"),
+    }
+    for name, (data, why) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(MediaError, match=f"^{name}: .*{why}") as caught:
+            probe(tmp_path / name)
+        assert str(tmp_path) not in str(caught.value)
