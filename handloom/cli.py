@@ -5,10 +5,10 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -62,8 +62,8 @@ def parse(kind: type[T] | Callable[..., T], args: Sequence[str], command: str, *
         kind, args=args, prog=f"handloom {command}", return_unknown_args=True, **more
     )
     if unknown:
-        flags = _flags(kind, command, more)
-        close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1, cutoff=0.5)
+        asked = unknown[0].split("=")[0].replace("_", "-")
+        close = difflib.get_close_matches(asked, list(_flags(kind)), n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(
             f"unknown option {unknown[0]!r}: {hint}`handloom {command} --help` lists them all."
@@ -76,9 +76,12 @@ def _say(message: object, status: int) -> int:
     return status
 
 
-def _flags(kind: Any, command: str, more: dict[str, Any]) -> list[str]:
-    parser = tyro.extras.get_parser(kind, prog=command, **more)
-    return [flag for action in parser._actions for flag in action.option_strings]
+def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            yield from _flags(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name.replace("_", "-")
 
 
 def curate(args: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from handloom.stages.ingest import Ingest
 from handloom.stages.records import Clip, Row
 from handloom.stages.tables import Table, bucket_of
 
-CLIPS_WAITING = 2048  # of one bucket, before a part of `ingest` is written
+CLIPS_WAITING = 2048  # the size of a part where computing costs next to nothing
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,18 @@ def count_remaining(job: Job, stage: str) -> int | None:
     )
 
 
+def forget_failed(job: Job, stage: str) -> dict[str, int]:
+    """Drop a stage's failed rows, so that they are computed again; returns attempts by clip id."""
+    table = job.tables[stage]
+    if stage != "ingest":
+        return table.drop(Row, lambda row: row.status == "failed")
+    # A video is ingested whole: its rejected clips go as well, or it would count as done.
+    failed = {row.clip_id: row for row in table.read(Clip) if row.status == "failed"}
+    videos = {row.video_id for row in failed.values()}
+    table.drop(Clip, lambda row: row.video_id in videos)
+    return {clip_id: row.attempts for clip_id, row in failed.items()}
+
+
 def readmit_missing(job: Job) -> None:
     """Forget the rows of videos that were missing and whose files have come since."""
     table, ingest = job.tables["ingest"], job.stages["ingest"]
@@ -87,7 +99,7 @@ def _video_batch(bucket: str, videos: list[SourceVideo]) -> Batch:
 
 
 def _clips(job: Job, stage: str) -> Iterator[Batch]:
-    size = job.config.run.batch_clips
+    size = CLIPS_WAITING if job.stages[stage].light else job.config.run.batch_clips
     for bucket in job.tables["ingest"].buckets():
         items = _bucket_items(job, stage, bucket)
         for start in range(0, len(items), size):

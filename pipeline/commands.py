@@ -182,7 +182,8 @@ def _yaml_flags(args: Sequence[str]) -> list[str]:
     try:
         options = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path} cannot be read as YAML ({error}).") from None
+        why = " ".join(str(error).split())
+        raise UserError(f"--config {path} cannot be read as YAML ({why}).") from None
     given = {arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
     flags = dict(_flatten(path, options))
     return [word for flag, words in flags.items() if flag not in given for word in (flag, *words)]

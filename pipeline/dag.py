@@ -16,13 +16,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from handloom.pipeline.batches import count_remaining, readmit_missing, remaining
+from handloom.pipeline.batches import count_remaining, forget_failed, readmit_missing, remaining
 from handloom.pipeline.display import Display, Progress
 from handloom.pipeline.job import Job
-from handloom.pipeline.pool import Pool
+from handloom.pipeline.pool import Counts, Pool, work
 from handloom.stages import report
 from handloom.stages.pack import plan_shards, write_planned
-from handloom.stages.records import Row
 from handloom.stages.tables import effort, read_marker, write_marker
 from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
 
@@ -78,11 +77,9 @@ def session(job: Job) -> Iterator[None]:
 @ray.remote(num_cpus=0, max_retries=0)
 def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
     """Compute the rows of one stage that are not there yet, then write its marker."""
-    stage, table = job.stages[name], job.tables[name]
+    table = job.tables[name]
     table.clear_stale()
-    attempts: dict[str, int] = {}
-    if job.retry_failed:
-        attempts = table.drop(Row, lambda row: row.status == "failed")
+    attempts = forget_failed(job, name) if job.retry_failed else {}
     if name == "ingest":
         readmit_missing(job)
     marker = {"fingerprint": table.fingerprint, "settings": job.settings[name]}
@@ -90,15 +87,22 @@ def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
     write_marker(table.folder, marker | spent | {"finished": False})
     started = time.monotonic()
     progress.start.remote(name, count_remaining(job, name))
-    run = job.config.run
-    workers = min(n for n in (run.workers, int(ray.cluster_resources()["CPU"])) if n)
-    pool = Pool(stage, table, attempts, workers, run.clip_timeout_s)
     computed = 0
-    for counts in pool.run(remaining(job, name)):
+    for counts in _work(job, name, attempts):
         computed += sum(counts.values())
         progress.advance.remote(name, dict(counts))
     write_marker(table.folder, marker | _add(spent, computed, started) | {"finished": True})
     progress.finish.remote(name)
+
+
+def _work(job: Job, name: str, attempts: dict[str, int]) -> Iterator[Counts]:
+    """Compute what is left in a pool of workers; light stages right here."""
+    stage, table, run = job.stages[name], job.tables[name], job.config.run
+    if stage.light:
+        return (work(stage, table, batch, attempts) for batch in remaining(job, name))
+    workers = min(n for n in (run.workers, int(ray.cluster_resources()["CPU"])) if n)
+    pool = Pool(stage, table, attempts, workers, run.clip_timeout_s)
+    return pool.run(remaining(job, name))
 
 
 def _effort_so_far(folder: Path, print_: str) -> dict[str, Any]:

@@ -35,8 +35,13 @@ class _Worker:
 
     def work(self, batch: Batch) -> Counts:
         """Compute a batch and write its part."""
-        rows = [row for inputs in batch.inputs for row in run_isolated(self.stage, inputs)]
-        return write(self.stage, self.table, batch, rows, self.attempts)
+        return work(self.stage, self.table, batch, self.attempts)
+
+
+def work(stage: Stage, table: Table, batch: Batch, attempts: dict[str, int]) -> Counts:
+    """Compute a batch and write its part; returns how many rows have which status."""
+    rows = [row for inputs in batch.inputs for row in run_isolated(stage, inputs)]
+    return write(stage, table, batch, rows, attempts)
 
 
 def write(

@@ -30,6 +30,8 @@ class Stage:
     """Tables whose rows this stage is given after the clip, and the columns it wants of each."""
     gate: ClassVar[str] = "ingest"
     """The stage whose `ok` rows say which clips come here."""
+    light: ClassVar[bool] = False
+    """Whether a clip takes so little that starting workers would cost more than it saves."""
     data: ClassVar[Path] = Path()
     """The data folder: set by `at`, so neither a flag nor part of the fingerprint."""
 

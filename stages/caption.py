@@ -35,6 +35,7 @@ class Caption(Stage):
     name: ClassVar[str] = "caption"
     row_type: ClassVar[type[Row]] = CaptionRow
     gate: ClassVar[str] = "select"
+    light: ClassVar[bool] = True
 
     def __call__(self, clip: Clip) -> Iterator[CaptionRow]:
         """Turn the clip's text into its caption."""

@@ -16,6 +16,7 @@ class Select(Stage):
     row_type: ClassVar[type[Row]] = SelectRow
     reads: ClassVar[dict[str, type[Row]]] = {"hands": HandScores}
     gate: ClassVar[str] = "hands"
+    light: ClassVar[bool] = True
 
     min_hand_share: float = 0.1
     """Keep a clip when at least this share of its sampled frames shows a hand."""

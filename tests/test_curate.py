@@ -224,9 +224,9 @@ def test_bad_files_fail_alone_and_come_in_once_repaired(
     assert run.returncode == 0, run.stdout + run.stderr
     assert before.items() <= parts(out, "hands", "tokens").items()
     assert shard_bytes(out) == shard_bytes(finished)
-    again = {c.video_id: c for c in open_tables(out)["ingest"].read(Clip) if c.attempts == 2}
-    assert again[videos[0]].status == "ok"
-    assert {c.status for c in again.values()} == {"ok", "failed"}  # the truncated one fails again
+    again = [c for c in open_tables(out)["ingest"].read(Clip) if c.attempts == 2]
+    assert {c.status for c in again if c.video_id == videos[0]} >= {"ok"}
+    assert {c.status for c in again if c.video_id != videos[0]} == {"failed"}  # the truncated one
 
 
 def test_a_file_that_comes_later_is_taken_in(
