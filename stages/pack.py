@@ -97,7 +97,7 @@ def _sample(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> Sample:
 
 
 def _metadata(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> dict[str, Any]:
-    """The sample's provenance; see docs/shard-format.md."""
+    """The sample's provenance; docs/architecture.md lists the fields."""
     return {
         "caption": caption.caption,
         "caption_source": caption.source,
