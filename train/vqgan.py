@@ -183,7 +183,9 @@ def _fit(model: Any, frames_nhwc: npt.NDArray[np.uint8], config: VQGANConfig) ->
     drawn = torch.randperm(len(latents_md))[:CLUSTERED]
     codes_kd = fit_codebook(latents_md[drawn], config.codes, config.seed).half().float()
     model.quantize.embedding.weight.copy_(codes_kd)
-    nearest = [torch.cdist(chunk, codes_kd).argmin(1) for chunk in latents_md.split(CLUSTERED)]
+    nearest = [
+        torch.cdist(chunk, codes_kd).argmin(1) for chunk in torch.split(latents_md, CLUSTERED)
+    ]
     return torch.cat(nearest).view(latents_nijd.shape[:3])
 
 
@@ -195,7 +197,8 @@ def _initialize_decoder(model: Any) -> None:
         for name, module in half.named_modules():
             if isinstance(module, torch.nn.Conv2d):
                 module.weight.normal_(std=module.weight[0].numel() ** -0.5)
-                module.bias.zero_()
+                if module.bias is not None:
+                    module.bias.zero_()
                 if name.endswith("conv2"):  # the last of a residual branch
                     module.weight.mul_(0.1)
 

@@ -38,8 +38,8 @@ def fit_encoder(model: Any, pictures_nchw: Tensor) -> None:
     with torch.no_grad():
         for module in encoder.modules():
             if isinstance(module, torch.nn.Conv2d):
-                module.weight.zero_()
-                module.bias.zero_()
+                for parameter in module.parameters():
+                    parameter.zero_()
         features_nchw = pictures_nchw
         _write_identity(encoder.conv_in.weight, pictures_nchw.shape[1], at=1)
         for level, block in enumerate(encoder.down_blocks[:-1]):

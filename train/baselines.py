@@ -1,0 +1,87 @@
+"""What a model must beat: predictors that know nothing of the world.
+
+    unigram          every code with its frequency in the training clips
+    copy last frame  the code at the same place one frame earlier with probability p, else unigram
+
+Both are fitted on training clips and scored on the positions on which the model is scored.
+
+Shapes: M clips, V views, F frames, R rows, C columns, K codebook size.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Codes = npt.NDArray[np.uint16]
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well codes were predicted."""
+
+    cross_entropy: float
+    """Mean negative log probability of the true code, in nats."""
+    accuracy: float
+    """Share of codes whose likeliest prediction is the true one."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How well a model predicts held-out clips."""
+
+    loss: float
+    """Mean cross entropy over all codes, in nats."""
+    first: Score
+    """Frame 0, from the caption alone."""
+    later: Score
+    """Frames 1 and later."""
+
+
+@dataclass(frozen=True)
+class Unigram:
+    """Predicts each code with its frequency."""
+
+    probability_K: Probabilities
+
+    @classmethod
+    def fit(cls, codes: Codes, codebook_size: int) -> "Unigram":
+        """Count codes; each starts at one, so that an unseen code costs a finite amount."""
+        counts_K = np.bincount(codes.ravel(), minlength=codebook_size) + 1.0
+        return cls(counts_K / counts_K.sum())
+
+    def score(self, codes: Codes) -> Score:
+        """Score any set of codes."""
+        hits = codes == self.probability_K.argmax()
+        return Score(float(-np.log(self.probability_K[codes]).mean()), float(hits.mean()))
+
+
+@dataclass(frozen=True)
+class CopyLastFrame:
+    """Predicts the code at the same place one frame earlier, with probability p; else unigram."""
+
+    p: float
+    unigram: Unigram
+
+    @classmethod
+    def fit(cls, codes_MVFRC: Codes, unigram: Unigram) -> "CopyLastFrame":
+        """Find the p of the highest likelihood, by expectation maximisation."""
+        same, other = _same_and_other(codes_MVFRC, unigram)
+        p = 0.5
+        for _ in range(50):
+            p = float(np.mean(same * p / (same * p + (1 - p) * other)))
+        return cls(p, unigram)
+
+    def score(self, codes_MVFRC: Codes) -> Score:
+        """Score frames 1 and later of clips."""
+        same, other = _same_and_other(codes_MVFRC, self.unigram)
+        likelihood = same * self.p + (1 - self.p) * other
+        return Score(float(-np.log(likelihood).mean()), float(same.mean()))
+
+
+def _same_and_other(
+    codes_MVFRC: Codes, unigram: Unigram
+) -> tuple[npt.NDArray[np.bool_], Probabilities]:
+    before, after = codes_MVFRC[:, :, :-1], codes_MVFRC[:, :, 1:]
+    return before == after, unigram.probability_K[after]

@@ -1,0 +1,197 @@
+"""Frozen text encoders: captions in, one feature vector per token out.
+
+Two kinds behind one class: a CLIP text model from a folder or the hub, and `seeded`, a small one
+of the same architecture with random weights from a fixed seed. The latter needs no download. It
+knows no language, but tells words and their order apart, which is what a small corpus can use.
+
+Shapes: B captions, L tokens a caption, E width of the encoder.
+"""
+
+import hashlib
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handloom.errors import UserError
+
+CACHED_CAPTIONS = 8_192  # at L = 24 and E = 512 about 0.4 GB
+HUB_FILES = ["config.json", "model.safetensors", "*token*.json", "vocab.json", "merges.txt"]
+HUB_TIMEOUT_S = 5.0
+
+Tokenize = Callable[[str], list[int]]
+
+
+class TextEncoder:
+    """A frozen text model with its tokenizer and a cache of captions already encoded.
+
+    Args:
+        network: a transformers `CLIPTextModel`.
+        tokenize: caption to token ids, start and end included.
+        length: L; longer captions are cut.
+        device: where the network runs and the features are.
+    """
+
+    def __init__(self, network: nn.Module, tokenize: Tokenize, length: int, device: str) -> None:
+        config: Any = network.config
+        if not 2 < length <= config.max_position_embeddings:
+            raise UserError(
+                f"--text-length {length} does not fit this text encoder: it must be between 3 and "
+                f"{config.max_position_embeddings}."
+            )
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.tokenize, self.length, self.device = tokenize, length, device
+        self.width: int = config.hidden_size
+        self.weights_sha256 = _hash_weights(network)
+        self._cache: dict[str, Tensor] = {}
+
+    def __call__(self, captions: list[str]) -> Tensor:
+        """Features float32 [B, L, E], zero behind the end of a caption."""
+        return torch.stack([self._encode(caption) for caption in captions])
+
+    def _encode(self, caption: str) -> Tensor:
+        if caption not in self._cache:
+            if len(self._cache) >= CACHED_CAPTIONS:
+                del self._cache[next(iter(self._cache))]
+            self._cache[caption] = self._compute(caption)
+        return self._cache[caption]
+
+    @torch.no_grad()
+    def _compute(self, caption: str) -> Tensor:
+        # One caption at a time: features must not depend on which captions share a batch, or a
+        # resumed run would differ in the last digits.
+        ids = self.tokenize(caption)
+        if len(ids) > self.length:
+            ids = [*ids[: self.length - 1], ids[-1]]
+        features_LE = torch.zeros(self.length, self.width, device=self.device)
+        out = self.network(input_ids=torch.tensor([ids], device=self.device))
+        features_LE[: len(ids)] = out.last_hidden_state[0].float()
+        return features_LE
+
+
+def load(name: str, length: int, device: str = "cpu") -> TextEncoder:
+    """Load a frozen text encoder.
+
+    Args:
+        name: `seeded`, a folder with a CLIP checkpoint, or a hub id such as
+            `openai/clip-vit-base-patch32`.
+        length: L, tokens a caption.
+        device: a torch device.
+
+    Raises:
+        UserError: no such folder, not a CLIP, or a hub that cannot be reached.
+    """
+    if name == "seeded":
+        return TextEncoder(_seeded_network(), hash_words, length, device)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(name)
+    network, tokenize = _clip(folder)
+    return TextEncoder(network, tokenize, length, device)
+
+
+WORDS = 4_096  # ids 0 and 1 start and end a caption, the others are hashes of words
+START, END = 0, 1
+
+
+def hash_words(caption: str) -> list[int]:
+    """Token ids of a caption without a vocabulary: a word's id is a hash of its letters."""
+    ids = [START]
+    for word in re.findall(r"\w+", caption.lower()):
+        digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
+        ids.append(2 + int.from_bytes(digest, "little") % (WORDS - 2))
+    return [*ids, END]
+
+
+def _seeded_network() -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=WORDS,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        bos_token_id=START,
+        eos_token_id=END,
+        pad_token_id=END,
+    )
+    network: nn.Module = CLIPTextModel(config)
+    # Our own draw, so that the weights do not follow how transformers initialises this year.
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 2:
+            std = 1.0 if "token_embedding" in name else 0.5 * parameter.shape[1] ** -0.5
+            nn.init.normal_(parameter, std=std, generator=generator)
+    return network
+
+
+def _clip(folder: Path) -> tuple[nn.Module, Tokenize]:
+    from transformers import AutoConfig, CLIPTextModel, CLIPTokenizer
+
+    try:
+        kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        if kind not in ("clip", "clip_text_model"):
+            raise ValueError(f"its config.json is of a model of type {kind!r}")
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        network: nn.Module = CLIPTextModel.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder} does not load as a CLIP text encoder ({_first_line(error)}): expected "
+            "config.json, model.safetensors, vocab.json and merges.txt as `hf download "
+            "openai/clip-vit-base-patch32` writes them."
+        ) from error
+    return network, lambda caption: list(tokenizer(caption)["input_ids"])
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(
+            f"no text encoder at {name!r}: name a folder with a CLIP checkpoint, a hub id such as "
+            "openai/clip-vit-base-patch32, or `seeded`."
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
+    except (OSError, ValueError):  # not downloaded before
+        pass
+    try:
+        _ask_hub()
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name!r} is neither a folder here nor a model that the Hugging Face hub gave "
+            f"({_first_line(error)}): where the hub can be reached run `hf download {name} "
+            "--local-dir DIR`, bring DIR here and pass `--text-encoder DIR`."
+        ) from error
+
+
+def _ask_hub() -> None:
+    # huggingface_hub retries a host that does not resolve for half a minute; this asks once.
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError:  # any status is an answer
+        pass
+
+
+def _hash_weights(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
