@@ -25,7 +25,10 @@ NOT_VERBS = {"is", "was", "his", "as", "this", "its", "always", "perhaps", "towa
 
 # A second verb is only taken for one where one of these follows: `picks plates and cups` has none.
 _OBJECT_WORDS = "the|a|an|it|them|his|her|their|another|some"
-_SECOND_VERB = re.compile(rf"\b(and|then|,)(\s+)([a-z]+s)(?=\s+(?:{_OBJECT_WORDS})\b)")
+_PARTICLES = "up|down|off|out|away|back|aside|over"
+_SECOND_VERB = re.compile(
+    rf"\b(and|then|,)(\s+)([a-z]+s)(?=\s+(?:(?:{_PARTICLES})\s+)?(?:{_OBJECT_WORDS})\b)"
+)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from handloom.stages.caption import base_form, instruction
         ("#C C moves #unsure to the table", "move to the table"),
         ("#C C picks a cup and washes it", "pick a cup and wash it"),
         ("#C C picks plates and cups on a table", "pick plates and cups on a table"),
+        ("#C C pours coffee and puts down the kettle", "pour coffee and put down the kettle"),
         ("#C C has a knife", "have a knife"),
         ("#C C is cooking", "the person is cooking"),
         ("#C C and X carry a table", "the person and X carry a table"),
