@@ -50,6 +50,8 @@ def config(shards, tmp_path):
         steps=12,
         batch_size=2,
         warmup=4,
+        lr=2e-3,
+        threads=1,  # the same in this process, whatever ran before, as in a new one
         text_length=8,
         log_every=3,
         val_every=6,
