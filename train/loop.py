@@ -53,7 +53,7 @@ def train(job: "Job", stop_asked: Callable[[], bool]) -> None:
         for group in optimizer.param_groups:
             group["lr"] = config.lr * schedule(job.step, config)
         with job.autocast():
-            loss = model.loss(codes_BN, text_BLE).mean()
+            loss = job.objective(model.loss(codes_BN, text_BLE))
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
@@ -120,6 +120,11 @@ class Job:
         """Codes int64 [B, N] and text features [B, L, E] of a batch."""
         tokens_BVFRC = torch.from_numpy(batch["tokens"].astype(np.int32))
         return to_sequence(tokens_BVFRC).to(self.config.device), self.text(batch["caption"])
+
+    def objective(self, loss_BN: Tensor) -> Tensor:
+        """The mean over the frames to predict, plus a little of the first, which is given."""
+        n = self.shape.codes_per_frame
+        return loss_BN[:, n:].mean() + self.config.first_frame_weight * loss_BN[:, :n].mean()
 
     def autocast(self) -> torch.autocast:
         """Mixed precision, where asked for."""

@@ -33,6 +33,9 @@ class PretrainConfig:
     """Steps over which the learning rate rises; then it falls along a cosine to a twentieth."""
     weight_decay: float = 0.1
     """AdamW's decay of matrices; norms and biases are not decayed."""
+    first_frame_weight: float = 0.02
+    """Weight of frame 0's loss beside that of the later frames. At 1 a small corpus is memorised:
+    on the sample the accuracy on held-out later frames is 79.1 % then, and 80.6 % at 0.02."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     seed: int = 0
