@@ -3,7 +3,6 @@
 The decision is not made here: `select` reads the stored numbers, so thresholds cost no decoding.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from handloom.errors import RunError
 from handloom.stages.base import Stage
 from handloom.stages.records import Clip, Hand, HandRow, Row
 from handloom.stages.video import Video
+from handloom.tokenize.shards import sha256_file
 
 MODEL = Path(__file__).parent / "models" / "hand_landmarker.task"
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -45,7 +45,7 @@ class Hands(Stage):
 
     def models(self) -> dict[str, str]:
         """SHA-256 of the landmarker."""
-        return {MODEL.name: _sha256(MODEL)}
+        return {MODEL.name: sha256_file(MODEL)}
 
     def setup(self) -> None:
         """Load the landmarker on this worker."""
@@ -154,11 +154,6 @@ def _landmarker(max_hands: int, detection: float, presence: float) -> Any:
         min_hand_presence_confidence=presence,
     )
     return vision.HandLandmarker.create_from_options(options)
-
-
-@cache
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _hand(frame: int, points: list[Any], side: Any) -> Hand:

@@ -18,12 +18,9 @@ starts, took the bundled encoder from 40 to 32 ms a frame on one core.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from numpy.typing import NDArray
 
 from handloom.errors import UserError
 from handloom.tokenize.frames import RESIZE_RULE
+from handloom.tokenize.hub import ask_hub
 
 BUNDLED = Path(__file__).parent / "models" / "vqgan-f16-1024"
 CONFIG, WEIGHTS, SIDECAR = "config.json", "diffusion_pytorch_model.safetensors", "handloom.json"
@@ -40,7 +38,6 @@ SUBFOLDERS = ("", "vqvae", "vqgan", "movq")  # where pipelines on the hub keep t
 DEFAULT_INPUT_RANGE = (0.0, 1.0)
 DEFAULT_RESOLUTION = 256
 MAX_CODES = 65_536  # shards hold uint16
-HUB_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -297,7 +294,7 @@ def _from_hub(model: str) -> Path:
     except (OSError, ValueError, UserError):  # not in the cache, or only other files of it
         pass
     try:
-        _ask_hub()
+        ask_hub()
         return _vqmodel_in(Path(snapshot_download(model, allow_patterns=wanted)))
     except (OSError, ValueError) as error:
         raise UserError(
@@ -306,17 +303,6 @@ def _from_hub(model: str) -> Path:
             f"--local-dir DIR` (needed are {CONFIG} and {WEIGHTS} of its root or of its vqvae/ "
             "folder), bring DIR here and pass `--tokens.model DIR`"
         ) from error
-
-
-def _ask_hub() -> None:
-    # huggingface_hub retries a name that does not resolve for 23 s; ask once, with a time limit
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set")
-    with contextlib.suppress(urllib.error.HTTPError):  # any status is an answer
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S).close()
 
 
 def _is_vqmodel(config: dict[str, Any]) -> bool:

@@ -9,8 +9,6 @@ Shapes: B captions, L tokens a caption, E width of the encoder.
 
 import hashlib
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from handloom.errors import UserError
+from handloom.tokenize.hub import ask_hub
 
 CACHED_CAPTIONS = 8_192  # at L = 24 and E = 512 about 0.4 GB
 HUB_FILES = ["config.json", "model.safetensors", "*token*.json", "vocab.json", "merges.txt"]
-HUB_TIMEOUT_S = 5.0
 
 Tokenize = Callable[[str], list[int]]
 
@@ -162,7 +160,7 @@ def _from_hub(name: str) -> Path:
     except (OSError, ValueError):  # not downloaded before
         pass
     try:
-        _ask_hub()
+        ask_hub()
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
         raise UserError(
@@ -170,19 +168,6 @@ def _from_hub(name: str) -> Path:
             f"({_first_line(error)}): where the hub can be reached run `hf download {name} "
             "--local-dir DIR`, bring DIR here and pass `--text-encoder DIR`."
         ) from error
-
-
-def _ask_hub() -> None:
-    # huggingface_hub retries a host that does not resolve for half a minute; this asks once.
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set")
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S).close()
-    except urllib.error.HTTPError:  # any status is an answer
-        pass
 
 
 def _hash_weights(network: nn.Module) -> str:
