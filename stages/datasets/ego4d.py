@@ -240,5 +240,6 @@ ADAPTER = Adapter(
     annotations=annotations,
     text_kind="narration",
     licence="ego4d-signed-licence",
+    terms="Research under a signed licence; no redistribution of video or annotations.",
     how_to_get=HOW_TO_GET,
 )
