@@ -63,9 +63,9 @@ class SourceVideo:
     split: str
     version: str
     spans: tuple[Span, ...] = field(default=(), repr=False)
+    expected_s: float = 0.0
     part: str = ""
     raw: Any = field(default=None, repr=False)
-    expected_s: float = 0.0
     whole_if_shorter_s: float = 0.0
     reason: str = ""
 
