@@ -37,7 +37,7 @@ BATCH = 8
 def clips_of(data: Path) -> list[Clip]:
     """The clips of a miniature, as `ingest` makes them, a video's clips together."""
     ingest = Ingest(dataset="sample").at(data)
-    rows = [clip for v in ingest.source() for clip in run_isolated(ingest, (v,))]
+    rows = [clip for v in ingest.sources() for clip in run_isolated(ingest, (v,))]
     return [clip for clip in rows if isinstance(clip, Clip) and clip.status == "ok"]
 
 

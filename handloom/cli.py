@@ -150,20 +150,21 @@ class SampleCommand:
     """Write a miniature of a dataset, rendered, in its official layout."""
 
     dataset: Annotated[str, tyro.conf.Positional] = field()
-    """ego4d"""
+    """ego4d, howto100m, ssv2, epic_kitchens, kinetics700, rt1, bridge, calvin, rlds, hdf5 or
+    lerobot"""
     out: Path = field()
     """The folder to write."""
     clips: int | None = None
-    """About how many narrated hand actions; by default as many as `curate sample` renders."""
+    """About how many hand actions or episodes; each dataset has its own default."""
     seed: int = 0
 
 
 def sample(args: Sequence[str]) -> None:
     """`handloom sample`."""
-    from handloom.stages.miniatures.catalog import MINIATURES
+    from handloom.stages.miniatures.catalog import MODULES, miniature
 
     command = parse(SampleCommand, args, "sample")
-    write = MINIATURES[choice(command.dataset, MINIATURES, "miniature")]
+    write = miniature(choice(command.dataset, MODULES, "miniature"))
     size = {} if command.clips is None else {"clips": command.clips}
     write(command.out, seed=command.seed, **size)
     print(f"{command.out} holds a miniature {command.dataset}: curate it with `handloom curate "

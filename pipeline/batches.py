@@ -1,19 +1,26 @@
 """What is left to do: a stage's inputs less what its table holds, in batches of one bucket."""
 
 import hashlib
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from handloom.pipeline.job import Job
 from handloom.stages.base import clip_order
-from handloom.stages.datasets.source import SourceVideo
+from handloom.stages.datasets.source import SourceEpisode, SourceVideo
 from handloom.stages.ingest import Ingest
-from handloom.stages.records import Clip, Row
+from handloom.stages.ingest_episodes import EpisodeIngest
+from handloom.stages.probes import Probe, probe_table
+from handloom.stages.records import Clip, EpisodeClip, Row, clip_id
 from handloom.stages.tables import Table, bucket_of
 
+Source = SourceVideo | SourceEpisode
+
 CLIPS_WAITING = 2048  # the size of a part where computing costs next to nothing
+UNITS_WAITING = 256  # files that a worker takes in at a time
+ALL_WAITING = 65_536  # clips held back in all, some 60 MB
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Batch:
 
 def remaining(job: Job, stage: str) -> Iterator[Batch]:
     """The batches that a stage has not written yet."""
-    return _videos(job) if stage == "ingest" else _clips(job, stage)
+    return _units(job) if stage == "ingest" else _clips(job, stage)
 
 
 def count_remaining(job: Job, stage: str) -> int | None:
@@ -58,44 +65,85 @@ def forget_failed(job: Job, stage: str) -> dict[str, int]:
     table = job.tables[stage]
     if stage != "ingest":
         return table.drop(Row, lambda row: row.status == "failed")
-    # A video is ingested whole: its rejected clips go as well, or it would count as done.
+    probe_table(job.cache).drop(Probe, lambda row: row.status == "failed")
+    # A unit is ingested whole: its rejected clips go as well, or it would count as done.
     failed = {row.clip_id: row for row in table.read(Clip) if row.status == "failed"}
-    videos = {row.video_id for row in failed.values()}
-    table.drop(Clip, lambda row: row.video_id in videos)
+    units = {row.unit for row in failed.values()}
+    table.drop(Clip, lambda row: row.unit in units)
     return {clip_id: row.attempts for clip_id, row in failed.items()}
 
 
 def readmit_missing(job: Job) -> None:
     """Forget the rows of videos that were missing and whose files have come since."""
-    table, ingest = job.tables["ingest"], job.stages["ingest"]
-    assert isinstance(ingest, Ingest)
-    missing = {row.video_id for row in table.read(Clip) if row.reason == "missing_file"}
-    if missing:
-        come = {v.video_id for v in ingest.source() if v.video_id in missing and v.media_path}
+    table, ingest = job.tables["ingest"], job.config.ingest
+    missing = table.where("reason", "missing_file", "unit")
+    if missing and isinstance(ingest, Ingest):
+        sources = ingest.at(job.data).sources()
+        come = {v.unit for v in sources if v.unit in missing and v.media_path}
         if come:
-            table.drop(Clip, lambda row: row.video_id in come)
+            table.drop(Clip, lambda row: row.unit in come)
 
 
-def _videos(job: Job) -> Iterator[Batch]:
-    table, ingest = job.tables["ingest"], job.stages["ingest"]
-    assert isinstance(ingest, Ingest)
-    done = table.values("video_id")
-    waiting: dict[str, list[SourceVideo]] = defaultdict(list)
-    for video in ingest.source():
-        if video.video_id in done or not video.spans:
+def reject_duplicates(job: Job) -> None:
+    """Of robot episodes with the same content keep the first unit; the others are rejected.
+
+    An episode's identity is found on reading it, so two workers can come upon the same one: in a
+    shard that lies there under two names, or in V1 data within V2.
+    """
+    if not isinstance(job.config.ingest, EpisodeIngest):
+        return
+    table = job.tables["ingest"]
+    first: dict[str, str] = {}
+    rest: set[str] = set()
+    for row in table.read(_Identity):
+        loser = max(row.unit, first.setdefault(row.clip_id, row.unit))
+        if row.unit != first[row.clip_id]:
+            first[row.clip_id] = min(row.unit, first[row.clip_id])
+            rest.add(loser)
+    if not rest:
+        return
+    again = [row for row in table.read(EpisodeClip) if row.unit in rest]
+    table.drop(_Identity, lambda row: row.unit in rest)  # if killed here they are read again
+    for clip in again:
+        own_id = clip_id(clip.dataset, clip.unit, 0.0, math.inf)
+        duplicate = replace(clip, clip_id=own_id, status="rejected", reason="duplicate")
+        name = hashlib.blake2b(clip.unit.encode(), digest_size=6).hexdigest()
+        table.write(clip.bucket, name, [duplicate], EpisodeClip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Identity(Row):
+    unit: str
+
+
+def _units(job: Job) -> Iterator[Batch]:
+    """Batches of what the annotations list; those of one bucket wait for each other."""
+    done = job.tables["ingest"].values("unit")
+    waiting: dict[str, list[Source]] = defaultdict(list)
+    clips: Counter[str] = Counter()
+    held = 0
+    ingest = job.stages["ingest"]
+    assert isinstance(ingest, Ingest | EpisodeIngest)
+    for source in ingest.sources():
+        if source.unit in done or not source.clips:
             continue
-        bucket = bucket_of(video.video_id)
-        waiting[bucket].append(video)
-        if sum(len(v.spans) for v in waiting[bucket]) >= CLIPS_WAITING:
-            yield _video_batch(bucket, waiting.pop(bucket))
+        bucket = bucket_of(source.bucket_key)
+        waiting[bucket].append(source)
+        clips[bucket] += source.clips
+        held += source.clips
+        if held >= ALL_WAITING:
+            bucket = max(clips, key=clips.__getitem__)
+        elif clips[bucket] < CLIPS_WAITING and len(waiting[bucket]) < UNITS_WAITING:
+            continue
+        held -= clips[bucket]
+        yield _unit_batch(bucket, waiting.pop(bucket), clips.pop(bucket))
     for bucket in sorted(waiting):
-        yield _video_batch(bucket, waiting[bucket])
+        yield _unit_batch(bucket, waiting[bucket], clips[bucket])
 
 
-def _video_batch(bucket: str, videos: list[SourceVideo]) -> Batch:
-    keys = tuple(video.video_id for video in videos)
-    clips = sum(len(video.spans) for video in videos)
-    return Batch(bucket, keys, tuple((video,) for video in videos), clips)
+def _unit_batch(bucket: str, sources: list[Source], clips: int) -> Batch:
+    keys = tuple(source.unit for source in sources)
+    return Batch(bucket, keys, tuple((source,) for source in sources), clips)
 
 
 def _clips(job: Job, stage: str) -> Iterator[Batch]:
@@ -114,7 +162,7 @@ def _bucket_items(job: Job, stage: str, bucket: str) -> list[tuple[Any, ...]]:
     wanted = _ok_ids(job.tables[kind.gate], bucket) - job.tables[stage].values("clip_id", bucket)
     if not wanted:
         return []
-    clips = [c for c in job.tables["ingest"].read(Clip, bucket) if c.clip_id in wanted]
+    clips = [c for c in job.tables["ingest"].read(kind.clip_type, bucket) if c.clip_id in wanted]
     sources = [
         {row.clip_id: row for row in job.tables[name].read(row_type, bucket)}
         for name, row_type in kind.reads.items()

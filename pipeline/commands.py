@@ -3,7 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,21 +16,25 @@ from handloom.pipeline import output
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.display import closing_table
 from handloom.pipeline.job import Job
-from handloom.pipeline.recipes import RECIPES, CurateConfig
+from handloom.pipeline.recipes import RECIPES, CurateConfig, EpisodeConfig
 from handloom.stages import funnel
-from handloom.stages.ingest import ADAPTERS, Ingest
-from handloom.stages.miniatures.catalog import MINIATURES
+from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
+from handloom.stages.datasets.source import SourceEpisode
+from handloom.stages.ingest import Ingest
+from handloom.stages.ingest_episodes import EpisodeIngest
+from handloom.stages.miniatures.catalog import miniature
+from handloom.stages.pack import check_licences
 from handloom.stages.records import Row
 from handloom.stages.tables import open_tables
-from handloom.stages.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurateCommand(CurateConfig):
-    """From a dataset's videos to token shards. Run the same command again to resume."""
+class _Places:
+    """Arguments of `curate` and `plan` beside the options of the stages."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """sample or ego4d"""
+    """sample, ego4d, howto100m, ssv2, epic_kitchens, kinetics700, rt1, bridge, calvin, rlds, hdf5
+    or lerobot"""
     data: Path | None = None
     """Folder of the dataset; by default data/DATASET. `sample` writes its own."""
     out: Path | None = None
@@ -41,6 +45,16 @@ class CurateCommand(CurateConfig):
     """Try the failed clips again."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CurateCommand(_Places, CurateConfig):
+    """From a dataset's videos to token shards. Run the same command again to resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesCommand(_Places, EpisodeConfig):
+    """From robot episodes to token shards. Run the same command again to resume."""
+
+
 def read_command(args: Sequence[str], name: str) -> Job:
     """Parse the arguments of `curate` and `plan`: the recipe, then --config, then the flags.
 
@@ -49,12 +63,13 @@ def read_command(args: Sequence[str], name: str) -> Job:
     """
     named = [a for a in args[:1] if not a.startswith("-")]
     dataset = choice(named[0], RECIPES, "dataset") if named else "sample"
-    recipe = {f.name: getattr(RECIPES[dataset](), f.name) for f in fields(CurateConfig)}
-    default = CurateCommand(dataset=dataset, **recipe)
+    base = RECIPES[dataset]()
+    kind = EpisodesCommand if isinstance(base, EpisodeConfig) else CurateCommand
+    default = kind(dataset=dataset, **{f.name: getattr(base, f.name) for f in fields(base)})
     if not named and not {"-h", "--help"} & set(args):
         raise UserError(f"{name} needs a dataset; handloom knows {', '.join(RECIPES)}.")
-    command = parse(CurateCommand, [*args, *_yaml_flags(args)], name, default=default)
-    config = CurateConfig(**{key: getattr(command, key) for key in recipe})
+    command = parse(kind, [*args, *_yaml_flags(args)], name, default=default)
+    config = type(base)(**{f.name: getattr(command, f.name) for f in fields(base)})
     out = command.out or Path("runs") / dataset
     data = command.data or (out / "source" if dataset == "sample" else Path("data") / dataset)
     return Job(dataset, data.absolute(), out.absolute(), config, command.retry_failed)
@@ -69,7 +84,7 @@ def curate(args: Sequence[str]) -> None:
     with output.claimed(job):
         if _renders_its_data(job):
             print(f"rendering a miniature Ego4D into {job.data}", flush=True)
-            MINIATURES["ego4d"](job.data, seed=0)
+            miniature("ego4d")(job.data, seed=0)
             _check_inputs(job)
         for stage in job.stages:
             if changes := job.changes(stage):
@@ -109,8 +124,9 @@ def plan(args: Sequence[str]) -> None:
 def status(out: Path) -> None:
     """Print the closing table of a run, finished or not."""
     tables = open_tables(out)
-    if len(tables) < len(funnel.FLOW):
-        missing = [name for name in funnel.FLOW if name not in tables]
+    wanted = funnel.flow(output.read_run(out)["config"])
+    if len(tables) < len(wanted):
+        missing = [name for name in wanted if name not in tables]
         print(f"not finished: {', '.join(missing)} not begun")
         for name, table in tables.items():
             print(f"{name}: {len(table.values('clip_id'))} rows")
@@ -124,8 +140,24 @@ def report(out: Path) -> None:
     from handloom.stages import report as pages
 
     record = output.read_run(out)
-    encoder = Tokens(**record["config"]["tokens"])
-    print(pages.write(open_tables(out), Path(record["data"]), out, encoder))
+    job = Job(record["dataset"], Path(record["data"]), out, _recorded_config(record))
+    print(pages.write(open_tables(out), job.stages, out))
+
+
+def _recorded_config(record: dict[str, Any]) -> CurateConfig | EpisodeConfig:
+    """The configuration that run.yaml holds, less options that this version does not know."""
+    base = RECIPES[choice(record["dataset"], RECIPES, "dataset")]()
+    found = {}
+    for part in fields(base):
+        default = getattr(base, part.name)
+        stored = record["config"].get(part.name, {})
+        known = {f.name: _as_tuple(stored[f.name]) for f in fields(default) if f.name in stored}
+        found[part.name] = replace(default, **known)
+    return type(base)(**found)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _renders_its_data(job: Job) -> bool:
@@ -136,26 +168,32 @@ def _renders_its_data(job: Job) -> bool:
 def _check_inputs(job: Job) -> None:
     """Read what the fingerprints need, so that missing data and models are told of at once."""
     ingest = job.config.ingest
-    choice(ingest.format, ADAPTERS, "format")
+    choice(ingest.format, VIDEO_FORMATS if isinstance(ingest, Ingest) else ROBOT_FORMATS, "format")
     if not job.data.is_dir():
         raise UserError(
             f"{job.data} is not there; name the {job.dataset} folder with --data (make: DATA=…). "
             f"{ingest.adapter.how_to_get} To rehearse without it: `handloom sample "
-            f"{ingest.format} --out DIR`, then --data DIR."
+            f"{job.dataset} --out DIR`, then --data DIR."
         )
+    check_licences([ingest.licence_class], job.config.pack.licences)
     _ = job.tables
 
 
 def _print_source(job: Job) -> None:
     spans: Counter[str] = Counter()
-    videos: Counter[str] = Counter()
+    units: Counter[str] = Counter()
     ingest = job.stages["ingest"]
-    assert isinstance(ingest, Ingest)
-    for video in ingest.source():
-        videos[video.reason or "to read"] += 1
-        spans.update(video.reason or span.reason or "to read" for span in video.spans)
-    for name, counts in (("videos", videos), ("spans", spans)):
-        print(f"{name}: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common()))
+    assert isinstance(ingest, Ingest | EpisodeIngest)
+    for source in ingest.sources():
+        left_out = source.reason or ("unreadable" if getattr(source, "error", "") else "")
+        units[left_out or "to read"] += 1
+        if not isinstance(source, SourceEpisode):
+            spans.update(left_out or span.reason or "to read" for span in source.spans)
+    what = "videos" if isinstance(ingest, Ingest) else "episodes"
+    for name, counts in ((what, units), ("spans", spans)):
+        if counts:
+            told = ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common())
+            print(f"{name}: {told}")
 
 
 def _print_failures(out: Path, most: int = 10) -> None:

@@ -1,6 +1,7 @@
 """The curation DAG on Ray: one task for each stage, waiting for the stages before it.
 
-    ingest -> hands -> select -> (caption, tokens) -> pack -> report
+    ingest -> hands -> select -> (caption, tokens) -> pack -> report      videos of people
+    ingest -> episodes -> (caption, tokens) -> pack -> report             robot episodes
 
 A stage's task takes no core: it hands batches to its pool of workers, which take one each.
 """
@@ -16,11 +17,19 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from handloom.pipeline.batches import count_remaining, forget_failed, readmit_missing, remaining
+from handloom.pipeline.batches import (
+    count_remaining,
+    forget_failed,
+    readmit_missing,
+    reject_duplicates,
+    remaining,
+)
 from handloom.pipeline.display import Display, Progress
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Counts, Pool, work
-from handloom.stages import report
+from handloom.pipeline.recipes import EpisodeConfig
+from handloom.stages import card, report
+from handloom.stages.funnel import flow
 from handloom.stages.pack import plan_shards, write_planned
 from handloom.stages.tables import effort, read_marker, write_marker
 from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
@@ -43,11 +52,8 @@ def curate(job: Job) -> None:
     with session(job), Display(job) as display:
         progress = ray.remote(num_cpus=0)(Progress).remote()
         after: dict[str, Any] = {}
-        after["ingest"] = run_stage.remote("ingest", job, progress)
-        after["hands"] = run_stage.remote("hands", job, progress, after["ingest"])
-        after["select"] = run_stage.remote("select", job, progress, after["hands"])
-        after["caption"] = run_stage.remote("caption", job, progress, after["select"])
-        after["tokens"] = run_stage.remote("tokens", job, progress, after["select"])
+        for name, gate in flow(job.stages).items():
+            after[name] = run_stage.remote(name, job, progress, *([after[gate]] if gate else []))
         after["pack"] = pack.remote(job, progress, after["caption"], after["tokens"])
         after["report"] = write_report.remote(job, progress, after["pack"])
         try:
@@ -91,6 +97,9 @@ def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
     for counts in _work(job, name, attempts):
         computed += sum(counts.values())
         progress.advance.remote(name, dict(counts))
+    if name == "ingest":
+        reject_duplicates(job)
+        card.write(table, job.config.ingest, job.cache)
     write_marker(table.folder, marker | _add(spent, computed, started) | {"finished": True})
     progress.finish.remote(name)
 
@@ -176,22 +185,24 @@ def _manifest_facts(job: Job) -> dict[str, Any]:
     tokenizer = tokens.tokenizer()
     return {
         "tokenizer": tokenizer | {"model": tokens.model},
-        "frames": {
-            "count": tokens.frames,
-            "sampling": "middle of equal slices of the clip",
-            "resolution": tokenizer["resolution"],
-            "resize_rule": tokenizer["resize_rule"],
-        },
-        "views": ["main"],
+        "frames": _sampling(job)
+        | {"resolution": tokenizer["resolution"], "resize_rule": tokenizer["resize_rule"]},
         "dataset": job.dataset,
         "config": {name: job.settings[name] for name in job.stages}
         | {"pack": asdict(job.config.pack)},
     }
 
 
+def _sampling(job: Job) -> dict[str, Any]:
+    if isinstance(job.config, EpisodeConfig):
+        return {"sampling": "every step of the episode", "hz": job.config.episodes.hz}
+    sampling = "middle of equal slices of the clip"
+    return {"count": job.config.tokens.frames, "sampling": sampling, "views": ["main"]}
+
+
 @ray.remote(num_cpus=1, max_retries=0)
 def write_report(job: Job, progress: Any, *after: None) -> None:
     """Write report/index.html."""
     progress.start.remote("report", None)
-    report.write(job.tables, job.data, job.out, job.config.tokens)
+    report.write(job.tables, job.stages, job.out)
     progress.finish.remote("report")

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from handloom.pipeline.recipes import CurateConfig
+from handloom.pipeline.recipes import Config
 from handloom.stages.base import Stage, fingerprint
 from handloom.stages.tables import Table, read_marker, stage_folder
 
@@ -19,13 +19,20 @@ class Job:
     dataset: str
     data: Path
     out: Path
-    config: CurateConfig
+    config: Config
     retry_failed: bool = False
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """The row stages, reading from the job's data folder."""
-        return {name: stage.at(self.data) for name, stage in self.config.stages().items()}
+        ingest = self.config.ingest.at(self.data, self.cache)
+        later = {n: s.at(self.data, self.cache, ingest) for n, s in self.config.stages().items()}
+        return later | {"ingest": ingest}
+
+    @property
+    def cache(self) -> Path:
+        """What is worth keeping when settings change; may be deleted at any time."""
+        return self.out / "cache"
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:

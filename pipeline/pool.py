@@ -41,6 +41,7 @@ class _Worker:
 def work(stage: Stage, table: Table, batch: Batch, attempts: dict[str, int]) -> Counts:
     """Compute a batch and write its part; returns how many rows have which status."""
     rows = [row for inputs in batch.inputs for row in run_isolated(stage, inputs)]
+    stage.flush()
     return write(stage, table, batch, rows, attempts)
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from handloom.stages.base import Stage
-from handloom.stages.caption import Caption
+from handloom.stages.caption import Caption, EpisodeCaption
+from handloom.stages.episodes import Episodes
 from handloom.stages.hands import Hands
 from handloom.stages.ingest import Ingest
+from handloom.stages.ingest_episodes import EpisodeIngest
 from handloom.stages.pack import Pack
 from handloom.stages.select import Select
-from handloom.stages.tokens import Tokens
+from handloom.stages.tokens import EpisodeTokens, Tokens
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Run:
 
 @dataclass(frozen=True)
 class CurateConfig:
-    """Everything that can be set about a curation run."""
+    """Everything that can be set about curating videos of people."""
 
     ingest: Ingest = field(default_factory=Ingest)
     hands: Hands = field(default_factory=Hands)
@@ -44,6 +46,26 @@ class CurateConfig:
         return {stage.name: stage for stage in row_stages}
 
 
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """Everything that can be set about curating robot episodes."""
+
+    ingest: EpisodeIngest = field(default_factory=EpisodeIngest)
+    episodes: Episodes = field(default_factory=Episodes)
+    caption: EpisodeCaption = field(default_factory=EpisodeCaption)
+    tokens: EpisodeTokens = field(default_factory=EpisodeTokens)
+    pack: Pack = field(default_factory=Pack)
+    run: Run = field(default_factory=Run)
+
+    def stages(self) -> dict[str, Stage]:
+        """The stages that turn episodes into rows, in the order of the data flow."""
+        row_stages = (self.ingest, self.episodes, self.caption, self.tokens)
+        return {stage.name: stage for stage in row_stages}
+
+
+Config = CurateConfig | EpisodeConfig
+
+
 def ego4d() -> CurateConfig:
     """Ego4D's full-scale videos, cut at their narrations."""
     return CurateConfig()
@@ -56,4 +78,69 @@ def sample() -> CurateConfig:
     return replace(base, ingest=synthetic)
 
 
-RECIPES: dict[str, Callable[[], CurateConfig]] = {"sample": sample, "ego4d": ego4d}
+def howto100m() -> CurateConfig:
+    """HowTo100M: lines of speech merged into clips of 2 to 15 s."""
+    return _videos("howto100m", min_seconds=2.0, max_seconds=15.0)
+
+
+def ssv2() -> CurateConfig:
+    """Something-Something V2: short whole files."""
+    return _videos("ssv2")
+
+
+def epic_kitchens() -> CurateConfig:
+    """EPIC-KITCHENS: annotated segments; half of them are shorter than two seconds."""
+    return _videos("epic_kitchens", min_seconds=0.5)
+
+
+def kinetics700() -> CurateConfig:
+    """Kinetics-700 and 700-2020: trimmed files of ten seconds with a label."""
+    base = _videos("kinetics700")
+    return replace(base, ingest=replace(base.ingest, format="kinetics"))
+
+
+def rt1() -> EpisodeConfig:
+    """RT-1's episodes at 3 Hz."""
+    return _episodes("rt1")
+
+
+def bridge() -> EpisodeConfig:
+    """Bridge in any of its three layouts, at 5 Hz."""
+    return _episodes("bridge")
+
+
+def calvin() -> EpisodeConfig:
+    """CALVIN's language windows at 30 Hz."""
+    return _episodes("calvin")
+
+
+def rlds() -> EpisodeConfig:
+    """Any other dataset in RLDS form; its units and rate are told by options."""
+    return _episodes("rlds")
+
+
+def hdf5() -> EpisodeConfig:
+    """HDF5 demonstrations: robomimic, LIBERO, ALOHA."""
+    return _episodes("hdf5")
+
+
+def lerobot() -> EpisodeConfig:
+    """LeRobot datasets; what their numbers mean is told by options."""
+    return _episodes("lerobot")
+
+
+def _videos(name: str, **options: float) -> CurateConfig:
+    return CurateConfig(ingest=Ingest(dataset=name, format=name, **options))  # type: ignore[arg-type]
+
+
+def _episodes(name: str) -> EpisodeConfig:
+    return EpisodeConfig(ingest=EpisodeIngest(dataset=name, format=name))
+
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        sample, ego4d, howto100m, ssv2, epic_kitchens, kinetics700, rt1, bridge,
+        calvin, rlds, hdf5, lerobot,
+    )
+}  # fmt: skip

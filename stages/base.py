@@ -26,6 +26,8 @@ class Stage:
     row_type: ClassVar[type[Row]]
     code_version: ClassVar[int] = 1
     """Raised by hand whenever the same options would give other rows."""
+    clip_type: ClassVar[type[Clip]] = Clip
+    """How much of the clip's row this stage wants."""
     reads: ClassVar[dict[str, type[Row]]] = {}
     """Tables whose rows this stage is given after the clip, and the columns it wants of each."""
     gate: ClassVar[str] = "ingest"
@@ -34,6 +36,10 @@ class Stage:
     """Whether a clip takes so little that starting workers would cost more than it saves."""
     data: ClassVar[Path] = Path()
     """The data folder: set by `at`, so neither a flag nor part of the fingerprint."""
+    cache: ClassVar[Path | None] = None
+    """Folder for what is worth keeping between runs, set by `at`; None keeps nothing."""
+    source: ClassVar["Stage | None"] = None
+    """The run's ingest stage, which knows how to open what it took in; set by `at`."""
 
     def setup(self) -> None:
         """Load models; called once on each worker before the first clip."""
@@ -46,6 +52,9 @@ class Stage:
         """The rows to write when the inputs could not be processed."""
         raise TypeError(f"{type(self).__name__} defines no failed")
 
+    def flush(self) -> None:
+        """Called after each batch, before its rows are written."""
+
     def models(self) -> dict[str, str]:
         """Weight hashes of the models this stage uses."""
         return {}
@@ -55,10 +64,11 @@ class Stage:
         options = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"code_version": self.code_version, "models": self.models(), **options}
 
-    def at(self, data: Path) -> Self:
-        """The same stage with its data folder set."""
+    def at(self, data: Path, cache: Path | None = None, source: "Stage | None" = None) -> Self:
+        """The same stage with its data folder, its cache and the run's ingest stage set."""
         placed = copy.copy(self)
-        object.__setattr__(placed, "data", data)  # frozen for everyone else
+        for name, value in (("data", data), ("cache", cache), ("source", source)):
+            object.__setattr__(placed, name, value)  # frozen for everyone else
         return placed
 
 

@@ -59,6 +59,13 @@ class Caption(Stage):
         )
 
 
+@dataclass(frozen=True)
+class EpisodeCaption(Caption):
+    """Options of `caption` for robot episodes, whose instructions are their captions."""
+
+    gate: ClassVar[str] = "episodes"
+
+
 def instruction(text: str) -> str:
     """An imperative from a narration in the third person, lower case, without a full stop.
 

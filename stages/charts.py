@@ -15,7 +15,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fafaf8; m
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; } td, th { padding: .3rem .9rem; text-align: right;
        vertical-align: top; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; }
+td:first-child, th:first-child, .words { text-align: left; }
 figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 small { color: #666; } img { max-width: 100%; border-radius: 3px; display: block; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
@@ -57,6 +57,15 @@ def funnel_section(funnel: Funnel, out: Path) -> str:
         f"{funnel.failed} failed.</p><table><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr>"
         f"{''.join(rows)}</table>"
     )
+
+
+def card_section(lines: list[tuple[str, str]]) -> str:
+    """The dataset card: a label and a sentence on each line."""
+    rows = "".join(
+        f"<tr><td>{html.escape(label)}</td><td class=words>{html.escape(text)}</td></tr>"
+        for label, text in lines
+    )
+    return f"<h2>Dataset</h2><table>{rows}</table>" if lines else ""
 
 
 def verb_section(verbs: Counter[str]) -> str:

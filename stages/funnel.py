@@ -1,14 +1,22 @@
 """The funnel: what became of every clip, counted from the tables."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from handloom.errors import RunError
 from handloom.stages.records import Row
 from handloom.stages.tables import Table
 
-FLOW = ("ingest", "hands", "select", "caption", "tokens")
-BEFORE = {"hands": ("ingest",), "select": ("hands",), "caption": ("select",), "tokens": ("select",)}
+CLIP_FLOW = {
+    "ingest": "", "hands": "ingest", "select": "hands", "caption": "select", "tokens": "select",
+}  # fmt: skip
+EPISODE_FLOW = {"ingest": "", "episodes": "ingest", "caption": "episodes", "tokens": "episodes"}
+
+
+def flow(stages: Iterable[str]) -> dict[str, str]:
+    """The row stages in order, each with the stage whose `ok` rows come to it."""
+    return EPISODE_FLOW if "episodes" in stages else CLIP_FLOW
 
 
 @dataclass
@@ -46,13 +54,13 @@ def count(tables: dict[str, Table], complete: bool = True) -> Funnel:
     """Count every clip once.
 
     Args:
-        tables: of all stages in FLOW.
+        tables: of all stages of the flow.
         complete: whether the run is finished, so that every clip must have come to its end.
 
     Raises:
         RunError: ingested is not kept + rejected + failed, which means a clip was lost.
     """
-    funnel = Funnel({name: Count() for name in FLOW})
+    funnel = Funnel({name: Count() for name in flow(tables)})
     for bucket in tables["ingest"].buckets():
         _count_bucket(tables, bucket, funnel)
     if complete and funnel.ingested != funnel.kept + funnel.rejected + funnel.failed:
@@ -66,10 +74,10 @@ def count(tables: dict[str, Table], complete: bool = True) -> Funnel:
 def reached(tables: dict[str, Table], bucket: str) -> dict[str, dict[str, Row]]:
     """Per stage, the rows of the clips that came to it; rows of clips since deselected are not."""
     found: dict[str, dict[str, Row]] = {}
-    for name in FLOW:
-        gates = [ok_ids(found[before]) for before in BEFORE.get(name, ())]
+    for name, before in flow(tables).items():
         rows = tables[name].read(Row, bucket)
-        found[name] = {r.clip_id: r for r in rows if all(r.clip_id in gate for gate in gates)}
+        gate = ok_ids(found[before]) if before else None
+        found[name] = {r.clip_id: r for r in rows if gate is None or r.clip_id in gate}
     return found
 
 

@@ -4,15 +4,23 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from handloom.errors import MediaError
 from handloom.stages.base import Stage
-from handloom.stages.datasets import ego4d
-from handloom.stages.datasets.source import Adapter, CutRule, SourceVideo, Span
+from handloom.stages.datasets.catalog import video_adapter
+from handloom.stages.datasets.source import (
+    TO_THE_END,
+    Adapter,
+    CutRule,
+    SourceVideo,
+    Span,
+    inside,
+)
+from handloom.stages.probes import Probes
 from handloom.stages.records import Clip, Row, clip_id
-from handloom.stages.video import MediaFacts, probe
-
-ADAPTERS: dict[str, Adapter] = {"ego4d": ego4d.ADAPTER}
+from handloom.stages.tables import bucket_of
+from handloom.stages.video import MediaFacts
 
 SHORT_FILE_S = 1.0  # a file this much shorter than its annotations say was not downloaded whole
 
@@ -31,48 +39,77 @@ class Ingest(Stage):
     licence: str = ""
     """Licence class that the clips carry; empty means the adapter's."""
     min_seconds: float = 1.0
-    """Shorter spans are rejected."""
+    """Shorter spans are rejected; lines of speech are merged until they are this long."""
     max_seconds: float = 8.0
-    """A narration's span ends at the next one, and after this long at the latest."""
+    """A narration's span, or a clip made of speech, is no longer than this."""
+    span_rule: Literal["next", "window"] = "next"
+    """How far a narration reaches: to the next one, or EgoVLP's window around it (Ego4D)."""
     val_percent: float = 5.0
     """Share of the videos without an official split that goes to val, by a hash of the video id."""
 
     @property
     def adapter(self) -> Adapter:
         """The adapter of the dataset's format."""
-        return ADAPTERS[self.format]
+        return video_adapter(self.format)
+
+    @property
+    def licence_class(self) -> str:
+        """What every clip carries."""
+        return self.licence or self.adapter.licence
 
     def settings(self) -> dict[str, Any]:
         """The options and the content of the annotation files."""
-        files = {p.name: file_digest(p) for p in self.adapter.annotations(self.data)}
-        return super().settings() | {"annotations": files}
+        return super().settings() | {"annotations": digests(self.adapter, self.data)}
 
-    def source(self) -> Iterator[SourceVideo]:
+    def sources(self) -> Iterator[SourceVideo]:
         """Stream the dataset's annotated videos."""
-        return self.adapter.videos(self.data, CutRule(max_s=self.max_seconds))
+        return self.adapter.videos(self.data, self._rule())
 
     def __call__(self, video: SourceVideo) -> Iterator[Clip]:
         """Probe a video's file and turn its spans into clips."""
+        spans = self._spans(video)
         if video.reason:
-            yield from (self._clip(video, s, s.reason or video.reason) for s in video.spans)
+            yield from (self._clip(video, s, s.reason or video.reason) for s in spans)
             return
-        facts = probe(self.data / video.media_path)
-        for span in video.spans:
+        if not inside(self.data, video.media_path):
+            raise MediaError(
+                f"{video.media_path} leads out of the data folder (a link, or `..`), expected a "
+                "file in it: copy the file there, or name the folder it is in with --data"
+            )
+        facts = Probes.of(self.cache).probe(
+            self.data, video.media_path, bucket_of(video.bucket_key)
+        )
+        for span in spans:
             yield self._fit(video, span, facts)
 
     def failed(self, error: str, video: SourceVideo) -> Iterator[Clip]:
         """The file cannot be read: its usable spans fail, the others stay rejected."""
-        for span in video.spans:
+        for span in self._spans(video):
             failure = {} if span.reason else {"error": error, "status": "failed"}
             yield self._clip(video, span, span.reason, **failure)
 
+    def flush(self) -> None:
+        """Write down what was probed."""
+        Probes.of(self.cache).flush()
+
+    def _rule(self) -> CutRule:
+        return CutRule(min_s=self.min_seconds, max_s=self.max_seconds, rule=self.span_rule)
+
+    def _spans(self, video: SourceVideo) -> tuple[Span, ...]:
+        if video.raw is None or self.adapter.cut is None:
+            return video.spans
+        return self.adapter.cut(video, self._rule())
+
     def _fit(self, video: SourceVideo, span: Span, facts: MediaFacts) -> Clip:
         """Clamp a span to the file; what lies beyond its end is rejected, or failed if cut off."""
-        end_s = min(span.end_s, facts.duration_s)
+        start_s, annotated_end_s = span.start_s, span.end_s
+        if facts.duration_s <= video.whole_if_shorter_s:  # the file holds nothing but the span
+            start_s, annotated_end_s = 0.0, TO_THE_END
+        end_s = min(annotated_end_s, facts.duration_s)
         media = asdict(facts)
         del media["rotation"], media["pixel_aspect"]
         reason = span.reason
-        if not reason and span.start_s >= facts.duration_s:
+        if not reason and start_s >= facts.duration_s:
             if video.expected_s - facts.duration_s > SHORT_FILE_S:
                 error = (
                     f"{video.media_path} lasts {facts.duration_s:.1f} s, the annotations say "
@@ -80,21 +117,24 @@ class Ingest(Stage):
                 )
                 return self._clip(video, span, "", error=error, status="failed", **media)
             reason = "past_end"
-        if not reason and end_s - span.start_s < self.min_seconds:
+        if not reason and end_s - start_s < self.min_seconds:
             reason = "too_short"
-        if end_s > span.start_s:
-            media |= {"end_s": end_s, "clamped_s": span.end_s - end_s}
+        if end_s > start_s:
+            clamped_s = 0.0 if annotated_end_s == TO_THE_END else annotated_end_s - end_s
+            media |= {"start_s": start_s, "end_s": end_s, "clamped_s": clamped_s}
         return self._clip(video, span, reason, **media)
 
     def _clip(self, video: SourceVideo, span: Span, reason: str, **values: Any) -> Clip:
         row = {
-            "clip_id": clip_id(self.dataset, video.video_id, span.start_s, span.end_s),
+            "clip_id": clip_id(self.dataset, video.unit, span.start_s, span.end_s),
             "status": "rejected" if reason else "ok",
             "reason": reason,
             "dataset": self.dataset,
             "version": video.version,
-            "split": video.split or self._hashed_split(video.video_id),
-            "licence": self.licence or self.adapter.licence,
+            "split": video.split or hashed_split(video.video_id, self.val_percent),
+            "licence": self.licence_class,
+            "bucket": bucket_of(video.bucket_key),
+            "unit": video.unit,
             "video_id": video.video_id,
             "start_s": span.start_s,
             "end_s": span.end_s,
@@ -106,9 +146,16 @@ class Ingest(Stage):
         }
         return Clip(**(row | values))
 
-    def _hashed_split(self, video_id: str) -> str:
-        digest = hashlib.blake2b(f"split/{video_id}".encode(), digest_size=4).digest()
-        return "val" if int.from_bytes(digest, "big") / 2**32 < self.val_percent / 100 else "train"
+
+def hashed_split(video_id: str, val_percent: float) -> str:
+    """`train` or `val`, for a video whose dataset has no official split."""
+    digest = hashlib.blake2b(f"split/{video_id}".encode(), digest_size=4).digest()
+    return "val" if int.from_bytes(digest, "big") / 2**32 < val_percent / 100 else "train"
+
+
+def digests(adapter: Any, data: Path) -> dict[str, str]:
+    """The content of the files that decide what is ingested, as hashes by path."""
+    return {p.relative_to(data).as_posix(): file_digest(p) for p in adapter.annotations(data)}
 
 
 def file_digest(path: Path) -> str:

@@ -4,18 +4,18 @@ Samples are ordered by (bucket, video, time), so the shards do not depend on the
 input or on who computed what; every shard can be written by itself.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from handloom.errors import RunError
+from handloom.errors import RunError, UserError
 from handloom.stages.base import clip_order
 from handloom.stages.funnel import ok_ids, reached
-from handloom.stages.records import CaptionRow, Clip, TokenRow
+from handloom.stages.records import CaptionRow, Clip, EpisodeClip, EpisodeRow, TokenRow
 from handloom.stages.tables import Table
 from handloom.tokenize.shards import SPLITS, Sample, ShardInfo, shard_path, write_shard
 
@@ -28,6 +28,24 @@ class Pack:
 
     samples_per_shard: int = 10_000
     """About 28 MB a shard at 5 frames of 256 codes."""
+    licences: tuple[str, ...] = ()
+    """Licence classes that may go into the shards; by default one class, whichever it is."""
+
+
+def check_licences(found: Iterable[str], allowed: tuple[str, ...]) -> None:
+    """Refuse clips of a licence class that was not allowed, and unasked mixtures of classes.
+
+    Raises:
+        UserError: names the classes and the option.
+    """
+    classes = sorted(set(found))
+    refused = [name for name in classes if name not in allowed] if allowed else classes[1:]
+    if refused:
+        permitted = ", ".join(allowed) if allowed else "a single class"
+        raise UserError(
+            f"the clips carry the licence classes {', '.join(classes)}, expected {permitted}; if "
+            f"you may use them together, say so with --pack.licences {' '.join(classes)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -44,12 +62,15 @@ class ShardPlan:
 def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
     """Which samples go into which shard. Raises RunError where a video is in both splits."""
     counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
+    licences: set[str] = set()
     for bucket in tables["ingest"].buckets():
         splits: dict[str, str] = {}
         for clip in kept_clips(tables, bucket):
             if splits.setdefault(clip.video_id, clip.split) != clip.split:
                 raise RunError(f"video {clip.video_id} has clips in train and in val")
             counts[clip.split][bucket] = counts[clip.split].get(bucket, 0) + 1
+            licences.add(clip.licence)
+    check_licences(licences, pack.licences)
     return [
         plan
         for split in SPLITS
@@ -84,16 +105,43 @@ def _plan_split(split: str, counts: dict[str, int], per_shard: int) -> Iterator[
 
 
 def _samples(tables: Tables, bucket: str, split: str) -> Iterator[Sample]:
+    episodes = _episodes(tables, bucket) if "episodes" in tables else {}
     captions = {row.clip_id: row for row in tables["caption"].read(CaptionRow, bucket)}
     tokens = {row.clip_id: row for row in tables["tokens"].read(TokenRow, bucket)}
     for clip in kept_clips(tables, bucket):
         if clip.split == split:
-            yield _sample(clip, captions[clip.clip_id], tokens[clip.clip_id])
+            sample = _sample(clip, captions[clip.clip_id], tokens[clip.clip_id])
+            place_and_row = episodes.get(clip.clip_id)
+            yield _with_trajectory(sample, *place_and_row) if place_and_row else sample
 
 
 def _sample(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> Sample:
     codes_vtij = np.frombuffer(tokens.codes, "<u2").reshape(tokens.shape).astype(np.uint16)
     return Sample(clip.clip_id, codes_vtij, _metadata(clip, caption, tokens))
+
+
+def _episodes(tables: Tables, bucket: str) -> dict[str, tuple[EpisodeClip, EpisodeRow]]:
+    rows = {row.clip_id: row for row in tables["episodes"].read(EpisodeRow, bucket)}
+    clips = tables["ingest"].read(EpisodeClip, bucket)
+    return {clip.clip_id: (clip, rows[clip.clip_id]) for clip in clips if clip.clip_id in rows}
+
+
+def _with_trajectory(sample: Sample, clip: EpisodeClip, row: EpisodeRow) -> Sample:
+    meta = {
+        "views": clip.views,
+        "fps": row.hz,
+        "source_hz": clip.hz,
+        "action_kind": clip.action_kind,
+        "idle_steps": np.flatnonzero(row.idle).tolist(),
+        "success": clip.success,
+        "unit": clip.unit,
+        "facts": clip.facts,
+    }
+    arrays = {
+        "state": np.asarray(row.state, np.float32),
+        "action": np.asarray(row.action, np.float32),
+    }
+    return replace(sample, meta=sample.meta | meta, arrays=arrays)
 
 
 def _metadata(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> dict[str, Any]:

@@ -5,6 +5,7 @@ with an error. Fields with a unit say so in their name. Table schemas are derive
 """
 
 import hashlib
+import math
 import types
 import typing
 from dataclasses import dataclass, field, fields
@@ -37,9 +38,15 @@ class Clip(Row):
     split: str
     """`train`, `val` or `test`, by source video."""
     licence: str
+    bucket: str
+    """Part of every table in which the clip's rows lie, two hex digits."""
+    unit: str
+    """What ingest took in at a time: a file, or an episode in one."""
     video_id: str
+    """The dataset's own id of the source video or robot episode."""
     start_s: float
     end_s: float
+    """Infinite where the whole of an unreadable file was meant."""
     text: str
     """The dataset's own text, unchanged."""
     text_kind: str
@@ -56,6 +63,68 @@ class Clip(Row):
     width: int = 0
     height: int = 0
     codec: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeArrays(Row):
+    """What a robot episode holds beside pictures, in the convention of `source.Episode`."""
+
+    hz: float
+    """Steps per second of the source."""
+    action_kind: str
+    """ee_delta, joints or as_stored."""
+    state: list[list[float]]
+    """[steps, state width]"""
+    action: list[list[float]]
+    """[steps, action width]"""
+    idle: list[bool]
+    """[steps], True where the arm was told nothing; empty if never."""
+    success: bool | None
+    """None where the source does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodePlace(Clip):
+    """Where a robot episode lies and what it shows."""
+
+    place: list[int]
+    """Where in `media_path`, in the adapter's own terms."""
+    views: list[str]
+    """Names of its cameras, the main one first."""
+    steps: int
+    facts: list[str]
+    """`key: value`, further provenance of the adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeClip(EpisodePlace, EpisodeArrays):
+    """A robot episode: a row of the `ingest` table of a robot dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSteps(Row):
+    """Which pictures of an episode are wanted."""
+
+    hz: float
+    """Steps per second after resampling."""
+    steps_taken: list[int]
+    """Of each resampled step, the source step whose pictures it shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRow(EpisodeSteps):
+    """A row of the `episodes` table: the trajectory at the common rate, and how smooth it is."""
+
+    state: list[list[float]]
+    action: list[list[float]]
+    idle: list[bool]
+    max_speed_m_s: float
+    """Fastest move from one state to the next; 0 where the state holds no positions."""
+    max_turn_rad_s: float
+    jerk_m_s3: float
+    """Root mean square of the third difference of the positions."""
+    still_share: float
+    """Steps at which nothing in the state changes although the action says so."""
 
 
 class Hand(TypedDict):
@@ -125,8 +194,12 @@ class TokenRow(Row):
 
 
 def clip_id(dataset: str, video_id: str, start_s: float, end_s: float) -> str:
-    """Stable identity of a clip: 80 bits of a hash over dataset, video and span in milliseconds."""
-    span = f"{round(start_s * 1000)}-{round(end_s * 1000)}"
+    """Stable identity of a clip: 80 bits of a hash over dataset, video and span in milliseconds.
+
+    An infinite end, that of the file, counts as such: the length of the file is no part of it.
+    """
+    end = round(end_s * 1000) if math.isfinite(end_s) else "end"
+    span = f"{round(start_s * 1000)}-{end}"
     return hashlib.blake2b(f"{dataset}/{video_id}/{span}".encode(), digest_size=10).hexdigest()
 
 
@@ -148,6 +221,8 @@ def _arrow_type(hint: Any) -> pa.DataType:
         return plain[hint]
     if typing.get_origin(hint) is Literal:
         return pa.string()
+    if typing.get_origin(hint) is types.UnionType:  # `bool | None`: every column takes nulls
+        return _arrow_type(typing.get_args(hint)[0])
     if typing.get_origin(hint) is list:
         return pa.list_(_arrow_type(typing.get_args(hint)[0]))
     if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):

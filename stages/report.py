@@ -16,21 +16,35 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from handloom.errors import MediaError, UserError
-from handloom.stages import charts, funnel
+from handloom.stages import card, charts, funnel
+from handloom.stages.base import Stage
 from handloom.stages.hands import open_video
+from handloom.stages.ingest_episodes import EpisodeIngest
 from handloom.stages.pack import kept_clips
-from handloom.stages.records import CaptionRow, Clip, Hand, HandRow, Row, SelectRow, TokenRow
-from handloom.stages.tables import Table, bucket_of
-from handloom.stages.tokens import Tokens
+from handloom.stages.records import (
+    CaptionRow,
+    Clip,
+    EpisodePlace,
+    EpisodeRow,
+    Hand,
+    HandRow,
+    Row,
+    SelectRow,
+    TokenRow,
+)
+from handloom.stages.tables import Table
+from handloom.stages.tokens import Encoding
 from handloom.tokenize.frames import center_square
 
 Tables = dict[str, Table]
 R = TypeVar("R", bound=Row)
 FrameHWC = npt.NDArray[np.uint8]
+Times = npt.NDArray[np.float64]
 
 KEPT_SHOWN = 24
 ENDED_SHOWN = 6  # for each reason of a rejection, and each stage with failures
 TOKENS_SHOWN = 6
+TOKEN_FRAMES_SHOWN = 6
 THUMBNAIL_PX = 160
 
 
@@ -53,23 +67,26 @@ class Gallery:
     seconds: float = 0.0
 
 
-def write(tables: Tables, data: Path, out: Path, encoder: Tokens) -> Path:
+def write(tables: Tables, stages: dict[str, Stage], out: Path) -> Path:
     """Write `out/report/index.html`, whole or not at all.
 
     Args:
         tables: of all stages.
-        data: the data folder, for thumbnails; clips whose file has gone are shown without.
+        stages: the run's stages; they open the media, and their VQGAN paints the codes. Clips whose
+            file has gone are shown without a picture.
         out: the run's folder.
-        encoder: the stage that made the codes; its VQGAN paints them.
     """
     gallery = _gather(tables)
+    ingest, encoder = stages["ingest"], stages["tokens"]
+    assert isinstance(encoder, Encoding)
     sections = [
         charts.funnel_section(funnel.count(tables), out),
+        charts.card_section(card.lines(card.read(tables["ingest"].folder))),
         _facts_section(gallery),
         charts.verb_section(gallery.verbs),
-        _tokens_section(tables, data, gallery, encoder),
-        _kept_section(tables, data, gallery),
-        *_ended_sections(tables, data, gallery),
+        _tokens_section(tables, ingest, gallery, encoder),
+        _kept_section(tables, ingest, gallery),
+        *_ended_sections(tables, ingest, gallery),
     ]
     path = out / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,39 +131,37 @@ def _facts_section(gallery: Gallery) -> str:
     )
 
 
-def _kept_section(tables: Tables, data: Path, gallery: Gallery) -> str:
+def _kept_section(tables: Tables, ingest: Stage, gallery: Gallery) -> str:
     cards = []
     for clip in gallery.kept.values():
-        hands = _row(tables["hands"], HandRow, clip)
-        share = _row(tables["select"], SelectRow, clip).hand_share
         caption = _row(tables["caption"], CaptionRow, clip).caption
-        note = f"hands in {share:.0%} of the frames · {clip.split}"
-        cards.append(_card(_thumbnail(data, clip, hands), caption, note))
+        picture = _thumbnail(tables, ingest, clip)
+        cards.append(_card(picture, caption, f"{_why_kept(tables, clip)} · {clip.split}"))
     return f"<h2>Kept</h2><div class=cards>{''.join(cards)}</div>"
 
 
-def _ended_sections(tables: Tables, data: Path, gallery: Gallery) -> Iterator[str]:
+def _ended_sections(tables: Tables, ingest: Stage, gallery: Gallery) -> Iterator[str]:
     for (status, why), clips in sorted(gallery.ended.items()):
         cards = []
         for clip in clips.values():
             note = f"{clip.video_id} at {clip.start_s:.1f} s. {gallery.errors[clip.clip_id]}"
-            cards.append(_card(_thumbnail(data, clip, _seen(tables, clip)), clip.text, note))
+            cards.append(_card(_thumbnail(tables, ingest, clip), clip.text, note))
         title = f"Rejected: {why}" if status == "rejected" else f"Failed in {why}"
         yield f"<h2>{html.escape(title)}</h2><div class=cards>{''.join(cards)}</div>"
 
 
-def _tokens_section(tables: Tables, data: Path, gallery: Gallery, encoder: Tokens) -> str:
+def _tokens_section(tables: Tables, ingest: Stage, gallery: Gallery, encoder: Encoding) -> str:
     """Frames above what their codes decode to."""
     rows = []
     for clip in islice(gallery.kept.values(), TOKENS_SHOWN):
         tokens = _row(tables["tokens"], TokenRow, clip)
         try:
             decoder = encoder.vqgan()
-            frames = open_video(data / clip.media_path).frames_at(np.asarray(tokens.times_s))
+            frames = _frames(ingest, tables, clip, np.asarray(tokens.times_s)[:TOKEN_FRAMES_SHOWN])
         except (MediaError, UserError) as error:
             return f"<h2>Codes</h2><p>not shown: {html.escape(str(error))}</p>"
         codes = np.frombuffer(tokens.codes, "<u2").reshape(tokens.shape)[0].astype(np.uint16)
-        painted = decoder.decode(codes)
+        painted = decoder.decode(codes[:TOKEN_FRAMES_SHOWN])
         true = [center_square(frame, painted.shape[1]) for frame in frames]
         strip = np.concatenate([np.concatenate(true, 1), np.concatenate(list(painted), 1)])
         text = html.escape(_row(tables["caption"], CaptionRow, clip).caption)
@@ -158,28 +173,49 @@ def _tokens_section(tables: Tables, data: Path, gallery: Gallery, encoder: Token
 
 
 def _row(table: Table, row_type: type[R], clip: Clip) -> R:
-    return table.get(row_type, bucket_of(clip.video_id), clip.clip_id)
+    return table.get(row_type, clip.bucket, clip.clip_id)
 
 
-def _seen(tables: Tables, clip: Clip) -> HandRow | None:
-    try:
-        return _row(tables["hands"], HandRow, clip)
-    except KeyError:
-        return None  # it ended before hands were looked for
+def _why_kept(tables: Tables, clip: Clip) -> str:
+    if "episodes" in tables:
+        row = _row(tables["episodes"], EpisodeRow, clip)
+        return f"{len(row.state)} steps at {row.hz:g} Hz"
+    share = _row(tables["select"], SelectRow, clip).hand_share
+    return f"hands in {share:.0%} of the frames"
 
 
-def _thumbnail(data: Path, clip: Clip, hands: HandRow | None) -> str:
+def _frames(ingest: Stage, tables: Tables, clip: Clip, times_s: Times) -> FrameHWC:
+    """Frames [T, H, W, 3] at times in seconds from the start of the file or episode."""
+    if not isinstance(ingest, EpisodeIngest):
+        return open_video(ingest.data / clip.media_path).frames_at(times_s)
+    place = _row(tables["ingest"], EpisodePlace, clip)
+    if not place.views:
+        raise MediaError("the episode was not opened")
+    view = next(iter(ingest.reopen(place).views.values()))
+    steps = np.floor(times_s * clip.fps + 1e-6).astype(int).clip(0, len(view) - 1)
+    return np.stack([view[int(step)] for step in steps])
+
+
+def _thumbnail(tables: Tables, ingest: Stage, clip: Clip) -> str:
     """The sampled frame with the most hands, boxes drawn; without samples the middle."""
     time_s, boxes = (clip.start_s + clip.end_s) / 2, []
+    hands = _hands(tables, clip)
     if hands and hands.times_s:
         best = _most_hands(hands.hand_counts)
         time_s = hands.times_s[best]
         boxes = [hand for hand in hands.detections if hand["frame"] == best]
     try:
-        (frame_hwc,) = open_video(data / clip.media_path).frames_at(np.array([time_s]))
-    except (MediaError, ValueError):
+        (frame_hwc,) = _frames(ingest, tables, clip, np.array([time_s]))
+    except (MediaError, ValueError, OverflowError):  # overflow: the end of a file never opened
         return "<div class=nothing>no picture</div>"
     return _image(_draw(frame_hwc, boxes), THUMBNAIL_PX)
+
+
+def _hands(tables: Tables, clip: Clip) -> HandRow | None:
+    try:
+        return _row(tables["hands"], HandRow, clip)
+    except KeyError:
+        return None  # it ended before hands were looked for, or has a robot's
 
 
 def _most_hands(counts: list[int]) -> int:

@@ -27,9 +27,9 @@ BUCKETS = 256  # 38 million clips make 150,000 rows a bucket, about 150 MB of cl
 R = TypeVar("R", bound=Row)
 
 
-def bucket_of(video_id: str) -> str:
-    """The bucket of a video and its clips, two hex digits."""
-    digest = hashlib.blake2b(video_id.encode(), digest_size=4).digest()
+def bucket_of(name: str) -> str:
+    """The bucket of a source video, or of a robot episode's unit, and its clips: two hex digits."""
+    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
     return f"{int.from_bytes(digest, 'big') % BUCKETS:02x}"
 
 
@@ -78,6 +78,16 @@ class Table:
             value
             for path in self.parts(bucket)
             for value in pq.read_table(path, columns=[column])[column].to_pylist()
+        }
+
+    def where(self, column: str, value: str, wanted: str) -> set[str]:
+        """The distinct values of the column `wanted` in rows whose `column` has a value."""
+        return {
+            found
+            for path in self.parts()
+            for found in pq.read_table(path, columns=[wanted], filters=[(column, "=", value)])[
+                wanted
+            ].to_pylist()
         }
 
     def drop(self, row_type: type[R], unwanted: Callable[[R], bool]) -> dict[str, int]:

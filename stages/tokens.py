@@ -1,31 +1,32 @@
-"""Tokens: a clip's frames as codes of a VQGAN."""
+"""Tokens: frames as codes of a VQGAN; of a clip a few, of a robot episode every step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from handloom.stages.base import Stage
+from handloom.stages.datasets.source import Pictures
 from handloom.stages.hands import open_video
-from handloom.stages.records import Clip, Row, TokenRow
+from handloom.stages.ingest_episodes import EpisodeIngest
+from handloom.stages.records import Clip, EpisodePlace, EpisodeSteps, Row, TokenRow
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
 
 
 @dataclass(frozen=True)
-class Tokens(Stage):
-    """Options of `tokens`."""
+class Encoding(Stage):
+    """What `tokens` does for clips and for robot episodes alike."""
 
     name: ClassVar[str] = "tokens"
     row_type: ClassVar[type[Row]] = TokenRow
-    gate: ClassVar[str] = "select"
 
     model: str = "bundled"
     """`bundled`, a folder with a diffusers VQModel, or its hub id."""
-    frames: int = 5
-    """Frames a clip, at uniform times; 5 of 256 codes are GR-2's 1,316 tokens a clip."""
     resolution: int | None = None
     """Side of the square picture that is encoded, pixels; by default the model's own."""
     input_range: tuple[float, float] | None = None
@@ -46,14 +47,39 @@ class Tokens(Stage):
         """Load the VQGAN on this worker."""
         self.vqgan()
 
+    def failed(self, error: str, clip: Clip, *_: Row) -> Iterator[TokenRow]:
+        """A row without codes."""
+        yield self._without_codes(clip, status="failed", error=error)
+
+    def vqgan(self) -> vqgan.VQGAN:
+        """The VQGAN, loaded once in a process."""
+        return _loaded(self.model, self.input_range, self.resolution)
+
+    def _encode(self, frames_thwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
+        """Codes [T, I, J] of frames of any one size."""
+        model = self.vqgan()
+        return model.encode(np.stack([center_square(f, model.resolution) for f in frames_thwc]))
+
+    def _without_codes(self, clip: Clip, **values: Any) -> TokenRow:
+        row: dict[str, Any] = {"codes": b"", "shape": [], "times_s": [], "width": 0, "height": 0}
+        return TokenRow(clip_id=clip.clip_id, **(row | values))
+
+
+@dataclass(frozen=True)
+class Tokens(Encoding):
+    """Options of `tokens`."""
+
+    gate: ClassVar[str] = "select"
+
+    frames: int = 5
+    """Frames a clip, at uniform times; 5 of 256 codes are GR-2's 1,316 tokens a clip."""
+
     def __call__(self, clip: Clip) -> Iterator[TokenRow]:
         """Encode one clip. Its frames are one batch, so codes do not depend on its neighbours."""
         seconds = clip.end_s - clip.start_s
         times_s = clip.start_s + (np.arange(self.frames) + 0.5) * seconds / self.frames
         frames_thwc = open_video(self.data / clip.media_path).frames_at(times_s)
-        model = self.vqgan()
-        squares_thwc = np.stack([center_square(f, model.resolution) for f in frames_thwc])
-        codes_vtij = model.encode(squares_thwc)[None]
+        codes_vtij = self._encode(frames_thwc)[None]
         yield TokenRow(
             clip_id=clip.clip_id,
             codes=codes_vtij.astype("<u2").tobytes(),
@@ -63,22 +89,49 @@ class Tokens(Stage):
             height=frames_thwc.shape[1],
         )
 
-    def failed(self, error: str, clip: Clip) -> Iterator[TokenRow]:
-        """A row without codes."""
+
+@dataclass(frozen=True)
+class EpisodeTokens(Encoding):
+    """Options of `tokens` for robot episodes."""
+
+    clip_type: ClassVar[type[Clip]] = EpisodePlace
+    reads: ClassVar[dict[str, type[Row]]] = {"episodes": EpisodeSteps}
+    gate: ClassVar[str] = "episodes"
+
+    max_frozen_share: float = 0.8
+    """Reject an episode when a camera shows the very same picture for more than this of it."""
+
+    def __call__(self, clip: EpisodePlace, steps: EpisodeSteps) -> Iterator[TokenRow]:
+        """Encode one episode. A picture that several steps show is encoded once."""
+        assert isinstance(self.source, EpisodeIngest)
+        views = self.source.reopen(clip).views
+        shown = np.unique(steps.steps_taken)
+        if any(frozen_share(view, shown) > self.max_frozen_share for view in views.values()):
+            yield self._without_codes(clip, status="rejected", reason="frozen_camera")
+            return
+        where = np.searchsorted(shown, steps.steps_taken)
+        codes_vtij = np.stack([self._codes(view, shown)[where] for view in views.values()])
         yield TokenRow(
             clip_id=clip.clip_id,
-            status="failed",
-            error=error,
-            codes=b"",
-            shape=[],
-            times_s=[],
-            width=0,
-            height=0,
+            codes=codes_vtij.astype("<u2").tobytes(),
+            shape=list(codes_vtij.shape),
+            times_s=(np.arange(len(where)) / steps.hz).tolist(),
+            width=clip.width,
+            height=clip.height,
         )
 
-    def vqgan(self) -> vqgan.VQGAN:
-        """The VQGAN, loaded once in a process."""
-        return _loaded(self.model, self.input_range, self.resolution)
+    def _codes(self, view: Pictures, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+        """Codes [N, I, J]; one picture at a time is in memory, however long the episode."""
+        return np.concatenate([self._encode(view[int(step)][None]) for step in steps])
+
+
+def frozen_share(view: Pictures, steps: npt.NDArray[np.int64]) -> float:
+    """Share of the steps that lie in the longest run of equal pictures; 0 for fewer than five."""
+    if len(steps) < 5:
+        return 0.0
+    prints = [view.fingerprint(int(step)) for step in steps]
+    longest = max(len(list(run)) for _, run in groupby(prints))
+    return longest / len(steps) if longest > 1 else 0.0
 
 
 @cache

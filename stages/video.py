@@ -171,6 +171,7 @@ class _opened:
         if stream is None:
             self.container.close()
             raise MediaError(f"{self.path.name}: the file holds no video stream")
+        stream.codec_context.thread_count = 1  # a worker has one core; threads halve probing
         return self.container, stream
 
     def __exit__(self, *_: object) -> None:

@@ -71,8 +71,18 @@ class SourceVideo:
 
     @property
     def unit(self) -> str:
-        """What the driver hands out and a later run finds done. Up to `#` it names the bucket."""
+        """What the driver hands out and a later run finds done."""
         return f"{self.video_id}#{self.part}" if self.part else self.video_id
+
+    @property
+    def clips(self) -> int:
+        """About how many clips will come of it; a video of speech has some thirty."""
+        return len(self.spans) if self.raw is None else 30
+
+    @property
+    def bucket_key(self) -> str:
+        """All files of a source video lie in one bucket."""
+        return self.video_id
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,12 @@ class SourceEpisode:
     version: str
     reason: str = ""
     error: str = ""
+    clips: int = 1
+
+    @property
+    def bucket_key(self) -> str:
+        """Every episode by itself: a file may hold all there are."""
+        return self.unit
 
 
 class Pictures(Protocol):
