@@ -155,13 +155,15 @@ def _tokens_section(tables: Tables, ingest: Stage, gallery: Gallery, encoder: En
     rows = []
     for clip in islice(gallery.kept.values(), TOKENS_SHOWN):
         tokens = _row(tables["tokens"], TokenRow, clip)
+        count = len(tokens.times_s)
+        shown = np.linspace(0, count - 1, min(count, TOKEN_FRAMES_SHOWN)).round().astype(int)
         try:
             decoder = encoder.vqgan()
-            frames = _frames(ingest, tables, clip, np.asarray(tokens.times_s)[:TOKEN_FRAMES_SHOWN])
+            frames = _frames(ingest, tables, clip, np.asarray(tokens.times_s)[shown])
         except (MediaError, UserError) as error:
             return f"<h2>Codes</h2><p>not shown: {html.escape(str(error))}</p>"
         codes = np.frombuffer(tokens.codes, "<u2").reshape(tokens.shape)[0].astype(np.uint16)
-        painted = decoder.decode(codes[:TOKEN_FRAMES_SHOWN])
+        painted = decoder.decode(codes[shown])
         true = [center_square(frame, painted.shape[1]) for frame in frames]
         strip = np.concatenate([np.concatenate(true, 1), np.concatenate(list(painted), 1)])
         text = html.escape(_row(tables["caption"], CaptionRow, clip).caption)

@@ -123,10 +123,10 @@ def test_the_report_is_one_offline_page(finished: Path) -> None:
 def test_a_finished_run_does_nothing_again(
     finished: Path, miniature: Path, tiny_vqgan: Path, cli: Cli
 ) -> None:
-    before = parts(finished, *funnel.FLOW), shard_bytes(finished)
+    before = parts(finished, *funnel.CLIP_FLOW), shard_bytes(finished)
     run = cli(*options(miniature, finished, tiny_vqgan))
     assert run.returncode == 0
-    assert (parts(finished, *funnel.FLOW), shard_bytes(finished)) == before
+    assert (parts(finished, *funnel.CLIP_FLOW), shard_bytes(finished)) == before
     assert "tokens up to date" in run.stdout
 
 
@@ -175,12 +175,12 @@ def test_a_killed_run_resumes_to_the_same_shards(
     kept: dict[str, tuple[int, bytes]] = {}
     for stage in ("hands", "tokens"):
         kill_when(lambda stage=stage: len(parts(out, stage)) >= 1, command)  # type: ignore[misc]
-        assert kept.items() <= parts(out, *funnel.FLOW).items()
-        kept = parts(out, *funnel.FLOW)
+        assert kept.items() <= parts(out, *funnel.CLIP_FLOW).items()
+        kept = parts(out, *funnel.CLIP_FLOW)
         assert not (out / "shards/manifest.json").exists()
     run = cli(*command)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert kept.items() <= parts(out, *funnel.FLOW).items()  # nothing was written again
+    assert kept.items() <= parts(out, *funnel.CLIP_FLOW).items()  # nothing was written again
     assert shard_bytes(out) == shard_bytes(finished)
     assert not list(out.rglob("*.tmp"))
 
@@ -213,7 +213,7 @@ def test_bad_files_fail_alone_and_come_in_once_repaired(
     broken.write_bytes(b"")
     run = cli(*options(data, out, tiny_vqgan))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert f"{broken.name}: not a readable video file" in run.stdout
+    assert f"{broken.name}: the file is empty, expected a video" in run.stdout
     others = Counter(c.video_id for c in open_tables(out)["ingest"].read(Clip) if c.status == "ok")
     assert videos[0] not in others
     assert others

@@ -1,0 +1,118 @@
+"""The pictures of one camera of a robot episode, as encoded files or as one array."""
+
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from handloom.errors import MediaError
+
+MAX_PIXELS = 1 << 25
+"""Of one picture. A file of a few bytes can claim any size: it is checked before decoding."""
+
+FORMATS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
+
+# What Pillow raises on damaged files; SyntaxError is its word for a broken PNG.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+class EncodedPictures:
+    """JPEG or PNG files, decoded one at a time, when asked for.
+
+    Args:
+        files: one encoded picture for each step.
+        name: of the camera, for messages.
+    """
+
+    def __init__(self, files: Sequence[bytes | memoryview], name: str = "") -> None:
+        self.files = files
+        self.name = name
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.files)
+
+    def __getitem__(self, step: int) -> NDArray[np.uint8]:
+        """One picture, RGB uint8 [H, W, 3]. Raises MediaError if it does not decode."""
+        try:
+            return decode(self.files[step])
+        except MediaError as error:
+            raise MediaError(f"picture {step} of view {self.name or '?'} {error}") from None
+
+    def fingerprint(self, step: int) -> bytes:
+        """The encoded file: decoders differ by some grey levels, the file does not."""
+        return bytes(self.files[step])
+
+
+class ArrayPictures:
+    """Pictures that are stored uncompressed.
+
+    Args:
+        pictures_thwc: uint8 [T, H, W, 3], RGB; in memory, mapped, or any array read by slices.
+        name: of the camera, for messages.
+
+    Raises:
+        MediaError: the array has another shape or type.
+    """
+
+    def __init__(self, pictures_thwc: NDArray[np.uint8], name: str = "") -> None:
+        shape, dtype = pictures_thwc.shape, pictures_thwc.dtype
+        if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8 or 0 in shape[1:]:
+            raise MediaError(
+                f"view {name or '?'} has shape {list(shape)} of {dtype}, expected pictures "
+                "[steps, height, width, 3] of uint8"
+            )
+        if shape[1] * shape[2] > MAX_PIXELS:
+            raise MediaError(f"view {name or '?'} has pictures of {shape[2]}x{shape[1]} pixels")
+        self.pictures_thwc = pictures_thwc
+        self.name = name
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.pictures_thwc)
+
+    def __getitem__(self, step: int) -> NDArray[np.uint8]:
+        """One picture, RGB uint8 [H, W, 3]."""
+        return np.ascontiguousarray(self.pictures_thwc[step])
+
+    def fingerprint(self, step: int) -> bytes:
+        """A hash of the picture's size and pixels."""
+        picture_hwc = self[step]
+        digest = hashlib.blake2b(repr(picture_hwc.shape).encode(), digest_size=16)
+        digest.update(picture_hwc.data)
+        return digest.digest()
+
+
+def decode(file: bytes | memoryview) -> NDArray[np.uint8]:
+    """Decode a JPEG or PNG file, told apart by content.
+
+    Grey and palette pictures become RGB, transparency is dropped. 16-bit greys are refused: they
+    are depths, and cutting them to 8 bits would show nothing.
+
+    Returns:
+        RGB uint8 [H, W, 3].
+
+    Raises:
+        MediaError: what is wrong with the file, as the end of a sentence.
+    """
+    start = bytes(file[:8])
+    if not any(start.startswith(magic) for magic in FORMATS):
+        raise MediaError(f"is neither JPEG nor PNG (it begins with {start.hex(' ') or 'nothing'})")
+    try:
+        with Image.open(io.BytesIO(file), formats=tuple(FORMATS.values())) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise MediaError(f"claims {image.width}x{image.height} pixels")
+            if image.mode[0] in "IF":
+                raise MediaError("has 16 bits a pixel, as depth has; expected colours")
+            return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError:
+        raise MediaError(f"claims more than {MAX_PIXELS} pixels") from None
+    except UnidentifiedImageError:
+        raise MediaError("is damaged (its header)") from None
+    except _DAMAGED as error:
+        raise MediaError(f"is damaged ({error})") from None

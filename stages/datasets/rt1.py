@@ -1,0 +1,186 @@
+"""RT-1 (`fractal20220817_data` 0.1.0): 87,212 table-top episodes of a mobile manipulator, 3 Hz.
+
+An action is a displacement (m) and a rotation (roll pitch yaw, rad) of the end effector in the base
+frame, and a relative command to the gripper: -1 open, 0 hold, +1 close. That sign is the opposite
+of most other sets. Steps may move the base instead of the arm, or end the episode: they are `idle`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from handloom.errors import MediaError
+from handloom.stages.datasets import rlds, rotations
+from handloom.stages.datasets.features import Leaves, Record, read_features
+from handloom.stages.datasets.source import (
+    Episode,
+    EpisodeOptions,
+    RobotAdapter,
+    SourceEpisode,
+)
+
+HOW_TO_GET = (
+    "RT-1 is public, 111 GiB in 1024 shards: `gsutil -m cp -r "
+    "gs://gresearch/robotics/fractal20220817_data/0.1.0 DIR/fractal20220817_data/`; a part of the "
+    "shards will do, with features.json and dataset_info.json."
+)
+HZ = 3.0
+HOLDS_BELOW = 0.1  # commands to the gripper nearer to 0 are none
+
+MOVE = "steps/action/world_vector"
+TURN = "steps/action/rotation_delta"
+GRIP = "steps/action/gripper_closedness_action"
+MODE = "steps/action/terminate_episode"  # one-hot: terminate, arm and gripper, base
+POSE = "steps/observation/base_pose_tool_reached"
+CLOSED = "steps/observation/gripper_closed"
+IMAGE = "steps/observation/image"
+TEXT = "steps/observation/natural_language_instruction"
+ASPECTS = ("aspects/has_aspects", "aspects/success", "aspects/undesirable")
+
+NEEDED = (MOVE, TURN, GRIP, POSE, CLOSED, IMAGE)
+WANTED = frozenset({*NEEDED, MODE, TEXT, *ASPECTS})
+CONTENT = (MOVE, TURN, GRIP, MODE, POSE, CLOSED, IMAGE, TEXT)  # RT-1 has no ids of its own
+
+
+def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
+    """List the episodes. Raises UserError if the folder does not hold RT-1."""
+    rlds.refuse_relabel(options)
+    dataset = _home(root)
+    rlds.chosen_cameras(dataset.leaves, options)
+    yield from rlds.listed(root, dataset, rlds.SPLITS)
+
+
+def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
+    """Read one episode. Raises MediaError if it is damaged."""
+    leaves = read_features((root / source.media_path).parent / "features.json")
+    cameras = rlds.chosen_cameras(leaves, options)
+    record = rlds.opened(root, source, WANTED.union(cameras).__contains__)
+    return Episode(
+        episode_id=record.content_id(CONTENT),
+        text=record.text(TEXT) or options.text,
+        hz=options.hz or HZ,
+        views={rlds.view_name(key): record.pictures(key) for key in cameras},
+        state=_state(record),
+        action=action(
+            record.numbers(MOVE, 3), record.numbers(TURN, 3), record.numbers(GRIP, 1)[:, 0]
+        ),
+        action_kind="ee_delta",
+        success=_success(record),
+        idle=_idle(record),
+    )
+
+
+def annotations(root: Path) -> list[Path]:
+    """The files that say how the records are read."""
+    return rlds.described(_home(root))
+
+
+def action(
+    world_vector: ArrayLike, rotation_delta: ArrayLike, closedness: ArrayLike
+) -> NDArray[np.float32]:
+    """RT-1's actions in handloom's convention.
+
+    Args:
+        world_vector: displacement [T, 3], m.
+        rotation_delta: roll pitch yaw [T, 3], rad.
+        closedness: relative gripper commands [T].
+
+    Returns:
+        float32 [T, 7]: displacement, rotation vector, gripper 0 closed or 1 open.
+    """
+    turn = rotations.rpy_delta_to_rotvec(rotation_delta)
+    grip = absolute_gripper(closedness)
+    return np.column_stack([np.asarray(world_vector), turn, grip]).astype(np.float32)
+
+
+def stored_action(
+    action_ta: ArrayLike,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """The inverse of `action`: world_vector [T, 3], rotation_delta [T, 3], closedness [T].
+
+    The closedness is that of a command at the first step and at every change: RT-1 may repeat
+    commands, and what was repeated is lost.
+    """
+    values = np.asarray(action_ta, np.float64)
+    turn = rotations.rotvec_to_rpy_delta(values[:, 3:6]).astype(np.float32)
+    closedness = -np.diff(values[:, 6], prepend=1 - values[:1, 6])
+    return values[:, :3].astype(np.float32), turn, closedness.astype(np.float32)
+
+
+def absolute_gripper(closedness: ArrayLike) -> NDArray[np.float32]:
+    """Relative commands [T] (-1 open, 0 hold, +1 close) as targets [T], 0 closed or 1 open.
+
+    The last command holds until the next. Before the first one the gripper was the opposite of what
+    it commands; without any it is open.
+    """
+    values = np.asarray(closedness, np.float64)
+    given = np.flatnonzero(np.abs(values) > HOLDS_BELOW)
+    if not len(given):
+        return np.ones(len(values), np.float32)
+    opens = values[given] < 0
+    last = np.searchsorted(given, np.arange(len(values)), side="right") - 1
+    return np.where(last < 0, not opens[0], opens[last]).astype(np.float32)
+
+
+def pose_rpy(pose: ArrayLike) -> NDArray[np.float64]:
+    """Positions and quaternions x y z w [T, 7] as x y z roll pitch yaw [T, 6].
+
+    Raises:
+        MediaError: a quaternion is not of about unit length.
+    """
+    values = np.asarray(pose, np.float64)
+    lengths = np.linalg.norm(values[:, 3:], axis=1)
+    wrong = np.flatnonzero(np.abs(lengths - 1) > 0.1)
+    if len(wrong):
+        raise MediaError(
+            f"{POSE} has a quaternion of length {lengths[wrong[0]]:.3g} at step {wrong[0]}, "
+            "expected 1: the pose was not recorded"
+        )
+    return np.column_stack([values[:, :3], rotations.to_rpy(Rotation.from_quat(values[:, 3:]))])
+
+
+def _state(record: Record) -> NDArray[np.float32]:
+    """State [T, 7]; gripper_closed counts the other way round."""
+    pose = pose_rpy(record.numbers(POSE, 7))
+    opened = 1 - record.numbers(CLOSED, 1)
+    return np.column_stack([pose, opened.clip(0, 1)]).astype(np.float32)
+
+
+def _idle(record: Record) -> NDArray[np.bool_] | None:
+    """Steps that do not command the arm.
+
+    The terminate flag ends nothing: one episode has it on its first two steps, and goes on.
+    """
+    if MODE not in record.values:
+        return None
+    mode = record.numbers(MODE, 3)
+    idle = (mode[:, 1] != 1) & ((mode[:, 0] == 1) | (mode[:, 2] == 1))
+    return idle if idle.any() else None
+
+
+def _success(record: Record) -> bool | None:
+    """What a person judged. The reward is no sign: it may be 0 in successful episodes."""
+    judged, success, undesirable = (record.single(key) for key in ASPECTS)
+    if not judged or success is None:
+        return None
+    return bool(success) and not undesirable
+
+
+def _home(root: Path) -> rlds.Home:
+    def is_rt1(leaves: Leaves) -> bool:
+        return leaves.keys() >= set(NEEDED)
+
+    return rlds.home(root, is_rt1, "RT-1 (fractal20220817_data)", HOW_TO_GET)
+
+
+ADAPTER = RobotAdapter(
+    episodes=episodes,
+    load=load,
+    annotations=annotations,
+    licence="cc-by-4.0",
+    terms="CC BY 4.0, as all of Open X-Embodiment: use, change and share it, with attribution.",
+    how_to_get=HOW_TO_GET,
+)
