@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from handloom.errors import UserError
@@ -11,28 +11,52 @@ from handloom.stages.datasets.source import inside
 VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg"})
 
 
-def files_below(root: Path, folder: Path, suffixes: Iterable[str]) -> Iterator[str]:
+def files_below(
+    root: Path, folder: Path, suffixes: Iterable[str], skip_folders: Container[str] = ()
+) -> Iterator[str]:
     """Media files anywhere below a folder, as paths below the root with forward slashes, sorted.
 
-    One pass of `os.scandir`; suffixes are compared in lower case. Links are followed as long as
-    they stay below the root: nothing else is listed.
+    One pass of `os.scandir`; suffixes are compared in lower case. Folders named in `skip_folders`
+    are left out, which spares listing millions of extracted frames. A file that is a link out of
+    the root is listed, for ingest to refuse it by name.
+
+    Raises:
+        UserError: a folder cannot be read, or is a link that leads out of the root.
     """
     wanted = tuple(suffixes)
     waiting = [folder]
+    visited: set[tuple[int, int]] = set()  # or links in a circle would never end
     while waiting:
         here = waiting.pop()
-        with os.scandir(here) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+        stat = here.stat()
+        if (stat.st_dev, stat.st_ino) in visited:
+            continue
+        visited.add((stat.st_dev, stat.st_ino))
         prefix = here.relative_to(root).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
-        for entry in found:
-            path = prefix + entry.name
-            if entry.is_symlink() and not inside(root, path):
-                continue
+        for entry in _entries(here):
             if entry.is_dir():
+                if entry.name in skip_folders or entry.name == "lost+found":
+                    continue
+                if entry.is_symlink() and not inside(root, prefix + entry.name):
+                    raise UserError(
+                        f"{entry.path} is a link to a folder outside of {root}, and handloom reads "
+                        "nothing outside: name a folder with --data that holds both, or copy it."
+                    )
                 waiting.append(here / entry.name)
             elif entry.name.lower().endswith(wanted) and not entry.name.startswith("."):
-                yield path
+                yield prefix + entry.name
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        raise UserError(
+            f"{folder} cannot be read (permission denied): give yourself access to it, or move it "
+            "out of the data folder."
+        ) from None
 
 
 def read_rows(path: Path, needed: Iterable[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
@@ -58,3 +82,13 @@ def read_rows(path: Path, needed: Iterable[str], delimiter: str = ",") -> Iterat
             raise UserError(
                 f"{path} is not a CSV file (line {rows.line_num}: {error}); download it again."
             ) from None
+
+
+def contents(folder: Path, most: int = 8) -> str:
+    """The first names in a folder, for errors that say what was found instead."""
+    if not folder.is_dir():
+        return "no folder of that name"
+    found = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+    if len(found) > most:
+        found[most:] = [f"{len(found) - most} more"]
+    return ", ".join(found) or "nothing"

@@ -1,0 +1,193 @@
+"""Writes a miniature HowTo100M: narrated videos as a video site delivers them, with their speech.
+
+Speech recognition has neither case nor punctuation, its lines roll (each stays until the one after
+the next begins), and what is said is done a little earlier or later. Beside good files there are
+ids without a file, an empty file, an unfinished download and a web page that was saved as a video.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from handloom.stages.miniatures import folder, takes
+from handloom.stages.miniatures.encode import Format, write_file
+from handloom.stages.miniatures.takes import Acts, Shape, Take
+
+VERSION = 1  # raise it whenever the same arguments give other bytes
+PARTS = ("HowTo100M_v1.csv", "task_ids.csv", "caption.json", "raw_caption.json", "videos")
+RENDER_FPS = 10
+PAUSE_S = 1.0
+LINE_S = 1.7  # a line is spoken; the next follows
+
+FILMED: tuple[tuple[str, str, Shape, Format], ...] = (  # first character of the id, suffix
+    ("", "mp4", "wide", Format("h264", size=(426, 240), sound="aac")),
+    ("-", "webm", "full", Format("vp9", "webm", Fraction(24), size=(320, 240), sound="opus")),
+    ("_", "mkv", "full", Format("h264", "matroska", Fraction(25), size=(480, 360), sound="aac")),
+    ("", "mp4", "tall", Format("h264", sound="aac", rotated=True)),  # by a phone
+)
+ACTS: tuple[Acts, ...] = (
+    (("pick", 0), ("put", 0), ("right", 0), ("tilt", 0)),
+    (("push", 0), ("shake", 0), ("pull", 0), ("left", 0)),
+)
+SAID: dict[str, tuple[str, str]] = {  # two lines for each action, as they are heard
+    "pick": ("okay so now i&#39;m gonna go ahead and", "pick up the {} just like that"),
+    "put": ("and then you just want to put the {}", "back down on the table"),
+    "right": ("next we&#39;re going to move the {}", "over to the right a little bit"),
+    "left": ("and you can move the {}", "over to the left side"),
+    "push": ("now push the {} away from you", "nice and slow &amp; steady"),
+    "pull": ("and pull the {} back towards you", "until it is close enough"),
+    "shake": ("so give the {} a good shake", "you&#39;ll hear if there is something in it"),
+    "tilt": ("if you tilt the {} like this", "you can see what&#39;s inside"),
+}
+INTRO = "hey guys welcome back to my channel"
+OUTRO = ("thanks for watching", "gracias por ver 👋")
+WALK = (
+    "what a beautiful day it is", "you can see the hills over there", "and the clouds are moving",
+    "i come up here every weekend", "it is so quiet", "so let&#39;s go",
+)  # fmt: skip
+STOP_WORDS = """
+    a and are at back can come down for from go going gonna i i&#39;m if in is it just like me my
+    next now of okay on over so that the then there this to until up want we we&#39;re what
+    what&#39;s you you&#39;ll
+"""
+TASKS = {52907: "Set a Table", 109057: "Move a Cup Without Spilling", 119814: "Enjoy the Outdoors"}
+CATEGORIES = (("Home and Garden", "Kitchen & Dining"), ("Hobbies and Crafts", "Crafts"))
+WEB_PAGE = "<!DOCTYPE html>\n<html><head><title>Error 429</title></head><body></body></html>\n"
+
+Line = tuple[float, float, str]
+Fault = Literal["", "missing", "empty", "part", "page", "unlisted"]
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video: its takes, cut together, and the lines that were heard, (start, end, text)."""
+
+    video_id: str
+    takes: tuple[Take, ...]
+    lines: tuple[Line, ...]
+    form: Format
+    suffix: str = "mp4"
+    fault: Fault = ""
+
+
+def write(out: Path, clips: int = 32, seed: int = 0) -> None:
+    """Write a miniature HowTo100M with about `clips` hand actions in playable videos below `out`.
+
+    The same arguments give the same bytes. A finished folder is left alone, any other miniature is
+    written anew. Raises UserError where `out` holds a dataset that is not a miniature.
+    """
+    settings = {"clips": clips, "seed": seed, "version": VERSION}
+    home = folder.Folder(out, "howto100m", PARTS, settings)
+    home.fill(lambda: _write(out, plan(clips, seed)))
+
+
+def plan(clips: int, seed: int) -> tuple[Video, ...]:
+    """All videos: at least four of hands, one without, and one or more for each fault."""
+    count = max(len(FILMED), round(clips / sum(map(len, ACTS))))
+    faults: tuple[Fault, ...] = ("missing", "missing", "missing", "empty", "part", "page")
+    return (
+        *(_lesson(seed, index) for index in range(count)),
+        _walk(seed, 800, ""),
+        *(_lesson(seed, 900 + 4 * index, fault) for index, fault in enumerate(faults)),
+        _walk(seed, 801, "unlisted"),
+    )
+
+
+def _lesson(seed: int, index: int, fault: Fault = "") -> Video:
+    rng = np.random.default_rng((seed, index))
+    first, suffix, shape, form = FILMED[index % len(FILMED)]
+    video_id = folder.web_video_id(rng, first)
+    filmed = tuple(takes.hands(rng, acts, shape=shape, pause_s=PAUSE_S) for acts in ACTS)
+    spoken = tuple(_spoken(rng, filmed))
+    return Video(video_id, filmed, _heard(spoken, filmed), form, suffix, fault)
+
+
+def _walk(seed: int, index: int, fault: Fault) -> Video:
+    """Nobody's hands: hills, for 20 s, or 4 s if no annotation knows of them."""
+    rng = np.random.default_rng((seed, index))
+    take = takes.nobody(rng, "hills", 4.0 if fault else 20.0, "wide")
+    spoken = [(1.0 + 3.0 * i, text) for i, text in enumerate(WALK)]
+    video_id = folder.web_video_id(rng)
+    return Video(video_id, (take,), _heard(spoken, (take,)), FILMED[0][3], "mp4", fault)
+
+
+def _spoken(rng: np.random.Generator, filmed: Sequence[Take]) -> Iterator[tuple[float, str]]:
+    """When each line begins, seconds; what is done is done up to a second earlier or later."""
+    yield 0.0, "[Music]"
+    yield 0.4, INTRO
+    from_s = 0.0
+    for take in filmed:
+        for action in take.actions:
+            at_s = from_s + action.start_s + 0.01 * int(rng.integers(-20, 100))
+            name = take.names[action.thing]
+            for number, text in enumerate(SAID[action.verb]):
+                yield round(at_s + number * LINE_S, 2), text.format(name)
+        from_s += take.seconds
+
+
+def _heard(spoken: Sequence[tuple[float, str]], filmed: Sequence[Take]) -> tuple[Line, ...]:
+    """Lines that roll, with what speech recognition makes of silence, and some beyond the end."""
+    starts = [start for start, _ in spoken]
+    ends = [*starts[2:], starts[-1] + 2.2, starts[-1] + 3.5]
+    lines = [(start, round(end, 2), text) for (start, text), end in zip(spoken, ends, strict=True)]
+    at_s = starts[len(lines) // 2]
+    lines[len(lines) // 2 : len(lines) // 2] = [
+        (at_s, at_s, "um"),
+        (at_s, at_s + 1, ""),
+        (at_s, at_s + 1, "nan"),
+    ]
+    end_s = round(sum(take.seconds for take in filmed), 2)
+    beyond = [(end_s - 1, end_s + 2, OUTRO[0]), (end_s + 1, end_s + 4, OUTRO[1])]
+    return (*lines, *((round(start, 2), round(end, 2), text) for start, end, text in beyond))
+
+
+def _write(out: Path, videos: Sequence[Video]) -> None:
+    listed = [video for video in videos if video.fault != "unlisted"]
+    raw = {v.video_id: _caption(v.lines) for v in listed}
+    folder.write_json(out / "raw_caption.json", raw, None)
+    short = {v.video_id: _caption(_without_stop_words(v.lines)) for v in listed}
+    folder.write_json(out / "caption.json", short, None)
+    tasks = list(TASKS)
+    rows = [
+        (v.video_id, *CATEGORIES[i % len(CATEGORIES)], i + 1, tasks[i % len(tasks)])
+        for i, v in enumerate(listed)
+    ]
+    rows.append((listed[0].video_id, *CATEGORIES[0], 99, tasks[1]))  # found for two tasks
+    columns = ("video_id", "category_1", "category_2", "rank", "task_id")
+    folder.write_table(out / "HowTo100M_v1.csv", columns, rows)
+    folder.write_table(out / "task_ids.csv", ("id", "task_name"), TASKS.items(), "\t")
+    folder.in_parallel(partial(_film, out / "videos", v) for v in videos if v.fault != "missing")
+
+
+def _caption(lines: Sequence[Line]) -> dict[str, list[float] | list[str]]:
+    return {
+        "start": [start for start, _, _ in lines],
+        "end": [end for _, end, _ in lines],
+        "text": [text for _, _, text in lines],
+    }
+
+
+def _without_stop_words(lines: Sequence[Line]) -> list[Line]:
+    removed = frozenset(STOP_WORDS.split())
+    return [
+        (start, end, " ".join(word for word in text.split() if word not in removed))
+        for start, end, text in lines
+    ]
+
+
+def _film(videos: Path, video: Video) -> None:
+    """Write a video, or what was left by the download that failed."""
+    path = videos / f"{video.video_id}.{video.suffix}"
+    if video.fault == "page":
+        folder.write_text(path, WEB_PAGE)
+    elif video.fault == "empty":
+        folder.write_text(path, "")
+    elif video.fault == "part":
+        folder.write_text(path.with_name(path.name + ".part"), "\0" * 4096)
+    else:
+        write_file(path, takes.filmed(video.takes, RENDER_FPS), video.form)

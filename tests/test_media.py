@@ -1,0 +1,65 @@
+"""Listing stays in the data folder, and says so where something leads out of it."""
+
+from pathlib import Path
+
+import pytest
+
+from handloom.errors import UserError
+from handloom.stages.datasets.media import files_below, read_rows
+from handloom.stages.datasets.source import inside
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data folder, and a secret beside it."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret.mp4").touch()
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    for name in ("a/-x.MP4", "a/b.webm", "c.mp4", "a/.hidden.mp4", "notes.txt"):
+        (root / name).touch()
+    return root
+
+
+def test_files_are_listed_by_suffix_in_any_case(root: Path) -> None:
+    (root / "lost+found").mkdir()
+    (root / "lost+found/d.mp4").touch()
+    assert sorted(files_below(root, root, (".mp4", ".webm"))) == ["a/-x.MP4", "a/b.webm", "c.mp4"]
+
+
+def test_links_inside_are_followed_once(root: Path) -> None:
+    (root / "again").symlink_to(root / "a")
+    (root / "a/up").symlink_to(root)
+    (root / "link.mp4").symlink_to(root / "c.mp4")
+    found = sorted(files_below(root, root, (".mp4",)))
+    assert found in (["a/-x.MP4", "c.mp4", "link.mp4"], ["again/-x.MP4", "c.mp4", "link.mp4"])
+
+
+def test_a_folder_link_that_leads_out_is_refused(root: Path) -> None:
+    (root / "videos").symlink_to(root.parent / "outside")
+    with pytest.raises(UserError, match=r"videos is a link to a folder outside"):
+        list(files_below(root, root, (".mp4",)))
+
+
+@pytest.mark.parametrize(
+    ("path", "stays"),
+    [
+        ("a/-x.MP4", True), ("not/there.mp4", True), ("a/../c.mp4", False),
+        ("../root/c.mp4", False),
+        ("/etc/passwd", False), ("a/..\\\\..\\\\x", False), ("nul\0", False), ("out.mp4", False),
+    ],
+)  # fmt: skip
+def test_inside(root: Path, path: str, stays: bool) -> None:
+    (root / "out.mp4").symlink_to(root.parent / "outside/secret.mp4")
+    assert inside(root, path) is stays
+
+
+def test_rows_keep_every_value_a_string(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(b'\xef\xbb\xbfid,start\r\n-abc,1e3\r\n=1+1,0007\r\n"a,b",caf\xff\r\n')
+    rows = list(read_rows(table, ["id", "start"]))
+    assert [tuple(row.values()) for row in rows] == [
+        ("-abc", "1e3"), ("=1+1", "0007"), ("a,b", "caf\ufffd"),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="has the columns id, start, expected end"):
+        list(read_rows(table, ["end"]))
