@@ -121,7 +121,7 @@ def _facts(
     height, width = main[0].shape[:2]  # decoded once, so that a damaged episode is known here
     return {
         "clip_id": clip_id(dataset, episode.episode_id, 0.0, seconds),
-        "split": source.split or hashed_split(episode.episode_id, val_percent),
+        "split": source.split or hashed_split(episode.recording or episode.episode_id, val_percent),
         "video_id": episode.episode_id,
         "end_s": seconds,
         "duration_s": seconds,

@@ -323,21 +323,21 @@ def test_libero_pairs_each_observation_with_the_next_action(tmp_path: Path) -> N
     assert (again * turned(1).inv()).magnitude().max() < 1e-6
     np.testing.assert_allclose(episode.state[:, 6], 0.5)
     assert (episode.text, episode.success) == ("turn on the stove", True)
-    assert episode.flags == ("flipped_vertically", "actions_shifted")
+    assert episode.flags == ("rotated_180", "actions_shifted")
     assert listed(tmp_path)[0].version == "libero-v1"
 
 
-def test_libero_pictures_are_put_upright_and_not_mirrored(tmp_path: Path) -> None:
+def test_libero_pictures_are_turned_by_180_degrees(tmp_path: Path) -> None:
     demo = libero_demo(1)
     write(tmp_path / "a_demo.hdf5", {"demo_0": demo}, LIBERO)
     upright = seen(loaded(tmp_path), "agentview_rgb")
-    np.testing.assert_array_equal(upright, demo["obs/agentview_rgb"][:, ::-1])
+    np.testing.assert_array_equal(upright, demo["obs/agentview_rgb"][:, ::-1, ::-1])
     write(
         tmp_path / "a_demo.hdf5", {"demo_0": demo}, LIBERO | {"macros_image_convention": "opencv"}
     )
     episode = loaded(tmp_path)
     np.testing.assert_array_equal(seen(episode, "agentview_rgb"), demo["obs/agentview_rgb"])
-    assert "flipped_vertically" not in episode.flags
+    assert "rotated_180" not in episode.flags
 
 
 def test_regenerated_libero_has_no_attributes_and_is_not_shifted(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_regenerated_libero_has_no_attributes_and_is_not_shifted(tmp_path: Path)
     episode = loaded(tmp_path)
     np.testing.assert_allclose(episode.action[:, :3], demo["actions"][:, :3] * 0.05, rtol=1e-6)
     assert episode.text == "put both the cans"
-    assert episode.flags == ("text_from_file_name", "flipped_vertically")
+    assert episode.flags == ("text_from_file_name", "rotated_180")
 
 
 def test_steps_without_a_command_are_marked(tmp_path: Path) -> None:

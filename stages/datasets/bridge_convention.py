@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 OPEN_ABOVE = 0.95
 CLOSED_BELOW = 0.05
-NO_MOTION = 1e-6  # m and rad
+NO_MOTION = 1e-5  # m and rad
 
 
 def actions(raw: ArrayLike) -> NDArray[np.float32]:
@@ -85,8 +85,8 @@ def relabelled(states: ArrayLike, gripper: ArrayLike) -> NDArray[np.float32]:
 def idle_start(raw: ArrayLike) -> NDArray[np.bool_] | None:
     """bool [T], True for the first of the raw actions [T, 7] if it is no motion; None if it is one.
 
-    The recorder writes the first action before anything was commanded: all zero, but for noise of
-    less than a micrometre.
+    The recorder writes the first action before anything was commanded: all zero, but for rounding.
+    some micrometres.
     """
     values = np.asarray(raw, np.float64)
     if not len(values) or np.abs(values[0, :6]).max() > NO_MOTION:

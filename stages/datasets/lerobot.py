@@ -116,6 +116,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     state, action = (_vectors(part, key, path) for key in keys)
     return Episode(
         episode_id=dataset.below_root(f"episode_{number}"),
+        recording=dataset.below_root(f"episode_{number.partition('.')[0]}"),
         text=text or options.text,
         other_texts=others,
         hz=options.hz or dataset.fps,

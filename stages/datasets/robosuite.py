@@ -14,8 +14,8 @@ Where the three differ:
   obs[t] is what was seen before actions[t]. There is no instruction.
 - LIBERO names them `ee_pos`, `ee_ori` (a rotation vector), `agentview_rgb`. Its writer stores what
   was seen *after* an action, so that obs[t] goes with actions[t + 1]. Files that were regenerated
-  without idle steps have no attributes, and store what was seen before. The rows of its pictures
-  are OpenGL's, from the bottom up.
+  without idle steps have no attributes, and store what was seen before. Its pictures
+  are upside down; they are turned by 180 degrees, as all do who train on LIBERO and evaluate in it.
 - robosuite's own files (and robomimic's demo_*.hdf5) hold simulator states and no pictures.
 """
 
@@ -103,9 +103,9 @@ def load(file: Recording, source: SourceEpisode, options: EpisodeOptions) -> Epi
         )
     kind = "ee_delta" if options.action_kind == "auto" else options.action_kind
     as_deltas = kind == "ee_delta"
-    flipped = _is_upside_down(file, is_libero)
+    rotated = _is_upside_down(file, is_libero)
     text, flags = _text(file, env, options)
-    flags += ["flipped_vertically"] * flipped
+    flags += ["rotated_180"] * rotated
     flags += ["actions_shifted"] * (is_libero and _is_official(file))
     flags += ["no_ops"] * bool(idle[:-1].any())
     flags += ["actions_clipped"] * (as_deltas and bool((np.abs(told) > 1).any()))
@@ -113,7 +113,7 @@ def load(file: Recording, source: SourceEpisode, options: EpisodeOptions) -> Epi
         episode_id=_content(file, demo, recorded, arms),
         text=text,
         hz=options.hz or _number(_kwargs(env).get("control_freq")) or HZ,
-        views=file.views(_cameras(file, f"{demo}/obs"), len(told), options, flipped=flipped),
+        views=file.views(_cameras(file, f"{demo}/obs"), len(told), options, rotated=rotated),
         state=np.hstack([a.converted(file) if as_deltas else a.stored() for a in arms], dtype="f4"),
         action=(_deltas(file, told, env) if as_deltas else told).astype(np.float32),
         action_kind=kind,

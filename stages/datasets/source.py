@@ -192,6 +192,7 @@ class Episode:
         success: whether the episode reached its goal; None where the source does not say.
         idle: bool [T], True where the arm was told nothing (base motion, terminate); None if never.
         flags: remarks, one snake_case word each, such as `relabelled`.
+        recording: what it was cut from, where others were cut from it too: splits go by it.
         facts: more that the provenance should tell, such as the path of the original recording.
     """
 
@@ -206,6 +207,7 @@ class Episode:
     success: bool | None = None
     idle: NDArray[np.bool_] | None = None
     flags: tuple[str, ...] = ()
+    recording: str = ""
     facts: dict[str, str] = field(default_factory=dict)
 
 
