@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-curate: $(READY)  ## videos to token shards: DATASET=sample|ego4d [DATA=...] [OUT=...]
+curate: $(READY)  ## videos to token shards: DATASET=sample|ego4d|rt1|... [DATA=...] [OUT=...]
 	$(BIN)/python -m handloom curate $(DATASET) $(OPTIONS)
 
 plan: $(READY)  ## what curate would do
