@@ -161,10 +161,10 @@ class SampleCommand:
 
 def sample(args: Sequence[str]) -> None:
     """`handloom sample`."""
-    from handloom.stages.miniatures.catalog import MODULES, miniature
+    from handloom.stages.miniatures.catalog import MINIATURES, miniature
 
     command = parse(SampleCommand, args, "sample")
-    write = miniature(choice(command.dataset, MODULES, "miniature"))
+    write = miniature(choice(command.dataset, MINIATURES, "miniature"))
     size = {} if command.clips is None else {"clips": command.clips}
     write(command.out, seed=command.seed, **size)
     print(f"{command.out} holds a miniature {command.dataset}: curate it with `handloom curate "

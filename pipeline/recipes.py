@@ -1,10 +1,13 @@
 """Recipes: what each dataset is curated with. The command line picks one and overrides fields."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from handloom.stages.base import Stage
 from handloom.stages.caption import Caption, EpisodeCaption
+from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.episodes import Episodes
 from handloom.stages.hands import Hands
 from handloom.stages.ingest import Ingest
@@ -66,81 +69,36 @@ class EpisodeConfig:
 Config = CurateConfig | EpisodeConfig
 
 
-def ego4d() -> CurateConfig:
-    """Ego4D's full-scale videos, cut at their narrations."""
-    return CurateConfig()
-
-
 def sample() -> CurateConfig:
     """The embedded miniature: Ego4D's layout, rendered, free of anyone's rights."""
-    base = ego4d()
-    synthetic = replace(base.ingest, dataset="sample", licence="apache-2.0-synthetic")
-    return replace(base, ingest=synthetic)
+    synthetic = Ingest(dataset="sample", format="ego4d", licence="apache-2.0-synthetic")
+    return CurateConfig(ingest=synthetic)
 
 
 def howto100m() -> CurateConfig:
     """HowTo100M: lines of speech merged into clips of 2 to 15 s."""
-    return _videos("howto100m", min_seconds=2.0, max_seconds=15.0)
-
-
-def ssv2() -> CurateConfig:
-    """Something-Something V2: short whole files."""
-    return _videos("ssv2")
+    return videos("howto100m", min_seconds=2.0, max_seconds=15.0)
 
 
 def epic_kitchens() -> CurateConfig:
     """EPIC-KITCHENS: annotated segments; half of them are shorter than two seconds."""
-    return _videos("epic_kitchens", min_seconds=0.5)
+    return videos("epic_kitchens", min_seconds=0.5)
 
 
-def kinetics700() -> CurateConfig:
-    """Kinetics-700 and 700-2020: trimmed files of ten seconds with a label."""
-    base = _videos("kinetics700")
-    return replace(base, ingest=replace(base.ingest, format="kinetics"))
+def videos(name: str, **options: Any) -> CurateConfig:
+    """A dataset of videos that needs nothing special."""
+    return CurateConfig(ingest=Ingest(dataset=name, format=name, **options))
 
 
-def rt1() -> EpisodeConfig:
-    """RT-1's episodes at 3 Hz."""
-    return _episodes("rt1")
-
-
-def bridge() -> EpisodeConfig:
-    """Bridge in any of its three layouts, at 5 Hz."""
-    return _episodes("bridge")
-
-
-def calvin() -> EpisodeConfig:
-    """CALVIN's language windows at 30 Hz."""
-    return _episodes("calvin")
-
-
-def rlds() -> EpisodeConfig:
-    """Any other dataset in RLDS form; its units and rate are told by options."""
-    return _episodes("rlds")
-
-
-def hdf5() -> EpisodeConfig:
-    """HDF5 demonstrations: robomimic, LIBERO, ALOHA."""
-    return _episodes("hdf5")
-
-
-def lerobot() -> EpisodeConfig:
-    """LeRobot datasets; what their numbers mean is told by options."""
-    return _episodes("lerobot")
-
-
-def _videos(name: str, **options: float) -> CurateConfig:
-    return CurateConfig(ingest=Ingest(dataset=name, format=name, **options))  # type: ignore[arg-type]
-
-
-def _episodes(name: str) -> EpisodeConfig:
+def episodes(name: str) -> EpisodeConfig:
+    """A dataset of robot episodes."""
     return EpisodeConfig(ingest=EpisodeIngest(dataset=name, format=name))
 
 
 RECIPES: dict[str, Callable[[], Config]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        sample, ego4d, howto100m, ssv2, epic_kitchens, kinetics700, rt1, bridge,
-        calvin, rlds, hdf5, lerobot,
-    )
-}  # fmt: skip
+    "sample": sample,
+    **{name: partial(videos, name) for name in VIDEO_FORMATS},
+    **{name: partial(episodes, name) for name in ROBOT_FORMATS},
+    "howto100m": howto100m,
+    "epic_kitchens": epic_kitchens,
+}

@@ -31,8 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """Writes a miniature, or leaves alone what another test has written."""
 
     def write(name: str) -> Path:
-        short = name.removesuffix("700")
-        out = tmp_path_factory.getbasetemp() / f"{short}-{CLIPS[name]}-clips"
+        out = tmp_path_factory.getbasetemp() / f"{name}-{CLIPS[name]}-clips"
         miniature(name)(out, clips=CLIPS[name])
         return out
 

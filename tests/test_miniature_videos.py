@@ -18,15 +18,15 @@ import pytest
 from handloom.errors import UserError
 from handloom.stages.datasets.catalog import video_adapter
 from handloom.stages.datasets.source import CutRule
-from handloom.stages.miniatures import epic_kitchens, howto100m, kinetics, ssv2
+from handloom.stages.miniatures import epic_kitchens, howto100m, kinetics700, ssv2
 from handloom.stages.miniatures.motion import state_at
 
-MODULES = {"ssv2": ssv2, "kinetics": kinetics, "epic_kitchens": epic_kitchens,
+MODULES = {"ssv2": ssv2, "kinetics700": kinetics700, "epic_kitchens": epic_kitchens,
            "howto100m": howto100m}  # fmt: skip
-CLIPS = {"ssv2": 13, "kinetics": 4, "epic_kitchens": 24, "howto100m": 8}
+CLIPS = {"ssv2": 13, "kinetics700": 4, "epic_kitchens": 24, "howto100m": 8}
 ORIGINAL = {
     "ssv2": "20bn-something-something-v2/1.webm",
-    "kinetics": "k700-2020/train/-Abc_dEf-12_000001_000011.mp4",
+    "kinetics700": "k700-2020/train/-Abc_dEf-12_000001_000011.mp4",
     "epic_kitchens": "EPIC-KITCHENS/P01/videos/P01_01.MP4",
     "howto100m": "raw_caption.json",
 }
@@ -116,7 +116,7 @@ def test_the_original_is_never_overwritten(name: str, tmp_path: Path) -> None:
 def test_another_miniature_is_never_overwritten(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / ".miniature").write_bytes((tiny("ssv2") / ".miniature").read_bytes())
     with pytest.raises(UserError, match="another miniature"):
-        kinetics.write(tmp_path, clips=4)
+        kinetics700.write(tmp_path, clips=4)
 
 
 @pytest.mark.parametrize("module", MODULES.values(), ids=list(MODULES))
@@ -223,7 +223,7 @@ def test_ssv2_shows_what_it_says() -> None:
 
 @pytest.fixture
 def kinetics_rows(tiny: Tiny) -> dict[str, Rows]:
-    root = tiny("kinetics") / "k700-2020/annotations"
+    root = tiny("kinetics700") / "k700-2020/annotations"
     return {split: table(root / f"{split}.csv") for split in ("train", "val", "test")}
 
 
@@ -234,7 +234,7 @@ def kinetics_name(row: dict[str, str]) -> str:
 def test_kinetics_rows_and_files_differ_both_ways(
     tiny: Tiny, kinetics_rows: dict[str, Rows]
 ) -> None:
-    root = tiny("kinetics") / "k700-2020"
+    root = tiny("kinetics700") / "k700-2020"
     names = {f"{s}/{kinetics_name(r)}" for s, rows in kinetics_rows.items() for r in rows}
     files = {str(path.relative_to(root)) for path in root.glob("*/*.mp4")}
     assert len(files - names) == 1
@@ -243,7 +243,7 @@ def test_kinetics_rows_and_files_differ_both_ways(
 
 
 def test_kinetics_files_are_of_many_kinds_and_some_are_broken(tiny: Tiny) -> None:
-    files = sorted((tiny("kinetics") / "k700-2020").glob("*/*.mp4"))
+    files = sorted((tiny("kinetics700") / "k700-2020").glob("*/*.mp4"))
     facts = playable(files)
     broken = [file for file in files if file.name not in facts]
     assert sorted(file.stat().st_size > 0 for file in broken) == [False, True]
@@ -276,7 +276,7 @@ def test_kinetics_ids_come_again() -> None:
     """Twice in a split with other seconds and another label; and in train as well as in val."""
     splits = Counter[frozenset[str]]()
     for seed in range(8):
-        clips = sorted(kinetics.plan(4 + seed, seed), key=lambda clip: clip.video_id)
+        clips = sorted(kinetics700.plan(4 + seed, seed), key=lambda clip: clip.video_id)
         for first, second in pairwise(clips):
             if first.video_id == second.video_id:
                 assert first.label != second.label

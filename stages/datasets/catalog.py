@@ -4,7 +4,7 @@ from importlib import import_module
 
 from handloom.stages.datasets.source import Adapter, RobotAdapter
 
-VIDEO_FORMATS = ("ego4d", "howto100m", "ssv2", "epic_kitchens", "kinetics")
+VIDEO_FORMATS = ("ego4d", "howto100m", "ssv2", "epic_kitchens", "kinetics700")
 ROBOT_FORMATS = ("rt1", "bridge", "calvin", "rlds", "hdf5", "lerobot")
 
 

@@ -1,25 +1,14 @@
-"""The miniatures that `handloom sample` can write, loaded when they are wanted."""
+"""The miniatures that `handloom sample` can write: modules of this folder, loaded when wanted."""
 
 from collections.abc import Callable
 from importlib import import_module
 
-MODULES = {
-    "ego4d": "ego4d",
-    "howto100m": "howto100m",
-    "ssv2": "ssv2",
-    "epic_kitchens": "epic_kitchens",
-    "kinetics700": "kinetics",
-    "rt1": "rt1",
-    "bridge": "bridge",
-    "calvin": "calvin",
-    "rlds": "rlds",
-    "hdf5": "hdf5",
-    "lerobot": "lerobot",
-}
+from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
+
+MINIATURES = (*VIDEO_FORMATS, *ROBOT_FORMATS)
 
 
 def miniature(dataset: str) -> Callable[..., None]:
     """`write(out, clips=…, seed=…)` of a dataset's miniature."""
-    module = import_module(f"handloom.stages.miniatures.{MODULES[dataset]}")
-    write: Callable[..., None] = module.write
+    write: Callable[..., None] = import_module(f"handloom.stages.miniatures.{dataset}").write
     return write

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from handloom.errors import UserError
-from handloom.stages.datasets import kinetics
+from handloom.stages.datasets import kinetics700
 from handloom.stages.datasets.source import TO_THE_END, CutRule, SourceVideo
 
 COLUMNS = "label,youtube_id,time_start,time_end,split"
@@ -37,7 +37,7 @@ def media(root: Path, *paths: str) -> None:
 
 def videos(root: Path) -> dict[str, SourceVideo]:
     """By unit, which is what clip ids are made of."""
-    found = list(kinetics.videos(root, CutRule()))
+    found = list(kinetics700.videos(root, CutRule()))
     by_unit = {video.unit: video for video in found}
     assert len(by_unit) == len(found)
     assert all(len(video.spans) == 1 for video in found)
@@ -62,7 +62,7 @@ def test_a_trimmed_file_is_one_clip(tmp_path: Path) -> None:
     (span,) = video.spans
     assert (span.start_s, span.end_s, span.text) == (0.0, TO_THE_END, "testifying")
     assert (video.expected_s, video.whole_if_shorter_s) == (0.0, 0.0)
-    assert {p.name for p in kinetics.annotations(tmp_path)} == {
+    assert {p.name for p in kinetics700.annotations(tmp_path)} == {
         "train.csv", "validate.csv", "test.csv",
     }  # fmt: skip
 

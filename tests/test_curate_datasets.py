@@ -1,0 +1,82 @@
+"""Whole runs on the miniatures of other datasets: RT-1 always, all of them in `make test-all`."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handloom.stages import funnel
+from handloom.stages.miniatures.catalog import MINIATURES, miniature
+from handloom.stages.records import EpisodeRow
+from handloom.stages.tables import open_tables
+from handloom.tokenize.shards import ShardDataset, verify
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+OPTIONS = {"rlds": ["--ingest.hz", 10]}  # RLDS tells no rate
+
+
+@pytest.fixture(scope="module")
+def rt1(cli: Cli, tiny_vqgan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run on a miniature RT-1."""
+    folder = tmp_path_factory.mktemp("rt1")
+    miniature("rt1")(folder / "data", clips=8)
+    places = ["--data", folder / "data", "--out", folder / "out"]
+    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
+    run = cli("curate", "rt1", *places, *small, "--run.num-cpus", 2)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder / "out"
+
+
+def test_episodes_come_out_with_their_trajectories(rt1: Path) -> None:
+    assert verify(rt1 / "shards") == []
+    rows = {row.clip_id: row for row in open_tables(rt1)["episodes"].read(EpisodeRow)}
+    manifest = json.loads((rt1 / "shards/manifest.json").read_text())
+    seen = 0
+    for split in manifest["splits"]:
+        dataset = ShardDataset(rt1 / "shards", split=split)
+        for i in range(len(dataset)):
+            sample = dataset[i]
+            row = rows[sample["clip_id"]]
+            views, steps = sample["tokens"].shape[:2]
+            assert (views, steps) == (len(sample["views"]), len(row.state))
+            np.testing.assert_array_equal(sample["state"], np.float32(row.state))
+            np.testing.assert_array_equal(sample["action"], np.float32(row.action))
+            assert sample["caption"] == sample["text"].lower()
+            assert (sample["fps"], sample["source_hz"]) == (10.0, 3.0)
+            seen += 1
+    assert seen == sum(row.status == "ok" for row in rows.values()) >= 3
+
+
+def test_totals_add_up_and_the_report_shows_robots(rt1: Path) -> None:
+    result = funnel.count(open_tables(rt1))
+    assert result.stages["ingest"].rejected["duplicate"] == 1
+    assert result.stages["episodes"].rejected["unsuccessful"] >= 1
+    assert result.failed == 1  # a truncated shard
+    page = (rt1 / "report/index.html").read_text()
+    assert "steps at 10 Hz" in page
+    assert page.count("data:image/jpeg") > result.kept
+    assert "cc-by-4.0" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name != "rt1"])
+def test_every_miniature_goes_through(
+    name: str, cli: Cli, tiny_vqgan: Path, tmp_path: Path
+) -> None:
+    miniature(name)(tmp_path / "data")
+    places = ["--data", tmp_path / "data", "--out", tmp_path / "out"]
+    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
+    planned = cli("plan", name, *places, *OPTIONS.get(name, []))
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    run = cli("curate", name, *places, *small, *OPTIONS.get(name, []))
+    assert run.returncode == 0, run.stdout + run.stderr
+    result = funnel.count(open_tables(tmp_path / "out"))
+    assert result.kept >= 5
+    assert verify(tmp_path / "out/shards") == []
+    told = cli("status", tmp_path / "out")
+    assert told.returncode == 0, told.stdout + told.stderr
+    again = cli("report", tmp_path / "out")
+    assert again.returncode == 0, again.stdout + again.stderr
