@@ -8,8 +8,8 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.stages.datasets import ego4d
-from handloom.stages.datasets.source import CutRule, Span
-from handloom.stages.ingest import Ingest
+from handloom.stages.datasets.source import CutRule, SourceVideo, Span
+from handloom.stages.ingest import Ingest, hashed_split
 from handloom.stages.records import clip_id
 from handloom.stages.video import MediaFacts
 
@@ -72,6 +72,66 @@ def test_narrations_at_one_time_share_a_span() -> None:
 def test_redacted_seconds_reject_what_touches_them() -> None:
     rows: Rows = [(1.0, "#C C a"), (5.0, "#C C b"), (9.0, "#C C c")]
     assert [s.reason for s in spans(rows, redacted=[(6.0, 7.0)])] == ["", "redacted", ""]
+
+
+def test_a_window_is_as_wide_as_the_mean_gap_over_that_of_the_dataset() -> None:
+    # A row of EgoClip: a narration at 3.3445 s has the window 2.967651 to 3.721266 s. Its width
+    # tells the mean gap of that video.
+    gap_s = (3.721266 - 2.967651) * 4.9
+    rows: Rows = [(3.3445 + i * gap_s, f"#C C does {i}") for i in range(5)]
+    rows[2], rows[3] = rows[3], (rows[2][0] + 1.0, rows[2][1])  # neither order nor evenness counts
+    found = list(ego4d.cut(narrations(rows), CutRule(max_s=8.0, rule="window")))
+    assert found[0].start_s == pytest.approx(2.967651, abs=1e-3)
+    assert found[0].end_s == pytest.approx(3.721266, abs=1e-3)
+    widths = [span.end_s - span.start_s for span in found]
+    assert widths == pytest.approx([widths[0]] * 5)
+
+
+def test_a_window_keeps_within_the_file_and_the_limit() -> None:
+    rows: Rows = [(0.1, "#C C a"), (98.1, "#C C b"), (98.1, "#C C c")]
+    (first, second) = ego4d.cut(narrations(rows), CutRule(max_s=8.0, rule="window"))
+    assert (first.start_s, first.end_s) == (0.0, 4.1)
+    assert (second.start_s, second.end_s, second.other_texts) == (94.1, 102.1, ("#C C c",))
+    (lone,) = ego4d.cut(narrations(rows[1:]), CutRule(max_s=8.0, rule="window"))
+    assert lone.end_s - lone.start_s == pytest.approx(1.0)
+    assert list(ego4d.cut(narrations([]), CutRule(rule="window"))) == []
+
+
+def test_a_window_takes_what_the_other_pass_says_in_it_and_is_redacted_by_what_it_touches() -> None:
+    entry = narrations(
+        [(10.0, "#C C a"), (19.8, "#C C b"), (29.6, "#C C d")],
+        [(9.5, "#C C near"), (12.0, "#C C far")],
+    )
+    rule = CutRule(max_s=8.0, rule="window")
+    (first, second, _) = ego4d.cut(entry, rule, [(20.5, 21.0)])
+    assert (first.other_texts, first.reason) == (("#C C near",), "")
+    assert second.reason == "redacted"
+
+
+def test_the_same_text_at_other_times_is_another_clip() -> None:
+    found = spans([(1.0, "#C C cuts"), (4.0, "#C C cuts"), (7.0, "#C C cuts")])
+    assert [s.start_s for s in found] == [1.0, 4.0, 7.0]
+
+
+def test_text_keeps_its_letters() -> None:
+    (span,) = spans([(1.0, "#C C opens “the” café door \n")])
+    assert span.text == "#C C opens “the” café door \n"
+    assert ego4d.who_acts(span.text) == "wearer"
+
+
+@pytest.mark.parametrize("status", ["complete", "redacted", "redacted_partial"])
+def test_the_status_of_the_narrations_says_nothing_of_the_picture(status: str) -> None:
+    entry = narrations([(1.0, "#C C a")]) | {"status": status}
+    assert [s.reason for s in ego4d.cut(entry, RULE)] == [""]
+
+
+def test_rows_of_another_kind_have_no_time() -> None:
+    odd = {"narration_pass_1": {"narrations": ["text", {"narration_text": "#C C b"}, None]}}
+    assert [s.reason for s in ego4d.cut(odd, RULE)] == ["no_time"]
+    assert (
+        list(ego4d.cut({"narration_pass_1": [], "narration_pass_2": {"narrations": 3}}, RULE)) == []
+    )
+    assert [s.reason for s in spans([(1e300, "#C C a")])] == ["no_time"]
 
 
 def test_rows_without_a_time_are_counted() -> None:
@@ -141,6 +201,67 @@ def test_a_folder_in_place_of_a_file_is_no_file(tmp_path: Path) -> None:
     assert [v.reason for v in ego4d.videos(root, RULE)] == ["missing_file"]
 
 
+def test_each_video_is_read_once_whatever_copies_there_are(tmp_path: Path) -> None:
+    told = {"a": narrations([(1.0, "#C C a")]), "b": narrations([(1.0, "#C C b")])}
+    root = download(tmp_path, [{"video_uid": "a"}], told)
+    for copy in ("video_540ss", "clips", "clips_540ss"):
+        (root / "v2" / copy).mkdir()
+        (root / "v2" / copy / "a.mp4").touch()
+    (root / "v2/full_scale/c.mp4").touch()  # of the other release: told by nobody
+    found = [(v.video_id, v.media_path, v.reason) for v in ego4d.videos(root, RULE)]
+    assert found == [("a", "v2/full_scale/a.mp4", ""), ("b", "", "missing_file")]
+
+
+def test_releases_and_the_place_of_the_metadata_may_be_mixed(tmp_path: Path) -> None:
+    told = {"a": narrations([(1.0, "#C C a")]), "b": narrations([(1.0, "#C C b")])}
+    root = download(tmp_path, [{"video_uid": "a"}], told)
+    (root / "v1").mkdir()
+    (root / "v2/full_scale").rename(root / "v1/full_scale")  # v1's files, v2's annotations
+    (root / "v2/ego4d.json").rename(root / "ego4d.json")
+    found = [(v.media_path, v.version, v.reason) for v in ego4d.videos(root, RULE)]
+    assert found == [("v1/full_scale/a.mp4", "v2", ""), ("", "v2", "missing_file")]
+    assert [path.name for path in ego4d.annotations(root)] == ["ego4d.json", "narration.json"]
+
+
+def test_a_uid_leads_to_no_file_outside(tmp_path: Path) -> None:
+    told = {uid: narrations([(1.0, "#C C a")]) for uid in ("../../secret", "/etc/secret", "..")}
+    root = download(tmp_path / "data", [], told)
+    (tmp_path / "data/secret.mp4").touch()
+    assert {v.media_path for v in ego4d.videos(root, RULE)} == {""}
+
+
+@pytest.mark.parametrize(
+    ("piece", "whose"),
+    [
+        ("full_scale/a.mp4/300.mp4", "LaViLa"),
+        ("full_scale/a/0.mp4", "EgoVLP"),
+        ("video_288px/a.mp4/0.mp4", "LaViLa"),
+        ("chunked/a/1.mp4", "EgoVLP"),
+    ],
+)
+def test_videos_in_pieces_are_refused_by_name(tmp_path: Path, piece: str, whose: str) -> None:
+    root = download(tmp_path, [], {"a": narrations([(1.0, "#C C a")])})
+    (root / "v2/full_scale").rmdir()
+    (root / "v2" / piece).parent.mkdir(parents=True)
+    (root / "v2" / piece).touch()
+    with pytest.raises(UserError, match=f"laid out like {whose}'s, .* expected whole videos"):
+        list(ego4d.videos(root, RULE))
+
+
+def test_no_videos_at_all_are_told_of(tmp_path: Path) -> None:
+    root = download(tmp_path, [], {"a": narrations([(1.0, "#C C a")])})
+    (root / "v2/full_scale").rmdir()
+    with pytest.raises(UserError, match="holds neither full_scale/ nor video_540ss/"):
+        list(ego4d.videos(root, RULE))
+
+
+def test_broken_metadata_is_named(tmp_path: Path) -> None:
+    odd = {"video_uid": "a", "redacted_intervals": [{"start_sec": None, "end_sec": 1.0}]}
+    root = download(tmp_path, [odd], {})
+    with pytest.raises(UserError, match=r"ego4d\.json has an entry below `videos` that is not a"):
+        list(ego4d.videos(root, RULE))
+
+
 def test_broken_annotations_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not an Ego4D download: expected v2/ego4d\.json"):
         list(ego4d.videos(tmp_path, RULE))
@@ -161,7 +282,7 @@ def test_broken_annotations_are_named(tmp_path: Path) -> None:
 
 def fit(start_s: float, end_s: float, duration_s: float, expected_s: float = 0.0) -> Any:
     span = Span(start_s, end_s, "#C C a")
-    video = ego4d.SourceVideo("a", "v2/a.mp4", "", "v2", (span,), expected_s)
+    video = SourceVideo("a", "v2/a.mp4", "", "v2", (span,), expected_s)
     return Ingest()._fit(video, span, MediaFacts(duration_s, 30.0, 64, 48, "vp9", 0, 1.0))
 
 
@@ -184,7 +305,6 @@ def test_identity_is_dataset_video_and_milliseconds() -> None:
 
 
 def test_videos_without_an_official_split_are_split_by_their_id() -> None:
-    ingest = Ingest(val_percent=20.0)
-    splits = [ingest._hashed_split(f"video-{i}") for i in range(2000)]
+    splits = [hashed_split(f"video-{i}", 20.0) for i in range(2000)]
     assert 0.17 < splits.count("val") / 2000 < 0.23
-    assert splits == [ingest._hashed_split(f"video-{i}") for i in range(2000)]
+    assert splits == [hashed_split(f"video-{i}", 20.0) for i in range(2000)]

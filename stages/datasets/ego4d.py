@@ -1,10 +1,19 @@
 """Ego4D: long first-person videos with point narrations by two annotators.
 
 The layout is that of the official `ego4d` download: `v1/` or `v2/` (or the folder itself) holding
-`ego4d.json`, `annotations/narration.json` and `full_scale/<video_uid>.mp4`.
+`ego4d.json`, `annotations/narration.json` and `full_scale/<video_uid>.mp4`. `clips/` are parts of
+the same videos and not read; `video_540ss/` is read where there is no `full_scale/`. Mostly a part
+of the videos is there, and some belong to the other release: what does not match is no error.
 
 Each annotator's pass narrates the whole video. The pass with more narrations of the camera wearer
 cuts the video into spans; the other pass's texts are attached to the spans they fall into.
+
+A narration is a point in time. Two rules make a span of it, both limited by `max_s`:
+
+    next    from the narration to the next one of its pass, by whomever.
+    window  a window around it whose width follows the density of the video's narrations, as for
+            EgoVLP (Lin et al., 2022): the mean distance of narrations in the video, divided by that
+            over the dataset, in seconds. About one second; neighbours may overlap.
 """
 
 import re
@@ -30,6 +39,15 @@ MEDIA = ("full_scale", "video_540ss")  # the same videos at two sizes: one of th
 PASSES = ("narration_pass_1", "narration_pass_2")
 
 # "#C C opens the door", "# C c opens", "#c #C C opens", "#unsure #C C opens", "#O A man X sits"
+LATEST_S = 1e7  # four months; later times are no times
+MEAN_GAP_S = 4.9
+"""Mean over Ego4D of the mean distance between narrations, `alpha` of EgoVLP: the rows of its
+EgoClip table are of the width that this constant gives."""
+
+_LAYOUTS = {  # of videos cut into pieces, by the way their folders are called
+    True: "LaViLa's, pieces of 300 s called <video_uid>.mp4/<start>.mp4",
+    False: "EgoVLP's, pieces of 600 s called <video_uid>/<number>.mp4",
+}
 _TAGS = re.compile(r"^(?:\s*#\s*(?:c|o|unsure|summary)\b)+", re.IGNORECASE)
 
 
@@ -43,23 +61,23 @@ class _Metadata:
 
 def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
     """Stream the narrated videos; narration.json is never held in memory whole."""
-    home = _home(root)
-    metadata = _read_metadata(home / "ego4d.json")
-    media = _media_folder(home)
-    present = {path.stem: path for path in media.glob("*.mp4") if path.is_file()}
-    for uid, entry in _read_narrations(_narration_file(home)):
+    metadata = _read_metadata(_metadata_file(root))
+    narrations = _narration_file(root)
+    release = narrations.parent.parent.name
+    present = _media(root)
+    for uid, entry in _read_narrations(narrations):
         if not isinstance(entry, dict):
             raise UserError(
-                f"{_narration_file(home)} has {type(entry).__name__} for {uid!r}, expected an "
+                f"{narrations} has {type(entry).__name__} for {uid!r}, expected an "
                 "object with narration_pass_1; this is not Ego4D's narration.json."
             )
-        file = present.get(uid)
+        file = present.get(uid)  # looked up among the files, so no uid leads anywhere else
         facts = metadata.get(uid, _Metadata("", 0.0, False, ()))
         yield SourceVideo(
             video_id=uid,
             media_path=file.relative_to(root).as_posix() if file else "",
             split=facts.split,
-            version=home.name if home.name in ("v1", "v2") else "unknown",
+            version=release if release in ("v1", "v2") else "unknown",
             spans=tuple(cut(entry, rule, facts.redacted_s)),
             expected_s=facts.expected_s,
             reason=_left_out(uid, facts, has_file=file is not None),
@@ -68,8 +86,7 @@ def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
 
 def annotations(root: Path) -> list[Path]:
     """The two files that say what is in the dataset."""
-    home = _home(root)
-    return [home / "ego4d.json", _narration_file(home)]
+    return [_metadata_file(root), _narration_file(root)]
 
 
 def cut(
@@ -77,27 +94,22 @@ def cut(
 ) -> Iterator[Span]:
     """Turn one video's narrations into spans.
 
-    A span runs from one narration to the next of the same pass, by whomever, and at most
-    `rule.max_s`. Narrations at the same millisecond share a span. Rows without a usable time share
-    one span of no length, rejected as `no_time`.
+    Narrations at the same millisecond share a span. Rows without a usable time share one span of
+    no length, rejected as `no_time`.
 
     Args:
         entry: the value of the video's uid in narration.json.
-        rule: how long a span may be.
+        rule: how far a narration reaches, and how long a span may be.
         redacted_s: intervals of blanked picture, seconds.
     """
     passes = [_by_time(entry.get(name)) for name in PASSES]
     first, second = sorted(passes, key=_wearer_count, reverse=True)
-    starts = sorted(ms for ms in first if ms is not None)
-    for i, start in enumerate(starts):
-        end_s = start / 1000 + rule.max_s
-        if i + 1 < len(starts):
-            end_s = min(end_s, starts[i + 1] / 1000)
-        others = [
-            t for ms in second if ms is not None and start <= ms < end_s * 1000 for t in second[ms]
-        ]
-        redacted = any(a < end_s and start / 1000 < b for a, b in redacted_s)
-        yield _span(start / 1000, end_s, first[start], others, "redacted" if redacted else "")
+    times = sorted(ms for ms in first if ms is not None)
+    for ms, (start, end) in zip(times, _reaches(times, rule), strict=True):
+        others = [t for at in second if at is not None and start <= at < end for t in second[at]]
+        start_s, end_s = start / 1000, end / 1000
+        redacted = any(a < end_s and start_s < b for a, b in redacted_s)
+        yield _span(start_s, end_s, first[ms], others, "redacted" if redacted else "")
     if None in first:
         yield _span(0.0, 0.0, first[None], [], "no_time")
 
@@ -119,6 +131,19 @@ def who_acts(text: str) -> str:
     return "unknown"
 
 
+def _reaches(times: list[int], rule: CutRule) -> Iterator[tuple[int, int]]:
+    """Start and end of the span of each narration; milliseconds, as the times are."""
+    longest = round(rule.max_s * 1000)
+    if rule.rule == "next":
+        for i, ms in enumerate(times):
+            yield ms, min([ms + longest, *times[i + 1 : i + 2]])
+        return
+    # A lone narration has no density: it gets the second that videos of mean density get.
+    gap_s = (times[-1] - times[0]) / 1000 / (len(times) - 1) if len(times) > 1 else MEAN_GAP_S
+    half = max(1, min(round(gap_s / MEAN_GAP_S * 500), longest // 2))
+    yield from ((max(0, ms - half), ms + half) for ms in times)
+
+
 def _span(start_s: float, end_s: float, texts: list[str], others: list[str], reason: str) -> Span:
     """One span from the texts at its start: the wearer's comes first."""
     texts = sorted(texts, key=lambda text: who_acts(text) != "wearer")
@@ -133,12 +158,16 @@ def _span(start_s: float, end_s: float, texts: list[str], others: list[str], rea
     return Span(start_s, end_s, texts[0], tuple(dict.fromkeys(mine)), tuple(flags), reason)
 
 
-def _by_time(narration_pass: dict[str, Any] | None) -> dict[int | None, list[str]]:
+def _by_time(narration_pass: Any) -> dict[int | None, list[str]]:
     """Texts by millisecond; the same text at the same time counts once."""
     found: dict[int | None, list[str]] = defaultdict(list)
-    for row in (narration_pass or {}).get("narrations") or []:
-        time_s = row.get("timestamp_sec")
-        usable = isinstance(time_s, int | float | Decimal) and time_s >= 0
+    rows = narration_pass.get("narrations") if isinstance(narration_pass, dict) else None
+    for row in rows if isinstance(rows, list) else []:
+        if not isinstance(row, dict):
+            found[None].append(str(row))
+            continue
+        time_s: Any = row.get("timestamp_sec")
+        usable = isinstance(time_s, int | float | Decimal) and 0 <= time_s < LATEST_S
         key = round(float(time_s) * 1000) if usable else None
         text = str(row.get("narration_text") or "")
         if text not in found[key]:
@@ -175,14 +204,24 @@ def _read_metadata(path: Path) -> dict[str, _Metadata]:
     found = {}
     with path.open("rb") as file:
         for video in _parsed(path, ijson.items(file, "videos.item", use_float=True)):
-            intervals = video.get("redacted_intervals") or []
-            found[str(video.get("video_uid"))] = _Metadata(
-                split=_official_split(video),
-                expected_s=float((video.get("video_metadata") or {}).get("mp4_duration_sec") or 0),
-                is_stereo=bool(video.get("is_stereo")),
-                redacted_s=tuple((float(i["start_sec"]), float(i["end_sec"])) for i in intervals),
-            )
+            try:
+                found[str(video["video_uid"])] = _facts(video)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path} has an entry below `videos` that is not a video's ({error!r}); "
+                    "download it again."
+                ) from None
     return found
+
+
+def _facts(video: dict[str, Any]) -> _Metadata:
+    intervals = video.get("redacted_intervals") or []
+    return _Metadata(
+        split=_official_split(video),
+        expected_s=float((video.get("video_metadata") or {}).get("mp4_duration_sec") or 0),
+        is_stereo=bool(video.get("is_stereo")),
+        redacted_s=tuple((float(i["start_sec"]), float(i["end_sec"])) for i in intervals),
+    )
 
 
 def _read_narrations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -204,35 +243,60 @@ def _parsed(path: Path, items: Iterable[Any]) -> Iterator[Any]:
         ) from None
 
 
-def _home(root: Path) -> Path:
-    """The folder of the newest release below root."""
-    for home in (root / "v2", root / "v1", root):
+def _homes(root: Path) -> list[Path]:
+    """Where a download puts things, the newest release first; some keep ego4d.json above them."""
+    return [root / "v2", root / "v1", root]
+
+
+def _metadata_file(root: Path) -> Path:
+    for home in _homes(root):
         if (home / "ego4d.json").is_file():
-            return home
+            return home / "ego4d.json"
     raise UserError(
         f"{root} is not an Ego4D download: expected v2/ego4d.json (or v1/ego4d.json) below it. "
         f"{HOW_TO_GET}"
     )
 
 
-def _narration_file(home: Path) -> Path:
-    for name in NARRATIONS:
-        if (home / "annotations" / name).is_file():
-            return home / "annotations" / name
+def _narration_file(root: Path) -> Path:
+    for home in _homes(root):
+        for name in NARRATIONS:
+            if (home / "annotations" / name).is_file():
+                return home / "annotations" / name
     raise UserError(
-        f"{home / 'annotations'} holds no narration.json, which says what happens when; download "
-        "it with `ego4d --datasets annotations`."
+        f"{_metadata_file(root).parent / 'annotations'} holds no narration.json, which says what "
+        "happens when; download it with `ego4d --datasets annotations`."
     )
 
 
-def _media_folder(home: Path) -> Path:
-    for name in MEDIA:
-        if (home / name).is_dir():
-            return home / name
+def _media(root: Path) -> dict[str, Path]:
+    """The video files by uid, of one folder: the others hold the same videos again."""
+    folders = [home / name for home in _homes(root) for name in MEDIA]
+    present = [folder for folder in folders if folder.is_dir()]
+    for folder in present:
+        found = {path.stem: path for path in folder.glob("*.mp4") if path.is_file()}
+        if found:
+            return found
+    homes = [home for home in _homes(root) if home.is_dir()]
+    for folder in present or sorted(p for home in homes for p in home.iterdir() if p.is_dir()):
+        _refuse_pieces(folder)
+    if present:
+        return {}
     raise UserError(
-        f"{home} holds neither {MEDIA[0]}/ nor {MEDIA[1]}/ with the videos; download them with "
-        "`ego4d --datasets full_scale`."
+        f"{_metadata_file(root).parent} holds neither {MEDIA[0]}/ nor {MEDIA[1]}/ with the "
+        "videos; download them with `ego4d --datasets full_scale`."
     )
+
+
+def _refuse_pieces(folder: Path) -> None:
+    """Raise UserError where videos lie as folders of pieces: narrations do not fit those."""
+    for video in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if any(piece.stem.isdecimal() for piece in video.glob("*.mp4")):
+            raise UserError(
+                f"{folder} is laid out like {_LAYOUTS[video.suffix == '.mp4']}, expected whole "
+                "videos in full_scale/<video_uid>.mp4; point --data at the download that the "
+                "pieces were made of."
+            )
 
 
 ADAPTER = Adapter(
