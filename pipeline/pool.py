@@ -49,7 +49,11 @@ def write(
     stage: Stage, table: Table, batch: Batch, rows: list[Row], attempts: dict[str, int]
 ) -> Counts:
     """Write a batch's rows as one part; returns how many have which status."""
-    counted = [replace(row, attempts=attempts.get(row.clip_id, 0) + 1) for row in rows]
+    again = {row.clip_id for row in rows} & attempts.keys()
+    counted = [
+        replace(row, attempts=attempts[row.clip_id] + 1) if row.clip_id in again else row
+        for row in rows
+    ]
     table.write(batch.bucket, batch.name, counted, stage.row_type)
     return Counter(row.status for row in counted)
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,8 +52,12 @@ class Table:
         """Write one part, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{bucket}-{self.fingerprint[:12]}-{batch}.parquet"
-        rows_as_dicts = [asdict(row) for row in rows]
-        _replace(path, pa.Table.from_pylist(rows_as_dicts, schema=arrow_schema(row_type)))
+        rows, schema = list(rows), arrow_schema(row_type)
+        # By attribute: `asdict` copies every value, which took half of the time of ingest.
+        columns = [[getattr(row, name) for row in rows] for name in schema.names]
+        _replace(
+            path, pa.Table.from_pydict(dict(zip(schema.names, columns, strict=True)), schema=schema)
+        )
 
     def read(self, row_type: type[R], bucket: str = "*") -> Iterator[R]:
         """Rows of a bucket, or of all; only the columns that `row_type` names are read."""
