@@ -150,9 +150,9 @@ def test_bridge_is_read_as_it_happened(
 def expected_views(layout: str, world: WorldEpisode) -> set[str]:
     by_layout = {
         "bridge": {0: {"image_0"}, 1: {"image_0", "image_1"}, 2: {"image_0", "image_3"}},
-        "bridge_raw": {0: {"images0"}, 1: {"images0"}, 2: {"images0", "images1"}},
+        "bridge_raw": {0: {"image_0"}, 1: {"image_0"}, 2: {"image_0", "image_1"}},
         "bridge_openx": {k: {"image"} for k in range(3)},
-        "bridge_numpy": {k: {"images0"} for k in range(3)},
+        "bridge_numpy": {k: {"image_0"} for k in range(3)},
     }
     return by_layout[layout][world.index % 3]
 

@@ -34,7 +34,6 @@ HOW_TO_GET = (
     "shards will do, with features.json."
 )
 HZ = 5.0
-STILL = 1e-5  # m and rad: the first recorded action is zero but for rounding
 
 STATE = "steps/observation/state"
 ACTION = "steps/action"
@@ -160,14 +159,12 @@ def _action(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """Actions [T, 7] as recorded or between the poses reached, and the steps without a command."""
     action = bridge_convention.actions(raw_actions)
+    if not relabel:
+        return action, bridge_convention.idle_start(raw_actions)
+    states = bridge_convention.states(raw_states)
     idle = np.zeros(len(action), np.bool_)
-    if relabel:
-        states = bridge_convention.states(raw_states)
-        action = bridge_convention.relabelled(states, action[:, 6])
-        idle[-1] = True  # nothing tells where the last step led to
-    else:
-        idle[0] = bool(np.abs(action[0, :6]).max() < STILL)
-    return action, idle if idle.any() else None
+    idle[-1] = True  # nothing tells where the last step led to
+    return bridge_convention.relabelled(states, action[:, 6]), idle
 
 
 def _views(record: Record, cameras: list[str]) -> dict[str, Pictures]:

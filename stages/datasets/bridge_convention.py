@@ -85,8 +85,7 @@ def relabelled(states: ArrayLike, gripper: ArrayLike) -> NDArray[np.float32]:
 def idle_start(raw: ArrayLike) -> NDArray[np.bool_] | None:
     """bool [T], True for the first of the raw actions [T, 7] if it is no motion; None if it is one.
 
-    The recorder writes the first action before anything was commanded: all zero, but for rounding.
-    some micrometres.
+    The recorder writes the first action before anything was commanded: zero, but for rounding.
     """
     values = np.asarray(raw, np.float64)
     if not len(values) or np.abs(values[0, :6]).max() > NO_MOTION:

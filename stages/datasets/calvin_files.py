@@ -24,6 +24,8 @@ LANGUAGE = "auto_lang_ann.npy"
 SEGMENTS = "ep_start_end_ids.npy"
 MAX_MEMBER = 16 << 20  # bytes of one array of a frame; the largest has 160 kB
 
+MAX_ID = 10**15
+
 _FRAME = re.compile(r"(.*?)([0-9]{1,15})\.npz")
 _DAMAGED = (
     zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError, NotImplementedError, RuntimeError,
@@ -146,6 +148,8 @@ def _language(path: Path, _version: tuple[int, int]) -> Language:
             f"{path.name} holds no language/ann and info/indx of pairs of frames: it is not "
             "CALVIN's; download it again"
         ) from None
+    if any(not -MAX_ID < frame < MAX_ID for pair in bounds for frame in pair):
+        raise MediaError(f"{path.name} has windows of frames beyond {MAX_ID}; download it again")
     if len(texts) != len(bounds) or not all(isinstance(text, str) for text in texts):
         raise MediaError(
             f"{path.name} has {len(texts)} texts and {len(bounds)} windows; download it again"

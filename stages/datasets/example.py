@@ -50,9 +50,9 @@ def parse(payload: bytes, wanted: Callable[[str], bool] | None = None) -> dict[s
     """
     view = memoryview(payload)
     found: dict[str, Values] = {}
-    for number, wire, start, end in _fields(view, 0, len(view)):
+    for number, wire, start, end in fields_of(view, 0, len(view)):
         if (number, wire) == (1, _LENGTH):
-            for inner, inner_wire, a, b in _fields(view, start, end):
+            for inner, inner_wire, a, b in fields_of(view, start, end):
                 if (inner, inner_wire) == (1, _LENGTH):
                     _entry(view, a, b, wanted, found)
     return found
@@ -67,7 +67,7 @@ def _entry(
 ) -> None:
     """Put one entry of the map into `found`; a later entry of the same key takes its place."""
     name, feature = b"", (0, 0)
-    for number, wire, a, b in _fields(view, start, end):
+    for number, wire, a, b in fields_of(view, start, end):
         if (number, wire) == (1, _LENGTH):
             name = bytes(view[a:b])
         elif (number, wire) == (2, _LENGTH):
@@ -83,10 +83,10 @@ def _entry(
 def _feature(view: memoryview, start: int, end: int) -> Values:
     """Decode a Feature; of several lists the last counts."""
     kind = first = last = 0
-    for number, wire, a, b in _fields(view, start, end):
+    for number, wire, a, b in fields_of(view, start, end):
         if wire == _LENGTH and number in (_BYTES, _FLOATS, _INTS):
             kind, first, last = number, a, b
-    items = [field[1:] for field in _fields(view, first, last) if field[0] == 1]
+    items = [field[1:] for field in fields_of(view, first, last) if field[0] == 1]
     if kind == _FLOATS:
         return _floats(view, items)
     if kind == _INTS:
@@ -147,7 +147,7 @@ def _decode(block: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.int6
     return np.bitwise_or.reduceat(bits, starts).view(np.int64)
 
 
-def _fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
+def fields_of(view: memoryview, start: int, end: int) -> Iterator[Field]:
     """The fields of a message that lies between two offsets; every value lies inside too."""
     at, left = start, MAX_FIELDS
     while at < end:
