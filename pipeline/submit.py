@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from handloom.cli import choice
 from handloom.errors import RunError, UserError
 from handloom.pipeline.recipes import RECIPES
 
+AGENT_TRIES, AGENT_WAIT_S = 20, 3.0
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 # What a checkout holds beside the code; the job's working directory is limited to 500 MB.
 LEFT_BEHIND = [".git", ".venv", "build", "dist", "runs", "data", "docs", "**/__pycache__"]
@@ -37,10 +39,8 @@ def submit(args: Sequence[str]) -> None:
     rest, data = _take(rest, "--data", "" if dataset == "sample" else f"data/{dataset}")
     places = ["--out", _absolute(out), *(["--data", _absolute(data)] if data else [])]
     client = _client(address)
-    job_id = client.submit_job(
-        entrypoint=shlex.join(["python", "-m", "handloom", "curate", *rest, *places]),
-        runtime_env=_runtime_env(),
-    )
+    entrypoint = shlex.join(["python", "-m", "handloom", "curate", *rest, *places])
+    job_id = _submit(client, entrypoint)
     print(f"submitted {job_id} to {address}", flush=True)
     job = asyncio.run(_follow(client, job_id))
     if job.status.value != "SUCCEEDED":
@@ -70,6 +70,20 @@ def _client(address: str) -> Any:
             "cluster with `ray start --head`, or name its dashboard with --address (make: "
             "ADDRESS=…)."
         ) from None
+
+
+def _submit(client: Any, entrypoint: str) -> str:
+    """Hand in the job; a cluster that has just come up has no agent for jobs for some seconds."""
+    for attempt in range(AGENT_TRIES):
+        try:
+            job_id: str = client.submit_job(entrypoint=entrypoint, runtime_env=_runtime_env())
+            return job_id
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            if "agent" not in why or attempt + 1 == AGENT_TRIES:
+                raise RunError(f"the cluster took no job: {why}") from None
+            time.sleep(AGENT_WAIT_S)
+    raise AssertionError("unreachable")
 
 
 async def _follow(client: Any, job_id: str) -> Any:
