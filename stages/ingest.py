@@ -142,6 +142,7 @@ class Ingest(Stage):
             "text_kind": self.adapter.text_kind,
             "other_texts": list(span.other_texts),
             "text_flags": list(span.flags),
+            "annotation_id": span.annotation_id,
             "media_path": video.media_path,
         }
         return Clip(**(row | values))

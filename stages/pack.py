@@ -157,6 +157,7 @@ def _metadata(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> dict[str, An
         "split": clip.split,
         "licence": clip.licence,
         "source_id": clip.video_id,
+        "annotation_id": clip.annotation_id,
         "start_s": clip.start_s,
         "end_s": clip.end_s,
         "fps": clip.fps,

@@ -54,6 +54,8 @@ class Clip(Row):
     other_texts: list[str] = field(default_factory=list)
     """Further texts of the same seconds: a second annotator, duplicates at the same time."""
     text_flags: list[str] = field(default_factory=list)
+    annotation_id: str = ""
+    """The dataset's own id of what was annotated (EPIC's narration_id), where it has one."""
     clamped_s: float = 0.0
     """How much of the annotated span lay beyond the end of the file."""
     media_path: str = ""

@@ -309,3 +309,10 @@ def test_missing_and_broken_tables_are_named(tmp_path: Path) -> None:
     table(tmp_path / "EPIC_100_train.csv", COLUMNS, "P01_01_0,P0")  # the download broke off
     with pytest.raises(UserError, match=r"EPIC_100_train\.csv has a row without video_id"):
         videos(tmp_path)
+
+
+def test_the_datasets_own_ids_travel_along(tmp_path: Path) -> None:
+    epic_100(tmp_path, train=(OPEN_DOOR, row("P01_01", "0:00:05.0", "0:00:06.0", "close door", 7)))
+    spans = {s.text: s for v in epic_kitchens.videos(tmp_path, CutRule()) for s in v.spans}
+    assert spans["open door"].annotation_id == "P01_01_0"
+    assert spans["close door"].annotation_id == "P01_01_7"

@@ -38,7 +38,7 @@ SKIPPED_FOLDERS = frozenset(
 _TIME = re.compile(r"([0-9]{1,4}):([0-9]{1,2}):([0-9]{1,2}(?:\.[0-9]*)?)")
 _VIDEO_ID = re.compile(r"P[0-9]{2}_[0-9]{2,3}")
 
-Row = tuple[int, int, int, str]  # start and stop in ms, index into SPLITS, narration
+Row = tuple[int, int, int, str, str]  # start, stop (ms), index into SPLITS, narration, own id
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
     durations_s = _durations(home / release.video_info)
     media = _media(root)
     for video_id, rows in sorted(_segments(release, home).items()):
-        strictest = max(split for _, _, split, _ in rows)
+        strictest = max(row[2] for row in rows)
         found = media.get(video_id, "")
         reason = "benchmark_test" if SPLITS[strictest] == "test" else ""
         yield SourceVideo(
@@ -102,16 +102,16 @@ def spans(rows: Iterable[Row]) -> Iterator[Span]:
 
     The video belongs to the strictest split that lists it: rows of another become `video_in_val`.
     """
-    by_time: dict[tuple[int, int], list[tuple[int, str]]] = defaultdict(list)
-    for start_ms, stop_ms, split, text in rows:
-        by_time[start_ms, stop_ms].append((split, text))
-    strictest = max(split for group in by_time.values() for split, _ in group)
+    by_time: dict[tuple[int, int], list[tuple[int, str, str]]] = defaultdict(list)
+    for start_ms, stop_ms, split, text, narration_id in rows:
+        by_time[start_ms, stop_ms].append((split, text, narration_id))
+    strictest = max(split for group in by_time.values() for split, _, _ in group)
     for (start_ms, stop_ms), group in sorted(by_time.items()):
-        texts = sorted({text for _, text in group if text})
+        texts = sorted({text for _, text, _ in group if text})
         reason = "" if texts else "no_text"
         if stop_ms == 0:
             reason = "no_time"
-        split = max(split for split, _ in group)
+        split = max(split for split, _, _ in group)
         if split != strictest:
             reason = f"video_in_{SPLITS[strictest]}"
         elif SPLITS[split] == "test":
@@ -122,6 +122,7 @@ def spans(rows: Iterable[Row]) -> Iterator[Span]:
             text=texts[0] if texts else "",
             other_texts=tuple(texts[1:]),
             reason=reason,
+            annotation_id=" ".join(sorted({id_ for _, _, id_ in group if id_})),
         )
 
 
@@ -149,7 +150,8 @@ def _segments(release: _Release, home: Path) -> dict[str, list[Row]]:
             if start_ms is None or stop_ms is None:
                 start_ms = stop_ms = 0
             text = "" if split == "test" else row["narration"].strip()
-            found[video_id].append((start_ms, stop_ms, SPLITS.index(split), text))
+            own_id = row.get("narration_id") or row.get("uid") or ""  # of EPIC-100, of EPIC-55
+            found[video_id].append((start_ms, stop_ms, SPLITS.index(split), text, own_id))
     return found
 
 

@@ -31,6 +31,7 @@ class Span:
         other_texts: further texts of the same seconds.
         flags: remarks on the text, such as `unsure`.
         reason: why the span cannot become a clip, or empty.
+        annotation_id: the dataset's own id of the annotation, where it has one; provenance only.
     """
 
     start_s: float
@@ -39,6 +40,7 @@ class Span:
     other_texts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     reason: str = ""
+    annotation_id: str = ""
 
 
 @dataclass(frozen=True)
