@@ -62,7 +62,9 @@ class Stage:
     def settings(self) -> dict[str, Any]:
         """Everything on this stage's side that its rows depend on."""
         options = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"code_version": self.code_version, "models": self.models(), **options}
+        columns = [f.name for f in fields(self.row_type)]
+        facts = {"code_version": self.code_version, "columns": columns, "models": self.models()}
+        return facts | options
 
     def at(self, data: Path, cache: Path | None = None, source: "Stage | None" = None) -> Self:
         """The same stage with its data folder, its cache and the run's ingest stage set."""

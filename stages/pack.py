@@ -17,7 +17,7 @@ from handloom.stages.base import clip_order
 from handloom.stages.funnel import ok_ids, reached
 from handloom.stages.records import CaptionRow, Clip, EpisodeClip, EpisodeRow, TokenRow
 from handloom.stages.tables import Table
-from handloom.tokenize.shards import SPLITS, Sample, ShardInfo, shard_path, write_shard
+from handloom.tokenize.shards import SPLITS, Layout, Sample, ShardInfo, shard_path, write_shard
 
 Tables = dict[str, Table]
 
@@ -27,7 +27,9 @@ class Pack:
     """Options of `pack`."""
 
     samples_per_shard: int = 10_000
-    """About 28 MB a shard at 5 frames of 256 codes."""
+    """About 36 MB a shard at 5 frames of 256 codes."""
+    layout: Layout = "samples"
+    """packed: 2 % instead of 45 % over the codes, for clips of one shape."""
     licences: tuple[str, ...] = ()
     """Licence classes that may go into the shards; by default one class, whichever it is."""
 
@@ -57,6 +59,7 @@ class ShardPlan:
     buckets: tuple[str, ...]
     skip: int
     count: int
+    layout: Layout = "samples"
 
 
 def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
@@ -74,7 +77,7 @@ def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
     return [
         plan
         for split in SPLITS
-        for plan in _plan_split(split, counts[split], pack.samples_per_shard)
+        for plan in _plan_split(split, counts[split], pack)
     ]
 
 
@@ -82,7 +85,7 @@ def write_planned(tables: Tables, plan: ShardPlan, root: Path) -> ShardInfo:
     """Write one shard and its index."""
     samples = (s for bucket in plan.buckets for s in _samples(tables, bucket, plan.split))
     wanted = islice(samples, plan.skip, plan.skip + plan.count)
-    return write_shard(shard_path(root, plan.split, plan.number), wanted)
+    return write_shard(shard_path(root, plan.split, plan.number), wanted, plan.layout)
 
 
 def kept_clips(tables: Tables, bucket: str) -> list[Clip]:
@@ -92,7 +95,8 @@ def kept_clips(tables: Tables, bucket: str) -> list[Clip]:
     return sorted(clips, key=clip_order)
 
 
-def _plan_split(split: str, counts: dict[str, int], per_shard: int) -> Iterator[ShardPlan]:
+def _plan_split(split: str, counts: dict[str, int], pack: Pack) -> Iterator[ShardPlan]:
+    per_shard = pack.samples_per_shard
     buckets = sorted(counts)
     ends = np.cumsum([counts[bucket] for bucket in buckets])
     total = int(ends[-1]) if buckets else 0
@@ -101,7 +105,7 @@ def _plan_split(split: str, counts: dict[str, int], per_shard: int) -> Iterator[
         first, last = np.searchsorted(ends, [start, stop - 1], side="right")
         before = int(ends[first - 1]) if first else 0
         touched = tuple(buckets[first : last + 1])
-        yield ShardPlan(split, number, touched, start - before, stop - start)
+        yield ShardPlan(split, number, touched, start - before, stop - start, pack.layout)
 
 
 def _samples(tables: Tables, bucket: str, split: str) -> Iterator[Sample]:

@@ -1,11 +1,12 @@
 """Laws of the shard format, on real bytes."""
 
-import io
 import json
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 import webdataset
@@ -19,6 +20,7 @@ from handloom.tokenize.shards import (
     build_index,
     permute,
     verify,
+    verify_shard,
     write_index,
     write_manifest,
     write_shards,
@@ -67,13 +69,29 @@ def test_stock_webdataset_and_tarfile_read_a_shard(shards: tuple[Path, list[Samp
     stock = webdataset.WebDataset(urls, shardshuffle=False).decode()
     for got, sample in zip(stock, samples, strict=True):
         assert got["__key__"] == sample.clip_id
-        assert got["json"] == sample.meta
-        np.testing.assert_array_equal(got["tokens.npy"], sample.codes_vtij)
+        assert got["mp"]["meta"] == sample.meta
+        codes = np.frombuffer(got["mp"]["codes"], "<u2").reshape(got["mp"]["shape"])
+        np.testing.assert_array_equal(codes, sample.codes_vtij)
+        for name, array in sample.arrays.items():
+            np.testing.assert_array_equal(got[f"{name}.npy"], array)
     with tarfile.open(urls[0]) as tar:
-        member = tar.extractfile(f"{samples[0].clip_id}.tokens.npy")
+        member = tar.extractfile(f"{samples[0].clip_id}.mp")
         assert member is not None
-        codes = np.load(io.BytesIO(member.read()))
-    np.testing.assert_array_equal(codes, samples[0].codes_vtij)
+        assert msgpack.unpackb(member.read())["meta"] == samples[0].meta
+
+
+def test_tar_the_program_unpacks_a_shard(shards: tuple[Path, list[Sample]], tmp_path: Path) -> None:
+    root, samples = shards
+    out = tmp_path / "out"
+    out.mkdir()
+    done = subprocess.run(
+        ["tar", "-xf", root / "train/000000.tar", "-C", out], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    np.testing.assert_array_equal(
+        np.load(out / f"{samples[0].clip_id}.state.npy"), samples[0].arrays["state"]
+    )
+    assert len(list(out.glob("*.mp"))) == 10
 
 
 def test_index_is_rebuilt_from_the_tar_byte_for_byte(shards: tuple[Path, list[Sample]]) -> None:
@@ -126,11 +144,14 @@ def test_a_flipped_byte_is_found_with_its_sample(shards: tuple[Path, list[Sample
     path = root / "train/000000.tar"
     row = build_index(path).to_pylist()[4]
     data = bytearray(path.read_bytes())
-    data[row["tokens"]["offset"] + row["tokens"]["size"] - 1] ^= 1
+    data[row["offset"] + row["size"] // 2] ^= 1
     path.write_bytes(data)
     (problem,) = verify(root)
     assert samples[4].clip_id in problem
     assert samples[3].clip_id not in problem
+    assert "000000.tar" in problem
+    (same,) = verify_shard(path)
+    assert samples[4].clip_id in same
 
 
 def test_unfinished_newer_or_incomplete_folders_are_refused(

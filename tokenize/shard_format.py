@@ -1,0 +1,157 @@
+"""What every other module of the shards agrees on: names, the version, a sample, the manifest."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from handloom.errors import UserError
+
+FORMAT = "handloom-token-shards"
+VERSION = 1
+SPLITS = ("train", "val")
+LAYOUTS = ("samples", "packed")
+ARRAYS = ("state", "action")  # float32 [T, ·], robot data only
+
+Layout = Literal["samples", "packed"]
+Codes = npt.NDArray[np.uint16]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip as it goes into a shard.
+
+    Attributes:
+        clip_id: the key; 1 to 80 ASCII characters, without a dot or a slash.
+        codes_vtij: uint16 [V, T, I, J]: V views, T frames, I rows and J columns of codes.
+        meta: JSON object; `caption` and `split` are required.
+        arrays: further members by name, `state` or `action`, float32 [T, ·].
+    """
+
+    clip_id: str
+    codes_vtij: Codes
+    meta: dict[str, Any]
+    arrays: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One line of the manifest."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+def check_sample(sample: Sample) -> None:
+    """Raise ValueError where a sample cannot be stored as it is; the message names its key."""
+    key = sample.clip_id
+    if not (key.isascii() and key.isprintable() and 0 < len(key) <= 80) or set("./ ") & set(key):
+        raise ValueError(
+            f"{key!r} is no key of a sample: a key has 1 to 80 ASCII characters and none of them "
+            "is a dot, a slash or a space"
+        )
+    if sample.codes_vtij.dtype != np.uint16 or sample.codes_vtij.ndim != 4:
+        raise ValueError(
+            f"{key}: codes are {sample.codes_vtij.dtype} {list(sample.codes_vtij.shape)}, "
+            "a shard holds uint16 [V, T, I, J]"
+        )
+    for name, array in sample.arrays.items():
+        if name not in ARRAYS or array.dtype != np.float32 or array.ndim != 2:
+            raise ValueError(
+                f"{key}: array {name!r} is {array.dtype} {list(array.shape)}, a shard holds "
+                "`state` and `action` as float32 [T, ·]"
+            )
+    missing = {"caption", "split"} - sample.meta.keys()
+    if missing:
+        raise ValueError(f"{key}: its metadata lacks {' and '.join(sorted(missing))}")
+
+
+def shard_path(root: Path, split: str, number: int) -> Path:
+    """Where shard `number` of a split lies."""
+    return root / split / f"{number:06d}.tar"
+
+
+def index_name(shard: str) -> str:
+    """The name of a shard's index: `train/000000.tar` gives `train/000000.index.arrow`."""
+    return shard.removesuffix(".tar") + ".index.arrow"
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name; when the block ends well, its file is on disk and takes this name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    yield temporary
+    _flush(temporary)
+    os.replace(temporary, path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or folder is on disk: a power cut must not leave a name without bytes."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_manifest(
+    root: Path, shards: dict[str, list[ShardInfo]], tokenizer: dict[str, Any], **facts: Any
+) -> None:
+    """Write `manifest.json`, the last file of a finished set of shards.
+
+    Args:
+        root: folder of the shards.
+        shards: per split, in order.
+        tokenizer: at least name, weights_sha256 and codebook_size.
+        facts: further JSON values: frame sampling, resize rule, the run's configuration, …
+    """
+    splits = {
+        name: {"samples": sum(i.samples for i in infos), "shards": [asdict(i) for i in infos]}
+        for name, infos in shards.items()
+    }
+    manifest = {"format": FORMAT, "version": VERSION, "splits": splits, "tokenizer": tokenizer}
+    text = json.dumps(manifest | facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    with whole_file(root / "manifest.json") as temporary:
+        temporary.write_text(text)
+
+
+def parse_manifest(text: bytes, path: str) -> dict[str, Any]:
+    """Parse and check `manifest.json`; raises UserError where it is broken, foreign or newer."""
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}); run `handloom curate` again to pack it."
+        ) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path} does not describe token shards: its format is not {FORMAT!r}.")
+    check_version(manifest.get("version"), path)
+    return manifest
+
+
+def check_version(version: object, path: str) -> None:
+    """Raise UserError where a manifest or an index was written for a newer reader."""
+    if not isinstance(version, int) or version > VERSION:
+        raise UserError(
+            f"{path} has format version {version}, this handloom reads up to {VERSION}; "
+            "update handloom."
+        )
