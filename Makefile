@@ -14,6 +14,9 @@ SHARDS  ?= runs/sample/shards
 ADDRESS ?=
 ARGS    ?=
 
+# Much of a run is waiting for Ray to start; files stay together, for they share miniatures.
+PARALLEL = -n 2 --dist loadfile
+
 PLACES   = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 OPTIONS  = $(PLACES) $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
@@ -48,10 +51,10 @@ report: $(READY)  ## write the report of a run again: OUT=runs/sample
 	$(BIN)/python -m handloom report "$(if $(OUT),$(OUT),runs/$(DATASET))"
 
 test: $(READY)  ## the test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: $(READY)  ## the test suite with its minutes-long parts
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
