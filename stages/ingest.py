@@ -44,6 +44,8 @@ class Ingest(Stage):
     """A narration's span, or a clip made of speech, is no longer than this."""
     span_rule: Literal["next", "window"] = "next"
     """How far a narration reaches: to the next one, or EgoVLP's window around it (Ego4D)."""
+    follow_links: bool = False
+    """Read files that links in the data folder lead to, wherever they are; only for your own."""
     val_percent: float = 5.0
     """Share of the videos without an official split that goes to val, by a hash of the video id."""
 
@@ -71,10 +73,10 @@ class Ingest(Stage):
         if video.reason:
             yield from (self._clip(video, s, s.reason or video.reason) for s in spans)
             return
-        if not inside(self.data, video.media_path):
+        if not self.follow_links and not inside(self.data, video.media_path):
             raise MediaError(
-                f"{video.media_path} leads out of the data folder (a link, or `..`), expected a "
-                "file in it: copy the file there, or name the folder it is in with --data"
+                f"{video.media_path} leads out of the data folder, expected a file in it; if you "
+                "made the link yourself, pass --ingest.follow-links"
             )
         facts = Probes.of(self.cache).probe(
             self.data, video.media_path, bucket_of(video.bucket_key)

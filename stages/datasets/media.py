@@ -6,7 +6,6 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from handloom.errors import UserError
-from handloom.stages.datasets.source import inside
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg"})
 
@@ -17,11 +16,12 @@ def files_below(
     """Media files anywhere below a folder, as paths below the root with forward slashes, sorted.
 
     One pass of `os.scandir`; suffixes are compared in lower case. Folders named in `skip_folders`
-    are left out, which spares listing millions of extracted frames. A file that is a link out of
-    the root is listed, for ingest to refuse it by name.
+    are left out, which spares listing millions of extracted frames. Links are followed, also out of
+    the root: this reads names alone, and ingest refuses such a file by name unless it is told to
+    follow links.
 
     Raises:
-        UserError: a folder cannot be read, or is a link that leads out of the root.
+        UserError: a folder cannot be read.
     """
     wanted = tuple(suffixes)
     waiting = [folder]
@@ -38,11 +38,6 @@ def files_below(
             if entry.is_dir():
                 if entry.name in skip_folders or entry.name == "lost+found":
                     continue
-                if entry.is_symlink() and not inside(root, prefix + entry.name):
-                    raise UserError(
-                        f"{entry.path} is a link to a folder outside of {root}, and handloom reads "
-                        "nothing outside: name a folder with --data that holds both, or copy it."
-                    )
                 waiting.append(here / entry.name)
             elif entry.name.lower().endswith(wanted) and not entry.name.startswith("."):
                 yield prefix + entry.name
