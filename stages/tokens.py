@@ -16,6 +16,7 @@ from handloom.stages.ingest_episodes import EpisodeIngest
 from handloom.stages.records import Clip, EpisodePlace, EpisodeSteps, Row, TokenRow
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
+from handloom.tokenize.vqgan_stream import encode_stream
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,10 @@ class Encoding(Stage):
 
     name: ClassVar[str] = "tokens"
     row_type: ClassVar[type[Row]] = TokenRow
+    code_version: ClassVar[int] = 2
 
     model: str = "bundled"
-    """`bundled`, a folder with a diffusers VQModel, or its hub id."""
+    """`bundled`, a folder, a `.ckpt` or `.pt` file, or a hub id; see docs/tokenizers.md."""
     resolution: int | None = None
     """Side of the square picture that is encoded, pixels; by default the model's own."""
     input_range: tuple[float, float] | None = None
@@ -122,7 +124,9 @@ class EpisodeTokens(Encoding):
 
     def _codes(self, view: Pictures, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
         """Codes [N, I, J]; one picture at a time is in memory, however long the episode."""
-        return np.concatenate([self._encode(view[int(step)][None]) for step in steps])
+        side = self.vqgan().resolution
+        squares = (center_square(view[int(step)], side)[None] for step in steps)
+        return np.concatenate(list(encode_stream(self.vqgan(), squares)))
 
 
 def frozen_share(view: Pictures, steps: npt.NDArray[np.int64]) -> float:

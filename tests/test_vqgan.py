@@ -139,14 +139,16 @@ def test_any_vqmodel_folder_loads(tmp_path, subfolder):
     assert tokenizer.decode(codes_tij).shape == (1, 64, 64, 3)
 
 
-def test_the_input_range_comes_from_argument_then_sidecar_then_default(tmp_path):
+def test_the_input_range_comes_from_argument_or_sidecar_then_default(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     model = str(tmp_path)
     assert vqgan.describe(model)["input_range"] == [0.0, 1.0]
     (tmp_path / vqgan.SIDECAR).write_text('{"name": "mine", "input_range": [-1, 1]}')
     facts = vqgan.describe(model)
     assert (facts["name"], facts["input_range"]) == ("mine", [-1.0, 1.0])
-    assert vqgan.describe(model, input_range=(-0.5, 0.5))["input_range"] == [-0.5, 0.5]
+    assert vqgan.describe(model, input_range=(-1.0, 1.0)) == facts
+    with pytest.raises(UserError, match=r"\[0, 1\] was asked for, but .* trained with \[-1, 1\]"):
+        vqgan.describe(model, input_range=(0.0, 1.0))
 
 
 def test_the_hash_follows_weights_and_config(tmp_path):
@@ -172,7 +174,7 @@ def test_a_folder_that_is_not_a_vqmodel_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no diffusion_pytorch_model\.safetensors"):
         vqgan.describe(str(tmp_path))
     (tmp_path / vqgan.WEIGHTS).write_bytes(b"not weights")
-    with pytest.raises(UserError, match="does not load"):
+    with pytest.raises(UserError, match="not readable as weights"):
         vqgan.load(str(tmp_path))
 
 

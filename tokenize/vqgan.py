@@ -1,6 +1,8 @@
 """The image tokenizer: frames in, uint16 codes out, and back.
 
-Any `diffusers.VQModel` works: the small one bundled with handloom, a local folder, or a hub id.
+What people have is loaded as it is: a diffusers VQModel (the small one bundled with handloom,
+aMUSEd's, a hub id), taming-transformers' `.ckpt` and yaml, LlamaGen's `.pt`, transformers'
+JanusVQVAE. `docs/tokenizers.md` says where each kind is looked for.
 
 A VQModel folder says nothing about two things that decide the codes: the range its pixels were
 scaled to in training (aMUSEd [0, 1]; taming-transformers and the LDM first stages [-1, 1]) and the
@@ -8,49 +10,42 @@ resolution it was trained at. A sidecar `handloom.json` beside `config.json` say
 
     {"name": "vqgan-f16-1024", "input_range": [-1.0, 1.0], "resolution": 256}
 
-Without a sidecar they are [0, 1] and 256; an explicit argument wins over both. Whatever was used
-is recorded in the shard manifest.
-
-Speed on CPU: under glibc's default allocator an encoder spends much of its time in page faults.
-`MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824`, set before the process
-starts, took the bundled encoder from 40 to 32 ms a frame on one core.
+Without a sidecar they are [0, 1] and 256. An argument that contradicts it is an error, and so is a
+range in which the network reconstructs worse than in the other. Whatever was used is recorded in
+the shard manifest.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.errors import UserError
-from handloom.tokenize.frames import RESIZE_RULE
-from handloom.tokenize.hub import ask_hub
+from handloom.tokenize import vqgan_checkpoint
+from handloom.tokenize.vqgan_checkpoint import BUNDLED, MAX_CODES
+from handloom.tokenize.vqgan_sources import CONFIG, SIDECAR, WEIGHTS
 
-BUNDLED = Path(__file__).parent / "models" / "vqgan-f16-1024"
-CONFIG, WEIGHTS, SIDECAR = "config.json", "diffusion_pytorch_model.safetensors", "handloom.json"
-SUBFOLDERS = ("", "vqvae", "vqgan", "movq")  # where pipelines on the hub keep their VQModel
-DEFAULT_INPUT_RANGE = (0.0, 1.0)
-DEFAULT_RESOLUTION = 256
-MAX_CODES = 65_536  # shards hold uint16
+__all__ = ["BUNDLED", "CONFIG", "MAX_CODES", "SIDECAR", "VQGAN", "WEIGHTS", "describe", "load"]
+
+GPU_BATCH = 16  # frames; the one shape that an accelerator ever sees
 
 
 @dataclass(frozen=True)
 class VQGAN:
-    """A frozen VQModel with everything that decides its codes. Make one with `load`.
+    """A frozen VQGAN with everything that decides its codes. Make one with `load`.
 
     Shapes: T frames, H = W = `resolution`, I = J = `resolution` / `downsample` rows and columns.
     """
 
     name: str
-    """For people: the sidecar's name, else the folder's name or the hub id."""
+    """For people: the sidecar's name, else that of the folder or file, or the hub id."""
     weights_sha256: str
-    """Hash of config.json and the weights file: the identity of the tokenizer."""
+    """Hash of configuration and weights: the identity of the tokenizer."""
     codebook_size: int
     """Codes run from 0 to this, exclusive."""
     downsample: int
@@ -60,17 +55,23 @@ class VQGAN:
     input_range: tuple[float, float]
     """What black and white become before the network sees them."""
     network: Any = field(repr=False, compare=False)
-    """The `diffusers.VQModel`, fp32, in eval mode."""
+    """A `vqgan_network.Network`, or a `diffusers.VQModel` that is still being trained."""
     device: str = field(default="cpu", compare=False)
+    dtype: str = field(default="float32", compare=False)
+    """What encoder and decoder compute in; the search for the nearest code is always float32."""
+    exact: bool = field(default=True, compare=False)
+    """Whether a frame's codes depend on its pixels alone; see `encode`."""
+
+    threads: int = field(default=1, compare=False)
+    """On a CPU, how many frames are computed at the same time."""
 
     def encode(self, frames_thwc: NDArray[np.uint8]) -> NDArray[np.uint16]:
-        """Turn the frames of one clip into codes.
+        """Turn frames into codes.
 
-        On CPU each frame runs by itself, in fp32, so its codes depend on its pixels alone: not on
-        the clip it is part of, and not on what was encoded before. (Convolution kernels are chosen
-        by batch shape and differ in the last digits, which flips codes that nearly tie; one
-        frame at a time costs nothing on a CPU.) On any other device one clip is one batch,
-        so there a frame's codes can depend on the number of frames in its clip.
+        With `exact`, a frame's codes are the same whatever it is encoded with. On CPU each frame
+        runs by itself, first through fast convolutions; one with a latent so close to two codes
+        that their error could decide runs again through direct ones. On another device batches
+        have one fixed shape, so that the same kernels run, and the last is filled up with black.
 
         Args:
             frames_thwc: uint8 [T, H, W, 3] RGB, prepared with `frames.center_square`.
@@ -81,8 +82,6 @@ class VQGAN:
         Raises:
             ValueError: another dtype or shape.
         """
-        import torch
-
         side = self.resolution
         if frames_thwc.dtype != np.uint8 or frames_thwc.shape[1:] != (side, side, 3):
             raise ValueError(
@@ -91,14 +90,12 @@ class VQGAN:
             )
         grid = side // self.downsample
         codes_tij = np.empty((len(frames_thwc), grid, grid), np.uint16)
-        with torch.inference_mode():
-            for batch in self._batches(len(frames_thwc)):
-                frames = torch.from_numpy(frames_thwc[batch].copy())
-                # permuting a THWC array gives exactly torch's channels_last layout: no copy
-                x_tchw = self._scale(frames.to(self.device).permute(0, 3, 1, 2))
-                latents = self.network.encode(x_tchw).latents  # not yet quantised
-                ids = self.network.quantize(latents)[2][2]  # [T * I * J]
-                codes_tij[batch] = ids.reshape(-1, grid, grid).cpu().numpy()
+
+        def encode(at: slice) -> Any:
+            return self._ids(self._upload(frames_thwc[at]))
+
+        for at, ids_bij in self._run(encode, codes_tij):
+            codes_tij[at] = ids_bij[: at.stop - at.start].cpu().numpy()
         return codes_tij
 
     def decode(self, codes_tij: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -115,6 +112,8 @@ class VQGAN:
         """
         import torch
 
+        from handloom.tokenize.vqgan_build import adapted
+
         grid = self.resolution // self.downsample
         if codes_tij.shape[1:] != (grid, grid):
             raise ValueError(
@@ -127,35 +126,98 @@ class VQGAN:
             )
         side = self.resolution
         frames_thwc = np.empty((len(codes_tij), side, side, 3), np.uint8)
-        with torch.inference_mode():
-            for batch in self._batches(len(codes_tij)):
-                ids = torch.from_numpy(codes_tij[batch].astype(np.int64)).to(self.device)
-                x_tchw = self._paint(ids)
-                frames_thwc[batch] = self._unscale(x_tchw).permute(0, 2, 3, 1).cpu().numpy()
+        network = adapted(self.network)
+
+        def decode(at: slice) -> Any:
+            ids_bij = torch.from_numpy(self._filled(codes_tij[at]).astype(np.int64))
+            with self._autocast():
+                x_bchw = network.paint(ids_bij.to(self.device))
+            return self._unscale(x_bchw.float()).permute(0, 2, 3, 1)
+
+        for at, x_bhwc in self._run(decode, codes_tij):
+            frames_thwc[at] = x_bhwc[: at.stop - at.start].cpu().numpy()
         return frames_thwc
 
-    def _batches(self, count: int) -> list[slice]:
-        if self.device == "cpu":
-            return [slice(i, i + 1) for i in range(count)]
-        return [slice(0, count)] if count else []
+    def _ids(self, frames_bchw: Any) -> Any:
+        """Ids [B, I, J] of a batch of uint8 frames that is on the device."""
+        from handloom.tokenize.vqgan_build import adapted
+        from handloom.tokenize.vqgan_search import nearest
 
-    def _paint(self, ids_tij: Any) -> Any:
-        # VQModel.decode, but from ids: its own lookup differs with `lookup_from_codebook`
-        net = self.network
-        z_tijd = net.quantize.embedding(ids_tij)
-        z_tdij = z_tijd.permute(0, 3, 1, 2).contiguous()
-        spatial = z_tdij if net.config.norm_type == "spatial" else None  # MoVQ
-        return net.decoder(net.post_quant_conv(z_tdij), spatial)
+        network = adapted(self.network)
+        x_bchw = self._scale(frames_bchw)
+        plain = self.device == "cpu" and self.dtype == "float32"
+        if self.exact and plain and network.approximate:
+            return network.search.ids(network, x_bchw)
+        with self._autocast():
+            z_bdij = network.latents(x_bchw)
+        return nearest(network, z_bdij)
+
+    def _run(self, work: Callable[[slice], Any], items: NDArray[Any]) -> list[tuple[slice, Any]]:
+        """Each batch's slice and its result; a GPU is waited for once, after its last batch."""
+        import torch
+
+        def inferring(at: slice) -> tuple[slice, Any]:
+            with torch.inference_mode(), self._deterministic():
+                return at, work(at)
+
+        batches = self._batches(items)
+        if self.device != "cpu" or self.threads == 1 or len(batches) < 2:
+            return [inferring(at) for at in batches]
+        try:  # frames side by side: NNPACK has one thread, and others would wait for it
+            with ThreadPoolExecutor(self.threads, "", torch.set_num_threads, (1,)) as pool:
+                return list(pool.map(inferring, batches))
+        finally:
+            torch.set_num_threads(self.threads)
+
+    def _batches(self, items: NDArray[Any]) -> list[slice]:
+        size = 1 if self.device == "cpu" else GPU_BATCH
+        return [slice(i, min(i + size, len(items))) for i in range(0, len(items), size)]
+
+    def _filled(self, items: NDArray[Any]) -> NDArray[Any]:
+        """A batch, with zeros up to the fixed size where that matters."""
+        if self.device == "cpu" or not self.exact or len(items) == GPU_BATCH:
+            return items
+        return np.concatenate(
+            [items, np.zeros((GPU_BATCH - len(items), *items.shape[1:]), items.dtype)]
+        )
+
+    def _upload(self, frames_bhwc: NDArray[np.uint8]) -> Any:
+        """The frames as uint8 [B, 3, H, W] on the device, a quarter of what floats would be."""
+        import torch
+
+        frames = torch.from_numpy(np.array(self._filled(frames_bhwc)))
+        if self.device.startswith("cuda"):
+            frames = frames.pin_memory()  # so that the copy overlaps with the batch before
+        # permuting a BHWC array gives exactly torch's channels_last layout: no copy
+        return frames.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _scale(self, frames: Any) -> Any:
         low, high = self.input_range
-        return frames.float() * ((high - low) / 255.0) + low
+        x = frames.float().div_(255.0).mul_(high - low).add_(low)  # as ToTensor and what follows it
+        return x.contiguous() if self.device == "cpu" else x  # NNPACK wants planes of channels
 
     def _unscale(self, x: Any) -> Any:
         import torch
 
         low, high = self.input_range
         return ((x - low) * (255.0 / (high - low))).round().clamp(0, 255).to(torch.uint8)
+
+    def _autocast(self) -> Any:
+        import torch
+
+        kind, dtype = self.device.split(":")[0], getattr(torch, self.dtype)
+        return torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
+
+    def _deterministic(self) -> Any:
+        import torch
+
+        if not self.device.startswith("cuda"):
+            return contextlib.nullcontext()
+        # trying kernels out would choose another one in another process
+        return torch.backends.cudnn.flags(
+            enabled=True, benchmark=not self.exact, deterministic=self.exact,
+            allow_tf32=self.dtype != "float32",
+        )  # fmt: skip
 
 
 def load(
@@ -164,44 +226,49 @@ def load(
     threads: int = 1,
     input_range: tuple[float, float] | None = None,
     resolution: int | None = None,
+    dtype: str = "float32",
+    exact: bool = True,
 ) -> VQGAN:
     """Load a tokenizer, ready to encode and decode.
 
     Args:
-        model: "bundled", a folder with a diffusers VQModel, or a hub id such as
-            "amused/amused-256".
+        model: "bundled"; a folder with a diffusers VQModel or a JanusVQVAE; a `.ckpt` of
+            taming-transformers or a `.pt` of LlamaGen; or a hub id such as "amused/amused-256".
         device: a torch device.
-        threads: torch's thread count, for the whole process. One per worker: torch otherwise
-            takes every core in each of them.
-        input_range: what the network expects for black and white; default: sidecar, else [0, 1].
-        resolution: side of the frames in pixels; default: sidecar, else 256.
+        threads: torch's thread count, for the whole process, and how many frames a CPU computes
+            at the same time. One per worker: torch otherwise takes every core in each of them.
+        input_range: what the network expects for black and white; default: what the checkpoint
+            says, else [0, 1].
+        resolution: side of the frames in pixels; default: what the checkpoint says, else 256.
+        dtype: "float32", or "float16" or "bfloat16" under autocast, which changes codes: see
+            docs/tokenizers.md for how many.
+        exact: whether a frame's codes depend on its pixels alone; shards want that.
 
     Raises:
-        UserError: no such model, not a VQModel, or a codebook that uint16 cannot hold.
+        UserError: no such model, not a VQGAN known here, an input range, resolution or codebook
+            that is not the model's, or a codebook that uint16 cannot hold.
     """
-    folder = _locate(model)
-    facts = _facts(model, folder, input_range, resolution)
-    import torch
-    from diffusers import VQModel
-
-    torch.set_num_threads(threads)
-    try:
-        network = VQModel.from_pretrained(
-            str(folder),
-            torch_dtype=torch.float32,  # the bundled file is fp16 on disk
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-        )
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"{folder} does not load as a diffusers VQModel ({_first_line(error)}): "
-            f"{CONFIG} and {WEIGHTS} must come from the same model"
-        ) from error
-    network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    found = vqgan_checkpoint.find(model)
+    facts = vqgan_checkpoint.describe(found, input_range, resolution)
     facts.pop("resize_rule")
     facts["input_range"] = tuple(facts["input_range"])
-    return VQGAN(**facts, network=network, device=str(device))
+    import torch
+
+    from handloom.tokenize import vqgan_build, vqgan_network
+
+    torch.set_num_threads(threads)
+    if str(device) == "cpu":
+        vqgan_network.keep_freed_memory(threads)
+    network = vqgan_build.build(found).to(device)
+    if str(device).startswith("cuda"):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.encoder.compile(dynamic=False)  # one shape, and norm and SiLU fused
+    loaded = VQGAN(
+        **facts, network=network, device=str(device), dtype=dtype, exact=exact, threads=threads
+    )
+    if found.layout.input_range is None:
+        vqgan_build.check_input_range(loaded, found)
+    return loaded
 
 
 def describe(
@@ -211,7 +278,7 @@ def describe(
 ) -> dict[str, Any]:
     """Say what a shard manifest and a stage's fingerprint record of a tokenizer.
 
-    Reads two small files and hashes one; imports neither torch nor diffusers.
+    Reads names and shapes and hashes the files; imports neither torch nor diffusers.
 
     Args:
         model: as for `load`.
@@ -225,107 +292,4 @@ def describe(
     Raises:
         UserError: as `load`.
     """
-    return _facts(model, _locate(model), input_range, resolution)
-
-
-def _facts(
-    model: str, folder: Path, input_range: tuple[float, float] | None, resolution: int | None
-) -> dict[str, Any]:
-    config = _read_json(folder / CONFIG)
-    sidecar = _read_json(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
-    low, high = input_range or sidecar.get("input_range") or DEFAULT_INPUT_RANGE
-    if not low < high:
-        raise UserError(f"input range [{low}, {high}] of {model}: the first must be the smaller")
-    side = int(resolution or sidecar.get("resolution") or DEFAULT_RESOLUTION)
-    downsample = 2 ** (len(config.get("block_out_channels", [64])) - 1)
-    if side % downsample:
-        raise UserError(f"resolution {side} is not a multiple of {model}'s {downsample} pixels")
-    codes = int(config.get("num_vq_embeddings", 256))
-    if codes > MAX_CODES:
-        raise UserError(
-            f"{model} has {codes:,} codes and shards hold uint16, {MAX_CODES:,} at most: "
-            "choose a VQGAN with a smaller codebook"
-        )
-    return {
-        "name": sidecar.get("name") or (Path(model).name if Path(model).is_dir() else model),
-        "weights_sha256": _sha256([folder / CONFIG, folder / WEIGHTS]),
-        "codebook_size": codes,
-        "downsample": downsample,
-        "resolution": side,
-        "input_range": [float(low), float(high)],
-        "resize_rule": RESIZE_RULE,
-    }
-
-
-def _locate(model: str) -> Path:
-    """Find the folder that holds the config and the weights, downloading a hub id if need be."""
-    if model == "bundled":
-        return _vqmodel_in(BUNDLED)
-    if Path(model).expanduser().is_dir():
-        return _vqmodel_in(Path(model).expanduser())
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        return _from_hub(model)
-    raise UserError(
-        f'no VQGAN at "{model}": name a folder with {CONFIG} and {WEIGHTS}, '
-        'a hub id such as "amused/amused-256", or "bundled"'
-    )
-
-
-def _vqmodel_in(root: Path) -> Path:
-    for folder in (root / name for name in SUBFOLDERS):
-        if (folder / CONFIG).is_file() and _is_vqmodel(_read_json(folder / CONFIG)):
-            if not (folder / WEIGHTS).is_file():
-                raise UserError(f"{folder} has a VQModel's {CONFIG} but no {WEIGHTS}: download it")
-            return folder
-    raise UserError(
-        f"{root} is not a diffusers VQModel: expected {CONFIG} (class VQModel) and {WEIGHTS} in it "
-        "or in its vqvae/ or vqgan/ subfolder"
-    )
-
-
-def _from_hub(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    # never the whole repository: beside a 0.3 GB VQModel lie transformers of several GB
-    wanted = [str(Path(name) / file) for name in SUBFOLDERS for file in (CONFIG, WEIGHTS)]
-    try:
-        cached = snapshot_download(model, allow_patterns=wanted, local_files_only=True)
-        return _vqmodel_in(Path(cached))
-    except (OSError, ValueError, UserError):  # not in the cache, or only other files of it
-        pass
-    try:
-        ask_hub()
-        return _vqmodel_in(Path(snapshot_download(model, allow_patterns=wanted)))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f'"{model}" is neither a folder here nor a model that the Hugging Face hub gave '
-            f"({_first_line(error)}): where the hub can be reached run `hf download {model} "
-            f"--local-dir DIR` (needed are {CONFIG} and {WEIGHTS} of its root or of its vqvae/ "
-            "folder), bring DIR here and pass `--tokens.model DIR`"
-        ) from error
-
-
-def _is_vqmodel(config: dict[str, Any]) -> bool:
-    return config.get("_class_name") == "VQModel"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable as JSON: {_first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold a JSON object, found a {type(content).__name__}")
-    return content
-
-
-def _sha256(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return vqgan_checkpoint.describe(vqgan_checkpoint.find(model), input_range, resolution)
