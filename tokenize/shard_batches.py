@@ -1,7 +1,7 @@
 """From positions to batches: what is common to one dataset, a mixture, and torch's workers."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.errors import UserError
-from handloom.tokenize.shard_files import Files
+from handloom.tokenize.shard_files import Files, LocalFiles
 from handloom.tokenize.shard_format import ARRAYS, Codes, Integers
 from handloom.tokenize.shard_open import OpenShard
 
@@ -145,8 +145,13 @@ def stream(
         begins = first + stride * np.arange(steps_ahead, dtype=np.int64)
         positions = (begins + rank * share)[:, None] + np.arange(share)
         picked = source.pick(positions.ravel(), seed, fields).look()
+        codes = None if pin or "tokens" not in fields else _mapped(picked)
         for step, begin in enumerate(begins.tolist()):
-            batch = collate(picked.part(step * share, (step + 1) * share), "tokens" in fields, pin)
+            here = slice(step * share, (step + 1) * share)
+            if codes is None:
+                batch = collate(picked.part(here.start, here.stop), "tokens" in fields, pin)
+            else:
+                batch = {"tokens": codes(here)} | _columns(picked.columns, here)
             batch["position"] = begin + batch_size
             yield batch
             del batch  # or it would hold its memory while the next one is made
@@ -166,12 +171,32 @@ def collate(picked: Picked, tokens: bool = True, pin: bool = False) -> Batch:
     Raises:
         UserError: the samples are of different shapes.
     """
-    batch: Batch = {}
-    if tokens:
-        batch["tokens"] = _tokens(picked, pin)
-    for name, column in picked.columns.items():
-        batch[name] = _stack(name, column) if name in ARRAYS else column.tolist()
-    return batch
+    batch: Batch = {"tokens": _tokens(picked, pin)} if tokens else {}
+    return batch | _columns(picked.columns, slice(None))
+
+
+def _columns(columns: dict[str, npt.NDArray[np.object_]], here: slice) -> Batch:
+    return {
+        name: _stack(name, column[here]) if name in ARRAYS else column[here].tolist()
+        for name, column in columns.items()
+    }
+
+
+def _mapped(picked: Picked) -> Callable[[slice], Codes] | None:
+    """Reads the codes of a part of the samples; None where they are not simply alike and local.
+
+    What is the same for many batches is done once: it took a third of a batch's time.
+    """
+    dataset = picked.datasets[picked.sources[0]]
+    files, shape = dataset.files, tuple(picked.shapes[0].tolist())
+    if not (picked.alike and dataset.slicing.everything and isinstance(files, LocalFiles)):
+        return None
+    addresses, size = files.addresses(picked.files, picked.offsets), 2 * math.prod(shape)
+
+    def codes(here: slice) -> Codes:
+        return files.gather_at(addresses[here], size).view("<u2").reshape(-1, *shape)
+
+    return codes
 
 
 def _tokens(picked: Picked, pin: bool) -> Any:

@@ -78,12 +78,21 @@ class LocalFiles:
         highest and holds an overlapping element at every byte. What lies between the maps is never
         touched: the caller has checked every range against its file.
         """
+        return self.gather_at(self.addresses(files, offsets), size)
+
+    def addresses(self, files: Integers, offsets: Integers) -> Integers:
+        """Where places in the files lie in memory, int64 [B]; the files are mapped for good."""
         starts = self._addresses[files]
         if not starts.all():
             for file in np.unique(files[starts == 0]):
                 self._map(int(file))
             starts = self._addresses[files]
-        picked: npt.NDArray[np.void] = self._window(size)[starts + offsets - self._low]
+        return starts + offsets
+
+    def gather_at(self, addresses: Integers, size: int) -> npt.NDArray[np.void]:
+        """`gather` for places whose addresses are known."""
+        window = self._window(size)
+        picked: npt.NDArray[np.void] = window[addresses - self._low]
         return picked
 
     def _map(self, file: int) -> Bytes:
