@@ -27,6 +27,7 @@ usage: handloom COMMAND …        (handloom COMMAND --help says more)
   inspect SHARDS    what is in a folder of shards, or in one shard
   sample DATASET    write a miniature of a dataset in its official layout
   train WHAT        pretrain, vqgan
+  eval WHAT         tokenizer
 """
 
 
@@ -182,9 +183,24 @@ def train(args: Sequence[str]) -> None:
 
         pretrain.train(parse(pretrain.PretrainConfig, args[1:], "train pretrain"))
     else:
+        from handloom.pipeline import commands
         from handloom.train import vqgan
 
-        vqgan.train(parse(vqgan.VQGANConfig, args[1:], "train vqgan"))
+        config = parse(vqgan.VQGANConfig, args[1:], "train vqgan")
+        vqgan.train(config, reopen=commands.reopen_episode)
+
+
+def evaluate(args: Sequence[str]) -> None:
+    """`handloom eval`."""
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: handloom eval {tokenizer} …")
+        return
+    choice(args[0], ("tokenizer",), "evaluation")
+    from handloom.pipeline import commands
+    from handloom.train import eval_tokenizer
+
+    config = parse(eval_tokenizer.TokenizerEval, args[1:], "eval tokenizer")
+    eval_tokenizer.evaluate(config, reopen=commands.reopen_episode)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -196,4 +212,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "inspect": inspect,
     "sample": sample,
     "train": train,
+    "eval": evaluate,
 }

@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from handloom.stages.ingest import Ingest
 from handloom.stages.ingest_episodes import EpisodeIngest
 from handloom.stages.miniatures.catalog import miniature
 from handloom.stages.pack import check_licences
-from handloom.stages.records import Row
+from handloom.stages.records import EpisodePlace, Row
 from handloom.stages.tables import open_tables
 
 
@@ -142,6 +143,21 @@ def report(out: Path) -> None:
     record = output.read_run(out)
     job = Job(record["dataset"], Path(record["data"]), out, _recorded_config(record))
     print(pages.write(open_tables(out), job.stages, out))
+
+
+def reopen_episode(out: Path, row: dict[str, Any]) -> Any:
+    """The views of a robot episode, from a row of its run's ingest table."""
+    known = {f.name for f in fields(EpisodePlace)}
+    place = EpisodePlace(**{key: value for key, value in row.items() if key in known})
+    return _recorded_ingest(out).reopen(place).views
+
+
+@cache
+def _recorded_ingest(out: Path) -> EpisodeIngest:
+    record = output.read_run(out)
+    ingest = _recorded_config(record).ingest.at(Path(record["data"]))
+    assert isinstance(ingest, EpisodeIngest)
+    return ingest
 
 
 def _recorded_config(record: dict[str, Any]) -> CurateConfig | EpisodeConfig:

@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from PIL import Image, ImageDraw
 from handloom.errors import UserError
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
-from handloom.train.vqgan import VQGANConfig, train
 from handloom.train.vqgan_report import psnr_db
 
 
@@ -197,58 +194,3 @@ def test_the_centred_square_is_cut_before_resizing():
     assert center_square(frame_hwc.transpose(1, 0, 2), 16).shape == (16, 16, 3)
     with pytest.raises(ValueError, match="got float"):
         center_square(frame_hwc / 255, 16)
-
-
-@pytest.fixture
-def config(tmp_path) -> VQGANConfig:
-    for seed in range(12):
-        path = tmp_path / "frames" / f"{seed}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(table_top(seed, 80)[:70]).save(path)
-    (tmp_path / "frames/broken.mp4").write_bytes(b"not a video")
-    return VQGANConfig(
-        frames=tmp_path / "frames",
-        out=tmp_path / "model",
-        steps=20,
-        batch=2,
-        resolution=64,
-        crop=32,
-        widths=(8, 16, 40),
-        codes=32,
-        eval_every=5,
-        lr=3e-3,
-        threads=1,
-    )
-
-
-def test_training_lowers_the_loss_and_writes_a_folder_that_loads(config):
-    train(config)
-    log = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 20
-    assert log[-1]["l1"] < log[0]["l1"]
-    tokenizer = vqgan.load(str(config.out))
-    assert (tokenizer.name, tokenizer.resolution, tokenizer.input_range) == ("model", 64, (-1, 1))
-    frames_thwc = table_top(1, 64)[None]
-    assert tokenizer.decode(tokenizer.encode(frames_thwc)).shape == frames_thwc.shape
-    assert "--codes 32" in (config.out / "README.md").read_text()
-    with pytest.raises(UserError, match="exists already"):
-        train(config)
-
-
-def test_training_twice_gives_the_same_weights(config):
-    short = replace(config, steps=8)
-    hashes = set()
-    for name in ("first", "second"):
-        train(replace(short, out=config.out / name, name="same"))
-        hashes.add(vqgan.describe(str(config.out / name))["weights_sha256"])
-    assert len(hashes) == 1
-
-
-def test_training_needs_frames(config, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="0 videos or images"):
-        train(replace(config, frames=tmp_path / "empty"))
-    with pytest.raises(UserError, match="not a folder"):
-        train(replace(config, frames=Path("nowhere")))
-    with pytest.raises(UserError, match="groups 3 does not divide the width 8"):
-        train(replace(config, groups=3))

@@ -1,12 +1,10 @@
-"""Measure an image tokenizer on held-out pairs of frames, and write the card of a trained one.
+"""Measure an image tokenizer on held-out pairs of frames, and draw what it gives back.
 
 Shapes: B pairs, P = 2 frames of a pair, N = B * P pictures, H x W pixels, I x J codes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,22 +15,65 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handloom.tokenize import vqgan
-from handloom.tokenize.frames import RESIZE_RULE
 
 if TYPE_CHECKING:
     from handloom.train.vqgan import VQGANConfig
+    from handloom.train.vqgan_frames import Pool
 
-GRID_COLUMNS = 4
+GRID_COLUMNS, GRID_SIDE = 12, 96  # pictures of a grid, and their side in pixels
+
+
+def tokenizer_of(model: Any, config: VQGANConfig) -> vqgan.VQGAN:
+    """Wrap a model in training, so that it is measured by the code that will use it."""
+    from handloom.train.vqgan_model import INPUT_RANGE
+
+    return vqgan.VQGAN(
+        name=config.title,
+        weights_sha256="",  # not saved yet
+        codebook_size=config.codes,
+        downsample=config.downsample,
+        resolution=config.resolution,
+        input_range=INPUT_RANGE,
+        network=model,
+        device=config.device,
+    )
+
+
+def evaluate_sources(tokenizer: vqgan.VQGAN, held_out: Pool, still_below: float) -> dict[str, Any]:
+    """What `evaluate` says of all held-out pairs together, and under `sources` of each source's."""
+    each, parts = [], []
+    for pairs in held_out.pairs:
+        codes_bpij, painted = _reconstructed(tokenizer, pairs)
+        each.append(evaluate(tokenizer, pairs, codes_bpij, painted, still_below))
+        parts.append((pairs, codes_bpij, painted))
+    all_pairs, all_codes, all_painted = (np.concatenate(part) for part in zip(*parts, strict=True))
+    facts: dict[str, Any] = evaluate(tokenizer, all_pairs, all_codes, all_painted, still_below)
+    return {**facts, "sources": dict(zip(held_out.names, each, strict=True))}
+
+
+def _reconstructed(
+    tokenizer: vqgan.VQGAN, pairs_bphwc: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Codes [B, P, I, J] of pairs, and what they give back [B, P, H, W, 3]."""
+    codes_nij = tokenizer.encode(pairs_bphwc.reshape(-1, *pairs_bphwc.shape[2:]))
+    codes_bpij = codes_nij.reshape(*pairs_bphwc.shape[:2], *codes_nij.shape[1:])
+    return codes_bpij, tokenizer.decode(codes_nij).reshape(pairs_bphwc.shape)
 
 
 def evaluate(
-    tokenizer: vqgan.VQGAN, pairs_bphwc: NDArray[np.uint8], still_below: float
+    tokenizer: vqgan.VQGAN,
+    pairs_bphwc: NDArray[np.uint8],
+    codes_bpij: NDArray[np.uint16],
+    painted_bphwc: NDArray[np.uint8],
+    still_below: float,
 ) -> dict[str, float]:
-    """Measure a tokenizer on pairs of frames a short time apart.
+    """Measure what a tokenizer made of pairs of frames a short time apart.
 
     Args:
-        tokenizer: any tokenizer.
+        tokenizer: that made the codes.
         pairs_bphwc: uint8 [B, 2, H, W, 3].
+        codes_bpij: their codes.
+        painted_bphwc: what the codes give back.
         still_below: mean difference, of 255, below which a code's square counts as still.
 
     Returns:
@@ -40,17 +81,14 @@ def evaluate(
         codes_used, perplexity: of these frames. flips_still, flips_all: share of codes that differ
         within a pair, where nothing moves and everywhere.
     """
-    frames_nhwc = pairs_bphwc.reshape(-1, *pairs_bphwc.shape[2:])
-    codes_nij = tokenizer.encode(frames_nhwc)
-    means = np.broadcast_to(frames_nhwc.mean((1, 2), keepdims=True), frames_nhwc.shape)
-    share_k = np.bincount(codes_nij.reshape(-1), minlength=tokenizer.codebook_size) / codes_nij.size
-    used = share_k[share_k > 0]
-    codes_bpij = codes_nij.reshape(-1, 2, *codes_nij.shape[1:])
+    means = np.broadcast_to(pairs_bphwc.mean((2, 3), keepdims=True), pairs_bphwc.shape)
+    counts_k = np.bincount(codes_bpij.reshape(-1), minlength=tokenizer.codebook_size)
+    used = counts_k[counts_k > 0] / codes_bpij.size
     flipped_bij = codes_bpij[:, 0] != codes_bpij[:, 1]
     still_bij = _still(pairs_bphwc, tokenizer.downsample, still_below)
     return {
-        "psnr_db": round(psnr_db(tokenizer.decode(codes_nij), frames_nhwc), 2),
-        "mean_color_psnr_db": round(psnr_db(means, frames_nhwc), 2),
+        "psnr_db": round(psnr_db(painted_bphwc, pairs_bphwc), 2),
+        "mean_color_psnr_db": round(psnr_db(means, pairs_bphwc), 2),
         "codes_used": len(used),
         "perplexity": round(float(np.exp(-(used * np.log(used)).sum())), 1),
         "flips_still": round(float(flipped_bij[still_bij].mean()) if still_bij.any() else 0.0, 4),
@@ -94,74 +132,25 @@ def _best_ms(work: Callable[[], object], frames: int) -> float:
     return round(min(seconds) / frames * 1000, 1)
 
 
-def draw_grid(tokenizer: vqgan.VQGAN, pairs_bphwc: NDArray[np.uint8], path: Path) -> None:
-    """Draw a few frames, evenly chosen, above what their codes give back."""
-    count = len(pairs_bphwc)
-    chosen = np.linspace(0, count - 1, min(GRID_COLUMNS, count)).astype(int)
-    frames_thwc = pairs_bphwc[chosen, 0]
+def draw_grid(tokenizer: vqgan.VQGAN, held_out: Pool, path: Path) -> None:
+    """Draw held-out frames of each source above what their codes give back."""
+    each = max(1, GRID_COLUMNS // len(held_out.pairs))
+    chosen = []
+    for pairs in held_out.pairs:
+        places = np.linspace(0, len(pairs) - 1, min(each, len(pairs))).astype(int)
+        chosen.append(pairs[places, 0])
+    frames_thwc = np.concatenate(chosen)
     painted_thwc = tokenizer.decode(tokenizer.encode(frames_thwc))
-    rows = [np.concatenate(list(row), axis=1) for row in (frames_thwc, painted_thwc)]
-    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+    grid = np.concatenate([_row(frames_thwc), _row(painted_thwc)])
+    temporary = path.with_name(path.name + ".tmp")
+    Image.fromarray(grid).save(temporary, format="PNG", optimize=True)
+    temporary.replace(path)
 
 
-def card(
-    config: VQGANConfig, tokenizer: vqgan.VQGAN, counts: dict[str, int], facts: dict[str, float]
-) -> str:
-    """Write the README.md of a trained tokenizer from what was measured."""
-    side, grid = tokenizer.resolution, tokenizer.resolution // tokenizer.downsample
-    low, high = tokenizer.input_range
-    weights = sum(parameter.numel() for parameter in tokenizer.network.parameters())
-    rows = {
-        "trained on": f"{counts['train_pairs']:,} pairs of frames, {config.gap_s:g} s apart, "
-        f"from {counts['train_files']} files",
-        "held out": f"{counts['held_out_pairs']:,} pairs from {counts['held_out_files']} others",
-        "steps, seed": f"{config.steps:,}, {config.seed}",
-        "held-out PSNR": f"{facts['psnr_db']} dB "
-        f"({facts['mean_color_psnr_db']} dB for the mean colour of each frame)",
-        "codes in use (held out)": f"{facts['codes_used']:,.0f} of {tokenizer.codebook_size:,}, "
-        f"perplexity {facts['perplexity']}",
-        f"codes that change in {config.gap_s:g} s": f"{facts['flips_still']:.1%} where nothing "
-        f"moves (mean difference below {config.still:g} of 255), {facts['flips_all']:.1%} overall",
-        "encode, decode": f"{facts['encode_ms']}, {facts['decode_ms']} ms a frame, "
-        f"one thread, {_machine()}",
-        "weights": f"{weights:,} ({weights * 2 / 1e6:.1f} MB: fp16 on disk, run in fp32)",
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"""# {tokenizer.name}
-
-An image tokenizer: {side} x {side} pixels become {grid} x {grid} codes out of
-{tokenizer.codebook_size:,}. A `diffusers.VQModel` with inputs in [{low:g}, {high:g}]
-(see `{vqgan.SIDECAR}`); frames are prepared by `{RESIZE_RULE}`.
-
-| | |
-|---|---|
-{table}
-
-```
-handloom train vqgan {_flags(config)}
-```
-
-`metrics.jsonl` is the training curve; `reconstructions.png` shows held-out frames above what their
-codes give back. There was no discriminator and no pretrained perceptual loss, so fine texture is
-smooth. It knows what it was trained on and nothing else: expect it to fail on other footage.
-"""
-
-
-def _flags(config: VQGANConfig) -> str:
-    flags = []
-    for option in dataclasses.fields(config):
-        value = getattr(config, option.name)
-        if value == option.default:
-            continue
-        if isinstance(value, Path):
-            value = value.name  # where the folder lay on this machine helps nobody
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        flags.append(f"--{option.name.replace('_', '-')} {shown}")
-    return " ".join(flags)
-
-
-def _machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+def _row(frames_thwc: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    small = [
+        np.asarray(Image.fromarray(frame).resize((GRID_SIDE, GRID_SIDE), Image.Resampling.LANCZOS))
+        for frame in frames_thwc
+    ]
+    row: NDArray[np.uint8] = np.concatenate(small, axis=1)
+    return row

@@ -1,0 +1,48 @@
+"""The losses of VQGAN (Esser et al., arXiv 2012.09841).
+
+Differences are of pixels from 0 to 1. Shapes: B pictures, C = 3 channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+MOST = 1e4  # of the adaptive weight, as in VQGAN's code
+
+
+def gradient_difference(painted_bchw: Tensor, target_bchw: Tensor, scales: int = 3) -> Tensor:
+    """How much the edges of two pictures differ: what takes LPIPS's place without its weights.
+
+    The absolute difference between the pictures' gradients, at halving scales, as in the gradient
+    difference loss of Mathieu et al. (arXiv 1511.05440). It asks for sharp edges, where L1 and L2
+    would settle for their mean; of texture it knows nothing.
+    """
+    difference_bchw = (painted_bchw - target_bchw) / 2
+    total = difference_bchw.new_zeros(())
+    for scale in range(scales):
+        if scale:
+            difference_bchw = F.avg_pool2d(difference_bchw, 2)
+        total = total + difference_bchw.diff(dim=2).abs().mean()
+        total = total + difference_bchw.diff(dim=3).abs().mean()
+    return total / scales
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's loss (Lim and Ye, arXiv 1705.02894): no gain beyond a margin of one."""
+    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """VQGAN's lambda (eq. 7): the ratio of both losses' gradients at the decoder's last layer.
+
+    With it the discriminator pulls as strongly as the reconstruction, whatever its logits.
+    """
+    (ours,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (theirs,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    ratio: Tensor = ours.norm() / (theirs.norm() + 1e-6)
+    return ratio.clamp(0, MOST).detach()
