@@ -15,7 +15,7 @@ from handloom.cli import choice
 from handloom.errors import RunError, UserError
 from handloom.pipeline.recipes import RECIPES
 
-AGENT_TRIES, AGENT_WAIT_S = 20, 3.0
+AGENT_TRIES, AGENT_WAIT_S = 6, 2.0  # the cluster itself waits ten seconds at each
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 # What a checkout holds beside the code; the job's working directory is limited to 500 MB.
 LEFT_BEHIND = [".git", ".venv", "build", "dist", "runs", "data", "docs", "**/__pycache__"]

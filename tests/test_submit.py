@@ -27,6 +27,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ray = Path(sys.executable).parent / "ray"
     command = [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     command += [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    # Any other Ray on this machine has taken the agent's usual port, and jobs go to the agent.
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
     # Its workers find the same Python; its log would otherwise fill the test's output.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
