@@ -74,11 +74,7 @@ def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
             counts[clip.split][bucket] = counts[clip.split].get(bucket, 0) + 1
             licences.add(clip.licence)
     check_licences(licences, pack.licences)
-    return [
-        plan
-        for split in SPLITS
-        for plan in _plan_split(split, counts[split], pack)
-    ]
+    return [plan for split in SPLITS for plan in _plan_split(split, counts[split], pack)]
 
 
 def write_planned(tables: Tables, plan: ShardPlan, root: Path) -> ShardInfo:
