@@ -14,6 +14,7 @@ from handloom.stages.records import Row
 from handloom.stages.tables import Table
 
 NAME = "card.json"
+FORM = 1  # raised whenever the same tables would give another card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,18 @@ class _Counts:
 
 
 def write(table: Table, ingest: Ingest | EpisodeIngest, cache: Path) -> None:
-    """Write `card.json` beside the parts of the clips table, whole or not at all."""
+    """Write `card.json` beside the parts of the clips table, whole or not at all.
+
+    Where neither the tables nor the dataset's terms have changed since, nothing is counted again.
+    """
+    told = _told(ingest) | {"state": _state(table, cache)}
+    card = read(table.folder)
+    if card | told == card:
+        return
     path = table.folder / NAME
     temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(_card(table, ingest, cache), indent=2) + "\n")
+    counted = _counted(table, {} if isinstance(ingest, EpisodeIngest) else _media(cache))
+    temporary.write_text(json.dumps(told | counted, indent=2) + "\n")
     os.replace(temporary, path)
 
 
@@ -69,24 +78,34 @@ def read(folder: Path) -> dict[str, Any]:
     return card
 
 
-def _card(table: Table, ingest: Ingest | EpisodeIngest, cache: Path) -> dict[str, Any]:
-    counts = _count(table)
-    episodes = isinstance(ingest, EpisodeIngest)
+def _told(ingest: Ingest | EpisodeIngest) -> dict[str, str]:
+    """What is known of the dataset without reading a table."""
     return {
         "dataset": ingest.dataset,
         "format": ingest.format,
-        "versions": sorted(counts.versions),
-        "licences": dict(counts.licences),
         "terms": "As told by --ingest.licence." if ingest.licence else ingest.adapter.terms,
         "obtained": ingest.adapter.how_to_get,
         "text_kind": ingest.adapter.text_kind,
-        "unit": "episode" if episodes else "media file",
+        "unit": "episode" if isinstance(ingest, EpisodeIngest) else "media file",
+    }
+
+
+def _state(table: Table, cache: Path) -> str:
+    """What a card was counted from."""
+    return f"{FORM}-{table.state()}-{probe_table(cache).state()}"
+
+
+def _counted(table: Table, media: dict[str, Any]) -> dict[str, Any]:
+    counts = _count(table)
+    return {
+        "versions": sorted(counts.versions),
+        "licences": dict(counts.licences),
         "units": dict(counts.units),
         "rows": {split: dict(found) for split, found in sorted(counts.rows.items())},
         "rows_with_text": counts.with_text,
         "usable_hours": {s: round(n / 3600, 4) for s, n in sorted(counts.seconds.items())},
         "rejected": dict(counts.reasons.most_common()),
-        "media": {} if episodes else _media(cache),
+        "media": media,
     }
 
 

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from handloom.errors import MediaError
 from handloom.stages.base import Stage
 from handloom.stages.datasets.catalog import video_adapter
 from handloom.stages.datasets.source import (
@@ -15,13 +14,14 @@ from handloom.stages.datasets.source import (
     CutRule,
     SourceVideo,
     Span,
-    inside,
+    refuse_outside,
 )
 from handloom.stages.probes import Probes
 from handloom.stages.records import Clip, Row, clip_id
 from handloom.stages.tables import bucket_of
 from handloom.stages.video import MediaFacts
 
+OWN_LINKS = "if you made the link yourself, pass --ingest.follow-links"
 SHORT_FILE_S = 1.0  # a file this much shorter than its annotations say was not downloaded whole
 
 
@@ -73,11 +73,8 @@ class Ingest(Stage):
         if video.reason:
             yield from (self._clip(video, s, s.reason or video.reason) for s in spans)
             return
-        if not self.follow_links and not inside(self.data, video.media_path):
-            raise MediaError(
-                f"{video.media_path} leads out of the data folder, expected a file in it; if you "
-                "made the link yourself, pass --ingest.follow-links"
-            )
+        if not self.follow_links:
+            refuse_outside(self.data, video.media_path, OWN_LINKS)
         facts = Probes.of(self.cache).probe(
             self.data, video.media_path, bucket_of(video.bucket_key)
         )

@@ -16,11 +16,13 @@ from handloom.stages.datasets.source import (
     EpisodeOptions,
     RobotAdapter,
     SourceEpisode,
-    inside,
+    refuse_outside,
 )
 from handloom.stages.ingest import digests, hashed_split
 from handloom.stages.records import EpisodeClip, EpisodePlace, Row, clip_id
 from handloom.stages.tables import bucket_of
+
+OTHER_FOLDER = "copy the file there, or name the folder it is in with --data"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,8 @@ class EpisodeIngest(Stage, EpisodeOptions):
         return self.adapter.episodes(self.data, self)
 
     def load(self, source: SourceEpisode) -> Episode:
-        """Open an episode. Raises MediaError where it is damaged."""
-        if not inside(self.data, source.media_path):
-            raise MediaError(
-                f"{source.media_path} leads out of the data folder (a link, or `..`), expected a "
-                "file in it: copy the file there, or name the folder it is in with --data"
-            )
+        """Open an episode. Raises MediaError where it is damaged or out of the data folder."""
+        refuse_outside(self.data, source.media_path, OTHER_FOLDER)
         return self.adapter.load(self.data, source, self)
 
     def reopen(self, clip: EpisodePlace) -> Episode:

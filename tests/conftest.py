@@ -1,14 +1,20 @@
-"""Shared fixtures: a small miniature Ego4D, a tiny VQGAN, and the command line as a process."""
+"""Shared fixtures: a small miniature Ego4D, a tiny VQGAN, and the command line as a process.
+
+Plain functions that several test files call lie in `tests/helpers`.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from numpy.typing import NDArray
 
 from handloom.stages.miniatures import ego4d
 
@@ -50,6 +56,18 @@ def tiny_vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def frames_thwc() -> NDArray[np.uint8]:
+    """Three smooth pictures in colour, uint8 [3, 64, 64, 3]."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    coarse = torch.from_numpy(np.random.default_rng(0).random((3, 3, 9, 9), np.float32))
+    smooth = interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
+    pixels: NDArray[np.uint8] = (smooth.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+    return pixels
+
+
+@pytest.fixture(scope="session")
 def cli() -> Cli:
     """Run `python -m handloom` with some arguments from the checkout; output is captured."""
 
@@ -70,3 +88,11 @@ def copy_of(tmp_path: Path) -> Callable[[Path, str], Path]:
         return Path(shutil.copytree(folder, tmp_path / name))
 
     return copy
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter: pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)

@@ -1,14 +1,9 @@
 """LeRobot datasets: what is written as v2.1 or v3.0 comes back as episodes."""
 
 import io
-import json
 import os
 import pickle
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,154 +14,28 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from handloom.errors import MediaError, UserError
+from handloom.errors import MediaError
 from handloom.stages.datasets import lerobot
-from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode
-
-AUTO = EpisodeOptions()
-FPS = 10
-CAMERAS = ("observation.images.cam_wrist", "observation.images.cam_high")
-TASKS = ["pick up the cup", "put down the cup"]
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-
-
-def level(camera: int, index: int, episode: int = 0) -> int:
-    """Grey level of a frame: tells its number, its camera and its episode."""
-    return 20 + (6 * index + 100 * camera + 33 * episode) % 210
-
-
-def write_video(path: Path, levels: list[int], codec: str = "libx264", fps: int = FPS) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.time_base = Fraction(1, fps)
-        for i, grey in enumerate(levels):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), grey, np.uint8), "rgb24")
-            frame.pts = i
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def shown(episode: Episode, camera: str) -> list[int]:
-    """Mean grey level of every picture."""
-    pictures = episode.views[camera]
-    return [round(float(pictures[i].mean())) for i in range(len(pictures))]
-
-
-def info(version: str, total: int, **changes: Any) -> dict[str, Any]:
-    vector = {"dtype": "float32", "shape": [2], "names": {"motors": ["shoulder", "gripper"]}}
-    video = {"dtype": "video", "shape": [48, 64, 3], "info": {"video.is_depth_map": False}}
-    depth = {"dtype": "video", "shape": [48, 64, 1], "info": {"is_depth_map": True}}
-    return {
-        "codebase_version": version,
-        "robot_type": "so101",
-        "fps": FPS,
-        "chunks_size": 2,
-        "splits": {"train": f"0:{total}"},
-        "features": {
-            "observation.state": vector | {"names": [["shoulder", "gripper"]]},
-            "action": vector,
-            **dict.fromkeys(CAMERAS, video),
-            "observation.images.depth": depth,
-            "task_index": {"dtype": "int64", "shape": [1], "names": None},
-        },
-    } | changes
-
-
-def rows(episode: int, tasks: list[int], start: int = 0) -> pa.Table:
-    """An episode's rows: state [frame, episode], action its double."""
-    frames = np.arange(len(tasks))
-    state = np.stack([frames, np.full(len(tasks), episode)], axis=1).astype(np.float32)
-    fixed = pa.list_(pa.float32(), 2)
-    return pa.table(
-        {
-            "observation.state": pa.array(list(state), fixed),
-            "action": pa.array(list(2 * state), fixed),
-            "timestamp": pa.array((frames / FPS).astype(np.float32)),
-            "frame_index": frames,
-            "episode_index": np.full(len(tasks), episode),
-            "index": frames + start,
-            "task_index": np.array(tasks),
-        }
-    )
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def write_table(path: Path, table: pa.Table, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, **options)
-
-
-def write_lines(path: Path, values: list[Any]) -> None:
-    path.write_text("".join(json.dumps(value) + "\n" for value in values))
-
-
-def write_v2(root: Path, episodes: list[list[int]], version: str = "v2.1") -> Path:
-    """Episodes given as the task of each row, a file for each, two in a chunk."""
-    write_json(root / "meta/info.json", info(version, len(episodes)))
-    write_lines(
-        root / "meta/tasks.jsonl", [{"task_index": i, "task": t} for i, t in enumerate(TASKS)]
-    )
-    listed = [
-        # The list of an episode's tasks is in any order.
-        {"episode_index": i, "tasks": [TASKS[t] for t in sorted(set(e), reverse=True)],
-         "length": len(e)}
-        for i, e in enumerate(episodes)
-    ]  # fmt: skip
-    write_lines(root / "meta/episodes.jsonl", listed)
-    for i, tasks in enumerate(episodes):
-        write_table(root / f"data/chunk-00{i // 2}/episode_{i:06d}.parquet", rows(i, tasks))
-        for camera, name in enumerate(CAMERAS):
-            video = root / f"videos/chunk-00{i // 2}/{name}/episode_{i:06d}.mp4"
-            write_video(video, [level(camera, f, i) for f in range(len(tasks))])
-    return root
-
-
-def write_v3(root: Path, episodes: list[list[int]], task_column: str = "__index_level_0__") -> Path:
-    """Episodes in one data file; the wrist camera's in one video, the other's in one for each."""
-    write_json(root / "meta/info.json", info("v3.0", len(episodes)))
-    tasks = {"task_index": range(len(TASKS)), task_column: TASKS}
-    write_table(root / "meta/tasks.parquet", pa.table(tasks))
-    listed, tables, levels, at = [], [], [], 0
-    for i, e in enumerate(episodes):
-        tables.append(rows(i, e, at))
-        levels += [level(0, f, i) for f in range(len(e))]
-        row: dict[str, Any] = {"episode_index": i, "length": len(e), "data/chunk_index": 0}
-        row |= {"tasks": [TASKS[t] for t in sorted(set(e), reverse=True)], "data/file_index": 0}
-        for name, file, start_s in ((CAMERAS[0], 0, at / FPS), (CAMERAS[1], i + 3, 0.0)):
-            row |= {f"videos/{name}/chunk_index": 0, f"videos/{name}/file_index": file}
-            # Less than half a frame early or late: the nearest one is meant.
-            row |= {f"videos/{name}/from_timestamp": start_s + (-0.03 if i % 2 else 0.03)}
-        row |= {"stats/action/min": [[[0.0]]]}
-        write_video(
-            root / f"videos/{CAMERAS[1]}/chunk-000/file-{i + 3:03d}.mp4",
-            [level(1, f, i) for f in range(len(e))],
-        )
-        listed.append(row)
-        at += len(e)
-    write_video(root / f"videos/{CAMERAS[0]}/chunk-000/file-000.mp4", levels)
-    write_table(root / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(listed))
-    data = pa.concat_tables(tables)
-    write_table(root / "data/chunk-000/file-000.parquet", data, row_group_size=7)
-    return root
-
+from handloom.stages.datasets.source import EpisodeOptions
+from tests.helpers.lerobot_files import (
+    AUTO,
+    CAMERAS,
+    FPS,
+    TASKS,
+    first,
+    info,
+    level,
+    loaded,
+    shown,
+    write_json,
+    write_v2,
+    write_v3,
+)
+from tests.helpers.videos import write_grey_video
 
 EPISODES = [[0] * 8, [1] * 6, [0, 0, 0, 1, 1, 0, 0], [1]]
 UNITS = ["000000", "000001", "000002.1", "000002.2", "000002.3", "000003"]
 SPANS = [(0, 0, 8), (1, 0, 6), (2, 0, 3), (2, 3, 5), (2, 5, 7), (3, 0, 1)]
-
-
-def loaded(root: Path, options: EpisodeOptions = AUTO) -> list[Episode]:
-    return [lerobot.load(root, s, options) for s in lerobot.episodes(root, options)]
-
-
-def first(root: Path) -> SourceEpisode:
-    return next(iter(lerobot.episodes(root, AUTO)))
 
 
 @pytest.mark.parametrize("layout", ["v2.0", "v2.1", "v3.0", "v3.0 with a column of tasks"])
@@ -213,7 +82,7 @@ def test_av1_is_decoded(tmp_path: Path) -> None:
     if codec is None:
         pytest.skip("no AV1 encoder here")
     video = root / f"videos/chunk-000/{CAMERAS[0]}/episode_000000.mp4"
-    write_video(video, [level(0, f) for f in range(5)], codec)
+    write_grey_video(video, [level(0, f) for f in range(5)], FPS, codec)
     told = [level(0, frame) for frame in range(5)]
     np.testing.assert_allclose(shown(loaded(root)[0], CAMERAS[0]), told, atol=3)
 
@@ -221,7 +90,7 @@ def test_av1_is_decoded(tmp_path: Path) -> None:
 def test_videos_may_have_more_frames_than_there_are_rows(tmp_path: Path) -> None:
     root = write_v2(tmp_path, [[0] * 5])
     video = root / f"videos/chunk-000/{CAMERAS[0]}/episode_000000.mp4"
-    write_video(video, [level(0, f) for f in range(15)], fps=3 * FPS)
+    write_grey_video(video, [level(0, f) for f in range(15)], fps=3 * FPS)
     assert np.allclose(
         shown(loaded(root)[0], CAMERAS[0]), [level(0, 3 * f) for f in range(5)], atol=2
     )
@@ -252,92 +121,6 @@ def test_videos_in_another_folder_are_found_and_told(tmp_path: Path) -> None:
             [level(1, f, i) for f in range(3)], abs=2
         )
         assert episode.state[0, 1] == i
-
-
-def test_absent_files(tmp_path: Path) -> None:
-    root = write_v2(tmp_path, [[0] * 3, [1] * 3])
-    (root / "data/chunk-000/episode_000001.parquet").unlink()
-    assert [s.reason for s in lerobot.episodes(root, AUTO)] == ["", "missing_file"]
-    (root / f"videos/chunk-000/{CAMERAS[0]}/episode_000000.mp4").unlink()
-    with pytest.raises(MediaError, match=r"episode_000000\.mp4 is not there"):
-        lerobot.load(root, first(root), AUTO)
-
-
-def test_interrupted_recordings_cost_only_what_is_missing(tmp_path: Path) -> None:
-    root = write_v2(tmp_path / "v2", [[0] * 3, [1] * 3])
-    lines = root / "meta/episodes.jsonl"
-    lines.write_text(lines.read_text()[:-20])
-    good, cut = lerobot.episodes(root, AUTO)
-    assert (good.error, good.place) == ("", (0, 0, 3))
-    assert cut.error.startswith("line 2 of meta/episodes.jsonl is not a complete JSON object")
-
-    root = write_v3(tmp_path / "v3", [[0] * 3])
-    listed = root / "meta/episodes/chunk-000/file-000.parquet"
-    unfinished = root / "meta/episodes/chunk-000/file-001.parquet"
-    unfinished.write_bytes(listed.read_bytes()[:200])
-    good, cut = lerobot.episodes(root, AUTO)
-    assert lerobot.load(root, good, AUTO).text == TASKS[0]
-    assert "file-001.parquet has no Parquet footer" in cut.error
-    data = root / "data/chunk-000/file-000.parquet"
-    data.write_bytes(data.read_bytes()[:-4])
-    with pytest.raises(MediaError, match="no Parquet footer: its writer did not finish"):
-        lerobot.load(root, good, AUTO)
-
-
-def test_odd_rows_of_the_episode_table_are_counted(tmp_path: Path) -> None:
-    root = write_v2(tmp_path, [[0] * 3])
-    lines = root / "meta/episodes.jsonl"
-    told = json.loads(lines.read_text())
-    odd = [{"episode_index": "0"}, {"episode_index": 10**30}, {"length": 0}, {"length": None}]
-    write_lines(lines, [told, told, *(told | change for change in odd), [1]])
-    good, again, *others = lerobot.episodes(root, AUTO)
-    assert good.error == ""
-    assert "names episode 0 again" in again.error
-    assert [("expected two numbers" in s.error) for s in others] == [True] * 4 + [False]
-    assert "line 7" in others[4].error
-    assert len({s.unit for s in (good, again, *others)}) == 7
-
-
-def test_damage_within_a_table_is_a_sentence(tmp_path: Path) -> None:
-    root = write_v2(tmp_path, [[0] * 300])
-    path = root / "data/chunk-000/episode_000000.parquet"
-    data = bytearray(path.read_bytes())
-    data[4:400] = b"\xff" * 396
-    path.write_bytes(data)
-    with pytest.raises(MediaError, match=r"episode_000000\.parquet is damaged") as caught:
-        lerobot.load(root, first(root), AUTO)
-    assert str(tmp_path) not in str(caught.value)
-
-
-@pytest.mark.parametrize("which", ["data/chunk-000/file-000.parquet", "video"])
-def test_git_lfs_pointers_are_named(tmp_path: Path, which: str) -> None:
-    root = write_v3(tmp_path, [[0] * 3])
-    path = f"videos/{CAMERAS[1]}/chunk-000/file-003.mp4" if which == "video" else which
-    (root / path).write_bytes(POINTER)
-    with pytest.raises(MediaError, match=f"{path} is a Git LFS pointer.*git lfs pull"):
-        lerobot.load(root, first(root), AUTO)
-
-
-@contextmanager
-def another_user() -> Iterator[None]:
-    """Not root, to whom no file is closed."""
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(was)
-
-
-def test_files_of_another_user_get_their_own_message() -> None:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
-        os.chmod(folder, 0o755)
-        root = write_v3(Path(folder), [[0] * 3])
-        (root / f"videos/{CAMERAS[0]}/chunk-000/file-000.mp4").chmod(0o000)
-        source = first(root)
-        with another_user(), pytest.raises(MediaError, match=r"by this user.*chmod"):
-            lerobot.load(root, source, AUTO)
 
 
 def change_v2(root: Path, **columns: Any) -> Path:
@@ -461,47 +244,6 @@ def test_splits_are_half_open_and_train_alone_is_none(tmp_path: Path) -> None:
     assert splits(train="0:2", val="1:2") == ["train", "val", ""]
 
 
-def test_hostile_templates_are_refused(tmp_path: Path) -> None:
-    root = write_v2(tmp_path / "set", [[0] * 2])
-    shutil.copy(root / "data/chunk-000/episode_000000.parquet", tmp_path / "outside.parquet")
-    for template, message in (
-        ("../outside.parquet", "leads out of the data folder"),
-        (str(tmp_path / "outside.parquet"), "leads out of the data folder"),
-        ("data/{episode_index.__class__}", "whose fields are not known"),
-        ("data/{episode_index:0999999999d}", "whose fields are not known"),
-    ):
-        write_json(root / "meta/info.json", info("v2.1", 1, data_path=template))
-        assert message in first(root).error
-
-
-def test_a_small_file_cannot_claim_a_large_table(tmp_path: Path) -> None:
-    root = write_v2(tmp_path, [[0] * 2])
-    path = root / "data/chunk-000/episode_000000.parquet"
-    zeros = pa.array(np.zeros(1 << 25, np.int8))
-    pq.write_table(pa.table({"task_index": zeros}), path, row_group_size=1 << 25)
-    assert path.stat().st_size < 1 << 20
-    with pytest.raises(MediaError, match="claims 33554432 rows"):
-        lerobot.load(root, first(root), AUTO)
-
-
-def test_wrong_folders_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected meta/info\.json, found nothing.*huggingface"):
-        list(lerobot.episodes(tmp_path, AUTO))
-    path = tmp_path / "meta/info.json"
-    for told, message in (
-        ({"codebase_version": "v1.6", "fps": 10, "features": {}}, r"'v1\.6'.*convert older"),
-        ({"codebase_version": "v2.1", "fps": 0, "features": {}}, "a rate above 0"),
-        ({"codebase_version": "v2.1"}, "is not the info.json of a LeRobot dataset"),
-        ([1], "is not the info.json of a LeRobot dataset"),
-    ):
-        write_json(path, told)
-        with pytest.raises(UserError, match=message):
-            list(lerobot.episodes(tmp_path, AUTO))
-    path.write_bytes(POINTER)
-    with pytest.raises(UserError, match=r"is not the info\.json"):
-        list(lerobot.episodes(tmp_path, AUTO))
-
-
 @pytest.mark.skipif("LEROBOT_DATASET" not in os.environ, reason="names a folder written by lerobot")
 def test_a_dataset_written_by_the_library() -> None:
     root = Path(os.environ["LEROBOT_DATASET"])
@@ -512,4 +254,3 @@ def test_a_dataset_written_by_the_library() -> None:
         assert episode.text
         for pictures in episode.views.values():
             assert len(pictures) == len(episode.state)
-            assert pictures[len(pictures) - 1].ndim == 3

@@ -1,6 +1,5 @@
 """Laws of the embedded Ego4D: same bytes from the same seed, hands that are found, oddities."""
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -21,6 +20,7 @@ from handloom.stages.miniatures.encode import frames as rendered
 from handloom.stages.miniatures.motion import Action, state_at
 from handloom.stages.miniatures.objects import Thing
 from handloom.stages.miniatures.paint import Frame
+from tests.helpers.folders import sums
 
 CLIPS = 6
 MODEL = Path(ego4d.__file__).parents[1] / "models/hand_landmarker.task"
@@ -47,11 +47,6 @@ def finds_hand() -> Iterator[Any]:
                 Image(image_format=ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
             ).hand_landmarks
         )
-
-
-def sums(root: Path) -> dict[str, str]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def narrations(root: Path) -> dict[str, Any]:

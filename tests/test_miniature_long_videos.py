@@ -1,7 +1,6 @@
 """Laws of the miniatures of long videos: EPIC-KITCHENS' segments and HowTo100M's speech."""
 
 import ast
-import csv
 import json
 import re
 from collections import Counter
@@ -10,12 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 
 from handloom.stages.miniatures import epic_kitchens, howto100m
+from tests.helpers.media import Rows, playable, table
 
-Rows = list[dict[str, str]]
 Captions = dict[str, dict[str, list[Any]]]
 
 
@@ -33,39 +31,6 @@ def lessons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.getbasetemp() / "howto100m-8-clips"
     howto100m.write(out, clips=8)
     return out
-
-
-def table(path: Path, delimiter: str = ",") -> Rows:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter=delimiter))
-
-
-def probe(path: Path) -> dict[str, Any]:
-    """Facts of a media file from its packets; raises av's error where it cannot be opened."""
-    with av.open(str(path)) as media:
-        video = media.streams.video[0]
-        facts = {
-            "codec": video.codec_context.name,
-            "fps": video.average_rate,
-            "size": (video.codec_context.width, video.codec_context.height),
-            "sound": [stream.codec_context.name for stream in media.streams.audio],
-            "kinds": [stream.type for stream in media.streams],
-            "rotation": next(media.decode(video=0)).rotation,
-        }
-    with av.open(str(path)) as media:
-        frames = sum(1 for _ in media.decode(video=0))
-    return facts | {"frames": frames, "seconds": frames / facts["fps"]}
-
-
-def playable(paths: list[Path]) -> dict[str, dict[str, Any]]:
-    """Facts of the files that can be opened, by name."""
-    found = {}
-    for path in paths:
-        try:
-            found[path.name] = probe(path)
-        except av.error.InvalidDataError:
-            continue
-    return found
 
 
 # EPIC-KITCHENS

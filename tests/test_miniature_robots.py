@@ -1,6 +1,5 @@
 """Laws of the miniatures of robot datasets: one world, the same bytes, official layouts."""
 
-import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -15,43 +14,30 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import UserError
-from handloom.stages.miniatures import bridge, calvin, hdf5, lerobot, rlds, rt1
+from handloom.stages.miniatures import bridge, hdf5, lerobot
 from handloom.stages.miniatures.objects import COLORS
 from handloom.stages.miniatures.robot_views import static_camera, static_view, wrist_view
 from handloom.stages.miniatures.robot_world import INNER_HZ, episode, resampled
+from tests.helpers.folders import sums
+from tests.helpers.robot_miniatures import WRITERS, writer
 
-FOLDERS: dict[str, tuple[Callable[..., None], str]] = {
-    "rt1": (rt1.write, "fractal20220817_data"),
-    "bridge": (bridge.write, "bridge_dataset"),
-    "bridge_openx": (bridge.write_openx, "bridge"),
-    "bridge_raw": (bridge.write_raw, "bridgedata_raw"),
-    "bridge_numpy": (bridge.write_numpy, "bridgedata_numpy"),
-    "rlds": (rlds.write, "my_robot"),
-    "calvin": (calvin.write, "task_D_D"),
-    "hdf5": (hdf5.write, "robomimic"),
-    "lerobot": (lerobot.write, "v2.1"),
+FOLDERS = {
+    "rt1": "fractal20220817_data",
+    "bridge": "bridge_dataset",
+    "bridge_openx": "bridge",
+    "bridge_raw": "bridgedata_raw",
+    "bridge_numpy": "bridgedata_numpy",
+    "rlds": "my_robot",
+    "calvin": "task_D_D",
+    "hdf5": "robomimic",
+    "lerobot": "v2.1",
 }
-WRITERS = {"calvin": calvin.write, "hdf5": hdf5.write, "lerobot": lerobot.write}
 CLIPS = {"calvin": 4, "hdf5": 9, "lerobot": 8}
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Writes a miniature when it is first asked for."""
-    made: dict[str, Path] = {}
-
-    def write(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            WRITERS[name](made[name], clips=CLIPS[name])
-        return made[name]
-
-    return write
-
-
-def sums(root: Path) -> dict[str, str]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return writer(CLIPS, tmp_path_factory)
 
 
 # The world.
@@ -135,7 +121,7 @@ def test_the_wrist_camera_moves_with_the_gripper() -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_same_arguments_give_the_same_bytes(name: str, tmp_path: Path) -> None:
-    write, folder = FOLDERS[name]
+    write, folder = WRITERS[name], FOLDERS[name]
     write(tmp_path / "a", clips=1, seed=5)
     write(tmp_path / "b", clips=1, seed=5)
     assert sums(tmp_path / "a") == sums(tmp_path / "b")
@@ -159,7 +145,7 @@ def test_an_unfinished_folder_is_written_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_real_dataset_is_not_overwritten(name: str, tmp_path: Path) -> None:
-    write, folder = FOLDERS[name]
+    write, folder = WRITERS[name], FOLDERS[name]
     (tmp_path / folder).mkdir()
     (tmp_path / folder / "real").write_text("data")
     with pytest.raises(UserError, match="not a miniature"):

@@ -17,34 +17,15 @@ from handloom.stages.datasets.source import Episode, EpisodeOptions
 from handloom.stages.miniatures import bridge, calvin, hdf5, lerobot, rlds, rt1
 from handloom.stages.miniatures.robot_views import static_view
 from handloom.stages.miniatures.robot_world import WorldEpisode, episode, resampled
+from tests.helpers.robot_miniatures import writer
 
-WRITERS: dict[str, Callable[..., None]] = {
-    "rt1": rt1.write,
-    "bridge": bridge.write,
-    "bridge_openx": bridge.write_openx,
-    "bridge_raw": bridge.write_raw,
-    "bridge_numpy": bridge.write_numpy,
-    "rlds": rlds.write,
-    "calvin": calvin.write,
-    "hdf5": hdf5.write,
-    "lerobot": lerobot.write,
-}
 CLIPS = {"rt1": 8, "bridge": 5, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 3, "rlds": 2,
          "calvin": 3, "hdf5": 6, "lerobot": 6}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Writes a miniature when it is first asked for."""
-    made: dict[str, Path] = {}
-
-    def write(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            WRITERS[name](made[name], clips=CLIPS[name])
-        return made[name]
-
-    return write
+    return writer(CLIPS, tmp_path_factory)
 
 
 def exists(adapter: str) -> pytest.MarkDecorator:

@@ -13,34 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from handloom.stages.miniatures import bridge, rlds, rt1
 from handloom.stages.miniatures.tfrecords import Values, example, masked_crc
+from tests.helpers.robot_miniatures import writer
 
 Record = dict[str, tuple[int, list[Any]]]  # key: field of the Feature, values
 
-WRITERS = {
-    "rt1": rt1.write,
-    "bridge": bridge.write,
-    "bridge_openx": bridge.write_openx,
-    "bridge_raw": bridge.write_raw,
-    "bridge_numpy": bridge.write_numpy,
-    "rlds": rlds.write,
-}
 CLIPS = {"rt1": 8, "bridge": 6, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 5, "rlds": 5}
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Writes a miniature when it is first asked for."""
-    made: dict[str, Path] = {}
-
-    def write(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            WRITERS[name](made[name], clips=CLIPS[name])
-        return made[name]
-
-    return write
+    return writer(CLIPS, tmp_path_factory)
 
 
 # Reading TFRecords, independently of what writes them.

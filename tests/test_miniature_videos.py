@@ -1,7 +1,5 @@
 """Laws of the miniatures of video datasets: how they are written, and SSv2's and Kinetics'."""
 
-import csv
-import hashlib
 import json
 import re
 import shutil
@@ -12,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import av
 import pytest
 
 from handloom.errors import UserError
@@ -20,6 +17,8 @@ from handloom.stages.datasets.catalog import video_adapter
 from handloom.stages.datasets.source import CutRule
 from handloom.stages.miniatures import epic_kitchens, howto100m, kinetics700, ssv2
 from handloom.stages.miniatures.motion import state_at
+from tests.helpers.folders import sums
+from tests.helpers.media import Rows, playable, table
 
 MODULES = {"ssv2": ssv2, "kinetics700": kinetics700, "epic_kitchens": epic_kitchens,
            "howto100m": howto100m}  # fmt: skip
@@ -31,7 +30,6 @@ ORIGINAL = {
     "howto100m": "raw_caption.json",
 }
 Tiny = Callable[[str], Path]
-Rows = list[dict[str, str]]
 
 
 @pytest.fixture
@@ -44,42 +42,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         return out
 
     return write
-
-
-def sums(root: Path) -> dict[str, str]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-
-
-def table(path: Path, delimiter: str = ",") -> Rows:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter=delimiter))
-
-
-def probe(path: Path) -> dict[str, Any]:
-    """Facts of a media file from its packets; raises av's error where it cannot be opened."""
-    with av.open(str(path)) as media:
-        video = media.streams.video[0]
-        facts = {
-            "codec": video.codec_context.name,
-            "fps": video.average_rate,
-            "size": (video.codec_context.width, video.codec_context.height),
-            "sound": [stream.codec_context.name for stream in media.streams.audio],
-        }
-    with av.open(str(path)) as media:
-        frames = sum(1 for _ in media.decode(video=0))
-    return facts | {"frames": frames, "seconds": frames / facts["fps"]}
-
-
-def playable(paths: list[Path]) -> dict[str, dict[str, Any]]:
-    """Facts of the files that can be opened, by name."""
-    found = {}
-    for path in paths:
-        try:
-            found[path.name] = probe(path)
-        except av.error.InvalidDataError:
-            continue
-    return found
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -4,7 +4,7 @@ A pool holds as many pairs as memory is meant to, of each source its share. Whic
 a function of (seed, number of the pool), and which of them a step sees one of (seed, step): a run
 that goes on after an interruption sees what it would have seen.
 
-Shapes: B pairs, P = 2 frames of a pair, H x W pixels.
+Shapes: B pairs, P = 2 frames of a pair (1 where only a tokenizer is measured), H x W pixels.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Frames:
         pairs, unreadable = [], []
         for place, source in enumerate(sources):
             seed = None if number is None else [self.config.seed, number, place]
-            found, bad = _pairs(source.name, items[place], wanted[place], seed, self.config)
+            found, bad = _read_some(source.name, items[place], wanted[place], seed, self.config)
             pairs.append(found)
             unreadable.append(bad)
         names = tuple(source.name for source in sources)
@@ -160,8 +160,8 @@ def held_out_frames(
         items = source.held_out or source.train
         if not items:
             raise UserError(f"{source.name} holds no videos or images: name another folder.")
-        pairs, _ = _pairs(source.name, items, wanted, None, config)
-        found[source.name] = pairs[:, 0]
+        firsts, _ = _read_some(source.name, items, wanted, None, config, together=1)
+        found[source.name] = firsts[:, 0]
     return found
 
 
@@ -180,12 +180,18 @@ def _named_apart(sources: list[Source]) -> list[Source]:
     return named
 
 
-def _pairs(
-    name: str, items: Sequence[Item], wanted: int, seed: list[int] | None, config: VQGANConfig
+def _read_some(
+    name: str,
+    items: Sequence[Item],
+    wanted: int,
+    seed: list[int] | None,
+    config: VQGANConfig,
+    together: int = 2,
 ) -> tuple[NDArray[np.uint8], int]:
     """Up to `wanted` pairs, as many of each item; and how many items could not be read.
 
-    Without a seed they are the same ones each time, evenly spaced.
+    Without a seed they are the same ones each time, evenly spaced. With `together` 1 the second
+    frame of each pair is left out, and not decoded either: the result is [B, P, H, W, 3].
     """
     import av
 
@@ -199,7 +205,8 @@ def _pairs(
     for index in order:
         shift = float(rng.random()) if rng else 0.5
         try:
-            squares = list(_of_item(items[index], (np.arange(each) + shift) / each, config))
+            shares = (np.arange(each) + shift) / each
+            squares = list(_of_item(items[index], shares, config, together))
         except (OSError, av.error.FFmpegError, MediaError, Image.DecompressionBombError):
             unreadable += 1
             continue
@@ -214,21 +221,21 @@ def _pairs(
 
 
 def _of_item(
-    item: Item, shares: NDArray[np.float64], config: VQGANConfig
+    item: Item, shares: NDArray[np.float64], config: VQGANConfig, together: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Squared pairs [P, H, W, 3] of an item, at shares of its length."""
+    """Squared pairs [P, H, W, 3] of an item, at shares of its length; P is `together`."""
     if isinstance(item, ImageItem):
         with Image.open(item.path) as image:
             frame = center_square(np.asarray(image.convert("RGB")), config.resolution)
-        yield np.stack([frame, frame])
+        yield np.stack([frame] * together)
     elif isinstance(item, SpanItem):
-        yield from _of_span(item, shares, config)
+        yield from _of_span(item, shares, config, together)
     else:
-        yield from _of_episode(item, shares, config)
+        yield from _of_episode(item, shares, config, together)
 
 
 def _of_span(
-    item: SpanItem, shares: NDArray[np.float64], config: VQGANConfig
+    item: SpanItem, shares: NDArray[np.float64], config: VQGANConfig, together: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Pairs from one pass over the span; squared at once, for files may be large."""
     import av
@@ -246,13 +253,15 @@ def _of_span(
         count = min(len(shares), max(1, int((end_s - item.start_s) / gap_s)))
         some = shares[np.linspace(0, len(shares) - 1, count).astype(int)]
         firsts = [round(item.start_s + float(share) * room_s, 3) for share in some]
-        spans = [(first, round(first + gap_s, 3)) for first in firsts]
-        wanted = sorted({time_s for span in spans for time_s in span})
+        pairs = [(first, round(first + gap_s, 3))[:together] for first in firsts]
+        wanted = sorted({time_s for pair in pairs for time_s in pair})
         frames = {
             time_s: center_square(frame, config.resolution)
             for time_s, frame in _frames_at(container, stream, wanted)
         }
-    yield from (np.stack([frames[a], frames[b]]) for a, b in spans if a in frames and b in frames)
+    for pair in pairs:
+        if frames.keys() >= set(pair):
+            yield np.stack([frames[time_s] for time_s in pair])
 
 
 def _frames_at(container: Any, stream: Any, wanted: list[float]) -> Iterator[tuple[float, Frame]]:
@@ -270,7 +279,7 @@ def _frames_at(container: Any, stream: Any, wanted: list[float]) -> Iterator[tup
 
 
 def _of_episode(
-    item: EpisodeItem, shares: NDArray[np.float64], config: VQGANConfig
+    item: EpisodeItem, shares: NDArray[np.float64], config: VQGANConfig, together: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Pairs of an episode's cameras in turn."""
     views = list(item.views().values())
@@ -278,7 +287,7 @@ def _of_episode(
     for number, share in enumerate(shares):
         view: Any = views[number % len(views)]
         first = int(share * max(1, len(view) - gap))
-        steps = (first, min(first + gap, len(view) - 1))
+        steps = (first, min(first + gap, len(view) - 1))[:together]
         yield np.stack([center_square(view[step], config.resolution) for step in steps])
 
 

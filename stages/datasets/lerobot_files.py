@@ -16,7 +16,7 @@ from typing import Any
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.json_values import load_value
 from handloom.stages.datasets.media import files_below
-from handloom.stages.datasets.source import inside
+from handloom.stages.datasets.source import inside, refuse_outside
 
 INFO = "meta/info.json"
 MAX_JSON_BYTES = 1 << 26
@@ -101,8 +101,7 @@ class Dataset:
             MissingFile: there is no such file, or several.
             MediaError: the path leads out of the data folder.
         """
-        if not inside(self.root, path):
-            raise MediaError(f"{path} leads out of the data folder; see {INFO}")
+        refuse_outside(self.root, path, f"see the templates in {INFO}")
         if (self.root / path).is_file():
             return path, False
         *_, chunk, name = path.split("/") if "/" in path else ("", path)

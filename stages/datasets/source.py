@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from handloom.errors import MediaError
+
 TO_THE_END = math.inf
 """`end_s` of a span that ends with its file."""
 
@@ -266,3 +268,21 @@ def inside(root: Path, path: str) -> bool:
         return False
     real_root = os.path.realpath(root)
     return os.path.commonpath([real_root, os.path.realpath(root / path)]) == real_root
+
+
+def refuse_outside(root: Path, path: str, way_out: str) -> None:
+    """Let only files of the data folder be opened.
+
+    Args:
+        root: the data folder.
+        path: as annotations name it.
+        way_out: what whoever meant that file can do, for the message.
+
+    Raises:
+        MediaError: the path leads out of the folder.
+    """
+    if not inside(root, path):
+        raise MediaError(
+            f"{path} leads out of the data folder (a link, or `..`), expected a file in it: "
+            + way_out
+        )

@@ -155,8 +155,7 @@ def _write(folder: Path, clips: int, seed: int) -> None:
     shards = {number: held for number, held in shards.items() if held}
     splits = [Shards("train", 1024, shards), Shards("val", 128, {5: payloads["val"]})]
     about = {"version": "1.0.0", "description": "A description that nobody filled in."}
-    kept = [split for split in splits if any(split.payloads.values())]
-    write_set(folder, "bridge_dataset", about, features_json(STEPS, EPISODE), kept)
+    write_set(folder, "bridge_dataset", about, features_json(STEPS, EPISODE), splits)
 
 
 def _cameras(world: WorldEpisode) -> dict[str, list[bytes]]:
@@ -201,8 +200,7 @@ def _write_openx(folder: Path, clips: int, seed: int) -> None:
         Shards("test", 512, {0: payloads["test"]}),
     ]
     about = {"version": "0.1.0", "description": "WidowX interacting with toy kitchens"}
-    kept = [split for split in splits if any(split.payloads.values())]
-    write_set(folder, "bridge", about, features_json(OPENX_STEPS, {}), kept)
+    write_set(folder, "bridge", about, features_json(OPENX_STEPS, {}), splits)
 
 
 def _openx_steps(world: WorldEpisode) -> dict[str, Any]:

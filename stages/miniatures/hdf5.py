@@ -20,11 +20,11 @@ from handloom.stages.miniatures.robot_views import jpeg, static_view, wrist_view
 from handloom.stages.miniatures.robot_world import (
     OPENING_M,
     WorldEpisode,
+    changes,
     episode,
     joints,
     quaternions,
     resampled,
-    rotation_vectors,
 )
 
 VERSION = 1  # raise it whenever the same arguments give other bytes
@@ -103,9 +103,8 @@ def _fill(group: Any, tables: Tables) -> None:
 
 def actions(world: WorldEpisode) -> NDArray[np.float64]:
     """Normalised commands [T - 1, 7]: displacement, rotation vector, gripper -1 open, +1 closed."""
-    moved = np.diff(world.poses[:, :3], axis=0) / MOST_M
-    turned = rotation_vectors(world) / MOST_RAD
-    return np.column_stack([moved, turned, 1 - 2 * world.targets[:-1]])
+    told = changes(world) / ([MOST_M] * 3 + [MOST_RAD] * 3)
+    return np.column_stack([told, 1 - 2 * world.targets[:-1]])
 
 
 def _fingers(world: WorldEpisode) -> NDArray[np.float64]:

@@ -14,9 +14,9 @@ from handloom.stages.miniatures.folder import Folder
 from handloom.stages.miniatures.robot_views import jpeg, static_view, wrist_view
 from handloom.stages.miniatures.robot_world import (
     WorldEpisode,
+    changes,
     episode,
     resampled,
-    rotation_vectors,
 )
 from handloom.stages.miniatures.tfrecords import (
     Leaf,
@@ -75,11 +75,7 @@ def _write(out: Path, clips: int, seed: int) -> None:
     splits = [train, Shards("val", 1, {0: payloads["val"]})]
     about = {"version": "1.0.0", "description": "A robot at a table."}
     told = features_json(STEPS, EPISODE)
-    write_set(out / "my_robot/1.0.0", "my_robot", about, told, [s for s in splits if _full(s)])
-
-
-def _full(split: Shards) -> bool:
-    return any(split.payloads.values())
+    write_set(out / "my_robot/1.0.0", "my_robot", about, told, splits)
 
 
 def deltas(world: WorldEpisode) -> NDArray[np.float32]:
@@ -88,8 +84,7 @@ def deltas(world: WorldEpisode) -> NDArray[np.float32]:
     The last step leads nowhere: zeros, and the gripper as it was told.
     """
     found = np.zeros((len(world), 7), np.float32)
-    found[:-1, :3] = np.diff(world.poses[:, :3], axis=0)
-    found[:-1, 3:6] = rotation_vectors(world)
+    found[:-1, :6] = changes(world)
     found[:, 6] = world.targets
     return found
 

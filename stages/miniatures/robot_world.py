@@ -218,11 +218,11 @@ def quaternions(world: WorldEpisode) -> Floats:
     return found
 
 
-def rotation_vectors(world: WorldEpisode) -> Floats:
-    """Rotation vectors [T-1, 3] (rad, base axes) that lead from each orientation to the next."""
+def changes(world: WorldEpisode) -> Floats:
+    """What leads from each pose to the next [T-1, 6]: metres, rotation vector (rad), base axes."""
     turns = from_rpy(world.poses[:, 3:6])
-    found: Floats = (turns[1:] * turns[:-1].inv()).as_rotvec()
-    return found
+    turned = (turns[1:] * turns[:-1].inv()).as_rotvec()
+    return np.column_stack([np.diff(world.poses[:, :3], axis=0), turned])
 
 
 def joints(world: WorldEpisode, count: int) -> Floats:

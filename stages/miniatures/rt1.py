@@ -17,10 +17,10 @@ from handloom.stages.miniatures.robot_files import embedding
 from handloom.stages.miniatures.robot_views import jpeg, static_view
 from handloom.stages.miniatures.robot_world import (
     WorldEpisode,
+    changes,
     episode,
     quaternions,
     resampled,
-    rotation_vectors,
 )
 from handloom.stages.miniatures.tfrecords import (
     Leaf,
@@ -143,8 +143,8 @@ def _actions(world: WorldEpisode, picked: NDArray[np.int64]) -> dict[str, Any]:
     """Commands: displacements in the base frame; a step is repeated where the arm is not moved."""
     count = len(picked)
     moves = np.zeros((len(world), 7), np.float32)
-    moves[:-1, :3] = np.diff(world.poses[:, :3], axis=0)
-    moves[:-1, 3:6] = rotvec_to_rpy_delta(rotation_vectors(world))
+    made = changes(world)
+    moves[:-1, :3], moves[:-1, 3:6] = made[:, :3], rotvec_to_rpy_delta(made[:, 3:])
     moves[:, 6:] = gripper_commands(world.targets)
     moves = moves[picked]
     repeated = np.append(np.diff(picked) == 0, False)

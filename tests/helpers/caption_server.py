@@ -1,0 +1,168 @@
+"""An OpenAI-compatible endpoint that reads the number in a request's pictures, and misbehaves.
+
+    python -m tests.helpers.caption_server --slots 16 --latency-s 0.1 --faults 0.2
+
+It delays and reorders answers, fails with 500 and 429, closes connections before and within an
+answer, hangs, sends what is no JSON, and sends answers twice on a connection that it keeps open.
+`GET /told` says how often each request was answered to its end.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import random
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.helpers.numbered_clips import caption_of, number_shown
+
+MODEL = "fake-vlm"
+FAULTS = ("500", "429", "closed", "cut", "hang", "garbage", "twice")
+HANG_S = 30.0
+# Of every hundred numbers one is answered badly at first, one always.
+REFUSED_ONCE, REFUSED_ALWAYS = 41, 83
+
+
+class FakeServer:
+    def __init__(self, slots: int, latency_s: float, faults: float, seed: int) -> None:
+        self.slots, self.latency_s, self.faults = asyncio.Semaphore(slots), latency_s, faults
+        self.random = random.Random(seed)
+        self.told: Counter[str] = Counter()
+        self.met: Counter[str] = Counter()
+        self.times_s: list[float] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
+                length = next(
+                    (int(line.split(":")[1]) for line in head.splitlines()
+                     if line.lower().startswith("content-length:")), 0,
+                )  # fmt: skip
+                body = await reader.readexactly(length)
+                if head.startswith("GET /told"):
+                    first_s, last_s = (f(self.times_s, default=0.0) for f in (min, max))
+                    times = {"first_s": first_s, "last_s": last_s}
+                    send(writer, {"told": self.told, "met": self.met, "times": times})
+                elif head.startswith("GET"):
+                    send(writer, {"data": [{"id": MODEL}]})
+                else:
+                    await self.answer(json.loads(body), reader, writer)
+                await writer.drain()
+        writer.close()
+
+    async def answer(
+        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        fault = self.random.choice(FAULTS) if self.random.random() < self.faults else ""
+        self.met[fault] += 1
+        async with self.slots:
+            await asyncio.sleep(self.latency_s * self.random.uniform(0.2, 1.8))
+        number = shown(request)
+        reply = completion(said(number, request["seed"]))
+        if fault == "500":
+            return send(writer, {"error": "out of memory"}, status="500 Oops")
+        if fault == "429":
+            return send(writer, {}, status="429 Slow down", extra="Retry-After: 0.05\r\n")
+        if fault == "hang":
+            await asyncio.sleep(HANG_S)
+        if fault in ("closed", "hang"):
+            return writer.close()
+        if fault == "cut":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + b'{"choices": [')
+            return writer.close()
+        if fault == "garbage":
+            return send(writer, "<html>busy</html>")
+        if reader.at_eof():
+            return  # the client has given up, or is dead
+        send(writer, reply)
+        if fault == "twice":
+            send(writer, reply)
+        await writer.drain()
+        if not writer.transport.is_closing():
+            self.told[f"{number}/{request['seed']}"] += 1
+            self.times_s.append(time.monotonic())
+
+
+def shown(request: dict[str, Any]) -> int:
+    """The number in a request's pictures; -1 where they show different ones."""
+    (message,) = request["messages"]
+    urls = [part["image_url"]["url"] for part in message["content"] if part["type"] == "image_url"]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in set(urls)]
+    numbers = {number_shown(np.asarray(picture)) for picture in pictures}
+    return numbers.pop() if len(numbers) == 1 else -1
+
+
+def said(number: int, seed: int) -> str:
+    if number % 100 == REFUSED_ALWAYS or (number % 100 == REFUSED_ONCE and seed == 0):
+        return "I'm sorry, I cannot help with that."
+    return caption_of(number).capitalize() + "."
+
+
+def completion(text: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {
+        "created": time.time(),
+        "choices": [{"message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 500, "completion_tokens": len(text.split())},
+    }
+
+
+def send(writer: asyncio.StreamWriter, body: Any, status: str = "200 OK", extra: str = "") -> None:
+    content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{extra}\r\n"
+    writer.write(head.encode() + content)
+
+
+@contextmanager
+def fake_server(**options: float) -> Iterator[str]:
+    """The server in a process of its own, for the time of a block; gives its url."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.caption_server", *flags],
+        cwd=root, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def tally(url: str) -> dict[str, dict[str, Any]]:
+    """What the server counted: `told` by `number/seed`, `met` by fault, `times` of answers."""
+    found: dict[str, dict[str, Any]] = json.loads(
+        urllib.request.urlopen(url.removesuffix("/v1") + "/told").read()
+    )
+    return found
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slots", type=float, default=16)
+    parser.add_argument("--latency-s", type=float, default=0.05)
+    parser.add_argument("--faults", type=float, default=0.0)
+    parser.add_argument("--seed", type=float, default=0)
+    args = parser.parse_args()
+    fake = FakeServer(int(args.slots), args.latency_s, args.faults, int(args.seed))
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

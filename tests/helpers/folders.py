@@ -1,0 +1,25 @@
+"""What several tests ask of folders: their content, and what another user may read of them."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sums(root: Path) -> dict[str, str]:
+    """The SHA-256 of every file, by its path below the folder."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Not root, to whom no file is closed."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
