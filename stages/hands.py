@@ -1,28 +1,39 @@
-"""Hands: sample a clip's frames and store what MediaPipe's hand landmarker sees in each.
+"""Hands: look at the frames of a clip that cost least, and store what is seen in each.
 
 The decision is not made here: `select` reads the stored numbers, so thresholds cost no decoding.
 """
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from handloom.errors import RunError
+from handloom.stages import landmarker, sampling, shots
 from handloom.stages.base import Stage
+from handloom.stages.measures import NOTHING, measures
+from handloom.stages.quality import change, small_luma
 from handloom.stages.records import Clip, Hand, HandRow, Row
-from handloom.stages.video import Video
+from handloom.stages.sampling import Plan, Sample
+from handloom.stages.second_look import NEVER, TRUSTED, LookOptions, first_look, look_again
+from handloom.stages.video import open_video as open_video
+from handloom.stages.video_small import SmallFrame, SmallVideo
 from handloom.tokenize.shards import sha256_file
 
-MODEL = Path(__file__).parent / "models" / "hand_landmarker.task"
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+DETECTIONS_KEPT = 256
+# A clip that has moved as little as this wants more frames, before it is taken for a still one.
+HARDLY_MOVED = 0.15
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A decoded frame of a clip, and the hands in it, or None where none were looked for."""
+
+    time_s: float
+    picture_hwc: npt.NDArray[np.uint8]
+    hands: list[Hand] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,49 +42,41 @@ class Hands(Stage):
 
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
+    code_version: ClassVar[int] = 3
 
+    until_clear: bool = True
+    """Look at the cheapest frames, and at more only until the answer is clear; otherwise at all
+    `frames_per_second`."""
     frames_per_second: float = 2.0
-    """Sampling rate; a clip gets at least `min_frames`."""
+    """Of frames sampled by time: where a clip holds fewer than four key frames."""
     min_frames: int = 4
-    max_hands: int = 2
-    detection_confidence: float = 0.5
-    """Palm detection score from which a palm counts."""
-    presence_confidence: float = 0.3
-    """Landmark model's score from which a hand counts."""
+    """Frames by time in a clip that is shorter than two seconds."""
     short_side: int = 384
     """Larger frames are shrunk to this before detection; 384 loses no recall on real footage."""
+    shots: bool = False
+    """Look for shot changes, for edited video; a clip is then cut to its longest shot."""
+    look: LookOptions = field(default_factory=LookOptions)
 
     def models(self) -> dict[str, str]:
         """SHA-256 of the landmarker."""
-        return {MODEL.name: sha256_file(MODEL)}
+        return {landmarker.MODEL.name: sha256_file(landmarker.MODEL)}
 
     def setup(self) -> None:
         """Load the landmarker on this worker."""
-        _landmarker(self.max_hands, self.detection_confidence, self.presence_confidence)
+        import cv2
+
+        cv2.setNumThreads(1)  # a worker has one core
+        look = self.look
+        for confidence in {look.detection_confidence, look.check_confidence}:
+            landmarker.load(look.max_hands, confidence, look.presence_confidence)
 
     def __call__(self, clip: Clip) -> Iterator[HandRow]:
-        """Detect hands in the clip's sampled frames."""
-        times_s = sample_times(clip, self.frames_per_second, self.min_frames)
-        video = open_video(self.data / clip.media_path)
-        counts: list[int] = []
-        detections: list[Hand] = []
-        luma: list[npt.NDArray[np.float32]] = []
-        # A few frames at a time: a long clip of a large picture would not fit in memory at once.
-        for first in range(0, len(times_s), 8):
-            for frame_hwc in video.frames_at(times_s[first : first + 8]):
-                small_hwc = shrink(frame_hwc, self.short_side)
-                hands = self._detect(small_hwc, frame=len(counts))
-                counts.append(len(hands))
-                detections += hands
-                luma.append(thumbnail_luma(small_hwc))
-        yield HandRow(
-            clip_id=clip.clip_id,
-            times_s=times_s.tolist(),
-            hand_counts=counts,
-            brightness=[float(y.mean()) for y in luma],
-            motion=[0.0, *(float(np.abs(b - a).mean()) for a, b in pairwise(luma))],
-            detections=detections,
-        )
+        """Look for hands in a clip's cheapest frames, and measure these frames."""
+        opened = open_small(self.data / clip.media_path, self)
+        plan = self._plan(clip, opened.video)
+        frames = in_time(self._looks(plan, opened))
+        cuts_s = self._cuts(frames, opened.video) if self.shots else []
+        yield row_of(clip, self._looked_again(frames, plan.quick), cuts_s)
 
     def failed(self, error: str, clip: Clip) -> Iterator[HandRow]:
         """A row without frames."""
@@ -82,86 +85,119 @@ class Hands(Stage):
             status="failed",
             error=error,
             times_s=[],
+            looked=[],
             hand_counts=[],
-            brightness=[],
-            motion=[],
+            trust=[],
             detections=[],
+            cuts_s=[],
+            shot_start_s=clip.start_s,
+            shot_end_s=clip.end_s,
+            **NOTHING,
         )
 
-    def _detect(self, frame_hwc: npt.NDArray[np.uint8], frame: int) -> list[Hand]:
-        import mediapipe as mp
+    def _plan(self, clip: Clip, video: SmallVideo) -> Plan:
+        span, rate = (clip.start_s, clip.end_s), (self.frames_per_second, self.min_frames)
+        if self.shots or not self.until_clear:  # a cut can only be seen between two frames
+            return sampling.every(*span, *rate)
+        return sampling.cheapest_first(*span, video.keys_s, *rate)
 
-        landmarker = _landmarker(
-            self.max_hands, self.detection_confidence, self.presence_confidence
-        )
-        picture = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(frame_hwc))
-        result = landmarker.detect(picture)
-        return [
-            _hand(frame, points, sides[0])
-            for points, sides in zip(result.hand_landmarks, result.handedness, strict=True)
+    def _looks(self, plan: Plan, opened: "_Opened") -> Iterator[Seen]:
+        """Frames in the plan's order, hands looked for until the answer is clear."""
+        hits = misses = 0
+        stored: list[npt.NDArray[np.uint8]] = []
+        for number, sample in enumerate(plan.samples):
+            done = self.until_clear and sampling.clear(hits, misses)
+            if done and number >= plan.stored and change(stored) > HARDLY_MOVED:
+                return
+            frame = opened.frame(sample)
+            stored.append(small_luma(frame.picture_hwc))
+            hands = None if done else opened.hands(frame)
+            yield Seen(frame.time_s, frame.picture_hwc, hands)
+            hits, misses = hits + bool(hands), misses + (hands == [])
+
+    def _looked_again(self, frames: list[Seen], quick: bool) -> list[Seen]:
+        """The frames with their hands rated, and with hands that the first look missed."""
+        looked = [frame for frame in frames if frame.hands is not None]
+        # Where frames are cheap, blind looks and gaps would cost more than all else together.
+        look = replace(self.look, blind_looks=0, gap_share=NEVER) if quick else self.look
+        found = [
+            [Hand(**{**hand, "frame": number}) for hand in frame.hands or []]
+            for number, frame in enumerate(looked)
         ]
+        pictures, times_s = [f.picture_hwc for f in looked], [f.time_s for f in looked]
+        rated = iter(look_again(pictures, times_s, found, look))
+        return [f if f.hands is None else replace(f, hands=next(rated)) for f in frames]
+
+    def _cuts(self, frames: list[Seen], video: SmallVideo) -> list[float]:
+        def decode(start_s: float, end_s: float) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+            return video.every_frame(start_s, end_s, shots.SHORT_SIDE)
+
+        pictures, times_s = [f.picture_hwc for f in frames], [f.time_s for f in frames]
+        return shots.shot_changes(times_s, pictures, decode, shots.ShotOptions())
 
 
-def sample_times(clip: Clip, per_second: float, at_least: int) -> npt.NDArray[np.float64]:
-    """Times in the middle of equal slices of the clip, float64 [T], seconds."""
-    seconds = clip.end_s - clip.start_s
-    count = max(at_least, round(seconds * per_second))
-    return clip.start_s + (np.arange(count) + 0.5) * seconds / count
+def in_time(seen: Iterator[Seen]) -> list[Seen]:
+    """Frames in the order of time, each once: a slow picture is on screen at several times."""
+    once: dict[float, Seen] = {}
+    for frame in seen:
+        once.setdefault(frame.time_s, frame)
+    return [once[time_s] for time_s in sorted(once)]
 
 
-def shrink(frame_hwc: npt.NDArray[np.uint8], short_side: int) -> npt.NDArray[np.uint8]:
-    """Scale a frame down so that its short side is at most `short_side` pixels."""
-    height, width = frame_hwc.shape[:2]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return frame_hwc
-    size = round(width * scale), round(height * scale)
-    return np.asarray(Image.fromarray(frame_hwc).resize(size, Image.Resampling.BILINEAR))
+def row_of(clip: Clip, frames: list[Seen], cuts_s: list[float]) -> HandRow:
+    """What is stored of a clip's frames, which are given in the order of time."""
+    start_s, end_s = shots.longest_run(clip.start_s, clip.end_s, cuts_s)
+    return HandRow(
+        clip_id=clip.clip_id,
+        times_s=[frame.time_s for frame in frames],
+        looked=[frame.hands is not None for frame in frames],
+        hand_counts=[
+            sum(hand["trust"] >= TRUSTED for hand in frame.hands or []) for frame in frames
+        ],
+        trust=[max((h["trust"] for h in frame.hands or []), default=0.0) for frame in frames],
+        detections=[
+            Hand(**{**hand, "frame": number})
+            for number, frame in enumerate(frames)
+            for hand in frame.hands or []
+        ],
+        cuts_s=cuts_s,
+        shot_start_s=start_s,
+        shot_end_s=end_s,
+        **measures([frame.picture_hwc for frame in frames]),
+    )
 
 
-def thumbnail_luma(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Luma of a 32x32 thumbnail, float32 [32, 32], 0 to 1."""
-    small = Image.fromarray(frame_hwc).resize((32, 32), Image.Resampling.BOX)
-    return (np.asarray(small, np.float32) @ LUMA / 255).astype(np.float32)
+@dataclass
+class _Opened:
+    """A video and what was found in its frames: neighbouring clips share both."""
+
+    video: SmallVideo
+    stage: Hands
+    found: dict[float, list[Hand]] = field(default_factory=dict)
+
+    def frame(self, sample: Sample) -> SmallFrame:
+        """A frame of the plan."""
+        if sample.key is not None:
+            return self.video.key_frame(sample.key)
+        return self.video.frame_at(sample.time_s)
+
+    def hands(self, frame: SmallFrame) -> list[Hand]:
+        """Hands in a frame; their frame number is still open."""
+        if frame.time_s not in self.found:
+            if len(self.found) >= DETECTIONS_KEPT:
+                del self.found[next(iter(self.found))]
+            self.found[frame.time_s] = first_look(frame.picture_hwc, 0, self.stage.look)
+        return self.found[frame.time_s]
 
 
-_open: dict[Path, Video] = {}
+_open: dict[tuple[Path, Hands], _Opened] = {}
 
 
-def open_video(path: Path) -> Video:
-    """The video at path; the last one stays open, since a video's clips come one after another."""
-    if path not in _open:
+def open_small(path: Path, stage: Hands) -> _Opened:
+    """The video at path as a stage sees it; the last one stays open."""
+    if (path, stage) not in _open:
+        for opened in _open.values():
+            opened.video.close()
         _open.clear()
-        _open[path] = Video(path)
-    return _open[path]
-
-
-@cache
-def _landmarker(max_hands: int, detection: float, presence: float) -> Any:
-    os.environ.setdefault("GLOG_minloglevel", "3")  # before the library loads, or it logs a line
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for every model it opens
-    try:
-        from mediapipe.tasks.python import BaseOptions, vision
-    except (ImportError, OSError) as error:
-        raise RunError(
-            f"MediaPipe does not load ({error}); it needs the system's OpenGL libraries, on Debian "
-            "and Ubuntu `apt-get install libgl1 libegl1 libgles2 libglib2.0-0`."
-        ) from None
-    options = vision.HandLandmarkerOptions(
-        base_options=BaseOptions(model_asset_path=str(MODEL)),
-        num_hands=max_hands,
-        min_hand_detection_confidence=detection,
-        min_hand_presence_confidence=presence,
-    )
-    return vision.HandLandmarker.create_from_options(options)
-
-
-def _hand(frame: int, points: list[Any], side: Any) -> Hand:
-    xs, ys = [p.x for p in points], [p.y for p in points]
-    return Hand(
-        frame=frame,
-        handedness=side.category_name,
-        score=side.score,
-        box_xyxy=[min(xs), min(ys), max(xs), max(ys)],
-        landmarks_xyz=[value for p in points for value in (p.x, p.y, p.z)],
-    )
+        _open[path, stage] = _Opened(SmallVideo(path, stage.short_side), stage)
+    return _open[path, stage]

@@ -42,12 +42,12 @@ def probe(path: Path) -> MediaFacts:
     Raises:
         MediaError: the file cannot be opened, holds no video, or its first frame does not decode.
     """
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         try:
             frame = next(container.decode(stream), None)
         except av.FFmpegError as error:
-            why = _why(error)
-            raise MediaError(f"{path.name}: the first frame does not decode ({why})") from None
+            reason = why(error)
+            raise MediaError(f"{path.name}: the first frame does not decode ({reason})") from None
         if frame is None:
             raise MediaError(f"{path.name}: the video stream holds no frames")
         return MediaFacts(
@@ -125,7 +125,7 @@ class _DecordReader:
 
 def _pyav_frames_at(path: Path, times_s: npt.NDArray[np.float64]) -> Iterator[FramesTHWC]:
     """Walk forward from the key frame before the first time, yielding one frame for each time."""
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         start_s = float((stream.start_time or 0) * stream.time_base)
         if times_s[0] > 2.0 and container.duration:  # GIF and raw streams cannot seek
             container.seek(int((times_s[0] + start_s) / stream.time_base), stream=stream)
@@ -134,13 +134,13 @@ def _pyav_frames_at(path: Path, times_s: npt.NDArray[np.float64]) -> Iterator[Fr
         for frame in _decoded(path, container, stream):
             time_s = float(frame.pts * stream.time_base) - start_s if frame.pts is not None else 0.0
             while wanted and shown is not None and wanted[0] + 1e-4 < time_s:
-                yield _upright(shown)
+                yield upright(shown.to_ndarray(format="rgb24"), shown.rotation)
                 wanted.pop(0)
             if not wanted:
                 return
             shown, end_s = frame, time_s + float((frame.duration or 0) * stream.time_base)
         while wanted and shown is not None and wanted[0] <= end_s + TAIL_S:
-            yield _upright(shown)
+            yield upright(shown.to_ndarray(format="rgb24"), shown.rotation)
             wanted.pop(0)
         if wanted:
             raise MediaError(
@@ -152,26 +152,35 @@ def _decoded(path: Path, container: Any, stream: Any) -> Iterator[Any]:
     try:
         yield from container.decode(stream)
     except av.FFmpegError as error:
-        raise MediaError(f"{path.name}: decoding stops ({_why(error)})") from None
+        raise MediaError(f"{path.name}: decoding stops ({why(error)})") from None
 
 
-class _opened:
-    """Context manager: a PyAV container and its best video stream, or MediaError."""
+class opened:
+    """Context manager: a PyAV container and its best video stream.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: a video file.
+        decoding: FFmpeg's decoder options.
+
+    Raises:
+        MediaError: the file cannot be opened or holds no video.
+    """
+
+    def __init__(self, path: Path, decoding: dict[str, str] | None = None) -> None:
+        self.path, self._decoding = path, decoding or {}
 
     def __enter__(self) -> tuple[Any, Any]:
         try:
             self.container = av.open(str(self.path), metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
-            why = _why(error)
-            raise MediaError(f"{self.path.name}: not a readable video file ({why})") from None
+            reason = why(error)
+            raise MediaError(f"{self.path.name}: not a readable video file ({reason})") from None
         stream = self.container.streams.best("video")
         if stream is None:
             self.container.close()
             raise MediaError(f"{self.path.name}: the file holds no video stream")
         stream.codec_context.thread_count = 1  # a worker has one core; threads halve probing
+        stream.codec_context.options = self._decoding
         return self.container, stream
 
     def __exit__(self, *_: object) -> None:
@@ -185,7 +194,7 @@ def _duration_s(path: Path, container: Any, stream: Any) -> float:
     if container.duration:
         start_s = float((stream.start_time or 0) * stream.time_base)
         return float(Fraction(container.duration, av.time_base)) - start_s
-    with _opened(path) as (again, video):
+    with opened(path) as (again, video):
         try:
             ends = [
                 float((p.pts + (p.duration or 0)) * video.time_base)
@@ -193,15 +202,15 @@ def _duration_s(path: Path, container: Any, stream: Any) -> float:
                 if p.pts is not None
             ]
         except av.FFmpegError as error:
-            raise MediaError(f"{path.name}: the file breaks off ({_why(error)})") from None
+            raise MediaError(f"{path.name}: the file breaks off ({why(error)})") from None
     if len(ends) < 2:
         raise MediaError(f"{path.name}: a still picture, not a video")
     return max(ends)
 
 
-def _upright(frame: Any) -> FramesTHWC:
-    picture: FramesTHWC = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(picture, k=int(frame.rotation) // 90 % 4))
+def upright(picture_hwc: npt.NDArray[np.uint8], degrees: float) -> npt.NDArray[np.uint8]:
+    """A picture turned by a frame's rotation metadata, in quarters, against the clock."""
+    return np.ascontiguousarray(np.rot90(picture_hwc, k=int(degrees) // 90 % 4))
 
 
 def _square_pixels(frames: FramesTHWC, facts: MediaFacts) -> FramesTHWC:
@@ -215,5 +224,17 @@ def _square_pixels(frames: FramesTHWC, facts: MediaFacts) -> FramesTHWC:
     return np.stack([np.asarray(Image.fromarray(f).resize(size)) for f in frames])
 
 
-def _why(error: OSError) -> str:
+def why(error: OSError) -> str:
+    """What FFmpeg or the system says is wrong, without the path."""
     return error.strerror or type(error).__name__  # str(error) would add the absolute path
+
+
+_open: dict[Path, Video] = {}
+
+
+def open_video(path: Path) -> Video:
+    """The video at path; the last one stays open, since a video's clips come one after another."""
+    if path not in _open:
+        _open.clear()
+        _open[path] = Video(path)
+    return _open[path]

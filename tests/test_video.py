@@ -10,6 +10,7 @@ import pytest
 from handloom.errors import MediaError
 from handloom.stages import video
 from handloom.stages.video import Video, probe
+from handloom.stages.video_small import SmallFrame, SmallVideo
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -130,3 +131,94 @@ def test_what_is_no_video_is_said_in_words(tmp_path: Path) -> None:
         with pytest.raises(MediaError, match=f"^{name}: .*{why}") as caught:
             probe(tmp_path / name)
         assert str(tmp_path) not in str(caught.value)
+
+
+def number(frame: SmallFrame) -> int:
+    """The number that a small frame shows."""
+    return shown(frame.picture_hwc[None])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "libx264"),
+        ("a.mp4", "libx265"),
+        ("a.webm", "libvpx-vp9"),
+        ("a.mkv", "libx264"),
+        ("a.avi", "mpeg4"),
+        ("a.flv", "libx264"),
+        ("a.ts", "libx264"),
+    ],
+)
+def test_small_frames_are_those_of_their_time(tmp_path: Path, name: str, codec: str) -> None:
+    small = SmallVideo(encode(tmp_path / name, frames=90, codec=codec, g="20"), 64)
+    late = float(small.frame_at(0.0).time_s)  # AVI counts from when the first frame is decoded
+    for wanted_s in (0.0, 0.52, 1.5, 2.9):
+        frame = small.frame_at(wanted_s)
+        assert abs(frame.time_s - wanted_s) < 4 / 30 + late  # unreferenced frames are left out
+        assert number(frame) == round(30 * (frame.time_s - late))
+    for index in range(len(small.keys_s)):
+        frame = small.key_frame(index)
+        assert number(frame) == round(30 * (frame.time_s - late))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_key_frames_are_found_and_decoded_alone(tmp_path: Path, name: str) -> None:
+    path = encode(tmp_path / name, frames=90, g="20", keyint_min="20", sc_threshold="0")
+    small = SmallVideo(path, 64)
+    np.testing.assert_allclose(small.keys_s, np.arange(5) * 20 / 30, atol=0.002)
+    assert [number(small.key_frame(i)) for i in (3, 0, 4, 1, 2)] == [60, 0, 80, 20, 40]
+
+
+def test_a_file_without_an_index_is_scanned_for_key_frames(tmp_path: Path) -> None:
+    more = {"frames": 90, "codec": "libvpx-vp9", "g": "20"}
+    indexed = SmallVideo(encode(tmp_path / "a.webm", **more), 64)
+    live = SmallVideo(encode(tmp_path / "live.webm", live="1", **more), 64)
+    np.testing.assert_allclose(live.keys_s, indexed.keys_s)
+    assert number(live.key_frame(3)) == number(indexed.key_frame(3))
+
+
+def test_small_frames_do_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", frames=150, g="40")
+    times_s = np.random.default_rng(0).uniform(0, 5, 40)
+    walked = SmallVideo(path, 64)
+    for time_s in times_s:
+        kept, fresh = walked.frame_at(time_s), SmallVideo(path, 64).frame_at(time_s)
+        assert kept.time_s == fresh.time_s
+        np.testing.assert_array_equal(kept.picture_hwc, fresh.picture_hwc)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_is_undone_in_small_frames(tmp_path: Path, degrees: int) -> None:
+    plain = encode(tmp_path / "plain.mp4", frames=10)
+    turned = tmp_path / "turned.mp4"
+    ffmpeg.input(str(plain), display_rotation=degrees).output(str(turned), c="copy").run(
+        cmd=FFMPEG, quiet=True
+    )
+    expected = np.rot90(SmallVideo(plain, 32).key_frame(0).picture_hwc, k=degrees // 90)
+    np.testing.assert_array_equal(SmallVideo(turned, 32).key_frame(0).picture_hwc, expected)
+
+
+def test_small_frames_have_square_pixels_and_the_wanted_size(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", frames=4, vf="setsar=2/1")
+    for short_side, shape in ((32, (32, 96, 3)), (512, (64, 192, 3))):
+        assert SmallVideo(path, short_side).frame_at(0.0).picture_hwc.shape == shape
+
+
+def test_small_frames_look_like_large_ones(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4")
+    small = SmallVideo(path, 32).frame_at(1.0)
+    halved = Video(path).frames_at(np.array([small.time_s]))[0].astype(float)
+    halved = halved.reshape(32, 2, 48, 2, 3).mean((1, 3))
+    assert np.abs(halved - small.picture_hwc).mean() < 2
+
+
+def test_a_broken_tail_is_said_in_words_and_the_rest_is_still_read(tmp_path: Path) -> None:
+    whole = encode(tmp_path / "a.mp4", frames=90, g="10", movflags="faststart").read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    small = SmallVideo(path, 64)
+    for ask in (lambda: small.frame_at(2.9), lambda: small.key_frame(8)):
+        with pytest.raises(MediaError, match=r"^cut\.mp4: "):
+            ask()
+        assert number(small.frame_at(0.5)) == 15

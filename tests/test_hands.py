@@ -1,0 +1,107 @@
+"""Looking for hands: the fewest frames that decide a clip, and rows of the clip alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import ffmpeg
+import imageio_ffmpeg
+import pytest
+
+from handloom.stages import hands
+from handloom.stages.base import run_isolated
+from handloom.stages.hands import Hands
+from handloom.stages.miniatures import cast
+from handloom.stages.miniatures.encode import write_video
+from handloom.stages.records import Clip, HandRow
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`hands.mp4` and `none.mp4` with a key frame each second, `sparse.mp4` with one in all."""
+    folder = tmp_path_factory.mktemp("videos")
+    plan = [video for video in cast.plan(8, 0) if not video.fault]
+    write_video(folder / "hands.mp4", next(v for v in plan if v.actions))
+    write_video(folder / "none.mp4", next(v for v in plan if not v.actions))
+    for name in ("hands", "none"):
+        sparse = ffmpeg.input(str(folder / f"{name}.mp4")).output(
+            str(folder / f"{name}_sparse.mp4"), vcodec="libx264", g=999, preset="veryfast"
+        )
+        sparse.run(cmd=FFMPEG, quiet=True)
+    return folder
+
+
+def clip(name: str, start_s: float, end_s: float) -> Clip:
+    words = ("dataset", "version", "split", "licence", "bucket", "unit", "text", "text_kind")
+    texts = dict.fromkeys(words, "")
+    own_id = f"{name}-{start_s}"
+    return Clip(
+        clip_id=own_id, video_id=name, media_path=name, start_s=start_s, end_s=end_s, **texts
+    )
+
+
+def row(stage: Hands, wanted: Clip) -> HandRow:
+    (found,) = stage(wanted)
+    return found
+
+
+def looks(stage: Hands, wanted: Clip) -> int:
+    return sum(row(stage, wanted).looked)
+
+
+def test_only_key_frames_are_decoded_where_there_are_enough(folder: Path) -> None:
+    found = row(Hands().at(folder), clip("hands.mp4", 1.5, 7.5))
+    assert {round(t, 2) % 1 for t in found.times_s} == {0}
+    assert len(found.times_s) >= 4
+
+
+@pytest.mark.parametrize("suffix", ["", "_sparse"])
+def test_a_clear_yes_costs_less_than_a_clear_no(folder: Path, suffix: str) -> None:
+    stage = Hands().at(folder)
+    yes = row(stage, clip(f"hands{suffix}.mp4", 1.5, 7.5))
+    no = row(stage, clip(f"none{suffix}.mp4", 0.5, 6.5))
+    assert any(yes.hand_counts)
+    assert not any(no.hand_counts)
+    assert sum(yes.looked) <= 4
+    assert sum(no.looked) == 6
+
+
+def test_every_frame_is_looked_at_on_demand(folder: Path) -> None:
+    stage = replace(Hands(), until_clear=False).at(folder)
+    found = row(stage, clip("hands.mp4", 1.5, 7.5))
+    assert len(found.times_s) == 12
+    assert all(found.looked)
+    assert 0 < sum(count > 0 for count in found.hand_counts) < 12  # the hand rests out of view
+
+
+@pytest.mark.parametrize("name", ["hands.mp4", "hands_sparse.mp4"])
+@pytest.mark.parametrize("until_clear", [True, False])
+def test_a_row_does_not_depend_on_the_rows_before(
+    folder: Path, name: str, until_clear: bool
+) -> None:
+    stage = replace(Hands(), until_clear=until_clear).at(folder)
+    spans = [(0.5, 4.2), (1.0, 6.5), (2.7, 5.0), (2.7, 8.0), (6.0, 8.4), (0.5, 2.0)]
+    together = [row(stage, clip(name, *span)) for span in spans]
+    for span, found in zip(spans, together, strict=True):
+        hands._open.clear()
+        assert row(stage, clip(name, *span)) == found
+
+
+def test_lists_are_parallel_and_in_time(folder: Path) -> None:
+    for name in ("hands.mp4", "none_sparse.mp4"):
+        found = row(Hands().at(folder), clip(name, 0.5, 6.5))
+        lists = found.times_s, found.looked, found.hand_counts, found.brightness, found.motion
+        assert len({len(numbers) for numbers in lists}) == 1
+        assert found.times_s == sorted(set(found.times_s))
+        assert found.motion[0] == 0
+        assert all(m > 0 for m in found.motion[1:])
+        for number, count in enumerate(found.hand_counts):
+            assert count == sum(hand["frame"] == number for hand in found.detections)
+
+
+def test_a_time_beyond_the_end_fails_with_a_sentence(folder: Path) -> None:
+    stage = Hands().at(folder)
+    (failed,) = run_isolated(stage, (clip("none_sparse.mp4", 500.0, 504.0),))
+    assert failed.status == "failed"
+    assert failed.error.startswith("none_sparse.mp4: no frame at 500")

@@ -1,0 +1,99 @@
+"""Which frames are looked at, and when to stop: laws of the plan and of the sequential test."""
+
+import numpy as np
+import pytest
+
+from handloom.stages import sampling
+from handloom.stages.sampling import ENOUGH_KEYS, FALSE_NO, FALSE_YES, cheapest_first, clear, every
+
+RATE = {"per_second": 2.0, "at_least": 4}
+NO_KEYS = np.array([0.0])
+
+
+def times(plan: sampling.Plan) -> set[float]:
+    return {sample.time_s for sample in plan.samples}
+
+
+@pytest.mark.parametrize("gop_s", [0.5, 1.0, 2.0])
+def test_enough_key_frames_are_all_that_is_decoded(gop_s: float) -> None:
+    keys_s = np.arange(0, 100, gop_s)
+    plan = cheapest_first(20.3, 29.0, keys_s, **RATE)
+    keys = plan.samples
+    assert plan.quick
+    assert len(keys) >= max(ENOUGH_KEYS, plan.stored)
+    assert {s.time_s for s in keys} == {t for t in keys_s if 20.3 <= t < 29.0}
+    assert all(keys_s[s.key] == s.time_s for s in keys)
+
+
+def test_key_frames_come_first_where_they_are_few() -> None:
+    plan = cheapest_first(20.3, 29.0, np.arange(0, 100, 5.0), **RATE)
+    assert [s.key for s in plan.samples[:1]] == [5]  # 25 s is the only one inside
+    assert all(s.key is None for s in plan.samples[1:])
+    assert times(plan) == set(np.arange(20.5, 29.0, 0.5))
+
+
+def test_every_frame_of_an_intra_coded_file_is_a_key_frame_and_few_are_wanted() -> None:
+    plan = cheapest_first(1.0, 5.0, np.arange(0, 10, 1 / 30), **RATE)
+    assert np.diff(sorted(s.time_s for s in plan.samples)).min() >= sampling.APART_S
+
+
+def test_a_clip_shifted_by_a_second_shares_its_frames() -> None:
+    one, other = (times(cheapest_first(s, s + 6, NO_KEYS, **RATE)) for s in (3.2, 4.2))
+    assert one & other == {t for t in one if t >= 4.2}
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.7, 1.9, 60.0])
+def test_every_clip_gets_its_frames_however_short(seconds: float) -> None:
+    for plan in (
+        every(7.03, 7.03 + seconds, **RATE),
+        cheapest_first(7.03, 7.03 + seconds, NO_KEYS, **RATE),
+    ):
+        assert len(times(plan)) == len(plan.samples) >= max(4, int(2 * seconds))
+        assert all(7.03 <= t < 7.03 + seconds for t in times(plan))
+
+
+def test_a_clip_of_an_hour_is_sampled_sparsely() -> None:
+    keys_s = np.arange(0, 4000, 1.0)
+    for plan in (every(3.0, 3603.0, **RATE), cheapest_first(3.0, 3603.0, keys_s, **RATE)):
+        assert sampling.MOST_FRAMES / 2 <= len(plan.samples) <= sampling.MOST_FRAMES
+        assert max(times(plan)) - min(times(plan)) > 3500
+
+
+def test_the_frames_that_make_a_clear_no_are_spread_over_the_clip() -> None:
+    samples = cheapest_first(20.3, 29.0, NO_KEYS, **RATE).samples[: sampling.CLEAR_NO]
+    assert clear(hits=0, misses=len(samples))
+    assert not clear(hits=0, misses=len(samples) - 1)
+    gaps = np.diff([20.3, *(s.time_s for s in samples), 29.0])
+    assert gaps.min() > 0
+    assert gaps.max() < 2.5
+
+
+def test_the_middle_comes_first() -> None:
+    samples = [sampling.Sample(float(i)) for i in range(9)]
+    order = [s.time_s for s in sampling.coarse_to_fine(samples)]
+    assert order[0] == 4
+    assert set(order[:3]) == {4, 2, 7}
+    assert sorted(order) == list(range(9))
+
+
+def test_what_is_clear() -> None:
+    assert not clear(hits=1, misses=0)
+    assert clear(hits=2, misses=0)
+    assert not clear(hits=2, misses=1)
+    assert clear(hits=3, misses=3)
+    assert not clear(hits=0, misses=5)
+    assert clear(hits=0, misses=6)
+    assert not clear(hits=1, misses=100)
+
+
+def test_a_clip_with_hands_is_hardly_ever_given_up_early() -> None:
+    """Wald: the share of wrong answers is at most its bound over one minus the other."""
+    rng = np.random.default_rng(0)
+    given_up = 0
+    for _ in range(4000):
+        hits = misses = 0
+        while not clear(hits, misses) and misses < 40:
+            hit = rng.random() < sampling.HAND_SHARE
+            hits, misses = hits + hit, misses + (not hit)
+        given_up += hits == 0
+    assert given_up / 4000 <= FALSE_NO / (1 - FALSE_YES) + 0.01
