@@ -1,0 +1,432 @@
+"""Near-duplicate search: recall on planted copies, precision, and how its time grows.
+
+    python benchmarks/bench_duplicates.py [--clips 5000] [--copies 500] [--workers 2]
+    python benchmarks/bench_duplicates.py --videos DIR
+
+Distinct clips are rendered: textured rooms with objects and a hand. Half of them share a room with
+nine others, and four of those ten a fixed camera, so that they differ in a hand and a few objects
+only; they are what a search takes for copies first. A copy is rendered once more at 16 frames/s,
+changed, passed through H.264, MPEG-4 or VP9 at a low bitrate, and sampled at other times.
+With --videos, files below DIR are cut into spans of two to four seconds, and these and a copy of
+each are added. Other pairs of spans of one file are not counted: a still camera repeats itself.
+"""
+
+import argparse
+import io
+import math
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from handloom.stages import alikeness
+from handloom.stages import near_duplicates as nd
+from handloom.stages.fingerprints import fingerprint
+from handloom.stages.near_duplicates import ClipFrames
+
+WIDTH, HEIGHT, COPY_FPS = 320, 240, 16
+ROOM_CLIPS = 10
+FIXED = 4  # clips of a room that one fixed camera films
+SKINS = ((226, 172, 140), (198, 140, 106), (152, 102, 74), (110, 72, 52))
+Frame = np.ndarray
+Film = Callable[[float], Frame]  # seconds of the footage -> uint8 [240, 320, 3]
+
+
+# --- footage ------------------------------------------------------------------------------------
+
+
+def texture(rng: np.random.Generator, height: int, width: int, rough: float) -> np.ndarray:
+    """Noise of several octaves, float32 [H, W], about -1 to 1."""
+    total = np.zeros((height, width), np.float32)
+    for octave in range(2, 7):
+        cells = rng.standard_normal((2**octave, 2**octave)).astype(np.float32)
+        total += cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC) * rough**octave
+    return total / np.abs(total).max()
+
+
+@lru_cache(maxsize=4)
+def room(seed: int) -> np.ndarray:
+    """A wall, a table and things on it, float32 [480, 640, 3]; larger than what a camera sees."""
+    rng = np.random.default_rng((1, seed))
+    canvas = np.empty((480, 640, 3), np.float32)
+    horizon = int(rng.integers(60, 260))
+    for part in (slice(0, horizon), slice(horizon, 480)):
+        tint = rng.integers(60, 220, 3).astype(np.float32)
+        grain = texture(rng, 480, 640, float(rng.uniform(0.5, 0.95)))[part, :, None]
+        canvas[part] = tint * (1 + 0.35 * float(rng.uniform(0.2, 1)) * grain)
+    for _ in range(int(rng.integers(4, 16))):
+        centre = (int(rng.integers(0, 640)), int(rng.integers(0, 480)))
+        paint_thing(canvas, rng, centre, float(rng.uniform(15, 70)))
+    return cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.5, 2.0)))
+
+
+def paint_thing(
+    canvas: np.ndarray, rng: np.random.Generator, at: tuple[int, int], size: float
+) -> None:
+    """A box, plate or blob in one colour with a lighter side."""
+    color = rng.integers(20, 250, 3).astype(float).tolist()
+    axes = int(size * rng.uniform(0.5, 1)) + 2, int(size * rng.uniform(0.5, 1)) + 2
+    turn = float(rng.uniform(0, 180))
+    if rng.random() < 0.5:
+        corners = cv2.boxPoints((at, (2 * axes[0], 2 * axes[1]), turn)).astype(np.int32)
+        cv2.fillConvexPoly(canvas, corners, color, cv2.LINE_AA)
+    else:
+        cv2.ellipse(canvas, at, axes, turn, 0, 360, color, -1, cv2.LINE_AA)
+    lit = [min(255.0, 1.25 * c) for c in color]
+    inner = axes[0] // 2 + 1, axes[1] // 2 + 1
+    cv2.ellipse(canvas, (at[0] - 3, at[1] - 3), inner, turn, 0, 360, lit, -1, cv2.LINE_AA)
+
+
+def wander(rng: np.random.Generator, speed: float) -> Callable[[float], np.ndarray]:
+    """A smooth path: float [2] at each second, about -1 to 1."""
+    frequency = rng.uniform(0.15, 0.6, (2, 3)) * speed
+    phase, weight = rng.uniform(0, 2 * np.pi, (2, 3)), rng.dirichlet((1, 1, 1), 2)
+    return lambda at_s: (weight * np.sin(2 * np.pi * frequency * at_s + phase)).sum(1)
+
+
+def rendered(number: int) -> tuple[Film, bool]:
+    """The footage of one rendered clip, and whether its camera moves."""
+    rng = np.random.default_rng((2, number))
+    moves = number % ROOM_CLIPS >= FIXED
+    shares = number // ROOM_CLIPS % 2 == 0
+    place = number // ROOM_CLIPS if shares else 1_000_000 + number
+    sway, walk = (float(rng.uniform(10, 60)), wander(rng, 1.0)) if moves else (0.0, wander(rng, 0))
+    zoom = float(rng.uniform(1.0, 1.25)) if moves else 1.1
+    reach, tempo = wander(rng, float(rng.uniform(0.4, 1.4))), float(rng.uniform(0.85, 1.15))
+    home = rng.uniform((0.2, 0.3), (0.8, 0.8)) * (WIDTH, HEIGHT)
+    span = rng.uniform(0.15, 0.4, 2) * (WIDTH, HEIGHT)
+    skin = np.array(SKINS[int(rng.integers(4))], float)
+    sleeve = rng.integers(20, 240, 3).astype(float).tolist()
+    props = [
+        (int(rng.integers(1 << 30)), rng.uniform(0.1, 0.9, 2)) for _ in range(rng.integers(1, 5))
+    ]
+
+    def at(second: float) -> Frame:
+        shift = walk(second) * sway if moves else (0.0, 0.0)
+        matrix = np.array([[1, 0, 320 + shift[0]], [0, 1, 240 + shift[1]]]) / 1.0
+        matrix[:, :2] *= zoom
+        matrix[:, 2] -= zoom * np.array([WIDTH, HEIGHT]) / 2
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        canvas = cv2.warpAffine(
+            room(place), matrix, (WIDTH, HEIGHT), flags=flags, borderMode=cv2.BORDER_REFLECT
+        )
+        grasp = home + reach(second) * span - np.asarray(shift)
+        for index, (seed, corner) in enumerate(props):
+            spot = grasp if index == 0 else corner * (WIDTH, HEIGHT) - np.asarray(shift)
+            paint_thing(canvas, np.random.default_rng(seed), (int(spot[0]), int(spot[1])), 26)
+        paint_hand(canvas, grasp, skin, sleeve, math.sin(second * tempo))
+        return np.clip(canvas * tempo, 0, 255).astype(np.uint8)
+
+    return at, moves
+
+
+def paint_hand(
+    canvas: np.ndarray, grasp: np.ndarray, skin: np.ndarray, sleeve: Any, grip: float
+) -> None:
+    """A forearm from the lower edge, a palm and five fingers that open and close."""
+
+    def line(a: np.ndarray, b: np.ndarray, color: Any, thick: int) -> None:
+        ends = [(int(p[0] * 8), int(p[1] * 8)) for p in (a, b)]
+        cv2.line(canvas, *ends, color, thick, cv2.LINE_AA, shift=3)
+
+    wrist = np.add(grasp, (0, 45))
+    elbow, cuff = np.add(wrist, (30, 160)), np.add(wrist, (4, 22))
+    line(elbow, cuff, sleeve, 40)
+    line(cuff, wrist, skin.tolist(), 30)
+    cv2.ellipse(
+        canvas, (int(wrist[0]), int(wrist[1] - 18)), (21, 26), 0, 0, 360, (skin * 0.96).tolist(), -1
+    )
+    for finger in range(5):
+        angle = (finger - 2) * (0.30 + 0.10 * grip) - 0.1
+        tip = wrist + (52 - 6 * abs(finger - 1.5)) * np.array([math.sin(angle), -math.cos(angle)])
+        line(np.subtract(wrist, (0, 22)), tip, (skin * (1.0 - 0.03 * finger)).tolist(), 8)
+
+
+# --- copies -------------------------------------------------------------------------------------
+
+
+def window(frame: Frame, left: float, top: float, right: float, bottom: float) -> Frame:
+    """Cut these shares of width and height off."""
+    height, width = frame.shape[:2]
+    rows = slice(round(top * height), round((1 - bottom) * height))
+    return frame[rows, round(left * width) : round((1 - right) * width)]
+
+
+def scaled(frame: Frame, width: int, height: int) -> Frame:
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a copy differs from its original."""
+
+    crop: float = 0.0  # share of width and of height that is gone
+    size: tuple[int, int] = (WIDTH, HEIGHT)
+    mirror: bool = False
+    shift_s: float = 0.0  # the copy's span starts this much later
+    bars: bool = False
+
+    def apply(self, frame: Frame, rng: np.random.Generator) -> Frame:
+        across, down = self.crop * rng.random(2)
+        frame = window(frame, across, down, self.crop - across, self.crop - down)
+        frame = scaled(frame, *self.size)
+        if self.bars:
+            frame = np.pad(frame, ((30, 30), (0, 0), (0, 0)))
+        return frame[:, ::-1] if self.mirror else frame
+
+
+KINDS = {
+    "re-encoded": Change(),
+    "resized": Change(size=(176, 144)),
+    "cropped": Change(crop=0.1),
+    "mirrored": Change(mirror=True),
+    "a second later": Change(shift_s=1.0),
+    "stretched 16:9": Change(size=(320, 180)),
+    "letterboxed": Change(bars=True),
+    "cropped, later": Change(crop=0.1, shift_s=1.0, size=(224, 176)),
+    "mirrored, cropped": Change(crop=0.1, mirror=True, size=(256, 192)),
+    "all of it": Change(crop=0.1, mirror=True, shift_s=0.7, size=(240, 160)),
+}
+
+
+def encoded(frames: list[Frame], rng: np.random.Generator) -> list[Frame]:
+    """What is left after a lossy codec at about a tenth of a bit a pixel."""
+    codec = ("libx264", "mpeg4", "libvpx-vp9")[int(rng.choice(3, p=(0.7, 0.2, 0.1)))]
+    file = io.BytesIO()
+    height, width = frames[0].shape[0] // 2 * 2, frames[0].shape[1] // 2 * 2
+    with av.open(file, "w", format="matroska") as container:
+        stream: Any = container.add_stream(codec, rate=COPY_FPS)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = int(width * height * COPY_FPS * 0.1)
+        stream.gop_size, stream.codec_context.thread_count = int(rng.integers(8, 64)), 1
+        if codec == "libx264":
+            stream.options = {"preset": "veryfast", "crf": str(rng.integers(30, 40))}
+        if codec == "libvpx-vp9":
+            stream.options = {"cpu-used": "8", "deadline": "realtime"}
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(frame[:height, :width]), format="rgb24"
+            )
+            picture.pts, picture.time_base = number, Fraction(1, COPY_FPS)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+# --- clips --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Made:
+    """A clip of the benchmark; a copy names its original."""
+
+    frames: ClipFrames
+    footage_s: np.ndarray  # [F] when each sampled frame is in the footage
+    moves: bool
+    original: str = ""
+    kind: str = ""
+
+
+def sample(start_s: float, end_s: float, rng: np.random.Generator) -> np.ndarray:
+    """Multiples of half a second, or key frames every one to two seconds where they are enough."""
+    gap = float(rng.uniform(1, 2))
+    keys = np.arange(start_s + rng.uniform(0, gap), end_s, gap)
+    if len(keys) >= 4 and rng.random() < 0.6:
+        return keys
+    return np.arange(math.ceil(start_s * 2), math.ceil(end_s * 2)) / 2
+
+
+def make_original(
+    name: str, film: Film, span_s: tuple[float, float], moves: bool, seed: int
+) -> Made:
+    times_s = sample(*span_s, np.random.default_rng((3, seed)))
+    stack = np.stack([fingerprint(film(t)) for t in times_s])
+    return Made(ClipFrames(name, name, times_s, stack), times_s, moves)
+
+
+def make_copy(
+    name: str, film: Film, span_s: tuple[float, float], moves: bool, seed: int, kind: str
+) -> Made:
+    """Render the span again, change it, encode it, and sample it on a clock of its own."""
+    rng, change = np.random.default_rng((4, seed)), KINDS[kind]
+    start_s, seconds = span_s[0] + change.shift_s, span_s[1] - span_s[0]
+    clock_s = float(rng.choice((0.0, 1.0, rng.uniform(0, 1))))  # the copy's file begins elsewhere
+    rngs = int(rng.integers(1 << 30))
+    pictures = [
+        change.apply(film(start_s + i / COPY_FPS), np.random.default_rng(rngs))
+        for i in range(int(seconds * COPY_FPS))
+    ]
+    decoded = encoded(pictures, rng)
+    times_s = sample(clock_s, clock_s + len(decoded) / COPY_FPS, rng)
+    indices = np.clip(((times_s - clock_s) * COPY_FPS).astype(int), 0, len(decoded) - 1)
+    stack = np.stack([fingerprint(decoded[i]) for i in indices])
+    at_s = start_s + indices / COPY_FPS
+    made = ClipFrames(f"copy of {name}", f"copy of {name}", times_s, stack)
+    return Made(made, at_s, moves, name, kind)
+
+
+def make_rendered(number: int, kind: str) -> list[Made]:
+    """One rendered clip, and its copy where a kind is given."""
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng((5, number))
+    film, moves = rendered(number)
+    start_s = float(rng.uniform(0, 60))
+    span_s = start_s, start_s + float(rng.uniform(2, 8))
+    made = [make_original(f"r{number}", film, span_s, moves, number)]
+    if kind:
+        made.append(make_copy(f"r{number}", film, span_s, moves, number, kind))
+    return made
+
+
+def make_real(path: str, seed: int) -> list[Made]:
+    """Spans of a file, and a copy of each, its kind by turns."""
+    cv2.setNumThreads(1)
+    frames, times_s = load(path)
+    made: list[Made] = []
+    rng = np.random.default_rng((6, seed))
+    start_s, end_s = 0.0, times_s[-1] if len(times_s) else 0.0
+    while end_s - start_s >= 1.5:
+        span_s = start_s, min(end_s, start_s + float(rng.uniform(2, 4)))
+        number, name = len(made), f"{path} {start_s:.2f}"
+
+        def film(second: float) -> Frame:
+            return frames[int(np.searchsorted(times_s, second + 1e-6, side="right")) - 1]
+
+        made.append(make_original(name, film, span_s, True, seed + number))
+        kind = list(KINDS)[(seed + number // 2) % len(KINDS)]
+        made.append(make_copy(name, film, span_s, True, seed + number, kind))
+        start_s = span_s[1]
+    return made
+
+
+def load(path: str) -> tuple[list[Frame], np.ndarray]:
+    """The first minute of a file, at most 16 frames/s and 240 pixels high."""
+    frames: list[Frame] = []
+    times_s: list[float] = []
+    try:
+        with av.open(path) as container:
+            for frame in container.decode(video=0):
+                second = float(frame.time or 0.0)
+                if second > 60:
+                    break
+                if not times_s or second >= times_s[-1] + 1 / COPY_FPS - 1e-3:
+                    height = min(240, frame.height // 2 * 2)
+                    width = round(frame.width * height / frame.height / 2) * 2
+                    frames.append(frame.to_ndarray(width=width, height=height, format="rgb24"))
+                    times_s.append(second)
+    except (av.FFmpegError, IndexError) as error:
+        print(f"{path}: read up to {len(frames)} frames ({error})")
+    return frames, np.array(times_s) - (times_s[0] if times_s else 0.0)
+
+
+# --- the search ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search over some clips gave, and what it cost."""
+
+    similarity: dict[tuple[str, str], float]
+    wall_s: float
+    cpu_s: float
+
+
+def compare_part(frames: alikeness.Frames, seeds: np.ndarray) -> tuple[Any, float]:
+    started = time.process_time()
+    return alikeness.compare(frames, seeds), time.process_time() - started
+
+
+def find(made: list[Made], pool: ProcessPoolExecutor, workers: int) -> Found:
+    """Search on one core, then compare on all; what `near_duplicates` does, spread out by pair."""
+    clips = sorted((m.frames for m in made), key=lambda clip: clip.clip_id)
+    wall, cpu = time.perf_counter(), time.process_time()
+    frames = nd.gathered(clips)
+    seeds = nd.search(frames)
+    part = (seeds["clip"].astype(np.int64) + seeds["other"]) % (8 * workers)
+    jobs = [pool.submit(compare_part, frames, seeds[part == n]) for n in range(8 * workers)]
+    results = [job.result() for job in jobs]
+    cpu_s = time.process_time() - cpu + sum(seconds for _, seconds in results)
+    rows = [row for columns, _ in results for row in zip(*columns, strict=True)]
+    pairs = {(clips[a].clip_id, clips[b].clip_id): float(similarity) for a, b, similarity in rows}
+    return Found(pairs, time.perf_counter() - wall, cpu_s)
+
+
+def footage(name: str) -> str:
+    """The file a clip is from; a rendered clip is its own."""
+    return name.removeprefix("copy of ").split(" ")[0]
+
+
+def show(made: list[Made], found: Found, min_similarity: float) -> None:
+    """Precision, and recall by kind, time between samples and camera."""
+    copies = {tuple(sorted((m.frames.clip_id, m.original))): m for m in made if m.original}
+    clips = {m.frames.clip_id: m for m in made}
+    hits = {pair for pair, s in found.similarity.items() if s >= min_similarity}
+    true = hits & copies.keys()
+    false = sorted(p for p in hits - true if footage(p[0]) != footage(p[1]))
+    precision = len(true) / max(1, len(true) + len(false))
+    print(f"recall {len(true) / len(copies):.3f} of {len(copies)}, precision {precision:.4f}")
+    for level in (0.1, 0.2, 0.3, 0.4, 0.6, 0.8):
+        over = {pair for pair, s in found.similarity.items() if s >= level}
+        hit = over & copies.keys()
+        wrong = sum(footage(p[0]) != footage(p[1]) for p in over - hit)
+        precision = len(hit) / max(1, len(hit) + wrong)
+        print(f"  over {level}: recall {len(hit) / len(copies):.3f}, precision {precision:.4f}")
+    rows: dict[str, list[bool]] = {}
+    for pair, copy in copies.items():
+        off_s = np.abs(copy.footage_s[:, None] - clips[copy.original].footage_s).min()
+        off = next(limit for limit in (0.07, 0.13, 0.25, 0.5, 9.0) if off_s <= limit)
+        for row in (copy.kind, f"samples {off} s apart or less", f"camera moves: {copy.moves}"):
+            rows.setdefault(row, []).append(pair in true)
+    for row in sorted(rows):
+        print(f"  {row:32} {np.mean(rows[row]):6.3f} of {len(rows[row])}")
+    for pair in false[:20]:
+        print(f"  false: {' | '.join(pair)} {found.similarity[pair]:.2f}")
+
+
+def make(args: argparse.Namespace, pool: ProcessPoolExecutor) -> list[Made]:
+    chosen = np.random.default_rng(0).permutation(args.clips)[: args.copies]
+    kinds = {int(n): list(KINDS)[i % len(KINDS)] for i, n in enumerate(chosen)}
+    wanted = [kinds.get(n, "") for n in range(args.clips)]
+    sets = list(pool.map(make_rendered, range(args.clips), wanted, chunksize=ROOM_CLIPS))
+    if args.videos:
+        files = sorted(str(path) for path in args.videos.rglob("*") if path.is_file())
+        sets += pool.map(make_real, files, range(0, 7 * len(files), 7))
+    return [made for group in sets for made in group]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=5000)
+    parser.add_argument("--copies", type=int, default=500)
+    parser.add_argument("--videos", type=Path, help="folder of real videos to add")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--min-similarity", type=float, default=0.5)
+    args = parser.parse_args()
+    with ProcessPoolExecutor(args.workers) as pool:
+        started = time.perf_counter()
+        made = make(args, pool)
+        frames = sum(len(m.footage_s) for m in made)
+        print(f"{len(made)} clips, {frames} frames made in {time.perf_counter() - started:.0f} s")
+        half = find(made[: len(made) // 2], pool, args.workers)
+        found = find(made, pool, args.workers)
+    show(made, found, args.min_similarity)
+    for name, count, result in (("half", len(made) // 2, half), ("all", len(made), found)):
+        print(f"{name}: {count} clips in {result.wall_s:.1f} s, {result.cpu_s:.1f} CPU s")
+    print(f"twice the clips, {found.cpu_s / half.cpu_s:.2f} times the CPU")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"largest process: {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

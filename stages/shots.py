@@ -1,0 +1,130 @@
+"""Shot changes inside a clip: where edited video jumps from one camera to another.
+
+Frames half a second apart do not tell a cut from a turn of the head. So colours that differ
+between two sampled frames only raise a suspicion; what lies between the two is then decoded frame
+by frame, and PySceneDetect's detectors confirm the change and place it. A shot that comes and goes
+between two sampled frames, and a change between two shots of the same colours, are not seen.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FrameHWC = npt.NDArray[np.uint8]
+Decode = Callable[[float, float], Iterator[tuple[float, FrameHWC]]]
+
+SHORT_SIDE = 96  # pixels: a cut shows at any size, and noise does not at this one
+BINS = (8, 4, 4)  # of hue, saturation and value
+AROUND_S = 0.25  # seconds: the detectors compare a change with two frames before and after it
+
+
+@dataclass(frozen=True)
+class ShotOptions:
+    """When the colours of two frames are suspicious, and what confirms a change."""
+
+    suspicion: float = 0.3
+    """Colour distance of two sampled frames from which the frames between them are decoded."""
+    cut_ratio: float = 3.0
+    """A cut differs from the frame before by this many times what its neighbours do."""
+    cut_content: float = 20.0
+    """And by this much in hue, saturation and value on average, of 255."""
+    histogram_drop: float = 0.3
+    """Or the luma histogram's correlation with that of the frame before falls by this much, as it
+    does within fades and most dissolves."""
+
+
+def shot_changes(
+    times_s: Sequence[float],
+    frames: Sequence[FrameHWC],
+    decode: Decode,
+    options: ShotOptions,
+) -> list[float]:
+    """Times of the first frames of new shots between the first and the last sampled frame.
+
+    Args:
+        times_s: of the sampled frames, ascending, seconds.
+        frames: uint8 [H, W, 3] RGB of any one size; the sampled frames.
+        decode: gives every frame, with its time, from one time to another, both included; the
+            frames may be as small as 96 pixels. It is called for suspicious spans alone, in order.
+        options: thresholds.
+
+    Returns:
+        Ascending times. A gradual change may be reported at several of its frames.
+    """
+    colours = [_colours(_small(frame)) for frame in frames]
+    found: list[float] = []
+    for start_s, end_s in suspicious_spans(times_s, colours, options.suspicion):
+        decoded = decode(max(start_s - AROUND_S, 0.0), end_s + AROUND_S)
+        found += [time_s for time_s in _confirmed(decoded, options) if start_s < time_s <= end_s]
+    return found
+
+
+def suspicious_spans(
+    times_s: Sequence[float], colours: Sequence[npt.NDArray[np.float32]], suspicion: float
+) -> list[tuple[float, float]]:
+    """Spans between neighbouring frames whose colours differ, joined where they touch."""
+    spans: list[tuple[float, float]] = []
+    for (start_s, before), (end_s, after) in pairwise(zip(times_s, colours, strict=True)):
+        if colour_distance(before, after) < suspicion:
+            continue
+        if spans and spans[-1][1] == start_s:
+            start_s = spans.pop()[0]
+        spans.append((start_s, end_s))
+    return spans
+
+
+def colour_distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+    """Hellinger distance of two histograms that each sum to 1; 0 the same, 1 nothing in common."""
+    return float(np.sqrt(max(0.0, 1.0 - float(np.sqrt(one * other).sum()))))
+
+
+def longest_run(start_s: float, end_s: float, cuts_s: Sequence[float]) -> tuple[float, float]:
+    """The longest part of a span without a cut inside, the first of equals."""
+    inside = [cut_s for cut_s in sorted(cuts_s) if start_s < cut_s < end_s]
+    return max(pairwise([start_s, *inside, end_s]), key=lambda run: run[1] - run[0])
+
+
+def _confirmed(decoded: Iterator[tuple[float, FrameHWC]], options: ShotOptions) -> list[float]:
+    """Where PySceneDetect finds a change, ascending, seconds."""
+    from scenedetect import AdaptiveDetector, FrameTimecode, HistogramDetector
+
+    detectors: list[Any] = [
+        AdaptiveDetector(
+            adaptive_threshold=options.cut_ratio,
+            min_content_val=options.cut_content,
+            min_scene_len=0,
+        ),
+        HistogramDetector(threshold=options.histogram_drop, min_scene_len=0),
+    ]
+    times_s, changes = [], set()
+    for index, (time_s, frame_hwc) in enumerate(decoded):
+        times_s.append(time_s)
+        # Detectors count frames; the rate, which they must be given, is of no consequence.
+        number, frame_bgr = FrameTimecode(index, fps=30.0), _small(frame_hwc)
+        for detector in detectors:
+            changes |= {at.frame_num for at in detector.process_frame(number, frame_bgr)}
+    return [times_s[index] for index in sorted(changes)]
+
+
+def _small(frame_hwc: FrameHWC) -> FrameHWC:
+    """The frame at `SHORT_SIDE`, in OpenCV's order of colours."""
+    import cv2
+
+    height, width = frame_hwc.shape[:2]
+    scale = SHORT_SIDE / min(height, width)
+    size = round(width * scale), round(height * scale)
+    small = cv2.resize(frame_hwc, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def _colours(frame_bgr: FrameHWC) -> npt.NDArray[np.float32]:
+    """Histogram over hue, saturation and value, float32, summing to 1."""
+    import cv2
+
+    hsv = cv2.cvtColor(frame_bgr, cv2.COLOR_BGR2HSV)
+    counts = cv2.calcHist([hsv], [0, 1, 2], None, list(BINS), [0, 180, 0, 256, 0, 256])
+    return np.asarray(counts.ravel() / counts.sum(), np.float32)

@@ -1,0 +1,179 @@
+"""Near-duplicate search: which clips are found alike, whatever their order and partition."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from handloom.errors import UserError
+from handloom.stages import alikeness
+from handloom.stages import near_duplicates as nd
+from handloom.stages.fingerprints import BYTES, fingerprint
+from handloom.stages.near_duplicates import ClipFrames, near_duplicates
+
+WIDTH, HEIGHT = 160, 120
+SIZE = 48  # of a hand; with its sleeve it covers about a fifth of the picture
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+@cache
+def room(seed: int) -> np.ndarray:
+    """A place larger than the picture: soft colours and things with edges, [160, 210, 3]."""
+    rng = np.random.default_rng(seed)
+    soft = Image.fromarray(rng.integers(40, 215, (6, 6, 3), dtype=np.uint8))
+    canvas = np.array(soft.resize((210, 160), Image.Resampling.BICUBIC))
+    for _ in range(14):
+        x, y = rng.integers(0, 180), rng.integers(0, 130)
+        canvas[y : y + rng.integers(8, 40), x : x + rng.integers(8, 40)] = rng.integers(30, 250, 3)
+    return np.asarray(Image.fromarray(canvas).filter(ImageFilter.GaussianBlur(1)))
+
+
+def film(seed: int, at_s: float, action: int = 0) -> np.ndarray:
+    """A camera that sways through the room, and a hand that moves; uint8 [120, 160, 3]."""
+    rng = np.random.default_rng((9, seed, action))
+    phase, speed = rng.uniform(0, 6.28, 4), rng.uniform(0.5, 1.2, 4)
+    wave = np.sin(speed * at_s + phase)
+    x, y = int(25 + 20 * wave[0] * (action == 0)), int(20 + 15 * wave[1] * (action == 0))
+    frame = room(seed)[y : y + HEIGHT, x : x + WIDTH].copy()
+    skin, sleeve = rng.integers(60, 230, 3), rng.integers(10, 250, 3)
+    hx, hy = int(56 + 50 * wave[2]), int(40 + 25 * wave[3])
+    frame[hy : hy + SIZE, hx : hx + SIZE] = skin
+    frame[hy + SIZE :, hx + 6 : hx + SIZE - 6] = sleeve
+    return frame
+
+
+def clip(
+    name: str,
+    seed: int,
+    start_s: float = 0.0,
+    change: Change = lambda frame: frame,
+    action: int = 0,
+) -> ClipFrames:
+    """Four seconds of a film, at two frames/s on a clock of its own."""
+    times_s = np.arange(8) / 2
+    frames = [fingerprint(change(film(seed, start_s + t, action))) for t in times_s]
+    return ClipFrames(name, name, times_s + 3.0, np.stack(frames))
+
+
+def noisy(frame: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(int(frame.sum()))
+    small = Image.fromarray(frame).resize((96, 72), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(small, float) + rng.normal(0, 6, (72, 96, 3)), 0, 255).astype(
+        np.uint8
+    )
+
+
+def cropped(frame: np.ndarray) -> np.ndarray:
+    return frame[5:113, 12:156]
+
+
+CHANGES: dict[str, Change] = {
+    "resized, noise": noisy,
+    "cropped": cropped,
+    "mirrored": lambda frame: frame[:, ::-1],
+    "mirrored, cropped, noise": lambda frame: noisy(cropped(frame)[:, ::-1]),
+    "brighter": lambda frame: np.clip(frame * 1.12 + 4, 0, 255).astype(np.uint8),
+}
+
+
+def found(clips: list[ClipFrames]) -> set[tuple[str, str]]:
+    return {(pair.clip_id, pair.other_id) for pair in near_duplicates(clips)}
+
+
+@pytest.fixture(scope="module")
+def crowd() -> list[ClipFrames]:
+    return [clip(f"c{seed:02d}", seed) for seed in range(24)]
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("later_s", [0.0, 1.0, 1.2])
+def test_copies_are_found_and_nothing_else(
+    kind: str, later_s: float, crowd: list[ClipFrames]
+) -> None:
+    copies = [clip(f"d{seed:02d}", seed, later_s, CHANGES[kind]) for seed in range(0, 24, 6)]
+    pairs = found(crowd + copies)
+    wanted = {(f"c{seed:02d}", f"d{seed:02d}") for seed in range(0, 24, 6)}
+    assert pairs == wanted
+
+
+def test_other_actions_before_one_camera_are_seldom_taken_for_copies() -> None:
+    clips = [clip(f"{room}-{n}", room, action=1 + n) for room in (50, 51) for n in range(5)]
+    # Two rooms of five actions are twenty pairs; the copies of the tests above are all found.
+    assert len(found(clips)) <= 2
+
+
+def test_groups_are_not_compared_within() -> None:
+    one, other = clip("a", 1), clip("b", 1, change=noisy)
+    same = ClipFrames("b", "a", other.times_s, other.fingerprints)
+    assert found([one, other]) == {("a", "b")}
+    assert found([one, same]) == set()
+
+
+def test_order_changes_nothing(crowd: list[ClipFrames]) -> None:
+    clips = [*crowd, clip("x", 3, 1.2, noisy), clip("y", 7, 0.0, cropped)]
+    shuffled = [clips[n] for n in np.random.default_rng(0).permutation(len(clips))]
+    assert list(near_duplicates(clips, 0.05)) == list(near_duplicates(shuffled, 0.05))
+
+
+def test_partitions_by_key_and_by_pair_give_the_same_pairs(crowd: list[ClipFrames]) -> None:
+    clips = sorted([*crowd, clip("x", 3, 1.2, noisy), clip("y", 7)], key=lambda c: c.clip_id)
+    frames = nd.gathered(clips)
+    everything = slice(0, len(frames.clip))
+    whole, views = nd.file_frames(frames, everything, 1), nd.file_frames(frames, everything, 14)
+    seeds = np.concatenate(
+        [
+            nd.strongest(
+                nd.meet(nd.in_order(whole[whole["key"] % 5 == n]), views[views["key"] % 5 == n])
+            )
+            for n in range(5)
+        ]
+    )
+    seeds = nd.strongest(seeds)
+    assert (seeds == nd.search(frames)).all()
+    parts = [
+        alikeness.compare(frames, seeds[(seeds["clip"] + seeds["other"]) % 3 == n])
+        for n in range(3)
+    ]
+    apart = sorted(row for part in parts for row in zip(*part, strict=True))
+    together = list(zip(*alikeness.compare(frames, seeds), strict=True))
+    assert [row[:2] for row in apart] == [row[:2] for row in together]
+    assert [row[2] for row in apart] == pytest.approx([row[2] for row in together], abs=1e-3)
+
+
+def test_flat_and_dark_clips_are_no_copies_of_each_other() -> None:
+    rng = np.random.default_rng(0)
+    flat = [
+        np.clip(rng.normal(level, 3, (8, 60, 80, 3)), 0, 255) for level in (2, 2, 128, 128, 250)
+    ]
+    clips = [
+        ClipFrames(
+            f"f{n}",
+            f"f{n}",
+            np.arange(8) / 2,
+            np.stack([fingerprint(f.astype(np.uint8)) for f in frames]),
+        )
+        for n, frames in enumerate(flat)
+    ]
+    assert found(clips) == set()
+
+
+def test_a_title_that_thousands_share_costs_no_square() -> None:
+    title = fingerprint(film(77, 0.0))
+    count = 3 * nd.MAX_BUCKET
+    clips = [ClipFrames(f"{n:04d}", f"{n:04d}", np.zeros(1), title[None]) for n in range(count)]
+    frames = nd.gathered(clips)
+    seeds = nd.search(frames)
+    assert 0 < len(seeds) <= count * nd.MAX_BUCKET
+
+
+def test_an_empty_list_has_no_pairs() -> None:
+    assert found([]) == set()
+    assert found([clip("a", 1)]) == set()
+
+
+def test_fingerprints_of_another_form_are_named() -> None:
+    wrong = ClipFrames("abc", "g", np.zeros(2), np.zeros((2, BYTES + 1), np.uint8))
+    with pytest.raises(UserError, match=r"abc.*expected one of 1152 bytes"):
+        list(near_duplicates([wrong]))

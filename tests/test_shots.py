@@ -1,0 +1,111 @@
+"""Shots: cuts are placed to the frame, and nothing is decoded where nothing is suspicious."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from handloom.stages.shots import ShotOptions, longest_run, shot_changes
+
+Frame = np.ndarray
+FPS = 30
+OPTIONS = ShotOptions()
+
+
+def view(seed: int, height: int = 144, width: int = 900) -> Frame:
+    """A wide view of one place: things of its own few colours on a ground of its own."""
+    draw = np.random.default_rng(seed)
+    palette = draw.integers(0, 256, (4, 3))
+    place = np.full((height, width, 3), palette[0], np.uint8)
+    for _ in range(90):
+        middle = draw.integers(0, (width, height)).tolist()
+        color = palette[draw.integers(1, 4)].tolist()
+        cv2.circle(place, middle, int(draw.integers(5, 22)), color, -1)
+    return place
+
+
+def shot(seed: int, frames: int, pixels_a_frame: int = 1) -> list[Frame]:
+    """A camera that turns over a place."""
+    place = view(seed)
+    return [place[:, pixels_a_frame * i :][:, :256] for i in range(frames)]
+
+
+class Film:
+    """Frames at `FPS` that count how often they are decoded."""
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self.frames = frames
+        self.decoded: list[int] = []
+
+    def decode(self, start_s: float, end_s: float) -> Iterator[tuple[float, Frame]]:
+        for index, frame in enumerate(self.frames):
+            if start_s <= index / FPS <= end_s:
+                self.decoded.append(index)
+                yield index / FPS, frame
+
+    def changes(self, every: int = 15, options: ShotOptions = OPTIONS) -> list[int]:
+        """Frames at which shots change, when each `every`-th frame is sampled."""
+        sampled = range(0, len(self.frames), every)
+        times_s = [index / FPS for index in sampled]
+        found = shot_changes(
+            times_s, [self.frames[index] for index in sampled], self.decode, options
+        )
+        return [round(time_s * FPS) for time_s in found]
+
+
+@pytest.mark.parametrize("cut", [31, 38, 45])
+@pytest.mark.parametrize("every", [15, 30])
+def test_a_cut_is_placed_to_the_frame(cut: int, every: int) -> None:
+    film = Film(shot(1, cut) + shot(2, 91 - cut))
+    assert film.changes(every) == [cut]
+
+
+def test_only_what_lies_around_a_suspicion_is_decoded() -> None:
+    film = Film(shot(1, 100) + shot(2, 101))
+    assert film.changes() == [100]
+    assert set(film.decoded) <= set(range(90 - 8, 105 + 9))
+    quiet = Film(shot(1, 201))
+    assert quiet.changes() == quiet.decoded == []
+
+
+def test_neighbouring_suspicions_are_decoded_once() -> None:
+    film = Film(shot(1, 40) + shot(2, 15) + shot(3, 46))
+    assert film.changes() == [40, 55]
+    assert len(film.decoded) == len(set(film.decoded))
+
+
+def test_a_fast_turn_is_not_a_cut_even_where_it_is_suspicious() -> None:
+    place = np.concatenate([view(4), view(5)], axis=1)
+    film = Film([place[:, 20 * index :][:, :256] for index in range(76)])
+    assert film.changes() == []
+    assert film.decoded
+
+
+def test_a_fade_through_black_is_found() -> None:
+    before, after = shot(1, 45)[-1], shot(2, 1)[0]
+    down = [cv2.convertScaleAbs(before, alpha=1 - step / 12) for step in range(1, 13)]
+    up = [cv2.convertScaleAbs(after, alpha=step / 12) for step in range(1, 13)]
+    film = Film(shot(1, 45) + down + up + shot(2, 45))
+    found = film.changes()
+    assert found
+    assert all(45 <= index <= 69 for index in found)
+
+
+def test_the_size_of_the_frames_does_not_matter() -> None:
+    frames = shot(1, 40) + shot(2, 36)
+    large = [cv2.resize(frame, (683, 384)) for frame in frames]
+    assert Film(large).changes() == Film(frames).changes() == [40]
+
+
+def test_a_cut_is_found_in_a_clip_of_few_frames() -> None:
+    film = Film(shot(1, 9) + shot(2, 10))  # at neither end are there frames to spare
+    assert film.changes(every=9) == [9]
+    assert shot_changes([0.0], film.frames[:1], film.decode, OPTIONS) == []
+
+
+def test_the_longest_run_lies_between_neighbouring_cuts() -> None:
+    assert longest_run(10.0, 20.0, []) == (10.0, 20.0)
+    assert longest_run(10.0, 20.0, [17.0, 12.0]) == (12.0, 17.0)
+    assert longest_run(10.0, 20.0, [3.0, 10.0, 20.0, 25.0]) == (10.0, 20.0)
+    assert longest_run(0.0, 4.0, [2.0]) == (0.0, 2.0)
