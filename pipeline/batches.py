@@ -14,7 +14,8 @@ from handloom.stages.ingest import Ingest
 from handloom.stages.ingest_episodes import EpisodeIngest
 from handloom.stages.probes import Probe, probe_table
 from handloom.stages.records import Clip, EpisodeClip, Row, clip_id
-from handloom.stages.tables import Table, bucket_of
+from handloom.stages.table_stage import TableStage
+from handloom.stages.tables import Table, bucket_of, read_marker
 
 Source = SourceVideo | SourceEpisode
 
@@ -55,6 +56,12 @@ def count_remaining(job: Job, stage: str) -> int | None:
     if stage == "ingest":
         return None
     gate = job.tables[job.stages[stage].gate]
+    if isinstance(job.stages[stage], TableStage):
+        marker = read_marker(job.folder(stage))
+        current = {"fingerprint": job.tables[stage].fingerprint, "inputs": job.inputs(stage)}
+        if marker.get("finished") and current.items() <= marker.items():
+            return 0
+        return sum(len(_ok_ids(gate, b)) for b in gate.buckets())
     return sum(
         len(_ok_ids(gate, b) - job.tables[stage].values("clip_id", b)) for b in gate.buckets()
     )

@@ -3,7 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +13,13 @@ import yaml
 
 from handloom.cli import choice, parse
 from handloom.errors import RunError, UserError
-from handloom.pipeline import output
+from handloom.pipeline import costs, output
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.display import closing_table
 from handloom.pipeline.job import Job
 from handloom.pipeline.recipes import RECIPES, CurateConfig, EpisodeConfig
 from handloom.stages import funnel
+from handloom.stages.caption import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
 from handloom.stages.ingest import Ingest
@@ -96,6 +97,7 @@ def curate(args: Sequence[str]) -> None:
         result = funnel.count(job.tables)
     closing_table(job.out, result)
     _print_failures(job.out)
+    _print_lines([*costs.spent(job), _caption_advice(job)])
     print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
     if not result.kept:
         raise RunError("no clip was kept, so the shards are empty; the table above says why.")
@@ -109,7 +111,7 @@ def plan(args: Sequence[str]) -> None:
         print(f"would render a miniature Ego4D into {job.data}, then compute every stage")
         return
     _check_inputs(job)
-    _print_source(job)
+    listed = _print_source(job)
     for stage, table in job.tables.items():
         changes = job.changes(stage)
         if changes:
@@ -120,6 +122,7 @@ def plan(args: Sequence[str]) -> None:
             left = count_remaining(job, stage)
             more = "new videos only" if left is None else f"{left} clips to do"
             print(f"{stage}: {len(table.values('clip_id'))} rows stored, {more}")
+    _print_lines([*costs.planned(job, listed), _caption_advice(job)])
 
 
 def status(out: Path) -> None:
@@ -167,13 +170,32 @@ def _recorded_config(record: dict[str, Any]) -> CurateConfig | EpisodeConfig:
     for part in fields(base):
         default = getattr(base, part.name)
         stored = record["config"].get(part.name, {})
-        known = {f.name: _as_tuple(stored[f.name]) for f in fields(default) if f.name in stored}
-        found[part.name] = replace(default, **known)
+        found[part.name] = _with_stored(default, stored)
     return type(base)(**found)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _with_stored(default: Any, stored: dict[str, Any]) -> Any:
+    """Options with the stored values of those that are still known."""
+    known = {}
+    for option in fields(default):
+        if option.name in stored:
+            value, before = stored[option.name], getattr(default, option.name)
+            if is_dataclass(before):
+                known[option.name] = _with_stored(before, value)
+            else:
+                known[option.name] = tuple(value) if isinstance(value, list) else value
+    return replace(default, **known)
+
+
+def _caption_advice(job: Job) -> str:
+    """That texts which say little are all there is, where a model would help."""
+    stage = job.stages["caption"]
+    return stage.advice(job.config.ingest.adapter.text_kind) if isinstance(stage, Caption) else ""
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    for line in filter(None, lines):
+        print(line)
 
 
 def _renders_its_data(job: Job) -> bool:
@@ -195,7 +217,9 @@ def _check_inputs(job: Job) -> None:
     _ = job.tables
 
 
-def _print_source(job: Job) -> None:
+def _print_source(job: Job) -> int:
+    """Say what the annotations list; returns about how many clips that is."""
+    clips = 0
     spans: Counter[str] = Counter()
     units: Counter[str] = Counter()
     ingest = job.stages["ingest"]
@@ -203,6 +227,9 @@ def _print_source(job: Job) -> None:
     for source in ingest.sources():
         left_out = source.reason or ("unreadable" if getattr(source, "error", "") else "")
         units[left_out or "to read"] += 1
+        if not left_out:
+            found = getattr(source, "spans", ())  # speech is cut later, an episode has none
+            clips += sum(not span.reason for span in found) if found else source.clips
         if not isinstance(source, SourceEpisode):
             spans.update(left_out or span.reason or "to read" for span in source.spans)
     what = "videos" if isinstance(ingest, Ingest) else "episodes"
@@ -210,6 +237,7 @@ def _print_source(job: Job) -> None:
         if counts:
             told = ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common())
             print(f"{name}: {told}")
+    return clips
 
 
 def _print_failures(out: Path, most: int = 10) -> None:
@@ -239,8 +267,14 @@ def _yaml_flags(args: Sequence[str]) -> list[str]:
         why = " ".join(str(error).split())
         raise UserError(f"--config {path} cannot be read as YAML ({why}).") from None
     given = {arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
+    given |= {flag.replace(".no-", ".") for flag in given}
     flags = dict(_flatten(path, options))
-    return [word for flag, words in flags.items() if flag not in given for word in (flag, *words)]
+    return [
+        word
+        for flag, words in flags.items()
+        if flag.replace(".no-", ".") not in given
+        for word in (flag, *words)
+    ]
 
 
 def _flatten(path: Path, options: Any) -> Iterator[tuple[str, list[str]]]:
@@ -249,6 +283,16 @@ def _flatten(path: Path, options: Any) -> Iterator[tuple[str, list[str]]]:
             f"--config {path} must map stages to options, such as `tokens: {{frames: 3}}`."
         )
     for stage, values in options.items():
-        for key, value in values.items():
+        yield from _flags_of(f"--{stage}.", values)
+
+
+def _flags_of(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if isinstance(value, dict):
+            yield from _flags_of(f"{prefix}{name}.", value)
+        elif isinstance(value, bool):
+            yield f"{prefix}{'' if value else 'no-'}{name}", []
+        else:
             words = value if isinstance(value, list) else [value]
-            yield f"--{stage}.{key.replace('_', '-')}", [str(word) for word in words]
+            yield f"{prefix}{name}", [str(word) for word in words]

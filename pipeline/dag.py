@@ -1,7 +1,7 @@
 """The curation DAG on Ray: one task for each stage, waiting for the stages before it.
 
-    ingest -> hands -> select -> (caption, tokens) -> pack -> report      videos of people
-    ingest -> episodes -> (caption, tokens) -> pack -> report             robot episodes
+    ingest -> hands -> duplicates -> select -> (caption, tokens) -> pack -> report     videos
+    ingest -> episodes -> (caption, tokens) -> pack -> report                  robot episodes
 
 A stage's task takes no core: it hands batches to its pool of workers, which take one each.
 """
@@ -30,7 +30,9 @@ from handloom.pipeline.pool import Counts, Pool, work
 from handloom.pipeline.recipes import EpisodeConfig
 from handloom.stages import card, report
 from handloom.stages.funnel import flow
+from handloom.stages.merging import complete_merges, merge_parts
 from handloom.stages.pack import plan_shards, write_planned
+from handloom.stages.table_stage import TableStage
 from handloom.stages.tables import effort, read_marker, write_marker
 from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
 
@@ -50,10 +52,12 @@ NO_EFFORT = {"computed": 0, "seconds": 0.0}
 def curate(job: Job) -> None:
     """Run the whole DAG; what is already there is not computed again."""
     with session(job), Display(job) as display:
-        progress = ray.remote(num_cpus=0)(Progress).remote()
+        order = flow(job.stages)
+        progress = ray.remote(num_cpus=0)(Progress).remote([*order, "pack", "report"])
         after: dict[str, Any] = {}
-        for name, gate in flow(job.stages).items():
-            after[name] = run_stage.remote(name, job, progress, *([after[gate]] if gate else []))
+        for name, gate in order.items():
+            before = {gate, *job.stages[name].reads} - {""}
+            after[name] = run_stage.remote(name, job, progress, *(after[b] for b in sorted(before)))
         after["pack"] = pack.remote(job, progress, after["caption"], after["tokens"])
         after["report"] = write_report.remote(job, progress, after["pack"])
         try:
@@ -84,22 +88,27 @@ def session(job: Job) -> Iterator[None]:
 def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
     """Compute the rows of one stage that are not there yet, then write its marker."""
     table = job.tables[name]
+    complete_merges(table)
     table.clear_stale()
     attempts = forget_failed(job, name) if job.retry_failed else {}
     if name == "ingest":
         readmit_missing(job)
     marker = {"fingerprint": table.fingerprint, "settings": job.settings[name]}
+    if isinstance(job.stages[name], TableStage):
+        marker["inputs"] = job.inputs(name)
     spent = _effort_so_far(table.folder, table.fingerprint)
+    left = count_remaining(job, name)
     write_marker(table.folder, marker | spent | {"finished": False})
     started = time.monotonic()
-    progress.start.remote(name, count_remaining(job, name))
+    progress.start.remote(name, left)
     computed = 0
-    for counts in _work(job, name, attempts):
+    for counts in _work(job, name, attempts) if left != 0 else ():
         computed += sum(counts.values())
         progress.advance.remote(name, dict(counts))
     if name == "ingest":
         reject_duplicates(job)
         card.write(table, job.config.ingest, job.cache)
+    merge_parts(table)
     write_marker(table.folder, marker | _add(spent, computed, started) | {"finished": True})
     progress.finish.remote(name)
 
@@ -107,10 +116,15 @@ def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
 def _work(job: Job, name: str, attempts: dict[str, int]) -> Iterator[Counts]:
     """Compute what is left in a pool of workers; light stages right here."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
+    if isinstance(stage, TableStage):
+        table.clear()  # a decision may hang on other clips: all are made again
+        return stage.write(job.tables, table)
     if stage.light:
         return (work(stage, table, batch, attempts) for batch in remaining(job, name))
-    workers = min(n for n in (run.workers, int(ray.cluster_resources()["CPU"])) if n)
-    pool = Pool(stage, table, attempts, workers, run.clip_timeout_s)
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0)) if stage.wants_gpu else 0
+    workers = min(n for n in (run.workers, gpus, int(resources["CPU"])) if n)
+    pool = Pool(stage, table, attempts, workers, run.clip_timeout_s, gpus=1 if gpus else 0)
     return pool.run(remaining(job, name))
 
 

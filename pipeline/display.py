@@ -2,7 +2,8 @@
 
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,6 @@ from handloom.pipeline.job import Job
 from handloom.stages.funnel import Funnel
 from handloom.stages.tables import effort, stage_folder
 
-STAGES = ("ingest", "hands", "select", "caption", "tokens", "pack", "report")
 LOG_EVERY_S = 10.0  # without a terminal, as in a job's log
 
 
@@ -45,11 +45,11 @@ class Line:
         return f"{left // 60}:{left % 60:02d}"
 
 
-@dataclass
 class Progress:
     """A Ray actor that the stages tell how far they are."""
 
-    lines: dict[str, Line] = field(default_factory=lambda: {name: Line() for name in STAGES})
+    def __init__(self, stages: Sequence[str]) -> None:
+        self.lines = {name: Line() for name in stages}
 
     def start(self, name: str, total: int | None) -> None:
         """A stage begins, with this many clips to do if it knows."""

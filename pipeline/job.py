@@ -59,6 +59,13 @@ class Job:
         """Where a stage's table and marker lie."""
         return stage_folder(self.out, stage)
 
+    def inputs(self, stage: str) -> str:
+        """A digest of all rows that a stage may look at beside those of the clip itself."""
+        names = ["ingest", *self.stages[stage].reads]
+        tables = [self.tables[name] for name in names]
+        states = [(table.fingerprint, table.state()) for table in tables]
+        return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+
     def pack_inputs(self) -> str:
         """A digest of everything the shards are made from."""
         states = {name: table.state() for name, table in self.tables.items()}

@@ -16,7 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from handloom.errors import RunError
 from handloom.pipeline.batches import Batch
-from handloom.stages.base import Stage, run_isolated
+from handloom.stages.base import Stage
 from handloom.stages.records import Row
 from handloom.stages.tables import Table
 
@@ -40,7 +40,7 @@ class _Worker:
 
 def work(stage: Stage, table: Table, batch: Batch, attempts: dict[str, int]) -> Counts:
     """Compute a batch and write its part; returns how many rows have which status."""
-    rows = [row for inputs in batch.inputs for row in run_isolated(stage, inputs)]
+    rows = stage.batch(batch.inputs)
     stage.flush()
     return write(stage, table, batch, rows, attempts)
 
@@ -67,6 +67,8 @@ class Pool:
         attempts: earlier attempts by clip id, of clips that are tried again.
         workers: how many; each takes one core.
         clip_timeout_s: seconds a clip may take on average before its batch's worker is ended.
+        gpus: how many GPUs each takes.
+        lanes: batches that a worker has at a time; by default as many as the stage wants.
     """
 
     def __init__(
@@ -76,11 +78,16 @@ class Pool:
         attempts: dict[str, int],
         workers: int,
         clip_timeout_s: float,
+        lanes: int | None = None,
+        gpus: int = 0,
     ) -> None:
+        self.gpus = gpus
         self.stage, self.table, self.attempts = stage, table, attempts
+        self.lanes = lanes or stage.lanes
+        self.workers: set[Any] = set()
         self.size, self.clip_timeout_s = workers, clip_timeout_s
         self.starting: dict[Any, Any] = {}  # ref of `setup` -> worker
-        self.free: deque[Any] = deque()
+        self.free: deque[Any] = deque()  # a worker for each of its lanes
         self.running: dict[Any, _Running] = {}
         self.again: deque[Batch] = deque()
 
@@ -90,22 +97,28 @@ class Pool:
             for batch in batches:
                 yield from self._until_free()
                 self._submit(batch)
-            while self.running or self.again:
-                if self.again:
+            while self.running or (self.again and self.lanes == 1):
+                if self.again and self.lanes == 1:
                     yield from self._until_free()
                     self._submit(self.again.popleft())
                 else:
                     yield from self._collect()
         finally:
-            busy = [job.worker for job in self.running.values()]
-            for worker in [*self.free, *self.starting.values(), *busy]:
+            for worker in self.workers:
                 ray.kill(worker)
+        if self.again:  # one at a time: whose clip it was that killed a worker of several lanes?
+            alone = Pool(
+                self.stage, self.table, self.attempts, self.size, self.clip_timeout_s, 1, self.gpus
+            )
+            yield from alone.run(iter(self.again))
 
     def _until_free(self) -> Iterator[Counts]:
         while not self.free:
-            if len(self.starting) + len(self.running) < self.size:
-                actor = ray.remote(num_cpus=1, max_restarts=0)(_Worker)
+            if len(self.workers) < self.size:
+                needs = {"num_cpus": 1, "num_gpus": self.gpus, "max_concurrency": self.lanes}
+                actor = ray.remote(max_restarts=0, **needs)(_Worker)
                 worker = actor.remote(self.stage, self.table, self.attempts)
+                self.workers.add(worker)
                 self.starting[worker.setup.remote()] = worker
             else:
                 yield from self._collect()
@@ -135,13 +148,15 @@ class Pool:
             raise error.cause from None
         except RayActorError as error:
             raise RunError(f"a worker of {self.stage.name} died while starting: {error}") from None
-        self.free.append(worker)
+        self.free.extend([worker] * self.lanes)
 
     def _finished(self, ref: Any) -> Iterator[Counts]:
         job = self.running.pop(ref)
         try:
             counts = ray.get(ref)
         except (RayActorError, OutOfMemoryError) as error:
+            self.workers.discard(job.worker)
+            self.free = deque(worker for worker in self.free if worker != job.worker)
             yield from self._died(job.batch, error)
         except RayTaskError as error:
             raise error.cause from None
@@ -151,7 +166,7 @@ class Pool:
 
     def _died(self, batch: Batch, error: Exception) -> Iterator[Counts]:
         """Find the input that kills its worker by giving each a worker alone; record it."""
-        if len(batch.inputs) > 1:
+        if len(batch.inputs) > 1 or self.lanes > 1:
             self.again.extend(batch.split())
             return
         why = f"the worker died or took too long on this clip ({type(error).__name__})"

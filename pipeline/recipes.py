@@ -1,13 +1,14 @@
 """Recipes: what each dataset is curated with. The command line picks one and overrides fields."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from handloom.stages.base import Stage
 from handloom.stages.caption import Caption, EpisodeCaption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
+from handloom.stages.duplicates import Duplicates
 from handloom.stages.episodes import Episodes
 from handloom.stages.hands import Hands
 from handloom.stages.ingest import Ingest
@@ -37,6 +38,7 @@ class CurateConfig:
 
     ingest: Ingest = field(default_factory=Ingest)
     hands: Hands = field(default_factory=Hands)
+    duplicates: Duplicates = field(default_factory=Duplicates)
     select: Select = field(default_factory=Select)
     caption: Caption = field(default_factory=Caption)
     tokens: Tokens = field(default_factory=Tokens)
@@ -45,7 +47,14 @@ class CurateConfig:
 
     def stages(self) -> dict[str, Stage]:
         """The stages that turn clips into rows, in the order of the data flow."""
-        row_stages = (self.ingest, self.hands, self.select, self.caption, self.tokens)
+        row_stages = (
+            self.ingest,
+            self.hands,
+            self.duplicates,
+            self.select,
+            self.caption,
+            self.tokens,
+        )
         return {stage.name: stage for stage in row_stages}
 
 
@@ -75,14 +84,40 @@ def sample() -> CurateConfig:
     return CurateConfig(ingest=synthetic)
 
 
+def edited(videos: CurateConfig) -> CurateConfig:
+    """Edited video from the web: shots are told apart; its texts say little, a model helps."""
+    return replace(videos, hands=Hands(shots=True), caption=Caption(route="auto"))
+
+
 def howto100m() -> CurateConfig:
-    """HowTo100M: lines of speech merged into clips of 2 to 15 s."""
-    return videos("howto100m", min_seconds=2.0, max_seconds=15.0)
+    """HowTo100M: lines of speech merged into clips of 2 to 15 s, described by a model if given."""
+    return edited(videos("howto100m", min_seconds=2.0, max_seconds=15.0))
+
+
+def kinetics700() -> CurateConfig:
+    """Kinetics-700: class labels, which say little; described by a model if one is given."""
+    return edited(videos("kinetics700"))
+
+
+def unedited(videos: CurateConfig, **select: Any) -> CurateConfig:
+    """Footage of one camera that nobody has edited: no title cards."""
+    return replace(videos, select=replace(videos.select, max_flat_share=None, **select))
+
+
+def ego4d() -> CurateConfig:
+    """Ego4D: one camera on a head; some videos are stereo, some spans are redacted."""
+    return unedited(videos("ego4d"))
+
+
+def ssv2() -> CurateConfig:
+    """Something-Something V2: phones, some on a tripod, in which little may happen."""
+    return unedited(videos("ssv2"), min_change=None, min_sharpness=None, max_stereo=None)
 
 
 def epic_kitchens() -> CurateConfig:
     """EPIC-KITCHENS: annotated segments; half of them are shorter than two seconds."""
-    return videos("epic_kitchens", min_seconds=0.5)
+    segments = videos("epic_kitchens", min_seconds=0.5)
+    return unedited(segments, min_change=None, min_sharpness=None, max_stereo=None)
 
 
 def videos(name: str, **options: Any) -> CurateConfig:
@@ -99,6 +134,9 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "sample": sample,
     **{name: partial(videos, name) for name in VIDEO_FORMATS},
     **{name: partial(episodes, name) for name in ROBOT_FORMATS},
+    "ego4d": ego4d,
     "howto100m": howto100m,
+    "kinetics700": kinetics700,
+    "ssv2": ssv2,
     "epic_kitchens": epic_kitchens,
 }

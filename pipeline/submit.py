@@ -1,4 +1,4 @@
-"""Submit a curation as a Ray job to a running cluster, and follow it to its end."""
+"""Submit a curation or a pre-training as a Ray job to a running cluster; follow it to its end."""
 
 import asyncio
 import logging
@@ -21,31 +21,62 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 LEFT_BEHIND = [".git", ".venv", "build", "dist", "runs", "data", "docs", "**/__pycache__"]
 
 
-def submit(args: Sequence[str]) -> None:
-    """Run `handloom curate` with these arguments on the cluster at --address; stream its log.
+def submit(args: Sequence[str], pretrain_out: Path) -> None:
+    """Run `curate` or `train pretrain` with these arguments on a cluster; stream its log.
+
+    Args:
+        args: a dataset and options of `curate`, or `pretrain` and its options; and --address.
+        pretrain_out: where pre-training writes if it is not told.
 
     Raises:
-        UserError: no cluster answers, or the arguments are not those of `curate`.
+        UserError: no cluster answers, or the arguments are not those of the command.
         RunError: the job did not succeed.
     """
     if {"-h", "--help"} & set(args):
-        print(f"usage: handloom submit DATASET [--address {DEFAULT_ADDRESS}] [options of curate]")
+        where = f"[--address {DEFAULT_ADDRESS}]"
+        print(f"usage: handloom submit DATASET {where} [options of curate]")
+        print(f"       handloom submit pretrain {where} --workers N [options of train pretrain]")
         return
     rest, address = _take(list(args), "--address", DEFAULT_ADDRESS)
     if not rest or rest[0].startswith("-"):
-        raise UserError("submit needs a dataset, as `handloom curate` does.")
-    dataset = choice(rest[0], RECIPES, "dataset")
-    rest, out = _take(rest, "--out", f"runs/{dataset}")
-    rest, data = _take(rest, "--data", "" if dataset == "sample" else f"data/{dataset}")
-    places = ["--out", _absolute(out), *(["--data", _absolute(data)] if data else [])]
+        raise UserError("submit needs a dataset, as `handloom curate` does, or `pretrain`.")
+    if rest[0] == "pretrain":
+        command = ["train", "pretrain", *_pretraining(rest[1:], pretrain_out)]
+    else:
+        command = ["curate", *_curation(rest)]
     client = _client(address)
-    entrypoint = shlex.join(["python", "-m", "handloom", "curate", *rest, *places])
-    job_id = _submit(client, entrypoint)
+    job_id = _submit(client, shlex.join(["python", "-m", "handloom", *command]))
     print(f"submitted {job_id} to {address}", flush=True)
     job = asyncio.run(_follow(client, job_id))
     if job.status.value != "SUCCEEDED":
         kind = UserError if job.driver_exit_code == 2 else RunError  # our exit status is the job's
         raise kind(f"the job {job_id} ended as {job.status.value}; its log is above.")
+
+
+def _curation(args: list[str]) -> list[str]:
+    dataset = choice(args[0], RECIPES, "dataset")
+    rest, out = _take(args, "--out", f"runs/{dataset}")
+    rest, data = _take(rest, "--data", "" if dataset == "sample" else f"data/{dataset}")
+    return [*rest, "--out", _absolute(out), *(["--data", _absolute(data)] if data else [])]
+
+
+def _pretraining(args: list[str], default_out: Path) -> list[str]:
+    rest, out = _take(args, "--out", str(default_out))
+    rest, workers = _take(rest, "--workers", "1")  # 0 would train in the job's own process
+    rest, encoder = _take(rest, "--text-encoder", "")
+    placed, flag = [], ""
+    for arg in rest:
+        name, sign, value = arg.partition("=")
+        if arg.startswith("--"):
+            flag = name
+            arg = f"{name}={_absolute(value)}" if name == "--shards" and sign else arg
+        elif flag == "--shards":
+            arg = _absolute(arg)  # FOLDER=WEIGHT too
+        placed.append(arg)
+    if encoder:
+        folder = Path(encoder).expanduser()
+        placed += ["--text-encoder", str(folder.absolute()) if folder.is_dir() else encoder]
+    return [*placed, "--out", _absolute(out), "--workers", workers]
 
 
 def _client(address: str) -> Any:

@@ -6,8 +6,8 @@ Nothing here knows Ray. In a REPL: `stage.setup(); list(stage(clip))`.
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -34,6 +34,10 @@ class Stage:
     """The stage whose `ok` rows say which clips come here."""
     light: ClassVar[bool] = False
     """Whether a clip takes so little that starting workers would cost more than it saves."""
+    lanes: ClassVar[int] = 1
+    """Batches that a worker has at a time; more than one where it waits for somebody else."""
+    wants_gpu: ClassVar[bool] = False
+    """Whether a worker takes a whole GPU, where the cluster has some."""
     data: ClassVar[Path] = Path()
     """The data folder: set by `at`, so neither a flag nor part of the fingerprint."""
     cache: ClassVar[Path | None] = None
@@ -52,6 +56,10 @@ class Stage:
         """The rows to write when the inputs could not be processed."""
         raise TypeError(f"{type(self).__name__} defines no failed")
 
+    def batch(self, inputs: Sequence[tuple[Any, ...]]) -> list[Row]:
+        """Rows of several clips, in their order; one that goes wrong costs its own rows alone."""
+        return [row for one in inputs for row in run_isolated(self, one)]
+
     def flush(self) -> None:
         """Called after each batch, before its rows are written."""
 
@@ -61,7 +69,7 @@ class Stage:
 
     def settings(self) -> dict[str, Any]:
         """Everything on this stage's side that its rows depend on."""
-        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        options = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         columns = [f.name for f in fields(self.row_type)]
         facts = {"code_version": self.code_version, "columns": columns, "models": self.models()}
         return facts | options
@@ -72,6 +80,10 @@ class Stage:
         for name, value in (("data", data), ("cache", cache), ("source", source)):
             object.__setattr__(placed, name, value)  # frozen for everyone else
         return placed
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def fingerprint(settings: dict[str, Any], inputs: dict[str, str]) -> str:

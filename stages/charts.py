@@ -23,7 +23,8 @@ small { color: #666; } img { max-width: 100%; border-radius: 3px; display: block
 .nothing { background: #e6e6e2; color: #888; height: 120px; display: grid; place-items: center; }
 """
 BAR = "#4a7c8c"
-VERBS_SHOWN = 40
+PALE = "#c5d6db"
+WORDS_SHOWN = 40
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -68,30 +69,39 @@ def card_section(lines: list[tuple[str, str]]) -> str:
     return f"<h2>Dataset</h2><table>{rows}</table>" if lines else ""
 
 
-def verb_section(verbs: Counter[str]) -> str:
-    """First words of the captions, most frequent first, on a logarithmic scale (GR-2, Fig. 2)."""
-    shown = verbs.most_common(VERBS_SHOWN)
+def words_section(title: str, before: Counter[str], after: Counter[str]) -> str:
+    """How often words are said, before and after selection, logarithmic (GR-2, Fig. 2)."""
+    shown = before.most_common(WORDS_SHOWN)
     if not shown:
-        return "<h2>Verbs</h2><p>no clip was kept</p>"
+        return f"<h2>{title}</h2><p>no clip has a text</p>"
     step, height = 24, 160
     decades = max(1, math.ceil(math.log10(shown[0][1] + 1)))
-    bars = [_bar(i * step + 46, word, n, height, decades) for i, (word, n) in enumerate(shown)]
+    bars = [
+        _bar(i * step + 46, word, n, after[word], height, decades)
+        for i, (word, n) in enumerate(shown)
+    ]
     lines = [_decade(d, height, decades, 46 + step * len(shown)) for d in range(decades + 1)]
-    more = f" (the {VERBS_SHOWN} most frequent of {len(verbs)})" if len(verbs) > len(shown) else ""
+    more = f" (the {WORDS_SHOWN} most frequent)" if len(before) > len(shown) else ""
     width = 60 + step * len(shown)
     return (
-        f"<h2>Verbs</h2><p>Clips by the first word of their caption{more}, logarithmic.</p>"
+        f"<h2>{title}</h2><p>{len(before):,} different before, "
+        f"{sum(n > 0 for n in after.values()):,} after selection{more}; light: all clips, dark: "
+        "those kept, logarithmic.</p>"
         f'<svg width="{width}" height="{height + 90}" font-size="12">{"".join(lines + bars)}</svg>'
     )
 
 
-def _bar(x: int, word: str, count: int, height: int, decades: int) -> str:
+def _bar(x: int, word: str, before: int, after: int, height: int, decades: int) -> str:
     # log10(count + 1) would bend the scale; a count of one still wants a visible bar
-    top = height - max(2.0, height * math.log10(count) / decades)
+    tall = [max(2.0, height * math.log10(n) / decades) if n else 0.0 for n in (before, after)]
+    drawn = "".join(
+        f'<rect x="{x}" y="{height - h + 10:.1f}" width="16" height="{h:.1f}" fill="{colour}"/>'
+        for h, colour in zip(tall, (PALE, BAR), strict=True)
+    )
     return (
-        f'<rect x="{x}" y="{top + 10:.1f}" width="16" height="{height - top:.1f}" fill="{BAR}">'
-        f"<title>{html.escape(word)}: {count}</title></rect>"
-        f'<text x="{x + 8}" y="{top + 6:.1f}" text-anchor="middle" fill="#666">{count}</text>'
+        f"<g><title>{html.escape(word)}: {before} before, {after} after</title>{drawn}</g>"
+        f'<text x="{x + 8}" y="{height - tall[0] + 6:.1f}" text-anchor="middle" fill="#666">'
+        f"{before}</text>"
         f'<text transform="translate({x + 12},{height + 18}) rotate(60)">{html.escape(word)}</text>'
     )
 

@@ -9,7 +9,8 @@ from handloom.stages.records import Row
 from handloom.stages.tables import Table
 
 CLIP_FLOW = {
-    "ingest": "", "hands": "ingest", "select": "hands", "caption": "select", "tokens": "select",
+    "ingest": "", "hands": "ingest", "duplicates": "hands", "select": "hands",
+    "caption": "select", "tokens": "select",
 }  # fmt: skip
 EPISODE_FLOW = {"ingest": "", "episodes": "ingest", "caption": "episodes", "tokens": "episodes"}
 

@@ -15,7 +15,14 @@ import numpy as np
 from handloom.errors import RunError, UserError
 from handloom.stages.base import clip_order
 from handloom.stages.funnel import ok_ids, reached
-from handloom.stages.records import CaptionRow, Clip, EpisodeClip, EpisodeRow, TokenRow
+from handloom.stages.records import (
+    CaptionRow,
+    Clip,
+    EpisodeClip,
+    EpisodeRow,
+    Framing,
+    TokenRow,
+)
 from handloom.stages.tables import Table
 from handloom.tokenize.shards import SPLITS, Layout, Sample, ShardInfo, shard_path, write_shard
 
@@ -108,9 +115,12 @@ def _samples(tables: Tables, bucket: str, split: str) -> Iterator[Sample]:
     episodes = _episodes(tables, bucket) if "episodes" in tables else {}
     captions = {row.clip_id: row for row in tables["caption"].read(CaptionRow, bucket)}
     tokens = {row.clip_id: row for row in tables["tokens"].read(TokenRow, bucket)}
+    framings = _framings(tables, bucket) if "hands" in tables else {}
     for clip in kept_clips(tables, bucket):
         if clip.split == split:
             sample = _sample(clip, captions[clip.clip_id], tokens[clip.clip_id])
+            if framing := framings.get(clip.clip_id):
+                sample = replace(sample, meta=sample.meta | _shown(framing))
             place_and_row = episodes.get(clip.clip_id)
             yield _with_trajectory(sample, *place_and_row) if place_and_row else sample
 
@@ -118,6 +128,17 @@ def _samples(tables: Tables, bucket: str, split: str) -> Iterator[Sample]:
 def _sample(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> Sample:
     codes_vtij = np.frombuffer(tokens.codes, "<u2").reshape(tokens.shape).astype(np.uint16)
     return Sample(clip.clip_id, codes_vtij, _metadata(clip, caption, tokens))
+
+
+def _framings(tables: Tables, bucket: str) -> dict[str, Framing]:
+    return {row.clip_id: row for row in tables["hands"].read(Framing, bucket)}
+
+
+def _shown(framing: Framing) -> dict[str, Any]:
+    """What of the clip its codes show: its longest shot, without bars."""
+    span = {"start_s": framing.shot_start_s, "end_s": framing.shot_end_s}
+    whole = framing.picture_xyxy == [0.0, 0.0, 1.0, 1.0]
+    return span if whole else span | {"picture_xyxy": framing.picture_xyxy}
 
 
 def _episodes(tables: Tables, bucket: str) -> dict[str, tuple[EpisodeClip, EpisodeRow]]:

@@ -5,7 +5,7 @@ import html
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from handloom.errors import MediaError, UserError
-from handloom.stages import card, charts, funnel
+from handloom.stages import card, charts, funnel, report_scores
 from handloom.stages.base import Stage
+from handloom.stages.caption import instruction
 from handloom.stages.hands import open_video
 from handloom.stages.ingest_episodes import EpisodeIngest
 from handloom.stages.pack import kept_clips
@@ -32,8 +33,10 @@ from handloom.stages.records import (
     SelectRow,
     TokenRow,
 )
+from handloom.stages.select import Select
 from handloom.stages.tables import Table
 from handloom.stages.tokens import Encoding
+from handloom.stages.words import verb_and_noun
 from handloom.tokenize.frames import center_square
 
 Tables = dict[str, Table]
@@ -61,7 +64,9 @@ class Gallery:
     """By (status, reason of a rejection or stage of a failure)."""
     errors: dict[str, str] = field(default_factory=dict)
     """Of the failed clips in `ended`."""
-    verbs: Counter[str] = field(default_factory=Counter)
+    verbs: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
+    """Of all clips that were taken in, and of those kept."""
+    nouns: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
     licences: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -83,7 +88,9 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path) -> Path:
         charts.funnel_section(funnel.count(tables), out),
         charts.card_section(card.lines(card.read(tables["ingest"].folder))),
         _facts_section(gallery),
-        charts.verb_section(gallery.verbs),
+        charts.words_section("Verbs", *gallery.verbs),
+        charts.words_section("Objects", *gallery.nouns),
+        *_score_sections(tables, stages),
         _tokens_section(tables, ingest, gallery, encoder),
         _kept_section(tables, ingest, gallery),
         *_ended_sections(tables, ingest, gallery),
@@ -99,11 +106,12 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path) -> Path:
 def _gather(tables: Tables) -> Gallery:
     gallery = Gallery()
     for bucket in tables["ingest"].buckets():
-        captions = {row.clip_id: row for row in tables["caption"].read(CaptionRow, bucket)}
         clips = {row.clip_id: row for row in tables["ingest"].read(Clip, bucket)}
-        for clip in kept_clips(tables, bucket):
+        _count_words(gallery, 0, (clip for clip in clips.values() if clip.status == "ok"))
+        kept = kept_clips(tables, bucket)
+        _count_words(gallery, 1, kept)
+        for clip in kept:
             _keep_smallest(gallery.kept, clip, KEPT_SHOWN)
-            gallery.verbs[captions[clip.clip_id].caption.split()[0]] += 1
             gallery.licences[clip.licence] += 1
             gallery.splits[clip.split] += 1
             gallery.seconds += clip.end_s - clip.start_s
@@ -114,6 +122,16 @@ def _gather(tables: Tables) -> Gallery:
                     _keep_smallest(shown, clips[row.clip_id], ENDED_SHOWN)
                     gallery.errors[row.clip_id] = row.error
     return gallery
+
+
+def _count_words(gallery: Gallery, after: int, clips: Iterable[Clip]) -> None:
+    """Count what the dataset's own texts are about, which is there before and after."""
+    for clip in clips:
+        for counters, word in zip(
+            (gallery.verbs, gallery.nouns), verb_and_noun(instruction(clip.text)), strict=True
+        ):
+            if word:
+                counters[after][word] += 1
 
 
 def _keep_smallest(shown: dict[str, Clip], clip: Clip, most: int) -> None:
@@ -148,6 +166,16 @@ def _ended_sections(tables: Tables, ingest: Stage, gallery: Gallery) -> Iterator
             cards.append(_card(_thumbnail(tables, ingest, clip), clip.text, note))
         title = f"Rejected: {why}" if status == "rejected" else f"Failed in {why}"
         yield f"<h2>{html.escape(title)}</h2><div class=cards>{''.join(cards)}</div>"
+
+
+def _score_sections(tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
+    select, ingest = stages.get("select"), stages["ingest"]
+    if isinstance(select, Select):
+        yield from report_scores.section(
+            tables,
+            select,
+            lambda clip, note: _card(_thumbnail(tables, ingest, clip), clip.text, note),
+        )
 
 
 def _tokens_section(tables: Tables, ingest: Stage, gallery: Gallery, encoder: Encoding) -> str:

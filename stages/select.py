@@ -1,50 +1,217 @@
-"""Select: decide from stored numbers which clips are kept. Nothing is decoded here."""
+"""Select: decide from stored numbers which clips are kept. Nothing is decoded here.
+
+Every score is stored beside the decision, so that thresholds can be judged (`handloom report`) and
+moved at no cost. A threshold of `None` switches its criterion off.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from handloom.stages.base import Stage
-from handloom.stages.records import Clip, HandScores, Row, SelectRow
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from handloom.stages.records import Row, SelectRow
+from handloom.stages.second_look import TRUSTED
+from handloom.stages.table_stage import (
+    Floats,
+    Frames,
+    Tables,
+    TableStage,
+    bucket_groups,
+    by_bucket,
+    matched,
+    numbered,
+    rank_within,
+)
+
+Bools = npt.NDArray[np.bool_]
+
+HAND_COLUMNS = (
+    "clip_id", "status", "times_s", "looked", "trust", "brightness", "contrast", "sharpness",
+    "flat_share", "change", "bar_share", "stereo_score", "shot_start_s", "shot_end_s",
+)  # fmt: skip
+CLIP_COLUMNS = ("clip_id", "bucket", "video_id", "text", "start_s", "end_s")
+DUPLICATE_COLUMNS = ("clip_id", "similarity", "leak_similarity")
 
 
 @dataclass(frozen=True)
-class Select(Stage):
+class Criterion:
+    """A score that a clip must not go below, or above."""
+
+    reason: str
+    """What a clip that fails is rejected for."""
+    score: str
+    """Column of the select table."""
+    says: str
+    """What the score is."""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def fails(self, scores: Floats) -> Bools:
+        """Which clips do not meet it; none where it is switched off."""
+        fails = np.zeros(len(scores), bool)
+        if self.at_least is not None:
+            fails |= scores < self.at_least
+        if self.at_most is not None:
+            fails |= scores > self.at_most
+        return fails
+
+
+@dataclass(frozen=True)
+class Select(TableStage):
     """Options of `select`."""
 
     name: ClassVar[str] = "select"
     row_type: ClassVar[type[Row]] = SelectRow
-    reads: ClassVar[dict[str, type[Row]]] = {"hands": HandScores}
+    code_version: ClassVar[int] = 2
+    reads: ClassVar[dict[str, type[Row]]] = {"hands": Row, "duplicates": Row}
     gate: ClassVar[str] = "hands"
-    light: ClassVar[bool] = True
 
-    min_hand_share: float = 0.1
-    """Keep a clip when at least this share of its sampled frames shows a hand."""
+    min_hand_share: float | None = 0.1
+    """Keep a clip when at least this share of the frames that were looked at shows a hand."""
+    min_trust: float = TRUSTED
+    """A hand counts from this trust on, 0 to 1."""
+    lone_hand: bool = False
+    """Keep a clip that shows a hand in one frame alone, of four or more: mostly something else."""
     dark_below: float = 0.04
     """A frame with less mean luma than this shows nothing, 0 to 1."""
-    max_dark_share: float = 0.5
+    max_dark_share: float | None = 0.5
     """Reject a clip when more than this share of its frames is dark."""
+    blank_below: float = 0.03
+    """A frame whose luma spans less than this is one flat colour: redacted, or a failed camera."""
+    max_blank_share: float | None = 0.5
+    """Reject a clip when more than this share of its frames is blank."""
+    flat_from: float = 0.8
+    """A frame of which at least this share has one luma is a slide or a title card."""
+    max_flat_share: float | None = 0.5
+    """Reject a clip when more than this share of its frames are slides or title cards."""
+    min_sharpness: float | None = 0.4
+    """Reject a clip of which no frame is as sharp as this, 0 to 1."""
+    min_change: float | None = 0.05
+    """Reject a clip in which nothing ever changes by more than this: stills and frozen streams."""
+    max_bar_share: float | None = 0.5
+    """Reject a clip with more than this share of black bars; fewer are cut off."""
+    max_stereo: float | None = 0.45
+    """Reject a clip whose halves are more alike than this: one picture for each eye."""
+    min_shot_share: float | None = 0.5
+    """Reject a clip whose longest shot is less than this share of it; longer ones are cut to it.
+    Shots are looked for where `hands.shots` says so."""
+    max_similarity: float | None = 0.5
+    """Reject a clip that is more like a better one than this: a near-duplicate. A clip of train
+    that is so like one of val is a leak, and rejected as such."""
+    max_repeats: int | None = None
+    """Clips of one video that may say the same; the rest is rejected."""
 
-    def __call__(self, clip: Clip, hands: HandScores) -> Iterator[SelectRow]:
-        """Keep or reject one clip."""
-        frames = len(hands.times_s)
-        hand_share = sum(count > 0 for count in hands.hand_counts) / frames
-        dark_share = sum(luma < self.dark_below for luma in hands.brightness) / frames
-        reason = ""
-        if dark_share > self.max_dark_share:
-            reason = "dark"
-        elif hand_share < self.min_hand_share:
-            reason = "no_hands"
-        yield SelectRow(
-            clip_id=clip.clip_id,
-            status="rejected" if reason else "ok",
-            reason=reason,
-            hand_share=hand_share,
-            dark_share=dark_share,
-        )
+    def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
+        """Decide on all clips, some buckets at a time."""
+        for buckets in bucket_groups(tables["hands"]):
+            hands = tables["hands"].columns(HAND_COLUMNS, buckets)
+            hands = hands.filter(pc.equal(hands["status"], "ok"))
+            clips = matched(hands, tables["ingest"].columns(CLIP_COLUMNS, buckets))
+            duplicates = matched(hands, tables["duplicates"].columns(DUPLICATE_COLUMNS, buckets))
+            yield from by_bucket(self.decide(hands, clips, duplicates), clips["bucket"])
 
-    def failed(self, error: str, clip: Clip, hands: HandScores) -> Iterator[SelectRow]:
-        """A row without numbers."""
-        yield SelectRow(
-            clip_id=clip.clip_id, status="failed", error=error, hand_share=0.0, dark_share=0.0
-        )
+    def decide(self, hands: pa.Table, clips: pa.Table, duplicates: pa.Table) -> pa.Table:
+        """The select table's rows.
+
+        Args:
+            hands: HAND_COLUMNS of clips, of whole videos.
+            clips: CLIP_COLUMNS of the same clips, in the same order.
+            duplicates: DUPLICATE_COLUMNS of the same clips, in the same order.
+        """
+        scores = self.scores(hands, clips, duplicates)
+        reason = np.full(hands.num_rows, "", object)
+        for criterion in self.criteria():
+            if criterion.score == "repeats":  # counted among the clips that are kept so far
+                scores["repeats"] = _repeats(clips, reason == "")
+            reason[(reason == "") & criterion.fails(scores[criterion.score])] = criterion.reason
+        decision = {"status": np.where(reason == "", "ok", "rejected"), "reason": reason}
+        columns = {name: pa.array(values) for name, values in (decision | scores).items()}
+        return pa.table({"clip_id": hands["clip_id"]} | columns)
+
+    def criteria(self) -> list[Criterion]:
+        """What is asked of a clip, in the order in which reasons are given."""
+        most = None if self.max_repeats is None else self.max_repeats - 1
+        return [
+            Criterion(
+                "dark", "dark_share", "frames that are too dark", at_most=self.max_dark_share
+            ),
+            Criterion(
+                "blank", "blank_share", "frames of one flat colour", at_most=self.max_blank_share
+            ),
+            Criterion("stereo", "stereo_score", "likeness of the halves", at_most=self.max_stereo),
+            Criterion(
+                "too_little_picture",
+                "bar_share",
+                "black bars of the frame",
+                at_most=self.max_bar_share,
+            ),
+            Criterion(
+                "title_card",
+                "flat_share",
+                "frames that are slides or titles",
+                at_most=self.max_flat_share,
+            ),
+            Criterion("still", "change", "largest change", at_least=self.min_change),
+            Criterion(
+                "shot_change", "shot_share", "the longest shot", at_least=self.min_shot_share
+            ),
+            Criterion(
+                "blurred",
+                "sharpness",
+                "sharpness of the sharpest frame",
+                at_least=self.min_sharpness,
+            ),
+            Criterion("no_hands", "hand_share", "frames with a hand", at_least=self.min_hand_share),
+            Criterion(
+                "lone_hand",
+                "lone_hand",
+                "a hand in one frame alone",
+                at_most=None if self.lone_hand else 0.5,
+            ),
+            Criterion("leak", "leak_similarity", "to a held-out clip", at_most=self.max_similarity),
+            Criterion("duplicate", "similarity", "to a better clip", at_most=self.max_similarity),
+            Criterion("repeat", "repeats", "same text before it", at_most=most),
+        ]
+
+    def scores(
+        self, hands: pa.Table, clips: pa.Table, duplicates: pa.Table
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Of every score its values, one a clip; frames outside the clip's shot do not count."""
+        frames = Frames(hands)
+        start_s, end_s = (hands[name].to_numpy() for name in ("shot_start_s", "shot_end_s"))
+        time_s, clip = frames.column("times_s"), frames.clip
+        shown = (time_s >= start_s[clip]) & (time_s <= end_s[clip])
+        looked = shown & (frames.column("looked") > 0)
+        dark = frames.column("brightness") < self.dark_below
+        length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
+        hand = frames.column("trust") >= self.min_trust
+        alone = (frames.count(looked & hand) == 1) & (frames.count(looked) >= 4)
+        plain = ("change", "bar_share", "stereo_score")
+        return {
+            "hand_share": frames.share(hand, looked),
+            "lone_hand": alone.astype(np.float64),
+            "dark_share": frames.share(dark, shown),
+            "blank_share": frames.share(frames.column("contrast") < self.blank_below, shown),
+            "flat_share": frames.share(frames.column("flat_share") >= self.flat_from, shown),
+            "sharpness": frames.largest(frames.column("sharpness"), shown),
+            "shot_share": np.minimum((end_s - start_s) / np.maximum(length_s, 1e-3), 1.0),
+            **{name: hands[name].to_numpy() for name in plain},
+            **{name: duplicates[name].to_numpy() for name in DUPLICATE_COLUMNS[1:]},
+            "repeats": np.zeros(hands.num_rows),
+        }
+
+
+def _repeats(clips: pa.Table, counts: Bools) -> Floats:
+    """Of each clip, how many clips of its video that say the same come before it.
+
+    Which come first is told by their ids, which are hashes: a fair sample of the video. Clips that
+    do not count come last.
+    """
+    said = pc.utf8_lower(pc.utf8_trim_whitespace(clips["text"]))
+    order = numbered(clips["clip_id"], ascending=True) + np.where(counts, 0, clips.num_rows)
+    rank = rank_within([numbered(said), numbered(clips["video_id"])], order)
+    return np.where(counts, rank, 0.0)

@@ -11,13 +11,14 @@ Readers such as pyarrow and DuckDB skip names that begin with an underscore.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.dataset import dataset
 
 from handloom.errors import UserError
 from handloom.stages.records import Row, arrow_schema
@@ -58,6 +59,34 @@ class Table:
         _replace(
             path, pa.Table.from_pydict(dict(zip(schema.names, columns, strict=True)), schema=schema)
         )
+
+    def write_columns(self, bucket: str, rows: pa.Table, row_type: type[Row]) -> None:
+        """Write one part from columns, named by its content.
+
+        Columns of `row_type` that are missing are filled with its defaults.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        schema = arrow_schema(row_type)
+        defaults = {f.name: f.default for f in fields(row_type)}
+        columns = [
+            rows[f.name].cast(f.type)
+            if f.name in rows.column_names
+            else pa.repeat(pa.scalar(defaults[f.name], f.type), rows.num_rows)
+            for f in schema
+        ]
+        whole = pa.table(columns, schema=schema).combine_chunks()
+        name = hashlib.blake2b(_bytes(whole), digest_size=6).hexdigest()
+        _replace(self.folder / f"{bucket}-{self.fingerprint[:12]}-{name}.parquet", whole)
+
+    def columns(self, names: Sequence[str], buckets: Iterable[str] | None = None) -> pa.Table:
+        """Columns of some buckets, or of all, as one Arrow table; files are read in parallel."""
+        wanted = None if buckets is None else set(buckets)
+        paths = [p for p in self.parts() if wanted is None or p.name.split("-")[0] in wanted]
+        if not paths:
+            return pa.table({name: [] for name in names})
+        return dataset(
+            [str(path) for path in paths], format="parquet", schema=pq.read_schema(paths[0])
+        ).to_table(columns=list(names))
 
     def read(self, row_type: type[R], bucket: str = "*") -> Iterator[R]:
         """Rows of a bucket, or of all; only the columns that `row_type` names are read."""
@@ -117,6 +146,11 @@ class Table:
             if path not in current:
                 path.unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Remove all parts of this fingerprint."""
+        for path in self.parts():
+            path.unlink()
+
     def state(self) -> str:
         """A digest of which parts lie here; it changes whenever rows are added or replaced."""
         listing = [(path.name, path.stat().st_size) for path in self.parts()]
@@ -164,6 +198,13 @@ def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     temporary = folder / "_stage.json.tmp"
     temporary.write_text(json.dumps(marker, indent=2, sort_keys=True) + "\n")
     os.replace(temporary, folder / "_stage.json")
+
+
+def _bytes(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue()
 
 
 def _replace(path: Path, table: pa.Table) -> None:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from handloom.stages.base import Stage
 from handloom.stages.datasets.source import Pictures
+from handloom.stages.framing import framed, uniform_times
 from handloom.stages.hands import open_video
 from handloom.stages.ingest_episodes import EpisodeIngest
-from handloom.stages.records import Clip, EpisodePlace, EpisodeSteps, Row, TokenRow
+from handloom.stages.records import Clip, EpisodePlace, EpisodeSteps, Framing, Row, TokenRow
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.vqgan_stream import encode_stream
@@ -71,16 +72,17 @@ class Encoding(Stage):
 class Tokens(Encoding):
     """Options of `tokens`."""
 
+    reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
     gate: ClassVar[str] = "select"
+    code_version: ClassVar[int] = 3
 
     frames: int = 5
     """Frames a clip, at uniform times; 5 of 256 codes are GR-2's 1,316 tokens a clip."""
 
-    def __call__(self, clip: Clip) -> Iterator[TokenRow]:
+    def __call__(self, clip: Clip, framing: Framing) -> Iterator[TokenRow]:
         """Encode one clip. Its frames are one batch, so codes do not depend on its neighbours."""
-        seconds = clip.end_s - clip.start_s
-        times_s = clip.start_s + (np.arange(self.frames) + 0.5) * seconds / self.frames
-        frames_thwc = open_video(self.data / clip.media_path).frames_at(times_s)
+        times_s = uniform_times(framing, self.frames)
+        frames_thwc = framed(open_video(self.data / clip.media_path), framing, times_s)
         codes_vtij = self._encode(frames_thwc)[None]
         yield TokenRow(
             clip_id=clip.clip_id,

@@ -78,6 +78,13 @@ def test_a_clip_that_hangs_is_ended(tmp_path: Path) -> None:
     assert "took too long" in rows["hang"].error
 
 
+def test_a_clip_that_kills_a_worker_of_several_lanes_costs_itself(tmp_path: Path) -> None:
+    words = [["a", "die"], ["b"], ["c", "d"], ["e"], ["f"]]
+    rows = run(Table(tmp_path, "f" * 64), words, lanes=3)
+    assert {w for w, row in rows.items() if row.status == "ok"} == set("abcdef")
+    assert "worker died" in rows["die"].error
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_words(tmp_path: Path) -> None:
     pool = Pool(Fragile(cannot_start=True), Table(tmp_path, "f" * 64), {}, 1, 60.0)
     with pytest.raises(RunError, match="the model file is damaged"):

@@ -3,8 +3,9 @@
     python -m tests.helpers.caption_server --slots 16 --latency-s 0.1 --faults 0.2
 
 It delays and reorders answers, fails with 500 and 429, closes connections before and within an
-answer, hangs, sends what is no JSON, and sends answers twice on a connection that it keeps open.
-`GET /told` says how often each request was answered to its end.
+answer, hangs, sends what is no JSON, and sends answers twice on a connection that is kept open, at
+once or when the connection is used again.
+`GET /told` says when each request was answered to its end.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ from PIL import Image
 from tests.helpers.numbered_clips import caption_of, number_shown
 
 MODEL = "fake-vlm"
-FAULTS = ("500", "429", "closed", "cut", "hang", "garbage", "twice")
+FAULTS = ("500", "429", "closed", "cut", "hang", "garbage", "twice", "late")
 HANG_S = 30.0
 # Of every hundred numbers one is answered badly at first, one always.
 REFUSED_ONCE, REFUSED_ALWAYS = 41, 83
@@ -40,11 +41,11 @@ class FakeServer:
     def __init__(self, slots: int, latency_s: float, faults: float, seed: int) -> None:
         self.slots, self.latency_s, self.faults = asyncio.Semaphore(slots), latency_s, faults
         self.random = random.Random(seed)
-        self.told: Counter[str] = Counter()
+        self.told: dict[str, list[float]] = defaultdict(list)
         self.met: Counter[str] = Counter()
-        self.times_s: list[float] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        late = None  # an answer that comes again once the connection is used again
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while head := (await reader.readuntil(b"\r\n\r\n")).decode():
                 length = next(
@@ -53,47 +54,53 @@ class FakeServer:
                 )  # fmt: skip
                 body = await reader.readexactly(length)
                 if head.startswith("GET /told"):
-                    first_s, last_s = (f(self.times_s, default=0.0) for f in (min, max))
-                    times = {"first_s": first_s, "last_s": last_s}
-                    send(writer, {"told": self.told, "met": self.met, "times": times})
+                    send(writer, {"told": self.told, "met": self.met})
                 elif head.startswith("GET"):
                     send(writer, {"data": [{"id": MODEL}]})
                 else:
-                    await self.answer(json.loads(body), reader, writer)
+                    if late:
+                        send(writer, late)
+                    late = await self.answer(json.loads(body), reader, writer)
                 await writer.drain()
         writer.close()
 
     async def answer(
         self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    ) -> dict[str, Any] | None:
+        """Answer a request well or badly; returns an answer that is to be sent a second time."""
         fault = self.random.choice(FAULTS) if self.random.random() < self.faults else ""
         self.met[fault] += 1
         async with self.slots:
             await asyncio.sleep(self.latency_s * self.random.uniform(0.2, 1.8))
         number = shown(request)
         reply = completion(said(number, request["seed"]))
-        if fault == "500":
-            return send(writer, {"error": "out of memory"}, status="500 Oops")
-        if fault == "429":
-            return send(writer, {}, status="429 Slow down", extra="Retry-After: 0.05\r\n")
+        if self.is_spoilt(fault, writer):
+            return None
         if fault == "hang":
             await asyncio.sleep(HANG_S)
-        if fault in ("closed", "hang"):
-            return writer.close()
-        if fault == "cut":
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + b'{"choices": [')
-            return writer.close()
-        if fault == "garbage":
-            return send(writer, "<html>busy</html>")
-        if reader.at_eof():
-            return  # the client has given up, or is dead
+        if reader.at_eof():  # the client has given up, or is dead
+            return None
         send(writer, reply)
         if fault == "twice":
             send(writer, reply)
         await writer.drain()
         if not writer.transport.is_closing():
-            self.told[f"{number}/{request['seed']}"] += 1
-            self.times_s.append(time.monotonic())
+            self.told[f"{number}/{request['seed']}"].append(time.monotonic())
+        return reply if fault == "late" else None
+
+    def is_spoilt(self, fault: str, writer: asyncio.StreamWriter) -> bool:
+        """Send what is no answer, if that is the fault."""
+        if fault == "500":
+            send(writer, {"error": "out of memory"}, status="500 Oops")
+        elif fault == "429":
+            send(writer, {}, status="429 Slow down", extra="Retry-After: 0.05\r\n")
+        elif fault == "garbage":
+            send(writer, "<html>busy</html>")
+        elif fault == "cut":
+            writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{"choices": [')
+        if fault in ("closed", "cut"):
+            writer.close()
+        return fault in ("500", "429", "garbage", "closed", "cut")
 
 
 def shown(request: dict[str, Any]) -> int:
@@ -143,9 +150,13 @@ def fake_server(**options: float) -> Iterator[str]:
         process.wait()
 
 
-def tally(url: str) -> dict[str, dict[str, Any]]:
-    """What the server counted: `told` by `number/seed`, `met` by fault, `times` of answers."""
-    found: dict[str, dict[str, Any]] = json.loads(
+def tally(url: str) -> dict[str, Any]:
+    """What the server counted.
+
+    `told`: for each `number/seed` when it was answered to the end, seconds of the system's clock;
+    `met`: how often each fault was met.
+    """
+    found: dict[str, Any] = json.loads(
         urllib.request.urlopen(url.removesuffix("/v1") + "/told").read()
     )
     return found

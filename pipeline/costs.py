@@ -1,0 +1,179 @@
+"""What captions by a model cost: estimated before a run, counted after it, priced by a file.
+
+Prices are read from a file and never built in: they change from month to month.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from handloom.errors import UserError
+from handloom.pipeline.batches import count_remaining
+from handloom.pipeline.job import Job
+from handloom.stages.caption import Caption
+from handloom.stages.captions.prompt import read_prompt
+from handloom.stages.report_captions import effort_line, tally
+from handloom.stages.tables import effort
+
+# What is assumed until a run has measured it.
+SECOND_TRIES = 0.05  # of the clips
+COMPLETION_TOKENS = 18.0
+HINT_TOKENS = 20.0
+SIGNS_A_TOKEN = 4.0  # of English prose
+PIXELS_A_TOKEN = 28 * 28  # of a picture: Qwen2-VL and its successors
+ASPECT = 9 / 16
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What one model costs; whatever is missing in the file is not told of.
+
+    Attributes:
+        million_prompt_tokens: money for a million tokens of text and pictures that are sent.
+        million_completion_tokens: money for a million tokens of answers.
+        gpu_hour: money for an hour of one GPU.
+        requests_per_gpu_second: how many requests one GPU answers.
+        tokens_per_picture: where the model does not take one for each 28 x 28 pixels.
+    """
+
+    million_prompt_tokens: float | None = None
+    million_completion_tokens: float | None = None
+    gpu_hour: float | None = None
+    requests_per_gpu_second: float | None = None
+    tokens_per_picture: float | None = None
+    currency: str = ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Requests and tokens, of a run or expected of it."""
+
+    requests: float
+    prompt_tokens: float
+    completion_tokens: float
+
+
+def read_prices(path: Path, model: str) -> Prices:
+    """The prices of a model from a file of prices by model; `default` stands for all others.
+
+    Raises:
+        UserError: no such file, another layout, or nothing about the model.
+    """
+    try:
+        stored = yaml.safe_load(path.read_text()) or {}
+        models = stored["models"]
+        found = models.get(model) or models.get("default")
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(
+            f"--caption.prices {path} cannot be used ({why}); expected YAML with `models:`, and "
+            "below it the prices of each model by its name (docs/captions.md)."
+        ) from None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} tells no price of {model!r}, only of {', '.join(map(str, models))}; add it, "
+            "or a `default`."
+        )
+    return _checked(path, found, str(stored.get("currency", "")))
+
+
+def _checked(path: Path, found: dict[str, Any], currency: str) -> Prices:
+    known = {f.name for f in fields(Prices)} - {"currency"}
+    for name, value in found.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name not in known or not (is_number and value >= 0 and math.isfinite(value)):
+            raise UserError(
+                f"{path} says {name}: {value!r}, expected numbers named {', '.join(sorted(known))}."
+            )
+    return Prices(**found, currency=currency)
+
+
+def estimate(stage: Caption, clips: int, prices: Prices) -> Usage:
+    """What captioning takes, before anything has been measured."""
+    pixels = stage.resolution**2 * ASPECT
+    picture = prices.tokens_per_picture or pixels / PIXELS_A_TOKEN
+    text = len(read_prompt(stage.prompt).text) / SIGNS_A_TOKEN + HINT_TOKENS * stage.hint
+    requests = clips * (1 + SECOND_TRIES)
+    return Usage(requests, requests * (stage.frames * picture + text), requests * COMPLETION_TOKENS)
+
+
+def costs(usage: Usage, prices: Prices) -> list[str]:
+    """The parts that the price file allows to tell: GPU-hours, their price, the tokens' price."""
+    told = []
+    if prices.requests_per_gpu_second:
+        hours = usage.requests / prices.requests_per_gpu_second / 3600
+        rate = f"{prices.requests_per_gpu_second:g} requests/s a GPU"
+        money = "" if prices.gpu_hour is None else f" = {_money(hours * prices.gpu_hour, prices)}"
+        told.append(f"{hours:,.2f} GPU-hours at {rate}{money}")
+    if prices.million_prompt_tokens is not None or prices.million_completion_tokens is not None:
+        price = usage.prompt_tokens * (prices.million_prompt_tokens or 0)
+        price += usage.completion_tokens * (prices.million_completion_tokens or 0)
+        told.append(f"{_money(price / 1e6, prices)} for tokens")
+    return told
+
+
+def planned(job: Job, listed: int) -> list[str]:
+    """What `plan` says of captions by a model; nothing where none is asked.
+
+    Args:
+        job: the run that would be.
+        listed: clips that the annotations list, for when none have been selected yet.
+    """
+    stage = job.stages["caption"]
+    if not isinstance(stage, Caption) or stage.chosen == "source":
+        return []
+    prices = _prices(stage)
+    is_selected = bool(job.tables[stage.gate].parts())
+    clips = (count_remaining(job, "caption") or 0) if is_selected else listed
+    usage, basis = _expected(job, stage, clips, prices)
+    most = "" if is_selected else "at most "
+    lines = [
+        f"caption: {most}{clips:,} clips to ask {stage.model} about, "
+        f"{usage.requests:,.0f} requests, {usage.prompt_tokens:,.0f} prompt + "
+        f"{usage.completion_tokens:,.0f} completion tokens ({basis})"
+    ]
+    if told := costs(usage, prices):
+        lines.append(f"caption: {most}{'; '.join(told)}")
+    elif stage.prices is None:
+        lines.append("caption: --caption.prices FILE turns this into GPU-hours and money")
+    return lines
+
+
+def spent(job: Job) -> list[str]:
+    """What a finished run says of captions by a model: requests, tokens, rates and money."""
+    stage = job.stages["caption"]
+    if not isinstance(stage, Caption) or stage.chosen == "source":
+        return []
+    found = tally(job.tables)
+    _, seconds, _ = effort(job.folder("caption"))
+    line = effort_line(found, seconds)
+    usage = Usage(found.requests, found.prompt_tokens, found.completion_tokens)
+    told = costs(usage, _prices(stage)) if line else []
+    return [f"caption: {line}"] * bool(line) + [f"caption: {'; '.join(told)}"] * bool(told)
+
+
+def _expected(job: Job, stage: Caption, clips: int, prices: Prices) -> tuple[Usage, str]:
+    """From the captions that this run already has, else from what is assumed; and which it was."""
+    if job.tables[stage.gate].parts() and job.tables["caption"].parts():
+        found = tally(job.tables)
+        if found.asked:
+            share = clips / found.asked
+            usage = Usage(
+                found.requests * share, found.prompt_tokens * share, found.completion_tokens * share
+            )
+            return usage, f"as the {found.asked:,} clips so far"
+    return estimate(stage, clips, prices), (
+        f"assumed: {stage.frames} pictures of 16:9, {SECOND_TRIES:.0%} second tries, "
+        f"{COMPLETION_TOKENS:g} tokens an answer"
+    )
+
+
+def _prices(stage: Caption) -> Prices:
+    return read_prices(stage.prices, stage.model) if stage.prices else Prices()
+
+
+def _money(amount: float, prices: Prices) -> str:
+    return f"{amount:,.2f} {prices.currency}".rstrip()

@@ -1,0 +1,110 @@
+"""What is asked of a model for a clip, and what it answers.
+
+A request's key covers everything that the answer depends on, so that an answer is found again by
+it: after a kill, and when only the rules for using answers have changed.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FrameHWC = npt.NDArray[np.uint8]
+
+# At temperature 0 another seed gives the same answer, so the second try leaves it.
+SECOND_TRY_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question about one clip.
+
+    Attributes:
+        clip_id: of the clip it is about.
+        bucket: part of the tables in which the clip lies.
+        model: name, or for a folder the hash of what lies in it.
+        prompt: the text, hint included.
+        frames_hwc: pictures in time order, RGB uint8, of one size.
+        max_tokens: of the answer.
+        temperature: 0 takes the likeliest token each time.
+        seed: of the drawing of tokens.
+    """
+
+    clip_id: str
+    bucket: str
+    model: str
+    prompt: str
+    frames_hwc: tuple[FrameHWC, ...] = field(repr=False)
+    max_tokens: int
+    temperature: float
+    seed: int
+
+    @cached_property
+    def pictures(self) -> str:
+        """SHA-256 of the pictures and their sizes."""
+        digest = hashlib.sha256()
+        for frame_hwc in self.frames_hwc:
+            digest.update(f"{frame_hwc.shape}".encode())
+            digest.update(np.ascontiguousarray(frame_hwc).data)
+        return digest.hexdigest()
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the request: a hash of all of it."""
+        facts = [self.clip_id, self.model, self.prompt, self.pictures]
+        sampling = [self.max_tokens, self.temperature, self.seed]
+        return hashlib.sha256(json.dumps([*facts, *sampling]).encode()).hexdigest()[:40]
+
+    def again(self) -> "Request":
+        """The same question for a second try, drawn with another seed."""
+        warm = max(self.temperature, SECOND_TRY_TEMPERATURE)
+        second = replace(self, seed=self.seed + 1, temperature=warm)
+        second.__dict__["pictures"] = self.pictures  # hashed once
+        return second
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and what it took.
+
+    Attributes:
+        text: as it came.
+        is_whole: whether the model ended by itself, before `max_tokens`.
+        prompt_tokens: of text and pictures.
+        completion_tokens: of the answer.
+        seconds: from sending to receiving; of a batch, its share.
+    """
+
+    text: str
+    is_whole: bool
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+Compose = Callable[[], Request]
+Judge = Callable[[Request, Answer], bool]
+Outcome = list[Answer] | Exception
+
+
+class Asker(Protocol):
+    """A model, wherever it runs."""
+
+    def ask_all(self, composers: Sequence[Compose], is_fine: Judge) -> list[Outcome]:
+        """Ask about several clips; whatever goes wrong with one is its own outcome.
+
+        Args:
+            composers: for each clip what makes its request; it decodes frames and may raise.
+            is_fine: whether an answer can be used. One that cannot is asked for once more.
+
+        Returns:
+            For each clip its one or two answers in order, or why there are none.
+
+        Raises:
+            RunError, UserError: no clip can be asked about.
+        """

@@ -1,0 +1,42 @@
+"""Runs of stage 1, one after the other, in a process that torchrun started.
+
+    torchrun --nproc-per-node 2 -m tests.helpers.stage1_together CONFIGS
+
+CONFIGS is a pickled list of PretrainConfig. `Outs` named `poisoned` are made not finite in rank 1.
+"""
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handloom.errors import RunError
+from handloom.train import loop
+from handloom.train.pretrain import PretrainConfig, train
+
+
+def poison_step_2(config: PretrainConfig) -> None:
+    """Train with a loss that is not finite in one step of one process."""
+    with loop.join(config.device) as world:
+        job = loop.Job(config, world)
+        inner = job.objective
+
+        def objective(codes_BN: Any, text_BLE: Any) -> Any:
+            loss_BN = inner(codes_BN, text_BLE)
+            return loss_BN + torch.inf if world.rank == 1 and job.step == 1 else loss_BN
+
+        job.objective = objective  # type: ignore[assignment]
+        before = {name: p.detach().clone() for name, p in job.trained.named_parameters()}
+        try:
+            loop.train(job, lambda: False)
+        except RunError as error:
+            (config.out / f"stopped-{world.rank}").write_text(str(error))
+        moved = any(not p.equal(before[name]) for name, p in job.trained.named_parameters())
+        (config.out / f"moved-{world.rank}").write_text(str(moved))
+
+
+if __name__ == "__main__":
+    for config in pickle.loads(Path(sys.argv[1]).read_bytes()):
+        poison_step_2(config) if config.out.name == "poisoned" else train(config)
