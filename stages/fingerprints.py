@@ -13,7 +13,6 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 LUMA_SIDE = 32
 CHROMA_SIDE = 8
@@ -65,10 +64,11 @@ def fingerprint(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     Returns:
         uint8 [1152]: luma [32, 32], then Cb and Cr [8, 8] around 128 (ITU-R BT.601, full range).
     """
-    picture = Image.fromarray(_without_bars(frame_hwc))
-    # Pillow averages over each cell; `reducing_gap` first shrinks by a whole number, 4x faster.
-    small = picture.resize((LUMA_SIDE, LUMA_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-    luma, blue, red = np.moveaxis(np.asarray(small.convert("YCbCr")), 2, 0)
+    import cv2
+
+    picture_hwc, side = _without_bars(frame_hwc), (LUMA_SIDE, LUMA_SIDE)
+    small = cv2.resize(picture_hwc, side, interpolation=cv2.INTER_AREA)  # means over cells
+    luma, red, blue = np.moveaxis(cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb), 2, 0)
     return np.concatenate([luma.ravel(), _coarse(blue), _coarse(red)])
 
 

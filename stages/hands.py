@@ -23,6 +23,9 @@ from handloom.stages.video_small import SmallFrame, SmallVideo
 from handloom.tokenize.shards import sha256_file
 
 DETECTIONS_KEPT = 256
+# Clips of videos so many times as long are looked at quickly: there are many of them, and second
+# looks would cost more than all else. Of a short file decoding is the greater part.
+LONG_VIDEO = 2.0
 # A clip that has moved as little as this wants more frames, before it is taken for a still one.
 HARDLY_MOVED = 0.15
 
@@ -42,7 +45,7 @@ class Hands(Stage):
 
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     until_clear: bool = True
     """Look at the cheapest frames, and at more only until the answer is clear; otherwise at all
@@ -74,9 +77,11 @@ class Hands(Stage):
         """Look for hands in a clip's cheapest frames, and measure these frames."""
         opened = open_small(self.data / clip.media_path, self)
         plan = self._plan(clip, opened.video)
-        frames = in_time(self._looks(plan, opened))
+        span_s = clip.end_s - clip.start_s
+        quick = self.until_clear and clip.duration_s > LONG_VIDEO * span_s
+        frames = in_time(self._looks(plan, opened, quick))
         cuts_s = self._cuts(frames, opened.video) if self.shots else []
-        yield row_of(clip, self._looked_again(frames, plan.quick), cuts_s)
+        yield row_of(clip, self._looked_again(frames, quick), cuts_s)
 
     def failed(self, error: str, clip: Clip) -> Iterator[HandRow]:
         """A row without frames."""
@@ -101,12 +106,12 @@ class Hands(Stage):
             return sampling.every(*span, *rate)
         return sampling.cheapest_first(*span, video.keys_s, *rate)
 
-    def _looks(self, plan: Plan, opened: "_Opened") -> Iterator[Seen]:
+    def _looks(self, plan: Plan, opened: "_Opened", quick: bool) -> Iterator[Seen]:
         """Frames in the plan's order, hands looked for until the answer is clear."""
         hits = misses = 0
         stored: list[npt.NDArray[np.uint8]] = []
         for number, sample in enumerate(plan.samples):
-            done = self.until_clear and sampling.clear(hits, misses)
+            done = self.until_clear and sampling.clear(hits, misses, quick)
             if done and number >= plan.stored and change(stored) > HARDLY_MOVED:
                 return
             frame = opened.frame(sample)
@@ -118,7 +123,6 @@ class Hands(Stage):
     def _looked_again(self, frames: list[Seen], quick: bool) -> list[Seen]:
         """The frames with their hands rated, and with hands that the first look missed."""
         looked = [frame for frame in frames if frame.hands is not None]
-        # Where frames are cheap, blind looks and gaps would cost more than all else together.
         look = replace(self.look, blind_looks=0, gap_share=NEVER) if quick else self.look
         found = [
             [Hand(**{**hand, "frame": number}) for hand in frame.hands or []]

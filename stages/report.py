@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from handloom.errors import MediaError, UserError
-from handloom.stages import card, charts, funnel, report_scores
+from handloom.stages import card, charts, funnel, report_captions, report_scores
 from handloom.stages.base import Stage
 from handloom.stages.caption import instruction
 from handloom.stages.hands import open_video
@@ -91,6 +91,7 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path) -> Path:
         charts.words_section("Verbs", *gallery.verbs),
         charts.words_section("Objects", *gallery.nouns),
         *_score_sections(tables, stages),
+        report_captions.section(tables),
         _tokens_section(tables, ingest, gallery, encoder),
         _kept_section(tables, ingest, gallery),
         *_ended_sections(tables, ingest, gallery),
@@ -128,7 +129,9 @@ def _count_words(gallery: Gallery, after: int, clips: Iterable[Clip]) -> None:
     """Count what the dataset's own texts are about, which is there before and after."""
     for clip in clips:
         for counters, word in zip(
-            (gallery.verbs, gallery.nouns), verb_and_noun(instruction(clip.text)), strict=True
+            (gallery.verbs, gallery.nouns),
+            verb_and_noun(instruction(clip.text, clip.text_kind)),
+            strict=True,
         ):
             if word:
                 counters[after][word] += 1

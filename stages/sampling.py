@@ -12,11 +12,11 @@ adds the logarithm of the ratio of the likelihoods of what was seen, until it pa
     hit   log(0.5 / 0.08) = +1.83       yes above log(0.965 / 0.04) = +3.18
     miss  log(0.5 / 0.92) = -0.61       no below  log(0.035 / 0.96) = -3.31
 
-Two hits at the beginning are a clear yes, six misses are a clear no; after a hit there is no clear
-no, and all frames are looked at. Looks may be counted as independent because they are half a second
-apart: within a clip the correlation of MediaPipe's hits is 0.50 at 0.1 s, 0.34 at 0.2 s and 0.09 at
-0.5 s on real footage of hands at work. There hands are found in 77 % of the frames (clip by clip
-from 5 to 100 %).
+Two hits at the beginning are a clear yes, six misses are a clear no, a lone hit is a clear no after
+nine misses. In clips that are looked at thoroughly there is no clear no after a hit. Looks may be
+counted as independent because they are half a second apart: within a clip the correlation of
+MediaPipe's hits is 0.50 at 0.1 s, 0.34 at 0.2 s and 0.09 at 0.5 s on real footage of hands at work.
+There hands are found in 77 % of the frames (clip by clip from 5 to 100 %).
 What is no hand is taken for one in 4 % of the frames without hands, of paws and grippers in up to
 30 %: at a FALSE_SHARE of 0.01, where one hit is a yes, a robot's gripper is kept.
 """
@@ -67,8 +67,6 @@ class Plan:
     samples: list[Sample]
     stored: int
     """How many are decoded in any case."""
-    quick: bool = False
-    """Whether frames cost so little that second looks would cost more than all else."""
 
 
 def every(start_s: float, end_s: float, per_second: float, at_least: int) -> Plan:
@@ -95,7 +93,7 @@ def cheapest_first(
     """
     keys = _thinned(_apart(_inside(start_s, end_s, keys_s)))
     if len(keys) >= ENOUGH_KEYS:
-        return Plan(coarse_to_fine(keys), stored=STORED_KEYS, quick=True)
+        return Plan(coarse_to_fine(keys), stored=STORED_KEYS)
     taken = np.array([key.time_s for key in keys])
     times = [
         time_s
@@ -105,13 +103,13 @@ def cheapest_first(
     return Plan(coarse_to_fine(keys) + forward(times), stored=STORED_BY_TIME)
 
 
-def clear(hits: int, misses: int) -> bool:
+def clear(hits: int, misses: int, quick: bool) -> bool:
     """Whether what was seen says yes or no clearly enough: the test in the module's docstring."""
     ratio = hits * math.log(HAND_SHARE / FALSE_SHARE)
     ratio += misses * math.log((1 - HAND_SHARE) / (1 - FALSE_SHARE))
     yes = math.log((1 - FALSE_NO) / FALSE_YES)
     no = math.log(FALSE_NO / (1 - FALSE_YES))
-    return ratio >= yes or (ratio <= no and hits == 0)
+    return ratio >= yes or (ratio <= no and (quick or hits == 0))
 
 
 def coarse_to_fine(samples: list[Sample]) -> list[Sample]:

@@ -19,7 +19,6 @@ def test_enough_key_frames_are_all_that_is_decoded(gop_s: float) -> None:
     keys_s = np.arange(0, 100, gop_s)
     plan = cheapest_first(20.3, 29.0, keys_s, **RATE)
     keys = plan.samples
-    assert plan.quick
     assert len(keys) >= max(ENOUGH_KEYS, plan.stored)
     assert {s.time_s for s in keys} == {t for t in keys_s if 20.3 <= t < 29.0}
     assert all(keys_s[s.key] == s.time_s for s in keys)
@@ -61,8 +60,8 @@ def test_a_clip_of_an_hour_is_sampled_sparsely() -> None:
 
 def test_the_frames_that_make_a_clear_no_are_spread_over_the_clip() -> None:
     samples = cheapest_first(20.3, 29.0, NO_KEYS, **RATE).samples[: sampling.CLEAR_NO]
-    assert clear(hits=0, misses=len(samples))
-    assert not clear(hits=0, misses=len(samples) - 1)
+    assert clear(0, len(samples), quick=False)
+    assert not clear(0, len(samples) - 1, quick=False)
     gaps = np.diff([20.3, *(s.time_s for s in samples), 29.0])
     assert gaps.min() > 0
     assert gaps.max() < 2.5
@@ -77,13 +76,15 @@ def test_the_middle_comes_first() -> None:
 
 
 def test_what_is_clear() -> None:
-    assert not clear(hits=1, misses=0)
-    assert clear(hits=2, misses=0)
-    assert not clear(hits=2, misses=1)
-    assert clear(hits=3, misses=3)
-    assert not clear(hits=0, misses=5)
-    assert clear(hits=0, misses=6)
-    assert not clear(hits=1, misses=100)
+    assert not clear(1, 0, quick=False)
+    assert clear(2, 0, quick=False)
+    assert not clear(2, 1, quick=False)
+    assert clear(3, 3, quick=False)
+    assert not clear(0, 5, quick=False)
+    assert clear(0, 6, quick=False)
+    assert not clear(1, 100, quick=False)
+    assert not clear(1, 8, quick=True)
+    assert clear(1, 9, quick=True)
 
 
 def test_a_clip_with_hands_is_hardly_ever_given_up_early() -> None:
@@ -92,7 +93,7 @@ def test_a_clip_with_hands_is_hardly_ever_given_up_early() -> None:
     given_up = 0
     for _ in range(4000):
         hits = misses = 0
-        while not clear(hits, misses) and misses < 40:
+        while not clear(hits, misses, quick=False) and misses < 40:
             hit = rng.random() < sampling.HAND_SHARE
             hits, misses = hits + hit, misses + (not hit)
         given_up += hits == 0
