@@ -11,6 +11,8 @@ OUT     ?=
 CONFIG  ?=
 SIZE    ?= tiny
 SHARDS  ?= runs/sample/shards
+WORKERS ?=
+JOB     ?= curate
 ADDRESS ?=
 ARGS    ?=
 
@@ -19,13 +21,14 @@ PARALLEL = -n 2 --dist loadfile
 
 PLACES   = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 OPTIONS  = $(PLACES) $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+PRETRAIN = pretrain --shards $(SHARDS) --size $(SIZE) $(if $(OUT),--out "$(OUT)") $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
-.PHONY: help setup curate plan submit pretrain report test test-all lint types bench
+.PHONY: help setup curate plan submit pretrain scaling report test test-all lint types bench
 .DEFAULT_GOAL := help
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | column -t -s:
-	@echo "variables: DATASET DATA OUT CONFIG SIZE SHARDS ADDRESS ARGS"
+	@echo "variables: DATASET DATA OUT CONFIG SIZE SHARDS WORKERS JOB ADDRESS ARGS"
 
 setup: $(READY)  ## make .venv with everything in it
 
@@ -41,11 +44,14 @@ curate: $(READY)  ## videos to token shards: DATASET=sample|ego4d|rt1|... [DATA=
 plan: $(READY)  ## what curate would do
 	$(BIN)/python -m handloom plan $(DATASET) $(OPTIONS)
 
-submit: $(READY)  ## curate on a running Ray cluster: ADDRESS=http://HOST:8265
-	$(BIN)/python -m handloom submit $(DATASET) $(if $(ADDRESS),--address $(ADDRESS)) $(OPTIONS)
+submit: $(READY)  ## curate, or JOB=pretrain WORKERS=8, on a running Ray cluster: ADDRESS=http://HOST:8265
+	$(BIN)/python -m handloom submit $(if $(filter pretrain,$(JOB)),$(PRETRAIN),$(DATASET) $(OPTIONS)) $(if $(ADDRESS),--address $(ADDRESS))
 
-pretrain: $(READY)  ## stage-1 training: SHARDS=... SIZE=tiny|s|b|l|xl [OUT=...]
-	$(BIN)/python -m handloom train pretrain --shards "$(SHARDS)" --size $(SIZE) $(if $(OUT),--out "$(OUT)") $(ARGS)
+pretrain: $(READY)  ## stage-1 training: SHARDS="DIR ..." SIZE=tiny|s|b|l|xl [OUT=...] [WORKERS=...]
+	$(BIN)/python -m handloom train $(PRETRAIN)
+
+scaling: $(READY)  ## validation loss against size and tokens: SHARDS="DIR ..." [OUT=...] [ARGS="--sizes s b l xl"]
+	$(BIN)/python -m handloom train scaling --shards $(SHARDS) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 report: $(READY)  ## write the report of a run again: OUT=runs/sample
 	$(BIN)/python -m handloom report "$(if $(OUT),$(OUT),runs/$(DATASET))"

@@ -21,12 +21,13 @@ usage: handloom COMMAND …        (handloom COMMAND --help says more)
 
   curate DATASET    from videos to token shards; run again to resume
   plan DATASET      what curate would do; writes nothing
-  submit DATASET    curate on a running Ray cluster, as a Ray job
+  submit DATASET    curate on a running Ray cluster, as a Ray job; or `submit pretrain`
   status OUT        what a run kept, rejected and failed
   report OUT        write report/index.html of a run again
   inspect SHARDS    what is in a folder of shards, or in one shard
   sample DATASET    write a miniature of a dataset in its official layout
-  train WHAT        pretrain, vqgan
+  train WHAT        pretrain, scaling, export, vqgan
+  generate          continue a clip or a picture with a trained model
   eval WHAT         tokenizer
 """
 
@@ -102,8 +103,9 @@ def plan(args: Sequence[str]) -> None:
 def submit(args: Sequence[str]) -> None:
     """`handloom submit`."""
     from handloom.pipeline import submit as submission
+    from handloom.train.pretrain import PretrainConfig
 
-    submission.submit(args)
+    submission.submit(args, pretrain_out=PretrainConfig.out)
 
 
 @dataclass(frozen=True)
@@ -175,19 +177,34 @@ def sample(args: Sequence[str]) -> None:
 def train(args: Sequence[str]) -> None:
     """`handloom train`."""
     if not args or args[0] in ("-h", "--help"):
-        print("usage: handloom train {pretrain,vqgan} …")
+        print("usage: handloom train {pretrain,scaling,export,vqgan} …")
         return
-    what = choice(args[0], ("pretrain", "vqgan"), "training")
+    what = choice(args[0], ("pretrain", "scaling", "export", "vqgan"), "training")
     if what == "pretrain":
         from handloom.train import pretrain
 
         pretrain.train(parse(pretrain.PretrainConfig, args[1:], "train pretrain"))
+    elif what == "scaling":
+        from handloom.train import scaling
+
+        scaling.study(parse(scaling.ScalingConfig, args[1:], "train scaling"))
+    elif what == "export":
+        from handloom.train import pretrain
+
+        pretrain.export(parse(pretrain.ExportConfig, args[1:], "train export"))
     else:
         from handloom.pipeline import commands
         from handloom.train import vqgan
 
         config = parse(vqgan.VQGANConfig, args[1:], "train vqgan")
         vqgan.train(config, reopen=commands.reopen_episode)
+
+
+def generate(args: Sequence[str]) -> None:
+    """`handloom generate`."""
+    from handloom.train import generate as generation
+
+    generation.generate(parse(generation.GenerateConfig, args, "generate"))
 
 
 def evaluate(args: Sequence[str]) -> None:
@@ -212,5 +229,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "inspect": inspect,
     "sample": sample,
     "train": train,
+    "generate": generate,
     "eval": evaluate,
 }

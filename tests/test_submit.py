@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.stage1_runs import losses, write_clips
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -39,7 +41,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(90)  # a busy machine takes its time
         log.close()
 
 
@@ -62,6 +64,31 @@ def test_a_submitted_run_streams_its_log_and_leaves_shards(
     assert run.returncode == 0, run.stdout + run.stderr
     assert "clips ingested =" in run.stdout
     assert (tmp_path / "out/shards/manifest.json").is_file()
+
+
+def test_a_submitted_pretraining_runs_in_several_processes(
+    head: str, cli: Cli, tmp_path: Path
+) -> None:
+    run = cli("submit", "pretrain", "--address", head, *pretraining(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "a step is 4 clips: 2 processes on cpu" in run.stdout
+    assert len(losses(tmp_path / "out")) == 4
+    assert (tmp_path / "out/summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_what_a_process_of_a_pretraining_refuses_is_what_the_job_says(
+    head: str, cli: Cli, tmp_path: Path
+) -> None:
+    run = cli("submit", "pretrain", "--address", head, *pretraining(tmp_path), "--size", "huge")
+    assert run.returncode == 2
+    assert "unknown size 'huge'" in run.stdout.splitlines()[-1]
+
+
+def pretraining(folder: Path) -> list[object]:
+    options = {"batch-size": 4, "steps": 4, "text-length": 8, "log-every": 2, "workers": 2}
+    flags = [text for name, value in options.items() for text in (f"--{name}", value)]
+    return ["--shards", write_clips(folder / "shards"), "--out", folder / "out", *flags]
 
 
 def test_the_exit_status_is_the_jobs(head: str, cli: Cli, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,21 +96,98 @@ def test_generation_with_a_cache_is_what_the_whole_sequence_predicts(model, clip
     assert torch.equal(likeliest[:, n:], generated[:, n:])
 
 
+def test_the_gate_raises_the_code_one_frame_earlier_and_no_other(model, clip):
+    codes, captions = clip
+    wake(model).copy_gate.weight.data.zero_()
+    n, logits = SMALL.codes_per_frame, {}
+    for bias in (-100.0, 50.0):
+        model.copy_gate.bias.data.fill_(bias)
+        logits[bias] = model(codes, captions)
+    raised = logits[50.0] - logits[-100.0]
+    assert not raised[:, :n].any()
+    there = torch.zeros_like(raised[:, n:]).scatter_(2, codes[:, :-n, None], 50.0)
+    torch.testing.assert_close(raised[:, n:], there)
+
+
+def gradients(model, clip):
+    model.zero_grad()
+    loss = model.loss(*clip).mean()
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in model.parameters()]
+
+
+def test_activation_checkpointing_changes_no_gradient(model, clip):
+    wake(model)
+    plain = gradients(model, clip)
+    model.activation_checkpointing = True
+    entered = []
+    hooks = [b.register_forward_pre_hook(lambda b, _: entered.append(b)) for b in model.blocks]
+    recomputed = gradients(model, clip)
+    assert len(entered) == 2 * len(hooks)
+    torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_loss_is_one_graph_for_the_compiler(model, clip, recompute):
+    plain = gradients(wake(model), clip)
+    model.activation_checkpointing = recompute
+    torch._dynamo.reset()
+    # aot_eager captures and differentiates like the real compiler, and needs no g++
+    model.loss = torch.compile(model.loss, backend="aot_eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(gradients(model, clip), plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_a_compiled_model_learns_what_an_eager_one_does(clip):
+    torch.manual_seed(0)
+    model = GPT(replace(SMALL, layers=1))
+    loss, gradient = gradients(wake(model), clip)
+    torch._dynamo.reset()
+    model.loss = torch.compile(model.loss, fullgraph=True, dynamic=False)
+    compiled_loss, compiled_gradient = gradients(model, clip)
+    torch.testing.assert_close(compiled_loss, loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(compiled_gradient, gradient, rtol=1e-3, atol=1e-5)
+
+
+def full_shape(size):
+    grid = {"views": 1, "frames": 5, "rows": 16, "cols": 16}
+    text_shape = {"text_length": 24, "text_width": 512}
+    return Shape(**SIZES[size]._asdict(), codebook_size=8192, **grid, **text_shape)
+
+
+def count(build):
+    with torch.device("meta"):
+        return sum(p.numel() for p in build().parameters()) / 1e6
+
+
 @pytest.mark.parametrize(("size", "millions"), [("s", 30), ("b", 95), ("l", 312), ("xl", 719)])
 def test_sizes_are_those_of_the_paper(size, millions):
-    shape = Shape(
-        **SIZES[size]._asdict(),
-        codebook_size=8192,
-        views=1,
-        frames=5,
-        rows=16,
-        cols=16,
-        text_length=24,
-        text_width=512,
+    assert count(lambda: GPT(full_shape(size))) == pytest.approx(millions, rel=0.03)
+
+
+def test_frozen_and_total_are_those_of_the_paper():
+    from diffusers import VQModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    clip = count(lambda: CLIPTextModel(CLIPTextConfig()))  # the defaults are those of ViT-B/32
+    down = ["DownEncoderBlock2D"] * 4 + ["AttnDownEncoderBlock2D"]
+    vqgan = count(
+        lambda: VQModel(
+            down_block_types=down,
+            up_block_types=["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 4,
+            block_out_channels=[128, 128, 256, 256, 512],
+            layers_per_block=2,
+            latent_channels=256,
+            num_vq_embeddings=1024,
+        )
     )
-    with torch.device("meta"):
-        count = sum(p.numel() for p in GPT(shape).parameters())
-    assert count == pytest.approx(millions * 1e6, rel=0.03)
+    print(f"\nfrozen: CLIP text {clip:.1f} M + VQGAN f16 {vqgan:.1f} M = {clip + vqgan:.1f} M")
+    for size in ("s", "b", "l", "xl"):
+        trained = count(lambda size=size: GPT(full_shape(size)))
+        print(f"{size:<3}{trained:>8.1f} M trainable {trained + clip + vqgan:>8.1f} M total")
+    assert clip + vqgan == pytest.approx(135, rel=0.03)
+    assert count(lambda: GPT(full_shape("b"))) + clip + vqgan == pytest.approx(230, rel=0.03)
 
 
 def test_baselines_by_hand():

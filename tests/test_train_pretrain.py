@@ -1,75 +1,58 @@
+"""The loop of stage 1 in one process: what it learns, logs, skips and refuses."""
+
 import json
-import os
 import pickle
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 
 from handloom.errors import RunError, UserError
-from handloom.tokenize.shards import Sample, write_manifest, write_shards
-from handloom.train import loop
+from handloom.train import export, loop, text
 from handloom.train.pretrain import PretrainConfig, train
+from tests.helpers.stage1_runs import TOKENIZER, losses, rows, small_run, trace, write_clips
 
-TOKENIZER = {"name": "vqgan-f16-64", "weights_sha256": "ab" * 32, "codebook_size": 64}
-
-
-def write_clips(root, clips=(24, 6), frames=3, tokenizer=TOKENIZER, seed=0):
-    """Shards whose later frames are their first one, shifted as the caption says, with noise."""
-    random, infos = np.random.default_rng(seed), {}
-    for split, count in zip(("train", "val"), clips, strict=True):
-        samples = []
-        for i in range(count):
-            step = int(random.integers(0, 2))
-            still = random.integers(0, 64, (6, 6))
-            codes = np.stack([np.roll(still, step * f, axis=1) for f in range(frames)])
-            noisy = random.random(codes.shape) < 0.1
-            codes[noisy] = random.integers(0, 64, int(noisy.sum()))
-            meta = {"caption": ("stay", "move right")[step], "split": split, "dataset": "test"}
-            samples.append(Sample(f"{split}{i:03d}", codes[None].astype(np.uint16), meta))
-        infos[split] = write_shards(root, split, samples)
-    write_manifest(root, infos, {**tokenizer, "model": str(root / "no-decoder-here")})
-    return root
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clips(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture
-def config(shards, tmp_path):
-    return PretrainConfig(
-        shards=shards,
-        out=tmp_path / "out",
-        steps=12,
-        batch_size=2,
-        warmup=4,
-        lr=2e-3,
-        threads=1,  # the same in this process, whatever ran before, as in a new one
-        text_length=8,
-        log_every=3,
-        val_every=6,
-        save_every=6,
-    )
+def config(shards: Path, tmp_path: Path) -> PretrainConfig:
+    return small_run(shards, tmp_path / "out")
 
 
-def rows(config):
-    return [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+def never() -> bool:
+    return False
 
 
-def test_a_run_is_reproducible_and_a_finished_one_is_left_alone(config, capsys):
+def parameters(job: loop.Job) -> dict[str, torch.Tensor]:
+    tensors = {f"{kind}.{n}": t for kind, of in job._tensors().items() for n, t in of.items()}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_is_reproducible_and_a_finished_one_is_left_alone(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(config)
     other = replace(config, out=config.out.with_name("other"))
     train(other)
-    assert rows(config) == rows(other)
-    assert [row["step"] for row in rows(config) if "loss" in row] == list(range(1, 13))
-    assert [row["step"] for row in rows(config) if "val" in row] == [6, 12]
+    assert trace(config.out) == trace(other.out)
+    assert [row["step"] for row in rows(config.out) if "loss" in row] == list(range(1, 13))
+    assert [row["step"] for row in rows(config.out) if "val" in row] == [6, 12]
 
     written = {p: p.stat().st_mtime_ns for p in config.out.rglob("*") if p.is_file()}
     capsys.readouterr()
@@ -78,125 +61,219 @@ def test_a_run_is_reproducible_and_a_finished_one_is_left_alone(config, capsys):
     assert written == {p: p.stat().st_mtime_ns for p in config.out.rglob("*") if p.is_file()}
 
 
-KILLED = """
-import os, pickle, signal, sys
-from handloom.train import log, pretrain
-
-def add(self, step, *rest, original=log.Log.add):
-    if step == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(self, step, *rest)
-
-log.Log.add = add
-pretrain.train(pickle.loads(sys.stdin.buffer.read()))
-"""
-
-
-def run_and_kill_at_step_8(config):
-    command = [sys.executable, "-c", KILLED]
-    return subprocess.run(command, input=pickle.dumps(config), capture_output=True)
-
-
-def test_a_killed_run_resumes_to_the_same_losses_and_the_same_weights(config):
-    whole = replace(config, out=config.out.with_name("whole"))
-    train(whole)
-
-    dead = run_and_kill_at_step_8(config)
-    assert dead.returncode == -signal.SIGKILL, dead.stderr
-    assert rows(config)[-1]["step"] == 6
-
-    train(config)
-    assert rows(config) == rows(whole)
-    a, b = (torch.load(c.out / "checkpoints" / "00000012.pt") for c in (config, whole))
-    assert all(torch.equal(a["model"][name], b["model"][name]) for name in b["model"])
-    assert a["position"] == b["position"] == 24
-
-
-def test_sigterm_saves_and_the_same_command_goes_on(config):
-    job = loop.Job(config)
-    with loop.sigterm() as asked:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
-        with pytest.raises(RunError, match="SIGTERM after step 1 of 12"):
-            loop.train(job, asked)
-    assert loop.Job(config).step == 1
-
-
-def test_the_text_encoder_is_frozen(config):
-    job = loop.Job(config)
+def test_the_text_encoder_is_frozen(config: PretrainConfig) -> None:
+    job = loop.Job(replace(config, steps=2))
     before = {name: t.clone() for name, t in job.text.network.state_dict().items()}
-    loop.train(job, lambda: False)
-    after = job.text.network.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    loop.train(job, never)
+    assert equal(before, job.text.network.state_dict())
     trained = {id(p) for group in job.optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in job.model.parameters()}
     assert not trained & {id(p) for p in job.text.network.parameters()}
 
 
-def test_a_short_run_beats_both_baselines_on_held_out_clips(config):
-    train(replace(config, steps=120, val_every=120, save_every=120, batch_size=4))
+def test_a_short_run_beats_both_baselines_on_held_out_clips(config: PretrainConfig) -> None:
+    train(replace(config, steps=80, val_every=80, save_every=80, batch_size=4))
     later = json.loads((config.out / "summary.json").read_text())["val"]["frames 1 and later"]
     for baseline in ("copy last frame", "unigram"):
         assert later["model"]["cross_entropy"] < later[baseline]["cross_entropy"]
         assert later["model"]["accuracy"] > later[baseline]["accuracy"]
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"size": "s"}, "size is tiny there and s now"),
-        ({"lr": 1e-4}, "lr is 0.002 there and 0.0001 now"),
-        ({"steps": 24}, "steps is 12 there and 24 now"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(config, change, sentence):
-    loop.Job(config).save()
-    with pytest.raises(UserError, match=sentence):
-        loop.Job(replace(config, **change))
+@pytest.mark.parametrize("changes", [{"micro_batch": 1}, {"activation_checkpointing": True}])
+def test_saving_memory_changes_no_result(
+    config: PretrainConfig, changes: dict[str, bool | int]
+) -> None:
+    config = replace(config, steps=3, batch_size=4, save_every=3)
+    plain, frugal = (loop.Job(replace(config, out=config.out / str(i))) for i in range(2))
+    frugal = loop.Job(replace(frugal.config, **changes))
+    loop.train(plain, never)
+    loop.train(frugal, never)
+    torch.testing.assert_close(
+        losses(plain.config.out), losses(frugal.config.out), rtol=1e-5, atol=0
+    )
 
 
-def test_a_checkpoint_of_another_tokenizer_is_refused(config, tmp_path):
-    loop.Job(config).save()
-    other = {**TOKENIZER, "weights_sha256": "cd" * 32, "codebook_size": 128}
-    shards = write_clips(tmp_path / "shards", tokenizer=other)
-    with pytest.raises(UserError, match=r"codebook_size is 64 there and 128 now; tokenizer is"):
-        loop.Job(replace(config, shards=shards))
-    assert loop.Job(replace(config, shards=shards, resume=False)).step == 0
+class Poisoned(torch.nn.Module):
+    """An objective that is not finite, in its loss alone, where a clip begins with a code."""
+
+    def __init__(self, objective: torch.nn.Module, code: int) -> None:
+        super().__init__()
+        self.objective, self.code = objective, code
+
+    def forward(self, codes_BN: torch.Tensor, text_BLE: torch.Tensor) -> torch.Tensor:
+        loss_BN: torch.Tensor = self.objective(codes_BN, text_BLE)
+        return torch.where((codes_BN[:, 0] == self.code)[:, None], torch.inf, loss_BN)
 
 
-def test_a_checkpoint_that_was_not_finished_is_not_there(config):
-    job = loop.Job(config)
-    job.step = 6
-    job.save()
-    (config.out / "checkpoints" / "00000007.tmp").write_bytes(b"half a checkpoint")
-    assert loop.Job(config).step == 6
-    (config.out / "checkpoints" / "00000006.pt").write_bytes(b"damaged")
-    with pytest.raises(RunError, match="cannot be read"):
-        loop.Job(config)
+def test_a_step_that_is_not_finite_is_skipped_exactly_and_its_clips_are_named(
+    config: PretrainConfig,
+) -> None:
+    job = loop.Job(replace(config, log_every=1, skip_nonfinite=2))
+    batch = next(job.train.batches(2, 0, start=2))
+    job.objective = Poisoned(job.objective, int(batch["tokens"][0].flat[0]))
+    inputs = job.batches()
+    loop.take_step(job, next(inputs))
+    before = parameters(job)
+    _, norm = loop.take_step(job, next(inputs))
+    assert not norm.isfinite()
+    assert equal(before, parameters(job))  # moments and their count of steps too
+
+    job = loop.Job(job.config)
+    job.objective = Poisoned(job.objective, int(batch["tokens"][0].flat[0]))
+    with pytest.raises(RunError, match="was not finite in 2 steps") as stopped:
+        loop.train(job, never)
+    skipped = [row for row in rows(config.out) if "skipped" in row]
+    assert skipped[0]["step"] == 2
+    assert skipped[0]["skipped"] == batch["clip_id"]
+    assert skipped[0]["loss"] is None
+    assert skipped[-1]["skipped"][0] in str(stopped.value)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(config):
-    job = loop.Job(config)
+def test_weights_that_are_not_finite_stop_the_run(config: PretrainConfig) -> None:
+    job = loop.Job(replace(config, skip_nonfinite=3))
     with torch.no_grad():
         job.model.code.weight.fill_(float("nan"))
-    with pytest.raises(RunError, match="the loss is nan in steps 1 to 3"):
-        loop.train(job, lambda: False)
+    with pytest.raises(RunError, match="in step 1, 2, 3, with the clips test-train"):
+        loop.train(job, never)
     assert loop.Job(config).step == 0
 
 
-def test_bad_input_is_one_sentence(config, tmp_path):
-    def refused(sentence, **changes):
-        with pytest.raises(UserError, match=sentence):
-            train(replace(config, **changes))
+def test_datasets_are_mixed_by_weight_and_logged_apart(
+    shards: Path, config: PretrainConfig, tmp_path: Path
+) -> None:
+    other = write_clips(tmp_path / "robot", clips=(8, 2), seed=1, dataset="robot")
+    both = (f"{shards}=3", f"{other}=1")
+    job = loop.Job(replace(config, shards=both, batch_size=8, log_every=12, steps=12))
+    assert len(job.val) == 8
+    assert [job.val[i]["dataset"] for i in range(5)] == ["test", "robot", "test", "robot", "test"]
+    loop.train(job, never)
+    (row,) = (row for row in rows(config.out) if "train" in row and row["step"] == 12)
+    assert row["train"]["datasets"].keys() == {"test", "robot"}
 
-    refused("holds no manifest.json", shards=tmp_path)
+    drawn = next(job.train.batches(4096, seed=0, fields=("meta",)))["meta"]
+    assert [meta["dataset"] for meta in drawn].count("robot") == 1024
+
+
+def test_the_log_says_how_fast_and_how_large(config: PretrainConfig) -> None:
+    loop.train(loop.Job(replace(config, tensorboard=True, steps=3)), never)
+    (facts,) = (row["train"] for row in rows(config.out) if "train" in row)
+    assert facts["tokens_per_s"] > 0
+    assert 0 <= facts["data_wait"] < 1
+    assert facts["memory_gb"] > 0.1
+    assert facts["gradient_norm"] > 0
+    tags = {v.tag: v.simple_value for event in events(config.out) for v in event.summary.value}
+    assert tags["train/loss"] == pytest.approx(facts["loss"])
+    assert tags["train/datasets/test"] == pytest.approx(facts["loss"])
+
+
+def events(out: Path) -> list[Any]:
+    """The events of a TensorBoard file: each is length, its checksum, bytes, their checksum."""
+    (path,) = (out / "tensorboard").glob("events*")
+    data, found, at = path.read_bytes(), [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 8], "little")
+        found.append(Event.FromString(data[at + 12 : at + 12 + size]))
+        at += size + 16
+    return found
+
+
+def test_captions_that_are_too_long_are_cut_counted_and_mentioned_once(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = loop.Job(replace(config, text_length=3, log_every=2, steps=4))  # "move right" needs 4
+    loop.train(job, never)
+    long = sum(
+        caption == "move right"
+        for batch, _ in zip(job.train.batches(2, 0), range(4), strict=False)
+        for caption in batch["caption"]
+    )
+    assert 0 < long < 8
+    assert [row["train"] for row in rows(config.out) if "train" in row][-1]["captions_cut"] >= long
+    assert capsys.readouterr().out.count("longer than 3 tokens and were cut") == 1
+
+
+def test_an_export_is_the_model(config: PretrainConfig) -> None:
+    train(replace(config, steps=2))
+    model, facts = export.load(config.out)
+    job = loop.Job(replace(config, steps=2))
+    assert equal(model.state_dict(), job.model.state_dict())
+    assert facts["step"] == 2
+    assert facts["tokenizer"]["weights_sha256"] == TOKENIZER["weights_sha256"]
+    assert facts["text_encoder"]["weights_sha256"] == job.text.weights_sha256
+    (config.out / "export" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="does not load as a model of handloom"):
+        export.load(config.out)
+    export.from_checkpoint(config.out)
+    assert equal(export.load(config.out)[0].state_dict(), model.state_dict())
+    with pytest.raises(UserError, match="holds no exported model"):
+        export.load(config.out / "checkpoints")
+
+
+TOO_LARGE = """
+import pickle, resource, sys
+from handloom.train import loop
+
+job = loop.Job(pickle.loads(sys.stdin.buffer.read()))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, resource.RLIM_INFINITY))
+try:
+    loop.train(job, lambda: False)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_batch_that_does_not_fit_into_memory_says_what_to_lower(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    large = write_clips(tmp_path / "large", clips=(32, 1), side=12)
+    config = replace(config, shards=(str(large),), batch_size=32)
+    run = subprocess.run(
+        [sys.executable, "-c", TOO_LARGE], input=pickle.dumps(config), capture_output=True
+    )
+    said = run.stdout.decode()
+    assert "UserError 32 clips of 432 codes at a time do not fit" in said, run.stderr.decode()
+    assert "--micro-batch 16 (the result is the same)" in said
+
+
+def test_bad_input_is_one_sentence(config: PretrainConfig, shards: Path, tmp_path: Path) -> None:
+    def refused(sentence: str, **changes: object) -> None:
+        with pytest.raises(UserError, match=sentence):
+            train(replace(config, **changes))  # type: ignore[arg-type]
+
+    refused("holds no manifest.json", shards=(str(tmp_path),))
     refused("lower --batch-size", batch_size=25)
     refused("unknown size 'xxl'", size="xxl")
-    refused("val holds 0 clips", shards=write_clips(tmp_path / "empty", clips=(4, 0)))
-    refused("have 1 frame", shards=write_clips(tmp_path / "still", frames=1))
+    refused("choose a divisor of 2", micro_batch=3)
+    refused("val holds 0 clips", shards=(str(write_clips(tmp_path / "empty", clips=(4, 0))),))
+    still = str(write_clips(tmp_path / "still", frames=1))
+    refused("have 1 frame", shards=(still,))
+    refused(r"codes of several shapes .* \[1, 1, 6, 6\]", shards=(str(shards), still))
+    other = write_clips(tmp_path / "other", tokenizer={**TOKENIZER, "weights_sha256": "cd" * 32})
+    refused("encoded by different tokenizers", shards=(str(shards), str(other)))
+    if not torch.cuda.is_available():
+        refused("finds no GPU here", device="cuda")
     assert not config.out.exists()
 
 
-def test_the_options_can_be_read_without_torch():
+def test_the_options_can_be_read_without_torch() -> None:
     code = "import sys; import handloom.train.pretrain; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_captions_encoded_together_are_those_encoded_one_by_one() -> None:
+    encoder = text.load("seeded", length=6)
+    captions = ["stay", "move the cup to the left", "", "move right"]
+    ids = [encoder._tokens(caption) for caption in captions]
+    torch.testing.assert_close(encoder.together(ids), encoder(captions), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(config: PretrainConfig) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile wants a C++ compiler")
+    outs = [config.out / name for name in ("eager", "compiled")]
+    for out in outs:
+        compiled = out.name == "compiled"
+        loop.train(loop.Job(replace(config, out=out, steps=2, compile=compiled)), never)
+    torch.testing.assert_close(losses(outs[0]), losses(outs[1]), rtol=1e-4, atol=0)

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and that refuse to load into another run.
+"""Checkpoints in one file, whole or absent, that refuse to load into another run.
 
     OUT/checkpoints/00000300.pt model, optimiser, step, data position, random state, identity
     OUT/checkpoints/latest      the name of the newest, written last
@@ -63,24 +63,25 @@ class Checkpoints:
                 f"{path} cannot be read ({str(error).splitlines()[0]}): write the name of an older "
                 f"checkpoint into {pointer}, or start again with --no-resume."
             ) from error
-        self._refuse_another_run(path, state["identity"])
+        refuse_another_run(path, state["identity"], self.identity)
         return state
 
     def delete(self) -> None:
         """Throw all checkpoints away."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _refuse_another_run(self, path: Path, found: dict[str, Any]) -> None:
-        names = [n for n in {**found, **self.identity} if found.get(n) != self.identity.get(n)]
-        if names:
-            differences = "; ".join(
-                f"{name} is {found.get(name)} there and {self.identity.get(name)} now"
-                for name in names
-            )
-            raise UserError(
-                f"{path} is a checkpoint of another run: {differences}. Name another --out, or "
-                "pass --no-resume to throw the checkpoint away."
-            )
+
+def refuse_another_run(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise a UserError that names each difference between two identities."""
+    names = [n for n in {**found, **expected} if found.get(n) != expected.get(n)]
+    if names:
+        differences = "; ".join(
+            f"{name} is {found.get(name)} there and {expected.get(name)} now" for name in names
+        )
+        raise UserError(
+            f"{path} is a checkpoint of another run: {differences}. Name another --out, or "
+            "pass --no-resume to throw the checkpoint away."
+        )
 
 
 def write_atomically(path: Path, text: str) -> None:

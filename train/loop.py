@@ -1,76 +1,84 @@
 """The training loop of stage 1.
 
-    OUT/checkpoints/        see checkpoint.py
-    OUT/metrics.jsonl       a line per step and per validation, see log.py
-    OUT/predictions.png     predicted frames below true ones
+    OUT/checkpoints/        see checkpoint_sharded.py
+    OUT/metrics.jsonl       a line per step and per validation, see log.py; OUT/tensorboard/ too
+    OUT/predictions.png     predicted frames below true ones; OUT/samples/ has earlier ones
+    OUT/export/             the model for `handloom generate`, see export.py
     OUT/summary.json        the closing numbers; written last, so a run that has it is finished
 
-Shapes: B clips in a batch, L text length, E text width, V views, F frames, R rows, C columns,
-N = F*V*R*C codes a clip in the order of the model.
+Shapes: B clips in a batch of this process, N codes a clip in the order of the model.
 """
 
-import math
+from __future__ import annotations
+
+import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from handloom.errors import RunError, UserError
-from handloom.tokenize.shards import ShardDataset
-from handloom.train import text, validate
-from handloom.train.checkpoint import Checkpoints
-from handloom.train.log import Log
-from handloom.train.model import GPT, SIZES, Shape, to_sequence
+from handloom.train import validate
+from handloom.train.data import Inputs
+from handloom.train.distributed import gradients_meet, join
+from handloom.train.job import Job as Job
+from handloom.train.optimizer import schedule, update
 from handloom.train.pretrain import PretrainConfig
 
 
 def run(config: PretrainConfig) -> None:
     """Train from the newest checkpoint, or from the start, to the summary."""
-    job = Job(config)
-    if job.is_finished():
-        print(f"{config.out} holds this run, finished: nothing to do (--no-resume starts again)")
-        return
-    job.describe()
-    with sigterm() as stop_asked:
-        train(job, stop_asked)
-    validate.finish(job)
+    with join(config.device, sharded=config.parallel == "fsdp") as world:
+        job = Job(config, world)
+        if job.is_finished():
+            if world.is_first:
+                where = f"{config.out} holds this run, finished"
+                print(f"{where}: nothing to do (--no-resume starts again)")
+            return
+        job.describe()
+        try:
+            with sigterm() as stop_asked:
+                train(job, stop_asked)
+        finally:
+            job.checkpoints.settle()  # its thread still needs the other processes
+        job.gather_model()
+    if world.is_first:  # the others have nothing left to wait for
+        job.export()
+        validate.finish(job)
+        job.log.close()
 
 
-def train(job: "Job", stop_asked: Callable[[], bool]) -> None:
+def train(job: Job, stop_asked: Callable[[], bool]) -> None:
     """The loop. A step never waits for the device: the log reads the losses in bunches."""
-    config, model, optimizer, log = job.config, job.model, job.optimizer, job.log
-    batches = job.train.batches(config.batch_size, config.seed, start=job.position)
+    config, log, batches = job.config, job.log, job.batches()
     log.restart_clock()
     while job.step < config.steps:
-        batch = next(batches)
-        codes_BN, text_BLE = job.inputs(batch)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * schedule(job.step, config)
-        with job.autocast():
-            loss = job.objective(model.loss(codes_BN, text_BLE))
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        job.step, job.position = job.step + 1, batch["position"]
-        log.add(job.step, loss.detach(), norm, codes_BN.numel())
+        began = time.perf_counter()
+        inputs = next(batches)
+        log.waited_s += time.perf_counter() - began
+        with memory_error_as_a_sentence(job):
+            loss_B, norm = take_step(job, inputs)
+        job.step, job.position = job.step + 1, inputs.position
+        log.add(job.step, loss_B, norm, inputs)
 
-        last, stop = job.step == config.steps, stop_asked()
-        validating = last or job.step % config.val_every == 0
-        saving = last or stop or job.step % config.save_every == 0
-        if validating or saving or job.step % config.log_every == 0:
+        last, stop = job.step == config.steps, job.world.any(stop_asked())
+        validating = last or _due(job, config.val_every)
+        saving = last or stop or _due(job, config.save_every)
+        sampling = _due(job, config.sample_every) and not last
+        if validating or saving or sampling or _due(job, config.log_every):
             log.flush()
-            if validating:
-                log.validation(job.step, validate.evaluate(job))
+            job.checkpoints.check()
+            if validating or sampling:
+                look(job, validating, sampling)
             if saving:
                 job.save()
             log.restart_clock()
+        if last or stop:
+            job.checkpoints.wait()
         if stop and not last:
             raise RunError(
                 f"stopped by SIGTERM after step {job.step} of {config.steps}; the checkpoint is "
@@ -78,142 +86,75 @@ def train(job: "Job", stop_asked: Callable[[], bool]) -> None:
             )
 
 
-def schedule(step: int, config: PretrainConfig) -> float:
-    """The share of the peak learning rate at a step: linear warm-up, then a cosine to 5 %."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+def take_step(job: Job, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Accumulate the gradient of a batch and update the model.
+
+    Returns:
+        The loss of each clip [B] and the norm of the gradient, on the device. If the norm is not
+        finite, in any process, nothing was updated in any.
+    """
+    micro, losses = job.micro_batch, []
+    for start in range(0, len(inputs.codes_BN), micro):
+        part = slice(start, start + micro)
+        last = part.stop >= len(inputs.codes_BN)
+        with gradients_meet(job.objective, meet=last):
+            with job.autocast():
+                loss_BN = job.objective(inputs.codes_BN[part], inputs.text_BLE[part])
+            loss_B = job.per_clip(loss_BN)
+            loss, share = loss_B.mean(), micro / len(inputs.codes_BN)
+            # A loss that is not finite can have a finite gradient; NaN here reaches the norm, and
+            # by it all processes, with no message of its own.
+            poison = torch.where(loss.isfinite(), share, torch.nan)
+            loss.backward(poison)  # type: ignore[no-untyped-call]
+        losses.append(loss_B.detach())
+    for group in job.optimizer.param_groups:
+        group["lr"] = job.config.lr * schedule(job.step, job.config)
+    norm = update(job.trained, job.optimizer, job.config.clip)
+    return torch.cat(losses), norm
 
 
-class Job:
-    """A run in memory: data, model, optimiser, and how far it has come."""
+def look(job: Job, validating: bool, sampling: bool) -> None:
+    """Validate or draw, in rank 0, while the others wait."""
+    job.gather_model()
+    if job.world.is_first:
+        if validating:
+            job.log.validation(job.step, validate.evaluate(job))
+        if sampling:
+            validate.draw_predictions(job)
+            drawn = job.config.out / "predictions.png"
+            if drawn.is_file():
+                kept = job.config.out / "samples" / f"{job.step:08d}.png"
+                kept.parent.mkdir(exist_ok=True)
+                shutil.copyfile(drawn, kept)
+                job.log.picture(job.step, kept)
+    job.model = job.trained  # a whole copy of a model in parts need not stay
+    job.world.barrier()
 
-    def __init__(self, config: PretrainConfig) -> None:
-        self.config = config
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        torch.use_deterministic_algorithms(config.device == "cpu")
-        self.train, self.val = open_split(config, "train"), open_split(config, "val")
-        self.text = text.load(config.text_encoder, config.text_length, config.device)
-        self.shape = shape_of(config, self.train, self.text)
-        torch.manual_seed(config.seed)
-        self.model = GPT(self.shape).to(config.device)
-        self.optimizer = make_optimizer(self.model, config)
-        self.step = self.position = 0
-        self.checkpoints = Checkpoints(config.out, self.identity())
-        self.resume()
-        self.log = Log(config, self.step)
 
-    def identity(self) -> dict[str, Any]:
-        """All that decides the loss trace, as a flat dict."""
-        tokenizer, splits = self.train.manifest["tokenizer"], self.train.manifest["splits"]
-        return {
-            **self.config.identity(),
-            **asdict(self.shape),
-            "tokenizer": f"{tokenizer['name']} ({tokenizer['weights_sha256'][:12]})",
-            "text encoder": self.text.weights_sha256[:12],
-            "train shards": [shard["sha256"][:12] for shard in splits["train"]["shards"]],
-        }
-
-    def inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Codes int64 [B, N] and text features [B, L, E] of a batch."""
-        tokens_BVFRC = torch.from_numpy(batch["tokens"].astype(np.int32))
-        return to_sequence(tokens_BVFRC).to(self.config.device), self.text(batch["caption"])
-
-    def objective(self, loss_BN: Tensor) -> Tensor:
-        """The mean over the frames to predict, plus a little of the first, which is given."""
-        n = self.shape.codes_per_frame
-        return loss_BN[:, n:].mean() + self.config.first_frame_weight * loss_BN[:, :n].mean()
-
-    def autocast(self) -> torch.autocast:
-        """Mixed precision, where asked for."""
-        device = torch.device(self.config.device).type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.bf16)
-
-    def save(self) -> None:
-        """Write a checkpoint of all that the next step depends on."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "position": self.position,
-            "random": torch.get_rng_state(),
-        }
-        self.checkpoints.save(self.step, state)
-
-    def resume(self) -> None:
-        """Continue from the newest checkpoint in `out`, if there is one."""
-        if not self.config.resume:
-            self.checkpoints.delete()
-            (self.config.out / "summary.json").unlink(missing_ok=True)
-        state = self.checkpoints.load()
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["random"])
-            self.step, self.position = state["step"], state["position"]
-
-    def is_finished(self) -> bool:
-        """Whether `out` holds the end of this run."""
-        return self.step == self.config.steps and (self.config.out / "summary.json").is_file()
-
-    def describe(self) -> None:
-        """Print what is about to be trained on what."""
-        shape, start = self.shape, f", resumed after step {self.step}" if self.step else ""
-        weights = sum(p.numel() for p in self.model.parameters())
-        frozen = sum(p.numel() for p in self.text.network.parameters())
-        print(
-            f"{self.config.size}: {weights / 1e6:.1f} M trainable parameters, text encoder "
-            f"{frozen / 1e6:.1f} M frozen{start}\n{len(self.train)} train and {len(self.val)} val "
-            f"clips of {shape.frames} frames x {shape.codes_per_frame} codes, codebook "
-            f"{shape.codebook_size:,}",
-            flush=True,
+@contextmanager
+def memory_error_as_a_sentence(job: Job) -> Iterator[None]:
+    """Tell what to lower when a batch does not fit into memory."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no type of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        clips, processes = job.micro_batch, job.world.size
+        half = max(1, clips // 2)
+        while clips % half:
+            half -= 1
+        lower = (
+            f"--micro-batch {half} (the result is the same)" if clips > 1 else "a smaller --size"
         )
-
-
-def open_split(config: PretrainConfig, split: str) -> ShardDataset:
-    """Open a split and check that there is something to train or validate on."""
-    data = ShardDataset(config.shards, split=split)
-    need = config.batch_size if split == "train" else 1
-    if len(data) < need:
         raise UserError(
-            f"{config.shards}/{split} holds {len(data)} clips and at least {need} are needed "
-            "(a batch never holds a clip twice): lower --batch-size or curate more videos."
-        )
-    return data
+            f"{clips} clip{'s' * (clips > 1)} of {job.shape.codes:,} codes at a time do not fit "
+            f"into the memory of {job.world.device} in each of {processes} process"
+            f"{'es' * (processes > 1)}: pass {lower}, --activation-checkpointing or --bf16."
+        ) from error
 
 
-def shape_of(config: PretrainConfig, data: ShardDataset, encoder: text.TextEncoder) -> Shape:
-    """The model's shape: its size by name, its grid and codebook from the shards."""
-    if config.size not in SIZES:
-        raise UserError(f"unknown size {config.size!r}: choose one of {', '.join(SIZES)}.")
-    views, frames, rows, cols = data[0]["tokens"].shape
-    if frames < 2:
-        raise UserError(
-            f"the clips of {config.shards} have {frames} frame, pre-training predicts the frames "
-            "after the first: curate again with at least 2 frames a clip."
-        )
-    return Shape(
-        **SIZES[config.size]._asdict(),
-        codebook_size=data.manifest["tokenizer"]["codebook_size"],
-        views=views,
-        frames=frames,
-        rows=rows,
-        cols=cols,
-        text_length=encoder.length,
-        text_width=encoder.width,
-    )
-
-
-def make_optimizer(model: GPT, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW; only matrices are decayed."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+def _due(job: Job, every: int) -> bool:
+    return every > 0 and job.step % every == 0
 
 
 @contextmanager

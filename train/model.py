@@ -2,20 +2,21 @@
 
     [text features through an MLP] [frame 0: view 0, view 1, ...] [frame 1: ...] ...
 
-Attention is causal, so a code is predicted from the caption and from all codes before it.
+Attention is causal, so a code is predicted from the caption and from all codes before it. A learned
+gate raises the logit of the code that stood at the same place one frame earlier.
 
 Shape legend: B batch, L text length, E text feature width, V views, F frames, R rows, C columns,
 N = F*V*R*C codes a clip (frame after frame, view after view, row after row), T = L + N positions,
 D width, H heads, S width of a head, P = S/2 pairs that are rotated, K codebook size.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Size(NamedTuple):
@@ -27,8 +28,12 @@ class Size(NamedTuple):
 
 
 # Trainable parameters with an 8,192 codebook: 30, 92, 312 and 721 M against 30, 95, 312 and 719 M
-# in the GR-2 paper (arXiv 2410.06158), which does not publish the shapes. `tiny` is for CPUs.
+# in the GR-2 paper (arXiv 2410.06158), which does not publish the shapes. `tiny` is for CPUs, the
+# smaller ones are for tests and for the scaling study on a miniature.
 SIZES = {
+    "nano": Size(1, 16, 1),
+    "micro": Size(1, 32, 2),
+    "mini": Size(2, 64, 2),
     "tiny": Size(4, 192, 4),
     "s": Size(8, 512, 8),
     "b": Size(12, 768, 12),
@@ -62,6 +67,11 @@ class Shape:
         """Codes of all views at one time."""
         return self.views * self.rows * self.cols
 
+    @property
+    def length(self) -> int:
+        """T: positions in training; the last code is predicted and never read."""
+        return self.text_length + self.codes - 1
+
 
 def to_sequence(tokens_BVFRC: Tensor) -> Tensor:
     """Codes of clips in the order in which the model predicts them: int64 [B, N]."""
@@ -74,6 +84,7 @@ class Cache:
     def __init__(self, shape: Shape, batch: int, device: torch.device) -> None:
         length, width = shape.text_length + shape.codes, shape.width // shape.heads
         self.kv = torch.zeros(shape.layers, 2, batch, shape.heads, length, width, device=device)
+        self.codes_Bn = torch.zeros(batch, 0, dtype=torch.long, device=device)
         self.filled = 0
 
     def extend(self, layer: int, k_BHTS: Tensor, v_BHTS: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +123,8 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, turns: Turns, cache: Cache | None) -> Tensor:
         """Mix over earlier positions; with a cache, over those of earlier calls too."""
         split = self.qkv(x_BTD).unflatten(-1, (3, self.heads, -1))
-        q_BHTS, k_BHTS, v_BHTS = split.permute(2, 0, 3, 1, 4)
+        # One copy here saves one in each norm, and attention reads whole rows faster on a CPU.
+        q_BHTS, k_BHTS, v_BHTS = split.permute(2, 0, 3, 1, 4).contiguous()
         q_BHTS = rotate(self.q_norm(q_BHTS), turns.there)
         k_BHTS = rotate(self.k_norm(k_BHTS), turns.here)
         causal = x_BTD.shape[1] > 1  # a single new code may see all that the cache holds
@@ -143,15 +155,19 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Text and codes in, a distribution over the next code out."""
+    """Text and codes in, a distribution over the next code out.
 
-    place_N4: Tensor
+    With `activation_checkpointing` set, only what enters a block is kept, and the block runs again
+    on the way back: the same gradients from much less memory, in about a third more time.
+    """
+
     here_2TP: Tensor
     there_2TP: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.activation_checkpointing = False
         self.code = nn.Embedding(shape.codebook_size, shape.width)  # also the output layer
         self.text_in = nn.Linear(shape.text_width, shape.width)
         self.text_out = nn.Linear(shape.width, shape.width)
@@ -163,7 +179,7 @@ class GPT(nn.Module):
             Block(shape.width, shape.heads, layer) for layer in range(shape.layers)
         )
         self.norm = nn.LayerNorm(shape.width, bias=False)
-        self.sharpness = nn.Parameter(torch.tensor(math.log(0.7 * shape.width**0.5)))
+        self.copy_gate = nn.Linear(shape.width, 1)
         self._make_places(axes)
         self.apply(_initialise)
 
@@ -175,7 +191,6 @@ class GPT(nn.Module):
         # The last text position predicts code 0, code i predicts code i + 1, the last code nothing.
         here_TP = torch.cat([text_LP, angle_NP])
         there_TP = torch.cat([text_LP[1:], angle_NP, angle_NP[-1:]])
-        self.register_buffer("place_N4", place_N4, persistent=False)
         for name, angle in (("here_2TP", here_TP), ("there_2TP", there_TP)):
             self.register_buffer(name, torch.stack([angle.cos(), angle.sin()]), persistent=False)
 
@@ -187,11 +202,19 @@ class GPT(nn.Module):
 
     def embed_codes(self, codes_Bn: Tensor, start: int = 0) -> Tensor:
         """[B, n, D] from codes that stand at `start`, `start + 1`, ... of the clip."""
-        place_n4 = self.place_N4[start : start + codes_Bn.shape[1]]
-        parts = [table(place_n4[:, axis]) for axis, table in enumerate(self.position)]
+        place_nD = self._places()[start : start + codes_Bn.shape[1]]
         codes_BnD = F.embedding(codes_Bn, self._directions() * (0.02 * self.shape.width**0.5))
-        out: Tensor = self.input_norm(codes_BnD + torch.stack(parts).sum(0))
+        out: Tensor = self.input_norm(codes_BnD + place_nD)
         return out
+
+    def _places(self) -> Tensor:
+        """Frame, view, row and column of each place of a clip, as one vector: [N, D]."""
+        tables: list[Tensor] = [table.get_parameter("weight") for table in self.position]
+        frames_FD, views_VD, rows_RD, cols_CD = tables
+        place_ND = rows_RD[:, None] + cols_CD
+        for table in (views_VD, frames_FD):
+            place_ND = table[:, None] + place_ND.flatten(0, -2)
+        return place_ND.flatten(0, -2)
 
     def _directions(self) -> Tensor:
         """The codes as directions [K, D], all of one length, for input and output alike.
@@ -201,39 +224,68 @@ class GPT(nn.Module):
         """
         return F.normalize(self.code.weight, dim=-1)
 
-    def logits(self, x_BTD: Tensor, cache: Cache | None = None) -> Tensor:
-        """Run the blocks over an embedded sequence, or over its continuation: [B, T, K]."""
+    def forward(self, codes_BN: Tensor, text_BLE: Tensor) -> Tensor:
+        """Logits [B, N, K]; entry i predicts code i from the text and the codes before i."""
+        x_BTD = torch.cat([self.embed_text(text_BLE), self.embed_codes(codes_BN[:, :-1])], dim=1)
+        # The last text position predicts code 0, those before it nothing.
+        x_BND = self._run_blocks(x_BTD)[:, self.shape.text_length - 1 :]
+        return self._predict(x_BND, codes_BN[:, : -self.shape.codes_per_frame])
+
+    def _run_blocks(self, x_BTD: Tensor, cache: Cache | None = None) -> Tensor:
         start = cache.filled if cache is not None else 0
         span = slice(start, start + x_BTD.shape[1])
         turns = Turns(self.here_2TP[:, span], self.there_2TP[:, span])
         for block in self.blocks:
-            x_BTD = block(x_BTD, turns, cache)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, turns, cache, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, turns, cache)
         if cache is not None:
             cache.filled = span.stop
-        x_BTD = F.normalize(self.norm(x_BTD), dim=-1)
-        return F.linear(x_BTD, self._directions()) * self.sharpness.exp()
+        return x_BTD
 
-    def forward(self, codes_BN: Tensor, text_BLE: Tensor) -> Tensor:
-        """Logits [B, N, K]; entry i predicts code i from the text and the codes before i."""
-        text_BLD, codes_BND = self.embed_text(text_BLE), self.embed_codes(codes_BN[:, :-1])
-        x_BTD = torch.cat([text_BLD, codes_BND], dim=1)
-        return self.logits(x_BTD)[:, text_BLD.shape[1] - 1 :]
+    def _predict(self, x_BnD: Tensor, earlier_Bm: Tensor) -> Tensor:
+        """Logits [B, n, K]; the last m <= n places know the code one frame earlier."""
+        x_BnD = self.norm(x_BnD)
+        logits_BnK = F.linear(x_BnD, self._directions())
+        unknown = x_BnD.shape[1] - earlier_Bm.shape[1]
+        gate_Bm1 = F.softplus(self.copy_gate(x_BnD[:, unknown:]))
+        # Nothing is added to code 0 where there is no frame before: one write in place, no copies.
+        add_Bn1, code_Bn1 = (
+            F.pad(t, (0, 0, unknown, 0)) for t in (gate_Bm1, earlier_Bm[..., None])
+        )
+        return logits_BnK.scatter_add_(2, code_Bn1, add_Bn1.to(logits_BnK.dtype))
 
     def loss(self, codes_BN: Tensor, text_BLE: Tensor) -> Tensor:
         """Cross entropy [B, N] of every code, in nats."""
         logits_BNK = self(codes_BN, text_BLE).float()
-        return F.cross_entropy(logits_BNK.transpose(1, 2), codes_BN, reduction="none")
+        # Flat, because across rows of a transposed view the CPU's softmax is three times slower.
+        loss = F.cross_entropy(logits_BNK.flatten(0, 1), codes_BN.flatten(), reduction="none")
+        return loss.view_as(codes_BN)
+
+    @torch.no_grad()
+    def extend(self, codes_Bn: Tensor, cache: Cache, text_BLE: Tensor | None = None) -> Tensor:
+        """Take in codes after those in the cache; logits [B, K] of the code that comes next.
+
+        The first call brings the caption, and may bring no codes.
+        """
+        x_BtD = self.embed_codes(codes_Bn, start=cache.codes_Bn.shape[1])
+        if text_BLE is not None:
+            x_BtD = torch.cat([self.embed_text(text_BLE), x_BtD], dim=1)
+        cache.codes_Bn = torch.cat([cache.codes_Bn, codes_Bn], dim=1)
+        x_B1D = self._run_blocks(x_BtD, cache)[:, -1:]
+        place = cache.codes_Bn.shape[1] - self.shape.codes_per_frame
+        earlier_Bm = cache.codes_Bn[:, place : place + 1] if place >= 0 else codes_Bn[:, :0]
+        return self._predict(x_B1D, earlier_Bm)[:, 0]
 
     @torch.no_grad()
     def generate(self, codes_Bn: Tensor, text_BLE: Tensor) -> Tensor:
         """Continue the first n codes to a clip [B, N], taking the likeliest code each time."""
         cache = Cache(self.shape, len(codes_Bn), codes_Bn.device)
-        x_BTD = torch.cat([self.embed_text(text_BLE), self.embed_codes(codes_Bn)], dim=1)
-        for n in range(codes_Bn.shape[1], self.shape.codes):
-            next_B1 = self.logits(x_BTD, cache)[:, -1:].argmax(-1)
-            codes_Bn = torch.cat([codes_Bn, next_B1], dim=1)
-            x_BTD = self.embed_codes(next_B1, start=n)
-        return codes_Bn
+        logits_BK = self.extend(codes_Bn, cache, text_BLE)
+        while cache.codes_Bn.shape[1] < self.shape.codes - 1:
+            logits_BK = self.extend(logits_BK.argmax(-1, keepdim=True), cache)
+        return torch.cat([cache.codes_Bn, logits_BK.argmax(-1, keepdim=True)], dim=1)
 
 
 def _angles(place_N4: Tensor, pairs: int) -> Tensor:
@@ -254,6 +306,10 @@ def _initialise(module: nn.Module) -> None:
         _look_there_and_copy(module)
     elif isinstance(module, Block):
         nn.init.zeros_(module.down.weight)
+    elif isinstance(module, GPT):
+        nn.init.constant_(module.norm.weight, 0.7)  # the spread of an untrained model's logits
+        nn.init.zeros_(module.copy_gate.weight)
+        nn.init.constant_(module.copy_gate.bias, 3.0)
 
 
 @torch.no_grad()

@@ -1,0 +1,142 @@
+"""Stage 1 in several processes: the same batches, the same losses, the same files."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handloom.errors import RunError, UserError
+from handloom.tokenize.shards import ShardDataset
+from handloom.train import export, loop
+from handloom.train.data import FIELDS, make_inputs
+from handloom.train.distributed import World
+from handloom.train.pretrain import PretrainConfig, train
+from tests.helpers.stage1_runs import losses, rows, small_run, write_clips
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+
+def torchrun(*args: object) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--standalone", "-m", *map(str, args)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """A finished run of one process."""
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    config = small_run(shards, out, batch_size=4, steps=6, save_every=3)
+    train(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def together(alone: PretrainConfig) -> dict[str, PretrainConfig]:
+    """The same run in two processes, in several ways; one process began what they resume."""
+    begun = replace(alone, out=alone.out.with_name("resumed"))
+    job = loop.Job(begun)
+    with pytest.raises(RunError, match="after step 3"):
+        loop.train(job, lambda: job.step == 3)
+    changes: dict[str, dict[str, Any]] = {
+        "ddp": {},
+        "accumulated": {"micro_batch": 1},
+        "fsdp": {"parallel": "fsdp"},
+        "resumed": {},
+        "poisoned": {"skip_nonfinite": 1, "steps": 2},
+    }
+    runs = {
+        name: replace(alone, out=alone.out.with_name(name), **options)
+        for name, options in changes.items()
+    }
+    listed = alone.out.with_name("configs")
+    listed.write_bytes(pickle.dumps(list(runs.values())))
+    torchrun("tests.helpers.stage1_together", listed)
+    return runs
+
+
+@pytest.mark.parametrize("way", ["ddp", "accumulated", "fsdp", "resumed"])
+def test_two_processes_learn_what_one_learns(
+    alone: PretrainConfig, together: dict[str, PretrainConfig], way: str
+) -> None:
+    found = together[way].out
+    torch.testing.assert_close(losses(found), losses(alone.out), rtol=1e-4, atol=0)
+    vals = [[row["val"]["loss"] for row in rows(out) if "val" in row] for out in (found, alone.out)]
+    torch.testing.assert_close(*vals, rtol=1e-4, atol=0)
+    assert len(vals[0]) == 1
+    ours, theirs = (export.load(out)[0].state_dict() for out in (found, alone.out))
+    for name, weights in theirs.items():
+        torch.testing.assert_close(ours[name], weights, rtol=0, atol=2e-3)
+    assert json.loads((found / "summary.json").read_text())["step"] == 6
+
+
+def test_each_process_writes_its_part_of_a_checkpoint_that_one_can_read(
+    alone: PretrainConfig, together: dict[str, PretrainConfig], tmp_path: Path
+) -> None:
+    out = together["fsdp"].out
+    assert len(list((out / "checkpoints" / "00000006").glob("*.distcp"))) == 2
+    ours = export.load(out)[0].state_dict()
+    export.from_checkpoint(out)
+    assert all(torch.equal(ours[n], w) for n, w in export.load(out)[0].state_dict().items())
+    job = loop.Job(replace(together["fsdp"], parallel="ddp"))
+    assert (job.step, job.position) == (6, 24)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(
+    together: dict[str, PretrainConfig],
+) -> None:
+    out = together["poisoned"].out
+    said = [(out / f"stopped-{rank}").read_text() for rank in range(2)]
+    assert said[0] == said[1]
+    assert "not finite in 1 steps, lately in step 2" in said[0]
+    skipped = [row for row in rows(out) if "skipped" in row]
+    assert [row["step"] for row in skipped] == [2]
+    assert len(skipped[0]["skipped"]) == 4  # the clips of both
+
+
+def test_the_processes_of_torchrun_are_those_of_the_command_line(
+    alone: PretrainConfig, shards: Path, tmp_path: Path
+) -> None:
+    options = {"batch-size": 4, "steps": 6, "warmup": 4, "lr": 2e-3, "text-length": 8, "threads": 1}
+    flags = [text for name, value in options.items() for text in (f"--{name}", value)]
+    torchrun("handloom", "train", "pretrain", "--shards", shards, "--out", tmp_path / "out", *flags)
+    torch.testing.assert_close(losses(tmp_path / "out"), losses(alone.out), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_processes_share_the_batches_of_one(shards: Path, size: int) -> None:
+    data = ShardDataset(shards)
+
+    def inputs(rank: int, size: int) -> Any:
+        batches = data.batches(4, 0, rank, size, fields=FIELDS)
+        return make_inputs(
+            batches, torch.device("cpu"), lambda captions: torch.zeros(len(captions))
+        )
+
+    ranks = [inputs(rank, size) for rank in range(size)]
+    for whole, *parts in zip(inputs(0, 1), *ranks, strict=False):
+        assert torch.equal(whole.codes_BN, torch.cat([part.codes_BN for part in parts]))
+        assert {part.position for part in parts} == {whole.position}
+        if whole.position > 100:  # several epochs
+            break
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused(alone: PretrainConfig) -> None:
+    sentence = "--batch-size 4 cannot be split evenly over 3 processes: .* such as 3 or 6"
+    with pytest.raises(UserError, match=sentence):
+        loop.Job(alone, World(torch.device("cpu"), rank=0, size=3))
