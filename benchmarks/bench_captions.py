@@ -28,6 +28,7 @@ from handloom.stages.captions.server import _body, _data_url
 from handloom.stages.tables import Table
 from tests.helpers.caption_server import MODEL, fake_server, tally
 from tests.helpers.numbered_clips import clip, write_videos
+from tests.helpers.whole_clip import whole
 
 BATCH = 32
 
@@ -57,7 +58,7 @@ def run_rate(url: str, stage: Caption, clips: int, out: Path) -> float:
     for start in range(0, clips, BATCH):
         part = ordered[start : start + BATCH]
         keys = tuple(one.clip_id for one in part)
-        batches.append(Batch(part[0].bucket, keys, tuple((one,) for one in part), len(part)))
+        batches.append(Batch(part[0].bucket, keys, tuple(whole(one) for one in part), len(part)))
     table = Table(out, "f" * 64)
     done = sum(sum(c.values()) for c in Pool(stage, table, {}, 2, 120.0).run(iter(batches)))
     assert done == clips, f"{done} rows of {clips} clips"

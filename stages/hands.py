@@ -6,7 +6,7 @@ The decision is not made here: `select` reads the stored numbers, so thresholds 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,9 @@ DETECTIONS_KEPT = 256
 # Clips of videos so many times as long are looked at quickly: there are many of them, and second
 # looks would cost more than all else. Of a short file decoding is the greater part.
 LONG_VIDEO = 2.0
-# A clip that has moved as little as this wants more frames, before it is taken for a still one.
-HARDLY_MOVED = 0.15
+QUICK: dict[str, Any] = {"blind_looks": 0, "gap_share": NEVER, "check_lone": False}
+# A clip that has hardly moved is not taken for a still one before a few more frames were seen.
+HARDLY_MOVED, MORE_FRAMES = 0.05, 3
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ class Hands(Stage):
         stored: list[npt.NDArray[np.uint8]] = []
         for number, sample in enumerate(plan.samples):
             done = self.until_clear and sampling.clear(hits, misses, quick)
-            if done and number >= plan.stored and change(stored) > HARDLY_MOVED:
+            done = done or (number >= plan.enough and not hits)
+            spare = number - plan.stored
+            if done and (spare >= MORE_FRAMES or (spare >= 0 and change(stored) > HARDLY_MOVED)):
                 return
             frame = opened.frame(sample)
             stored.append(small_luma(frame.picture_hwc))
@@ -123,7 +126,7 @@ class Hands(Stage):
     def _looked_again(self, frames: list[Seen], quick: bool) -> list[Seen]:
         """The frames with their hands rated, and with hands that the first look missed."""
         looked = [frame for frame in frames if frame.hands is not None]
-        look = replace(self.look, blind_looks=0, gap_share=NEVER) if quick else self.look
+        look = replace(self.look, **QUICK) if quick else self.look
         found = [
             [Hand(**{**hand, "frame": number}) for hand in frame.hands or []]
             for number, frame in enumerate(looked)

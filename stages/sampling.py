@@ -13,10 +13,11 @@ adds the logarithm of the ratio of the likelihoods of what was seen, until it pa
     miss  log(0.5 / 0.92) = -0.61       no below  log(0.035 / 0.96) = -3.31
 
 Two hits at the beginning are a clear yes, six misses are a clear no, a lone hit is a clear no after
-nine misses. In clips that are looked at thoroughly there is no clear no after a hit. Looks may be
-counted as independent because they are half a second apart: within a clip the correlation of
-MediaPipe's hits is 0.50 at 0.1 s, 0.34 at 0.2 s and 0.09 at 0.5 s on real footage of hands at work.
-There hands are found in 77 % of the frames (clip by clip from 5 to 100 %).
+nine misses. Parts of long videos are looked at quickly, with a HAND_SHARE of 0.6, at which four
+misses are a clear no; in others there is no clear no after a hit. Looks may be counted as
+independent because they are half a second apart: within a clip the correlation of MediaPipe's hits
+is 0.50 at 0.1 s, 0.34 at 0.2 s and 0.09 at 0.5 s on real footage of hands at work. There hands are
+found in 77 % of the frames (clip by clip from 5 to 100 %).
 What is no hand is taken for one in 4 % of the frames without hands, of paws and grippers in up to
 30 %: at a FALSE_SHARE of 0.01, where one hit is a yes, a robot's gripper is kept.
 """
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 HAND_SHARE = 0.5
+QUICK_SHARE = 0.6
 FALSE_SHARE = 0.08
 FALSE_YES = 0.04
 FALSE_NO = 0.035
@@ -67,12 +69,14 @@ class Plan:
     samples: list[Sample]
     stored: int
     """How many are decoded in any case."""
+    enough: int
+    """How many suffice where none of them shows a hand."""
 
 
 def every(start_s: float, end_s: float, per_second: float, at_least: int) -> Plan:
     """All frames of the time grid in a clip."""
     samples = [Sample(t) for t in _grid(start_s, end_s, 1 / per_second, at_least)]
-    return Plan(samples, stored=len(samples))
+    return Plan(samples, stored=len(samples), enough=len(samples))
 
 
 def cheapest_first(
@@ -82,7 +86,7 @@ def cheapest_first(
     per_second: float,
     at_least: int,
 ) -> Plan:
-    """Key frames, then, where these are few, frames by time.
+    """Key frames, then frames by time: where key frames are few, or leave hands in doubt.
 
     Args:
         start_s: start of the clip, seconds from the start of the video.
@@ -92,21 +96,23 @@ def cheapest_first(
         at_least: frames by time that a clip gets however short it is.
     """
     keys = _thinned(_apart(_inside(start_s, end_s, keys_s)))
-    if len(keys) >= ENOUGH_KEYS:
-        return Plan(coarse_to_fine(keys), stored=STORED_KEYS)
     taken = np.array([key.time_s for key in keys])
     times = [
         time_s
         for time_s in _grid(start_s, end_s, 1 / per_second, at_least)
         if not np.any(np.abs(taken - time_s) < APART_S)
     ]
-    return Plan(coarse_to_fine(keys) + forward(times), stored=STORED_BY_TIME)
+    samples = coarse_to_fine(keys) + forward(times)
+    if len(keys) >= ENOUGH_KEYS:
+        return Plan(samples, stored=STORED_KEYS, enough=len(keys))
+    return Plan(samples, stored=STORED_BY_TIME, enough=len(samples))
 
 
 def clear(hits: int, misses: int, quick: bool) -> bool:
     """Whether what was seen says yes or no clearly enough: the test in the module's docstring."""
-    ratio = hits * math.log(HAND_SHARE / FALSE_SHARE)
-    ratio += misses * math.log((1 - HAND_SHARE) / (1 - FALSE_SHARE))
+    share = QUICK_SHARE if quick else HAND_SHARE
+    ratio = hits * math.log(share / FALSE_SHARE)
+    ratio += misses * math.log((1 - share) / (1 - FALSE_SHARE))
     yes = math.log((1 - FALSE_NO) / FALSE_YES)
     no = math.log(FALSE_NO / (1 - FALSE_YES))
     return ratio >= yes or (ratio <= no and (quick or hits == 0))

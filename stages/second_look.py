@@ -49,6 +49,8 @@ class LookOptions:
     """Share of frames with trusted hands from which a clip's other frames are looked at again."""
     blind_looks: int = 4
     """Looks spent on a clip without any trusted hand, 0 to 4; a still gets two at most."""
+    check_lone: bool = True
+    """Look again for a hand that one frame of four or more shows; `select` takes it for none."""
     min_hand_px: float = 24.0
     """Longer side, in the decoded frame, from which a hand counts: one and a half codes of a frame.
     Most of what is wrongly taken for a hand is smaller, hands at work are mostly twice as large."""
@@ -119,10 +121,12 @@ class _Clip:
     def rate(self) -> None:
         """Trust what the first look found by the support of other frames, or by looking again."""
         support = self.support()
+        lone = support == 0 and len(self.hands) > 3
+        unchecked = support >= TRUSTED or (lone and not self.options.check_lone)
         for frame, hands in enumerate(self.hands):
             self.hands[frame] = [
                 _with_trust(hand, support)
-                if support >= TRUSTED
+                if unchecked
                 else self.checked(hand, (None, False), (self.around(frame, hand, CHECK), False))
                 for hand in hands
             ]

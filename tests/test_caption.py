@@ -6,6 +6,7 @@ from handloom.stages.caption import Caption, EpisodeCaption, instruction
 from handloom.stages.captions.clean import clean
 from handloom.stages.captions.grammar import base_form, from_gerund, is_gerund, lemma
 from handloom.stages.records import CaptionRow, Clip
+from tests.helpers.whole_clip import whole
 
 
 @pytest.mark.parametrize(
@@ -187,12 +188,12 @@ def only(rows: object) -> CaptionRow:
 
 
 def test_a_caption_is_never_empty_without_a_reason() -> None:
-    row = only(Caption()(clip(" #C C ", "narration")))
+    row = only(Caption()(*whole(clip(" #C C ", "narration"))))
     assert (row.status, row.reason, row.caption) == ("rejected", "no_text", "")
 
 
 def test_remarks_on_the_text_go_with_the_caption() -> None:
-    row = only(Caption()(clip("archery", "label", text_flags=["relabelled"])))
+    row = only(Caption()(*whole(clip("archery", "label", text_flags=["relabelled"]))))
     assert (row.status, row.source, row.flags) == ("ok", "source", ["relabelled", "no_verb"])
 
 

@@ -26,6 +26,7 @@ from tests.helpers.caption_server import (
     tally,
 )
 from tests.helpers.numbered_clips import clip, number_told, write_videos
+from tests.helpers.whole_clip import whole
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = 600
@@ -128,7 +129,7 @@ def test_answers_outlive_rules_for_using_them(videos: Path, url: str, tmp_path: 
     before = {name: len(times) for name, times in tally(url)["told"].items()}
     for words in (30, 5):
         one = stage(videos, url, max_words=words).at(videos, tmp_path)
-        rows = one.batch([(clip(number),) for number in range(20)])
+        rows = one.batch([whole(clip(number)) for number in range(20)])
         used = {row.source for row in rows if isinstance(row, CaptionRow)}
         assert used == ({"server"} if words == 30 else {"source"})
     told = tally(url)["told"]
@@ -139,7 +140,7 @@ def test_a_clip_without_pictures_costs_itself(videos: Path, url: str) -> None:
     from dataclasses import replace
 
     gone = replace(clip(3), media_path="gone.mp4")
-    rows = stage(videos, url).batch([(clip(2),), (gone,), (clip(4),)])
+    rows = stage(videos, url).batch([whole(clip(2)), whole(gone), whole(clip(4))])
     assert [row.status for row in rows] == ["ok", "failed", "ok"]
     assert "gone.mp4" in rows[1].error
 
@@ -149,7 +150,7 @@ def test_a_server_that_is_not_there_ends_the_run(videos: Path) -> None:
     with pytest.raises(RunError, match=r"cannot be reached .*start the server"):
         absent.setup()
     with pytest.raises(RunError, match="answers that have arrived are kept"):
-        absent.batch([(clip(0),)])
+        absent.batch([whole(clip(0))])
 
 
 def test_a_server_with_other_models_is_told_of(videos: Path, url: str) -> None:

@@ -14,6 +14,7 @@ from handloom.stages.captions.requests import Answer, Compose, Outcome, Request
 from handloom.stages.records import CaptionRow
 from tests.helpers.numbered_clips import clip, write_videos
 from tests.helpers.tiny_vlm import COLOURS, SAID, plain, write_vlm
+from tests.helpers.whole_clip import whole
 
 PROMPTS = ("write", "write what these hands do", "these pictures were taken from a short clip")
 
@@ -116,14 +117,14 @@ def test_the_stage_captions_videos(vlm: Path, tmp_path: Path) -> None:
     stage = Caption(route="vlm", model=str(vlm), frames=4, hint=False).at(tmp_path, tmp_path / "c")
     stage.setup()
     told = "#C C picks up the cup"
-    rows = stage.batch([(clip(number, told),) for number in range(4)])
+    rows = stage.batch([whole(clip(number, told)) for number in range(4)])
     for row in rows:
         assert isinstance(row, CaptionRow)
         assert (row.status, row.source) == ("ok", "vlm")
         assert row.caption in {SAID.format(colour) for colour in COLOURS}
         assert row.prompt_tokens > 4
         assert row.completion_tokens >= 6
-    assert [next(iter(stage(clip(n, told)))) for n in range(4)] == rows  # from the journal
+    assert [next(iter(stage(*whole(clip(n, told))))) for n in range(4)] == rows  # from the journal
 
 
 def test_a_folder_counts_by_what_lies_in_it(vlm: Path, tmp_path: Path) -> None:

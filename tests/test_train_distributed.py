@@ -76,7 +76,10 @@ def test_two_processes_learn_what_one_learns(
 ) -> None:
     found = together[way].out
     torch.testing.assert_close(losses(found), losses(alone.out), rtol=1e-4, atol=0)
-    vals = [[row["val"]["loss"] for row in rows(out) if "val" in row] for out in (found, alone.out)]
+    vals = [
+        [row["val"]["all"]["loss"] for row in rows(out) if "val" in row]
+        for out in (found, alone.out)
+    ]
     torch.testing.assert_close(*vals, rtol=1e-4, atol=0)
     assert len(vals[0]) == 1
     ours, theirs = (export.load(out)[0].state_dict() for out in (found, alone.out))

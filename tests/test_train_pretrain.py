@@ -155,7 +155,9 @@ def test_datasets_are_mixed_by_weight_and_logged_apart(
 
 
 def test_the_log_says_how_fast_and_how_large(config: PretrainConfig) -> None:
-    loop.train(loop.Job(replace(config, tensorboard=True, steps=3)), never)
+    job = loop.Job(replace(config, tensorboard=True, steps=3))
+    loop.train(job, never)
+    job.log.close()  # the writer holds events back for a while
     (facts,) = (row["train"] for row in rows(config.out) if "train" in row)
     assert facts["tokens_per_s"] > 0
     assert 0 <= facts["data_wait"] < 1

@@ -8,6 +8,7 @@ Both are fitted on training clips and scored on the positions on which the model
 Shapes: M clips, V views, F frames, R rows, C columns, K codebook size.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +30,37 @@ class Score:
 
 @dataclass(frozen=True)
 class Validation:
-    """How well a model predicts held-out clips."""
+    """How well a model predicts held-out clips of one dataset, or of all."""
 
+    clips: int
     loss: float
     """Mean cross entropy over all codes, in nats."""
     first: Score
     """Frame 0, from the caption alone."""
     later: Score
     """Frames 1 and later."""
+
+
+def to_say(names: Iterable[str]) -> list[str]:
+    """The datasets whose scores are worth a line: `all` says nothing new about a single one."""
+    found = list(names)
+    return found if len(found) != 2 else [name for name in found if name != "all"]
+
+
+@dataclass(frozen=True)
+class FrameByFrame:
+    """Shares of codes of frames 1 and later that are predicted right.
+
+    Temporally teacher-forced: the frames before are true, the codes before in the same frame are
+    the model's own. To the baselines it is the same, they look at nothing in the same frame.
+    """
+
+    clips: int
+    temporally_teacher_forced: float
+    teacher_forced: float
+    """The same model on the same clips with all codes before being true."""
+    copy_last_frame: float
+    unigram: float
 
 
 @dataclass(frozen=True)

@@ -1,56 +1,130 @@
-"""The picture of predicted frames beside true ones.
+"""Pictures and videos of what a model predicts.
 
-Shapes: F frames, R rows and C columns of codes, H and W pixels.
+Shapes: V views, F frames, R rows and C columns of codes, H and W pixels.
 """
 
+from __future__ import annotations
+
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from handloom.errors import UserError
 from handloom.tokenize import vqgan
 
 SIDE = 160  # pixels of a frame in the picture
 MARGIN, LABEL, CAPTION = 8, 96, 26
+Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A clip and what the model made of its caption and first frame; one view of it."""
+    """One view of a clip and what the model made of its caption and its first frames."""
 
     caption: str
-    true_FRC: npt.NDArray[np.uint16]
-    predicted_FRC: npt.NDArray[np.uint16]
+    given: int
+    """Frames that the model was given; `predicted` begins with them."""
+    predicted_FHW3: Frames
+    true_FHW3: Frames | None
+    """None where nobody knows how it went on; may have another number of frames."""
 
 
-def draw(comparisons: list[Comparison], decoder: vqgan.VQGAN, path: Path) -> None:
-    """Write a PNG: per clip its caption, the true frames, and below them the predicted ones."""
-    frames = len(comparisons[0].true_FRC)
-    width = LABEL + frames * (SIDE + MARGIN)
-    height = len(comparisons) * (CAPTION + 2 * (SIDE + MARGIN) + MARGIN)
-    canvas = Image.new("RGB", (width, height), "white")
-    for i, comparison in enumerate(comparisons):
-        _draw_clip(canvas, i * height // len(comparisons), comparison, decoder)
-    temporary = path.with_name(path.name + ".tmp")
-    canvas.save(temporary, format="PNG")
-    temporary.replace(path)
+def load_tokenizer(
+    facts: dict[str, Any], model: str | None = None, device: str = "cpu", threads: int = 1
+) -> vqgan.VQGAN:
+    """Load the tokenizer that codes were made with.
+
+    Args:
+        facts: of the tokenizer, as a manifest or an export holds them.
+        model: where it lies now; by default where it lay then.
+        device: a torch device.
+        threads: as for `vqgan.load`.
+
+    Raises:
+        UserError: it is not there, or is another one.
+    """
+    place = model or facts.get("model", "bundled")
+    loaded = vqgan.load(place, device, threads, facts.get("input_range"), facts.get("resolution"))
+    if loaded.weights_sha256 != facts["weights_sha256"]:
+        raise UserError(
+            f"{place} holds the tokenizer {loaded.name} ({loaded.weights_sha256[:12]}), and these "
+            f"codes are of {facts['name']} ({facts['weights_sha256'][:12]}): name the folder of "
+            "that one with --tokenizer."
+        )
+    return loaded
 
 
-def _draw_clip(canvas: Image.Image, top: int, comparison: Comparison, decoder: vqgan.VQGAN) -> None:
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
-    caption = textwrap.shorten(comparison.caption, (canvas.width - MARGIN) // 8, placeholder=" …")
-    pen.text((MARGIN, top + 6), caption, fill="black", font=font)
-    rows = (
-        ("true", "true", comparison.true_FRC),
-        ("given", "predicted", comparison.predicted_FRC),
+def decode(codes_VFRC: NDArray[np.uint16], tokenizer: vqgan.VQGAN) -> Frames:
+    """Frames uint8 [V, F, H, W, 3] of a clip."""
+    frames_nHW3 = tokenizer.decode(
+        np.ascontiguousarray(codes_VFRC.reshape(-1, *codes_VFRC.shape[2:]))
     )
-    for row, (first, later, codes_FRC) in enumerate(rows):
+    return frames_nHW3.reshape(*codes_VFRC.shape[:2], *frames_nHW3.shape[1:])
+
+
+def draw(comparisons: list[Comparison], path: Path) -> None:
+    """Write a PNG: per clip its caption, the true frames if known, and below them the predicted."""
+    frames = max(len(one.predicted_FHW3) for one in comparisons)
+    tops = np.cumsum([0, *(_height(one) for one in comparisons)]).tolist()
+    canvas = Image.new("RGB", (LABEL + frames * (SIDE + MARGIN), tops[-1]), "white")
+    for top, one in zip(tops[:-1], comparisons, strict=True):
+        _draw_clip(canvas, top, one)
+    _write(path, lambda temporary: canvas.save(temporary, format="PNG"))
+
+
+def _height(one: Comparison) -> int:
+    return CAPTION + (1 if one.true_FHW3 is None else 2) * (SIDE + MARGIN) + MARGIN
+
+
+def _draw_clip(canvas: Image.Image, top: int, one: Comparison) -> None:
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
+    caption = textwrap.shorten(one.caption, (canvas.width - MARGIN) // 8, placeholder=" …")
+    pen.text((MARGIN, top + 6), caption, fill="black", font=font)
+    rows = [(f"given {one.given},\nthen\npredicted", one.predicted_FHW3)]
+    if one.true_FHW3 is not None:
+        rows.insert(0, ("true", one.true_FHW3[: len(one.predicted_FHW3)]))
+    for row, (label, frames_FHW3) in enumerate(rows):
         y = top + CAPTION + row * (SIDE + MARGIN)
-        text = later if first == later else f"{first}, then\n{later}"
-        pen.text((MARGIN, y + SIDE // 2 - 16), text, fill="black", font=font)
-        for f, frame_HW3 in enumerate(decoder.decode(codes_FRC)):
+        pen.text((MARGIN, y + SIDE // 2 - 24), label, fill="black", font=font)
+        for f, frame_HW3 in enumerate(frames_FHW3):
             picture = Image.fromarray(frame_HW3).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             canvas.paste(picture, (LABEL + f * (SIDE + MARGIN), y))
+
+
+def write_gif(video_FHW3: Frames, fps: float, path: Path) -> None:
+    """Write an animation that repeats for ever."""
+    first, *others = [Image.fromarray(frame) for frame in video_FHW3]
+    each_ms = max(20, round(1000 / fps))  # browsers slow down what is faster
+    options: dict[str, Any] = {"append_images": others, "duration": each_ms, "loop": 0}
+    _write(path, lambda temporary: first.save(temporary, format="GIF", save_all=True, **options))
+
+
+def write_mp4(video_FHW3: Frames, fps: float, path: Path) -> None:
+    """Write an H.264 video that browsers play; sides have to be even."""
+    _write(path, lambda temporary: _encode(video_FHW3, fps, temporary))
+
+
+def _encode(video_FHW3: Frames, fps: float, path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = video_FHW3.shape[1:3]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "12"}
+        for picture_HW3 in video_FHW3:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture_HW3, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _write(path: Path, save: Callable[[Path], Any]) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    save(temporary)
+    temporary.replace(path)

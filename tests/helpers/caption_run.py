@@ -13,6 +13,7 @@ from handloom.stages.caption import Caption
 from handloom.stages.tables import Table
 from tests.helpers.caption_server import MODEL
 from tests.helpers.numbered_clips import clip
+from tests.helpers.whole_clip import whole
 
 BATCH = 64  # two of a run's usual ones
 
@@ -39,7 +40,7 @@ def caption_all(
         for start in range(0, len(members), batch):
             part = members[start : start + batch]
             keys = tuple(one.clip_id for one in part)
-            work(stage, table, Batch(bucket, keys, tuple((one,) for one in part), len(part)), {})
+            work(stage, table, Batch(bucket, keys, tuple(map(whole, part)), len(part)), {})
     return table
 
 
