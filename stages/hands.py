@@ -26,6 +26,7 @@ DETECTIONS_KEPT = 256
 # Clips of videos so many times as long are looked at quickly: there are many of them, and second
 # looks would cost more than all else. Of a short file decoding is the greater part.
 LONG_VIDEO = 2.0
+QUICK_LOOKS = 8  # at most; the first of a plan are spread over the clip
 QUICK: dict[str, Any] = {"blind_looks": 0, "gap_share": NEVER, "check_lone": False}
 # A clip that has hardly moved is not taken for a still one before a few more frames were seen.
 HARDLY_MOVED, MORE_FRAMES = 0.05, 3
@@ -114,6 +115,7 @@ class Hands(Stage):
         for number, sample in enumerate(plan.samples):
             done = self.until_clear and sampling.clear(hits, misses, quick)
             done = done or (number >= plan.enough and not hits)
+            done = done or (quick and number >= QUICK_LOOKS)
             spare = number - plan.stored
             if done and (spare >= MORE_FRAMES or (spare >= 0 and change(stored) > HARDLY_MOVED)):
                 return
