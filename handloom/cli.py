@@ -26,7 +26,7 @@ usage: handloom COMMAND …        (handloom COMMAND --help says more)
   report OUT        write report/index.html of a run again
   inspect SHARDS    what is in a folder of shards, or in one shard
   sample DATASET    write a miniature of a dataset in its official layout
-  train WHAT        pretrain, scaling, export, vqgan
+  train WHAT        pretrain, finetune, scaling, export, vqgan
   generate          continue a clip or a picture with a trained model
   eval WHAT         tokenizer
 """
@@ -177,13 +177,18 @@ def sample(args: Sequence[str]) -> None:
 def train(args: Sequence[str]) -> None:
     """`handloom train`."""
     if not args or args[0] in ("-h", "--help"):
-        print("usage: handloom train {pretrain,scaling,export,vqgan} …")
+        print("usage: handloom train {pretrain,finetune,scaling,export,vqgan} …")
         return
-    what = choice(args[0], ("pretrain", "scaling", "export", "vqgan"), "training")
+    known = ("pretrain", "finetune", "scaling", "export", "vqgan")
+    what = choice(args[0], known, "training")
     if what == "pretrain":
         from handloom.train import pretrain
 
         pretrain.train(parse(pretrain.PretrainConfig, args[1:], "train pretrain"))
+    elif what == "finetune":
+        from handloom.train import finetune
+
+        finetune.finetune(parse(finetune.FinetuneConfig, args[1:], "train finetune"))
     elif what == "scaling":
         from handloom.train import scaling
 

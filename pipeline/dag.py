@@ -34,6 +34,7 @@ from handloom.stages.merging import complete_merges, merge_parts
 from handloom.stages.pack import plan_shards, write_planned
 from handloom.stages.table_stage import TableStage
 from handloom.stages.tables import effort, read_marker, write_marker
+from handloom.stages.trajectory_statistics import Trajectories, shard_trajectories
 from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
 
 # For every process that computes. glibc returns big blocks to the kernel and faults them in again
@@ -163,16 +164,19 @@ def pack(job: Job, progress: Any, *after: None) -> None:
     plans = plan_shards(job.tables, job.config.pack)
     progress.start.remote("pack", sum(plan.count for plan in plans))
     shards: dict[str, list[ShardInfo]] = {"train": [], "val": []}
-    for plan, info in zip(plans, _write_all(job, plans), strict=True):
+    trajectories = Trajectories()
+    for plan, (info, found) in zip(plans, _write_all(job, plans), strict=True):
         shards[plan.split].append(info)
+        trajectories = trajectories.merged(found)
         progress.advance.remote("pack", {"ok": info.samples})
-    write_manifest(root, shards, **_manifest_facts(job))
+    facts = {"trajectories": trajectories.facts()} if "episodes" in job.stages else {}
+    write_manifest(root, shards, **_manifest_facts(job) | facts)
     spent = _add(NO_EFFORT, sum(plan.count for plan in plans), started)
     write_marker(root, {"inputs": inputs, "finished": True} | spent)
     progress.finish.remote("pack")
 
 
-def _write_all(job: Job, plans: list[Any]) -> Iterator[ShardInfo]:
+def _write_all(job: Job, plans: list[Any]) -> Iterator[tuple[ShardInfo, Trajectories]]:
     """Write the shards in parallel, each by a task of one core; those already there are kept."""
     root = job.folder("pack")
     window = 2 * int(ray.cluster_resources()["CPU"])
@@ -185,13 +189,16 @@ def _write_all(job: Job, plans: list[Any]) -> Iterator[ShardInfo]:
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _write_shard(job: Job, plan: Any, root: Any) -> ShardInfo:
+def _write_shard(job: Job, plan: Any, root: Any) -> tuple[ShardInfo, Trajectories]:
     path = shard_path(root, plan.split, plan.number)
     index = path.with_suffix(".index.arrow")
     if path.exists() and index.exists():  # a killed run left it, from the same inputs
         size = path.stat().st_size
-        return ShardInfo(path.name, plan.count, size, sha256_file(path), sha256_file(index))
-    return write_planned(job.tables, plan, root)
+        info = ShardInfo(path.name, plan.count, size, sha256_file(path), sha256_file(index))
+    else:
+        info = write_planned(job.tables, plan, root)
+    robots = "episodes" in job.stages
+    return info, shard_trajectories(path, plan.split) if robots else Trajectories()
 
 
 def _manifest_facts(job: Job) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handloom.pipeline.recipes import Config
+from handloom.stages import trajectory_statistics
 from handloom.stages.base import Stage, fingerprint
 from handloom.stages.tables import Table, read_marker, stage_folder
 
@@ -71,6 +72,8 @@ class Job:
         states = {name: table.state() for name, table in self.tables.items()}
         prints = {name: table.fingerprint for name, table in self.tables.items()}
         parts = [states, prints, asdict(self.config.pack)]
+        if "episodes" in self.stages:
+            parts.append({"trajectory_statistics": trajectory_statistics.VERSION})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def changes(self, stage: str) -> list[str]:

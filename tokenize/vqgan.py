@@ -232,8 +232,9 @@ def load(
     """Load a tokenizer, ready to encode and decode.
 
     Args:
-        model: "bundled"; a folder with a diffusers VQModel or a JanusVQVAE; a `.ckpt` of
-            taming-transformers or a `.pt` of LlamaGen; or a hub id such as "amused/amused-256".
+        model: "bundled", or "bundled-128" for frames of 128 pixels; a folder with a diffusers
+            VQModel or a JanusVQVAE; a `.ckpt` of taming-transformers or a `.pt` of LlamaGen; or a
+            hub id such as "amused/amused-256".
         device: a torch device.
         threads: torch's thread count, for the whole process, and how many frames a CPU computes
             at the same time. One per worker: torch otherwise takes every core in each of them.

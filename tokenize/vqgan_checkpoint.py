@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from handloom.tokenize.vqgan_sources import (
 )
 
 BUNDLED = Path(__file__).parent / "models" / "vqgan-f16-1024"
+# Convolutions take any side. 128 pixels are a quarter of the codes: coarse, but what a CPU can
+# train a policy on in minutes.
+SMALL, SMALL_SIDE = "bundled-128", 128
 SUBFOLDERS = ("", "vqvae", "vqgan", "movq")  # where pipelines on the hub keep their VQModel
 TORCH_FILES = (".ckpt", ".pt", ".pth")
 DEFAULT_INPUT_RANGE = (0.0, 1.0)
@@ -39,7 +43,7 @@ def find(model: str) -> Checkpoint:
     """Find a checkpoint and open it, without reading weights.
 
     Args:
-        model: "bundled", a folder, a `.ckpt` or `.pt`, or a hub id.
+        model: "bundled", "bundled-128", a folder, a `.ckpt` or `.pt`, or a hub id.
 
     Raises:
         UserError: nothing there, not a VQGAN known here, or files that contradict each other.
@@ -47,6 +51,8 @@ def find(model: str) -> Checkpoint:
     path = Path(model).expanduser()
     if model == "bundled":
         found = _in_folder(BUNDLED, BUNDLED.name)
+    elif model == SMALL:
+        found = replace(_in_folder(BUNDLED, BUNDLED.name), resolution=SMALL_SIDE)
     elif path.is_dir():
         found = _in_folder(path, path.resolve().name)
     elif path.suffix in TORCH_FILES and path.is_file():
@@ -57,7 +63,7 @@ def find(model: str) -> Checkpoint:
         raise UserError(
             f'no VQGAN at "{model}": name a folder with {CONFIG} and {WEIGHTS}, a .ckpt of '
             'taming-transformers, a .pt of LlamaGen, a hub id such as "amused/amused-256", '
-            'or "bundled"'
+            'or "bundled" or "bundled-128"'
         )
     _check(found)
     return found

@@ -21,7 +21,8 @@ class TokenizerEval:
     """Where frames come from, as in `handloom train vqgan`: the output folder of `handloom curate`,
     or a folder of videos and images. What is held out of training is measured."""
     model: str = "bundled"
-    """`bundled`, a folder, a `.ckpt` or `.pt` file, or a hub id; see docs/tokenizers.md."""
+    """`bundled`, `bundled-128` (a quarter of the codes), a folder, a `.ckpt` or `.pt` file, or a
+    hub id; see docs/tokenizers.md."""
     out: Path = Path("runs/tokenizer")
     """Folder for tokenizer.json and a picture of each dataset."""
     per_dataset: int = 200

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handloom.errors import UserError
 from handloom.train.checkpoint import write_atomically
@@ -33,9 +33,14 @@ def save(folder: Path, model: GPT, shape: Shape, facts: dict[str, Any]) -> None:
         shape: of the model.
         facts: plain JSON beside it: `step`, `tokenizer`, `text_encoder`, ….
     """
+    config = {"format": "handloom-gpt", "version": FORMAT, "shape": asdict(shape), **facts}
+    write(folder, model, config)
+
+
+def write(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """Write the weights of a module and its config.json, whole or not at all."""
     from safetensors.torch import save_file
 
-    config = {"format": "handloom-gpt", "version": FORMAT, "shape": asdict(shape), **facts}
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,30 @@ from handloom.train.log import Log
 from handloom.train.model import GPT, SIZES, Shape
 from handloom.train.optimizer import make_optimizer, named_state
 from handloom.train.pretrain import PretrainConfig
+
+
+class Machine(Protocol):
+    """What a configuration says about the work of one process."""
+
+    @property
+    def batch_size(self) -> int:
+        """Over all processes."""
+
+    @property
+    def micro_batch(self) -> int | None:
+        """At a time."""
+
+    @property
+    def threads(self) -> int:
+        """0 leaves the choice to torch."""
+
+    @property
+    def device(self) -> str:
+        """A torch device."""
+
+    @property
+    def deterministic(self) -> bool:
+        """On a GPU too."""
 
 
 class Job:
@@ -35,7 +59,7 @@ class Job:
     def __init__(self, config: PretrainConfig, world: World | None = None) -> None:
         self.config, self.world = config, world or World(torch.device(config.device))
         self.micro_batch = micro_batch_of(config, self.world.size)
-        _set_up_torch(config)
+        set_up_torch(config)
         self.train = data.open_split(config.shards, "train", need=config.batch_size)
         self.val = data.open_split(config.shards, "val", need=1)
         self.text = text.load(config.text_encoder, config.text_length, str(self.world.device))
@@ -184,7 +208,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def micro_batch_of(config: PretrainConfig, processes: int) -> int:
+def micro_batch_of(config: Machine, processes: int) -> int:
     """Clips that one process takes through the model at a time."""
     here, rest = divmod(config.batch_size, processes)
     if rest or not here:
@@ -224,7 +248,8 @@ def shape_of(config: PretrainConfig, clips: Clips, encoder: text.TextEncoder) ->
     )
 
 
-def _set_up_torch(config: PretrainConfig) -> None:
+def set_up_torch(config: Machine) -> None:
+    """Threads, and whether only operations are used that give the same bits each time."""
     if config.threads:
         torch.set_num_threads(config.threads)
     deterministic = config.deterministic or config.device == "cpu"

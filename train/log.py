@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, is_dataclass
@@ -22,9 +21,17 @@ import torch
 from torch import Tensor
 
 from handloom.errors import RunError
-from handloom.train.checkpoint import write_atomically
 from handloom.train.data import Inputs
 from handloom.train.distributed import World
+from handloom.train.log_lines import (
+    duration,
+    forget_steps_after,
+    json_number,
+    mean,
+    memory_gb,
+    numbers,
+    open_board,
+)
 from handloom.train.optimizer import schedule
 from handloom.train.pretrain import PretrainConfig
 
@@ -75,9 +82,9 @@ class Log:
         self._said_cut = False
         if world.is_first:
             config.out.mkdir(parents=True, exist_ok=True)
-            self._forget_steps_after(step)
+            forget_steps_after(self.path, step)
             if config.tensorboard:
-                self._board = _open_board(config.out / "tensorboard", step)
+                self._board = open_board(config.out / "tensorboard", step)
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -117,7 +124,7 @@ class Log:
         """Write and print a validation, a dataclass or a dict of them by dataset."""
         plain = _plain(scores)
         self._write([{"step": step, "val": plain}])
-        for name, value in _numbers(plain, "val"):
+        for name, value in numbers(plain, "val"):
             self._show(name, value, step)
         loss, later = _overall(plain)
         words = f"{later['cross_entropy']:.3f}, accuracy {later['accuracy']:.1%}"
@@ -140,9 +147,9 @@ class Log:
     def _write_steps(self, steps: list[Step], norms: list[float], parts: list[Any]) -> None:
         rows = []
         for i, (step, norm) in enumerate(zip(steps, norms, strict=True)):
-            loss = _mean([loss for losses, _ in parts for loss in losses[i]])
-            row: dict[str, Any] = {"step": step.number, "loss": _json(loss)}
-            row["gradient_norm"] = _json(norm)
+            loss = mean([loss for losses, _ in parts for loss in losses[i]])
+            row: dict[str, Any] = {"step": step.number, "loss": json_number(loss)}
+            row["gradient_norm"] = json_number(norm)
             if not math.isfinite(norm):
                 row["skipped"] = self._clip_ids(step.position)
             rows.append(row)
@@ -157,24 +164,24 @@ class Log:
                 for name, loss in zip(datasets[i], losses[i], strict=True):
                     if math.isfinite(norms[i]):
                         by_dataset[name].append(loss)
-        loss = _mean([loss for values in by_dataset.values() for loss in values])
+        loss = mean([loss for values in by_dataset.values() for loss in values])
         self.tokens_per_s = self._codes * self.world.size / seconds
         read, cut = self._text.read, self._text.cut
         facts = {
-            "loss": _json(loss),
-            "gradient_norm": _json(_mean([norm for norm in norms if math.isfinite(norm)])),
+            "loss": json_number(loss),
+            "gradient_norm": json_number(mean([norm for norm in norms if math.isfinite(norm)])),
             "lr": self.config.lr * schedule(steps[-1].number - 1, self.config),
-            "datasets": {name: _json(_mean(v)) for name, v in sorted(by_dataset.items())},
+            "datasets": {name: json_number(mean(v)) for name, v in sorted(by_dataset.items())},
             "tokens_per_s": round(self.tokens_per_s, 1),
             "mfu": self._mfu(),
             "data_wait": round(self.waited_s / seconds, 4),
-            "memory_gb": round(_memory_gb(self.world.device), 3),
+            "memory_gb": round(memory_gb(self.world.device), 3),
             "skipped": self.skipped,
             "captions_cut": cut,
         }
         last = steps[-1].number
         self._write([{"step": last, "train": facts}])
-        for name, value in _numbers(facts, "train"):
+        for name, value in numbers(facts, "train"):
             self._show(name, value, last)
         self._print(last, self._line(facts, seconds / len(steps), last))
         self._say_cut(read, cut)
@@ -189,7 +196,7 @@ class Log:
         parts.append(f"{facts['memory_gb']:.1f} GB")
         if self.skipped:
             parts.append(f"skipped {self.skipped}")
-        return "   ".join([*parts, f"{_duration((self.config.steps - step) * step_s)} left"])
+        return "   ".join([*parts, f"{duration((self.config.steps - step) * step_s)} left"])
 
     def _mfu(self) -> float | None:
         if self._share_of_peak is None:
@@ -227,36 +234,6 @@ class Log:
         with self.path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
-    def _forget_steps_after(self, step: int) -> None:
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        # The last line may be half a line, where the run was killed in the middle of it.
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        if kept != lines:
-            write_atomically(self.path, "".join(f"{line}\n" for line in kept))
-
-
-def _open_board(folder: Path, step: int) -> Any:
-    # TensorBoard itself, which is large, is only needed to look.
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=step + 1)
-
-
-def _memory_gb(device: torch.device) -> float:
-    """The largest memory so far: the GPU's that torch has taken, or this process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no NaN
-
 
 def _plain(scores: Any) -> Any:
     if is_dataclass(scores) and not isinstance(scores, type):
@@ -267,20 +244,3 @@ def _plain(scores: Any) -> Any:
 def _overall(plain: dict[str, Any]) -> tuple[float, dict[str, float]]:
     scores = plain.get("all", plain)
     return scores["loss"], scores["later"]
-
-
-def _numbers(values: dict[str, Any], name: str) -> list[tuple[str, float]]:
-    """Every number in nested dicts, under its path."""
-    found = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found += _numbers(value, f"{name}/{key}")
-        elif isinstance(value, int | float):
-            found.append((f"{name}/{key}", float(value)))
-    return found
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

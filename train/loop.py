@@ -24,9 +24,9 @@ from torch import Tensor
 from handloom.errors import RunError, UserError
 from handloom.train import validate
 from handloom.train.data import Inputs
-from handloom.train.distributed import gradients_meet, join
+from handloom.train.distributed import World, gradients_meet, join
 from handloom.train.job import Job as Job
-from handloom.train.optimizer import schedule, update
+from handloom.train.optimizer import set_rate, update
 from handloom.train.pretrain import PretrainConfig
 
 
@@ -60,7 +60,8 @@ def train(job: Job, stop_asked: Callable[[], bool]) -> None:
         began = time.perf_counter()
         inputs = next(batches)
         log.waited_s += time.perf_counter() - began
-        with memory_error_as_a_sentence(job):
+        what = f"clip{'s' * (job.micro_batch > 1)} of {job.shape.codes:,} codes"
+        with memory_error_as_a_sentence(job.micro_batch, what, job.world):
             loss_B, norm = take_step(job, inputs)
         job.step, job.position = job.step + 1, inputs.position
         log.add(job.step, loss_B, norm, inputs)
@@ -107,8 +108,7 @@ def take_step(job: Job, inputs: Inputs) -> tuple[Tensor, Tensor]:
             poison = torch.where(loss.isfinite(), share, torch.nan)
             loss.backward(poison)  # type: ignore[no-untyped-call]
         losses.append(loss_B.detach())
-    for group in job.optimizer.param_groups:
-        group["lr"] = job.config.lr * schedule(job.step, job.config)
+    set_rate(job.optimizer, job.step, job.config)
     norm = update(job.trained, job.optimizer, job.config.clip)
     return torch.cat(losses), norm
 
@@ -132,24 +132,22 @@ def look(job: Job, validating: bool, sampling: bool) -> None:
 
 
 @contextmanager
-def memory_error_as_a_sentence(job: Job) -> Iterator[None]:
-    """Tell what to lower when a batch does not fit into memory."""
+def memory_error_as_a_sentence(micro_batch: int, what: str, world: World) -> Iterator[None]:
+    """Tell what to lower when so many things at a time do not fit into memory."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no type of its own
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        clips, processes = job.micro_batch, job.world.size
-        half = max(1, clips // 2)
-        while clips % half:
+        half = max(1, micro_batch // 2)
+        while micro_batch % half:
             half -= 1
-        lower = (
-            f"--micro-batch {half} (the result is the same)" if clips > 1 else "a smaller --size"
-        )
+        smaller = f"--micro-batch {half} (the result is the same)"
+        lower = smaller if micro_batch > 1 else "a smaller --size"
         raise UserError(
-            f"{clips} clip{'s' * (clips > 1)} of {job.shape.codes:,} codes at a time do not fit "
-            f"into the memory of {job.world.device} in each of {processes} process"
-            f"{'es' * (processes > 1)}: pass {lower}, --activation-checkpointing or --bf16."
+            f"{micro_batch} {what} at a time do not fit into the memory of {world.device} in each "
+            f"of {world.size} process{'es' * (world.size > 1)}: pass {lower}, "
+            "--activation-checkpointing or --bf16."
         ) from error
 
 

@@ -85,6 +85,7 @@ class Cache:
         length, width = shape.text_length + shape.codes, shape.width // shape.heads
         self.kv = torch.zeros(shape.layers, 2, batch, shape.heads, length, width, device=device)
         self.codes_Bn = torch.zeros(batch, 0, dtype=torch.long, device=device)
+        self.seen_BT: Tensor | None = None  # which positions may be looked at; None for all
         self.filled = 0
 
     def extend(self, layer: int, k_BHTS: Tensor, v_BHTS: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,17 +121,23 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(width // heads)
         self.k_norm = nn.LayerNorm(width // heads)
 
-    def forward(self, x_BTD: Tensor, turns: Turns, cache: Cache | None) -> Tensor:
-        """Mix over earlier positions; with a cache, over those of earlier calls too."""
+    def forward(
+        self, x_BTD: Tensor, turns: Turns, cache: Cache | None, mask: Tensor | None
+    ) -> Tensor:
+        """Mix over earlier positions; with a cache, over those of earlier calls too.
+
+        A mask, bool [B, 1, T, all positions], takes the place of plain causality.
+        """
         split = self.qkv(x_BTD).unflatten(-1, (3, self.heads, -1))
         # One copy here saves one in each norm, and attention reads whole rows faster on a CPU.
         q_BHTS, k_BHTS, v_BHTS = split.permute(2, 0, 3, 1, 4).contiguous()
         q_BHTS = rotate(self.q_norm(q_BHTS), turns.there)
         k_BHTS = rotate(self.k_norm(k_BHTS), turns.here)
-        causal = x_BTD.shape[1] > 1  # a single new code may see all that the cache holds
+        # A single new code may see all that the cache holds.
+        causal = mask is None and x_BTD.shape[1] > 1
         if cache is not None:
             k_BHTS, v_BHTS = cache.extend(self.layer, k_BHTS, v_BHTS)
-        y_BHTS = F.scaled_dot_product_attention(q_BHTS, k_BHTS, v_BHTS, is_causal=causal)
+        y_BHTS = F.scaled_dot_product_attention(q_BHTS, k_BHTS, v_BHTS, mask, is_causal=causal)
         out: Tensor = self.out(y_BHTS.transpose(1, 2).flatten(2))
         return out
 
@@ -147,9 +154,11 @@ class Block(nn.Module):
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x_BTD: Tensor, turns: Turns, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, turns: Turns, cache: Cache | None, mask: Tensor | None
+    ) -> Tensor:
         """One residual step."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turns, cache)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turns, cache, mask)
         out: Tensor = x_BTD + self.down(F.gelu(self.up(self.mlp_norm(x_BTD))))
         return out
 
@@ -200,11 +209,14 @@ class GPT(nn.Module):
         out: Tensor = self.input_norm(text_BLD + self.text_position.weight)
         return out
 
-    def embed_codes(self, codes_Bn: Tensor, start: int = 0) -> Tensor:
+    def embed_codes(
+        self, codes_Bn: Tensor, start: int = 0, extra_BnD: Tensor | None = None
+    ) -> Tensor:
         """[B, n, D] from codes that stand at `start`, `start + 1`, ... of the clip."""
         place_nD = self._places()[start : start + codes_Bn.shape[1]]
         codes_BnD = F.embedding(codes_Bn, self._directions() * (0.02 * self.shape.width**0.5))
-        out: Tensor = self.input_norm(codes_BnD + place_nD)
+        x_BnD = codes_BnD + place_nD
+        out: Tensor = self.input_norm(x_BnD if extra_BnD is None else x_BnD + extra_BnD)
         return out
 
     def _places(self) -> Tensor:
@@ -227,22 +239,56 @@ class GPT(nn.Module):
     def forward(self, codes_BN: Tensor, text_BLE: Tensor) -> Tensor:
         """Logits [B, N, K]; entry i predicts code i from the text and the codes before i."""
         x_BTD = torch.cat([self.embed_text(text_BLE), self.embed_codes(codes_BN[:, :-1])], dim=1)
-        # The last text position predicts code 0, those before it nothing.
-        x_BND = self._run_blocks(x_BTD)[:, self.shape.text_length - 1 :]
-        return self._predict(x_BND, codes_BN[:, : -self.shape.codes_per_frame])
+        return self.predict(self._run_blocks(x_BTD)[-1], codes_BN)
 
-    def _run_blocks(self, x_BTD: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(
+        self,
+        codes_Bn: Tensor,
+        text_BLE: Tensor,
+        seen_Bn: Tensor | None = None,
+        extra_BnD: Tensor | None = None,
+    ) -> list[Tensor]:
+        """What enters the first block and what leaves each of them, all [B, L + n, D].
+
+        Args:
+            codes_Bn: int64, any number of codes from the start of a clip.
+            text_BLE: features of the captions.
+            seen_Bn: bool; codes that are False hide from all others. None hides none.
+            extra_BnD: added to what the codes are turned into.
+        """
+        embedded = self.embed_text(text_BLE), self.embed_codes(codes_Bn, extra_BnD=extra_BnD)
+        return self._run_blocks(torch.cat(embedded, dim=1), None, _with_text(seen_Bn, text_BLE))
+
+    def predict(self, x_BTD: Tensor, codes_Bn: Tensor) -> Tensor:
+        """Logits [B, n, K] from what leaves the last block, given text and all codes but the last.
+
+        The last text position predicts code 0, those before it nothing.
+        """
+        x_BnD = x_BTD[:, self.shape.text_length - 1 :]
+        return self._predict(x_BnD, codes_Bn[:, : -self.shape.codes_per_frame])
+
+    def predict_last_frame(self, x_BTD: Tensor, codes_Bn: Tensor) -> Tensor:
+        """The last part of `predict`: logits [B, m, K] of the m codes of the last frame."""
+        m = self.shape.codes_per_frame
+        return self._predict(x_BTD[:, -m:], codes_Bn[:, -2 * m : -m])
+
+    def _run_blocks(
+        self, x_BTD: Tensor, cache: Cache | None = None, seen_BT: Tensor | None = None
+    ) -> list[Tensor]:
         start = cache.filled if cache is not None else 0
         span = slice(start, start + x_BTD.shape[1])
         turns = Turns(self.here_2TP[:, span], self.there_2TP[:, span])
+        mask = None if seen_BT is None else _causal_and_seen(seen_BT, start)
+        stream = [x_BTD]
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, turns, cache, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, turns, cache, mask, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, turns, cache)
+                x_BTD = block(x_BTD, turns, cache, mask)
+            stream.append(x_BTD)
         if cache is not None:
             cache.filled = span.stop
-        return x_BTD
+        return stream
 
     def _predict(self, x_BnD: Tensor, earlier_Bm: Tensor) -> Tensor:
         """Logits [B, n, K]; the last m <= n places know the code one frame earlier."""
@@ -264,16 +310,27 @@ class GPT(nn.Module):
         return loss.view_as(codes_BN)
 
     @torch.no_grad()
-    def extend(self, codes_Bn: Tensor, cache: Cache, text_BLE: Tensor | None = None) -> Tensor:
+    def extend(
+        self,
+        codes_Bn: Tensor,
+        cache: Cache,
+        text_BLE: Tensor | None = None,
+        seen_Bn: Tensor | None = None,
+        extra_BnD: Tensor | None = None,
+    ) -> Tensor:
         """Take in codes after those in the cache; logits [B, K] of the code that comes next.
 
-        The first call brings the caption, and may bring no codes.
+        The first call brings the caption, and may bring no codes; later ones bring one code. Where
+        the first hides codes (`seen_Bn`, see `hidden`), each later one says of its code too.
         """
-        x_BtD = self.embed_codes(codes_Bn, start=cache.codes_Bn.shape[1])
+        x_BtD = self.embed_codes(codes_Bn, cache.codes_Bn.shape[1], extra_BnD)
         if text_BLE is not None:
             x_BtD = torch.cat([self.embed_text(text_BLE), x_BtD], dim=1)
+            cache.seen_BT = _with_text(seen_Bn, text_BLE)
+        elif seen_Bn is not None and cache.seen_BT is not None:
+            cache.seen_BT = torch.cat([cache.seen_BT, seen_Bn], dim=1)
         cache.codes_Bn = torch.cat([cache.codes_Bn, codes_Bn], dim=1)
-        x_B1D = self._run_blocks(x_BtD, cache)[:, -1:]
+        x_B1D = self._run_blocks(x_BtD, cache, cache.seen_BT)[-1][:, -1:]
         place = cache.codes_Bn.shape[1] - self.shape.codes_per_frame
         earlier_Bm = cache.codes_Bn[:, place : place + 1] if place >= 0 else codes_Bn[:, :0]
         return self._predict(x_B1D, earlier_Bm)[:, 0]
@@ -286,6 +343,21 @@ class GPT(nn.Module):
         while cache.codes_Bn.shape[1] < self.shape.codes - 1:
             logits_BK = self.extend(logits_BK.argmax(-1, keepdim=True), cache)
         return torch.cat([cache.codes_Bn, logits_BK.argmax(-1, keepdim=True)], dim=1)
+
+
+def _with_text(seen_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
+    """Of text and codes, which may be looked at: the whole text."""
+    if seen_Bn is None:
+        return None
+    return torch.cat([seen_Bn.new_ones(text_BLE.shape[:2]), seen_Bn], dim=1)
+
+
+def _causal_and_seen(seen_BT: Tensor, start: int) -> Tensor:
+    """Bool [B, 1, t, T]: which positions those from `start` on look at."""
+    total = seen_BT.shape[1]
+    here = torch.arange(start, total, device=seen_BT.device)[:, None]
+    causal_tT = torch.arange(total, device=seen_BT.device) <= here
+    return causal_tT & seen_BT[:, None, None]
 
 
 def _angles(place_N4: Tensor, pairs: int) -> Tensor:

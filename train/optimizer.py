@@ -3,32 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from handloom.train.distributed import whole
-from handloom.train.pretrain import PretrainConfig
 
 
-def make_optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only; it has its state at once, for checkpoints to fill."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
-    for p in model.parameters():
-        step = torch.zeros((), dtype=torch.float32, device=p.device)
-        moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[p] = {"step": step, **moments}
+class Learning(Protocol):
+    """What a configuration says about how fast to learn."""
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+
+    @property
+    def lr(self) -> float:
+        """At the peak."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps to the peak."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of matrices."""
+
+
+def make_optimizer(
+    model: nn.Module, config: Learning, share: Callable[[str], float] = lambda name: 1.0
+) -> torch.optim.AdamW:
+    """AdamW that decays matrices only; it has its state at once, for checkpoints to fill.
+
+    Args:
+        model: its frozen parameters have no state.
+        config: of the run.
+        share: of the learning rate that a parameter of this name gets; `set_rate` heeds it.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups.setdefault((p.ndim >= 2, share(name)), []).append(p)
+    optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": params,
+                "weight_decay": config.weight_decay if is_matrix else 0.0,
+                "share": of_lr,
+            }
+            for (is_matrix, of_lr), params in sorted(groups.items(), reverse=True)
+        ],
+        lr=config.lr,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    for params in groups.values():
+        for p in params:
+            step = torch.zeros((), dtype=torch.float32, device=p.device)
+            moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[p] = {"step": step, **moments}
     return optimizer
 
 
-def schedule(step: int, config: PretrainConfig) -> float:
+def set_rate(optimizer: torch.optim.AdamW, step: int, config: Learning) -> None:
+    """Set the learning rate of a step."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * group["share"] * schedule(step, config)
+
+
+def schedule(step: int, config: Learning) -> float:
     """The share of the peak learning rate at a step: linear warm-up, then a cosine to 5 %."""
     if step < config.warmup:
         return (step + 1) / config.warmup
@@ -55,5 +100,6 @@ def update(model: nn.Module, optimizer: torch.optim.AdamW, largest_norm: float) 
 def named_state(model: nn.Module, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, Tensor]]:
     """The optimiser's tensors, named after the parameters that they belong to."""
     for name, p in model.named_parameters():
-        for part, tensor in optimizer.state[p].items():
-            yield f"{name}.{part}", tensor
+        if p.requires_grad:
+            for part, tensor in optimizer.state[p].items():
+                yield f"{name}.{part}", tensor
