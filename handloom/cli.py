@@ -28,7 +28,7 @@ usage: handloom COMMAND …        (handloom COMMAND --help says more)
   sample DATASET    write a miniature of a dataset in its official layout
   train WHAT        pretrain, finetune, scaling, export, vqgan
   generate          continue a clip or a picture with a trained model
-  eval WHAT         tokenizer
+  eval WHAT         tokenizer, policy (held-out episodes), rollout (in a simulator)
 """
 
 
@@ -153,13 +153,15 @@ class SampleCommand:
     """Write a miniature of a dataset, rendered, in its official layout."""
 
     dataset: Annotated[str, tyro.conf.Positional] = field()
-    """ego4d, howto100m, ssv2, epic_kitchens, kinetics700, rt1, bridge, calvin, rlds, hdf5 or
-    lerobot"""
+    """ego4d, howto100m, ssv2, epic_kitchens, kinetics700, rt1, bridge, calvin, rlds, hdf5, lerobot,
+    or tabletop: demonstrations for `handloom eval rollout`, in CALVIN's layout"""
     out: Path = field()
     """The folder to write."""
     clips: int | None = None
     """About how many hand actions or episodes; each dataset has its own default."""
     seed: int = 0
+    tasks: tuple[str, ...] = ()
+    """Of the tabletop, only these; by default all. See docs/rollouts.md."""
 
 
 def sample(args: Sequence[str]) -> None:
@@ -167,11 +169,18 @@ def sample(args: Sequence[str]) -> None:
     from handloom.stages.miniatures.catalog import MINIATURES, miniature
 
     command = parse(SampleCommand, args, "sample")
-    write = miniature(choice(command.dataset, MINIATURES, "miniature"))
-    size = {} if command.clips is None else {"clips": command.clips}
-    write(command.out, seed=command.seed, **size)
-    print(f"{command.out} holds a miniature {command.dataset}: curate it with `handloom curate "
-          f"{command.dataset} --data {command.out} --out OUT`")  # fmt: skip
+    dataset = choice(command.dataset, (*MINIATURES, "tabletop"), "miniature")
+    options: dict[str, Any] = {} if command.clips is None else {"clips": command.clips}
+    if dataset == "tabletop":
+        from handloom.train.tabletop.record import write
+
+        options["names"] = command.tasks or None
+        layout = "calvin"
+    else:
+        write, layout = miniature(dataset), dataset
+    write(command.out, seed=command.seed, **options)
+    print(f"{command.out} holds a miniature {dataset}: curate it with `handloom curate {layout} "
+          f"--data {command.out} --out OUT`")  # fmt: skip
 
 
 def train(args: Sequence[str]) -> None:
@@ -215,14 +224,23 @@ def generate(args: Sequence[str]) -> None:
 def evaluate(args: Sequence[str]) -> None:
     """`handloom eval`."""
     if not args or args[0] in ("-h", "--help"):
-        print("usage: handloom eval {tokenizer} …")
+        print("usage: handloom eval {tokenizer,policy,rollout} …")
         return
-    choice(args[0], ("tokenizer",), "evaluation")
-    from handloom.pipeline import commands
-    from handloom.train import eval_tokenizer
+    what = choice(args[0], ("tokenizer", "policy", "rollout"), "evaluation")
+    if what == "policy":
+        from handloom.train import eval_policy
 
-    config = parse(eval_tokenizer.TokenizerEval, args[1:], "eval tokenizer")
-    eval_tokenizer.evaluate(config, reopen=commands.reopen_episode)
+        eval_policy.evaluate(parse(eval_policy.PolicyEval, args[1:], "eval policy"))
+    elif what == "rollout":
+        from handloom.train import eval_rollout
+
+        eval_rollout.evaluate(parse(eval_rollout.RolloutEval, args[1:], "eval rollout"))
+    else:
+        from handloom.pipeline import commands
+        from handloom.train import eval_tokenizer
+
+        config = parse(eval_tokenizer.TokenizerEval, args[1:], "eval tokenizer")
+        eval_tokenizer.evaluate(config, reopen=commands.reopen_episode)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -130,7 +130,7 @@ def _sample(episode: Recorded, split: str, kind: str, hz: float, dataset: str) -
         "fps": hz,
         "action_kind": kind,
         "idle_steps": list(episode.idle),
-        "facts": {"task": episode.task} if episode.task else {},
+        "facts": [f"task: {episode.task}"] if episode.task else [],
     }
     arrays = {"state": episode.state, "action": episode.action}
     return Sample(episode.clip_id, episode.codes_vtrc, meta, arrays)

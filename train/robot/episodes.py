@@ -140,7 +140,8 @@ class Episodes:
             )
         for name, array in (("state", state), ("action", action)):
             _check_finite(where, name, array)
-        task = str(meta.get("facts", {}).get("task", ""))
+        facts = dict(fact.split(": ", 1) for fact in meta.get("facts", ()))
+        task = facts.get("task", "")
         label = Label(str(meta.get("dataset", "unnamed")), task, views)
         return Recording(clip_id, len(state), label, meta.get("idle_steps", []))
 

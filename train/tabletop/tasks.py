@@ -1,0 +1,149 @@
+"""The tabletop's tasks: what they are called, how they are told, and when they are done.
+
+Names and thresholds are CALVIN's, for the 18 of its 34 tasks that this world has the things for:
+no cabinet to reach into, no turning of blocks, no stacks. `go_round` is not one of CALVIN's.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from handloom.errors import UserError
+from handloom.train.tabletop.world import COLOURS
+
+Info = Mapping[str, Any]
+
+PUSHED_M, LIFTED_M, SLID_M, PULLED_M = 0.1, 0.05, 0.15, 0.12
+DOORS = {
+    "move_slider_left": ("slider", SLID_M),
+    "move_slider_right": ("slider", -SLID_M),
+    "open_drawer": ("drawer", PULLED_M),
+    "close_drawer": ("drawer", -PULLED_M),
+}
+LIGHTS = {
+    "turn_on_lightbulb": ("lightbulb", 1),
+    "turn_off_lightbulb": ("lightbulb", 0),
+    "turn_on_led": ("led", 1),
+    "turn_off_led": ("led", 0),
+}
+PUSHES = {
+    f"push_{colour}_block_{side}": (colour, sign * PUSHED_M)
+    for colour in COLOURS
+    for side, sign in (("right", 1), ("left", -1))
+}
+LIFTS = {f"lift_{colour}_block_table": colour for colour in COLOURS}
+GO_ROUND = "go_round"
+TASKS = (*PUSHES, *DOORS, *LIFTS, "place_in_drawer", *LIGHTS)
+
+TRAINING: dict[str, tuple[str, ...]] = {
+    "move_slider_left": ("move the door to the left", "slide the door left", "door to the left"),
+    "move_slider_right": (
+        "move the door to the right",
+        "slide the door right",
+        "door to the right",
+    ),
+    "open_drawer": ("open the drawer", "pull the drawer", "take the handle and open the drawer"),
+    "close_drawer": ("close the drawer", "push the drawer", "take the handle and close the drawer"),
+    "place_in_drawer": (
+        "put the block into the drawer",
+        "drop the block in the drawer",
+        "lay what you hold in the drawer",
+    ),
+    "turn_on_lightbulb": ("turn on the yellow lamp", "move up the switch", "light the bulb"),
+    "turn_off_lightbulb": ("turn off the yellow lamp", "move down the switch", "put the bulb out"),
+    "turn_on_led": ("turn on the green light", "turn on the led", "press to light the led"),
+    "turn_off_led": ("turn off the green light", "turn off the led", "press to put the led out"),
+    GO_ROUND: ("go round the pillar to the goal", "reach the goal behind the pillar"),
+}
+VALIDATION: dict[str, str] = {  # one for each task, and none of them is among those above
+    "move_slider_left": "push the sliding door to the left side",
+    "move_slider_right": "push the sliding door to the right side",
+    "open_drawer": "pull the handle to open the drawer",
+    "close_drawer": "push the handle to close the drawer",
+    "place_in_drawer": "store the grasped block in the drawer",
+    "turn_on_lightbulb": "use the switch to turn on the light bulb",
+    "turn_off_lightbulb": "use the switch to turn off the light bulb",
+    "turn_on_led": "press the button to turn on the led light",
+    "turn_off_led": "press the button to turn off the led light",
+    GO_ROUND: "move to the goal without touching the pillar",
+}
+for _colour in COLOURS:
+    for _side in ("right", "left"):
+        TRAINING[f"push_{_colour}_block_{_side}"] = (
+            f"push the {_colour} block to the {_side}",
+            f"slide the {_colour} block {_side}",
+            f"sweep the {_colour} block to the {_side}",
+        )
+        VALIDATION[f"push_{_colour}_block_{_side}"] = f"go push the {_colour} block {_side}"
+    TRAINING[f"lift_{_colour}_block_table"] = (
+        f"lift the {_colour} block",
+        f"pick up the {_colour} block",
+        f"take the {_colour} block off the table",
+    )
+    VALIDATION[f"lift_{_colour}_block_table"] = f"grasp and lift the {_colour} block"
+
+MEANING = {
+    text: task for task, texts in TRAINING.items() for text in (*texts, VALIDATION[task])
+}  # what an instruction asks for
+
+
+def task_of(instruction: str) -> str:
+    """The task that an instruction asks for; a task's name asks for itself.
+
+    Raises:
+        UserError: the words are none of the tabletop's.
+    """
+    if instruction in VALIDATION:
+        return instruction
+    if instruction not in MEANING:
+        raise UserError(
+            f"the tabletop knows no instruction {instruction!r}, expected one such as "
+            f"{VALIDATION['open_drawer']!r}: see train/tabletop/tasks.py."
+        )
+    return MEANING[instruction]
+
+
+class TaskOracle:
+    """Tells which tasks were done between two infos of TabletopEnv; as CALVIN's `Tasks`."""
+
+    def get_task_info(self, start_info: Info, end_info: Info) -> set[str]:
+        """All tasks done between two moments."""
+        return self.get_task_info_for_set(start_info, end_info, VALIDATION)
+
+    def get_task_info_for_set(
+        self, start_info: Info, end_info: Info, task_filter: Iterable[str]
+    ) -> set[str]:
+        """Those of some tasks that were done between two moments."""
+        return {task for task in task_filter if done(task, start_info, end_info)}
+
+
+def done(task: str, start_info: Info, end_info: Info) -> bool:
+    """Whether a task was done between two moments. Raises UserError for names it does not know."""
+    start, end = start_info["scene_info"], end_info["scene_info"]
+    if task in DOORS:
+        name, threshold = DOORS[task]
+        moved = end["doors"][name] - start["doors"][name]
+        return bool(0 < threshold < moved or 0 > threshold > moved)
+    if task in LIGHTS:
+        name, wanted = LIGHTS[task]
+        return bool(start["lights"][name] != wanted and end["lights"][name] == wanted)
+    if task in PUSHES:
+        colour, threshold = PUSHES[task]
+        return _pushed(start["blocks"][colour], end["blocks"][colour], threshold)
+    if task in LIFTS:
+        before, after = start["blocks"][LIFTS[task]], end["blocks"][LIFTS[task]]
+        return bool(before["on_table"] and after["held"] and _moved(before, after, 2) > LIFTED_M)
+    if task == "place_in_drawer":
+        return any(start["blocks"][c]["held"] and end["blocks"][c]["in_drawer"] for c in COLOURS)
+    if task == GO_ROUND:
+        return bool(end["at_goal"] and not end["collided"])
+    raise UserError(f"the tabletop has no task {task!r}, expected one of {', '.join(VALIDATION)}.")
+
+
+def _pushed(before: Info, after: Info, threshold: float) -> bool:
+    moved = _moved(before, after, 0)
+    far = moved > threshold if threshold > 0 else moved < threshold
+    return bool(before["on_table"] and after["on_table"] and far)
+
+
+def _moved(before: Info, after: Info, axis: int) -> float:
+    return float(after["position"][axis] - before["position"][axis])
