@@ -53,6 +53,7 @@ class Duplicates(TableStage):
     """Options of `duplicates`."""
 
     name: ClassVar[str] = "duplicates"
+    code_version: ClassVar[int] = 2
     row_type: ClassVar[type[Row]] = DuplicateRow
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Row}
     gate: ClassVar[str] = "hands"

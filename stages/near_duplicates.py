@@ -8,8 +8,9 @@ Three steps, each over plain arrays, so that a cluster can run each of them on a
 3. `compare` lays the pictures of both clips over each other at the times that such a moment
    implies, and tells how alike they are. Seeds of one pair must come together: a shuffle by pair.
 
-A frame is compared with at most `MAX_BUCKET` others for each key, so that time grows with the
-number of frames, also where a million clips begin with one title. `near_duplicates` runs all three.
+A frame meets at most `MAX_BUCKET` others for each key, and a clip is compared with about `NEAREST`
+others, so that time grows with the number of frames, also where a million clips begin with one
+title or show one laboratory. `near_duplicates` runs all three.
 
 Shapes: F frames, E entries, S seeds, R registered pairs of frames.
 """
@@ -23,12 +24,11 @@ import numpy.typing as npt
 from handloom.errors import UserError
 from handloom.stages import alikeness
 from handloom.stages import fingerprints as fp
-from handloom.stages.alikeness import Frames
+from handloom.stages.guesses import Frames
 
 MAX_BUCKET = 200
-MAX_BITS = (
-    22  # of 63; unrelated views differ in 31, nine of ten copies half a second off in at most 19
-)
+MAX_BITS = 16  # of 63: unrelated views differ in 31, the best of 918 in 922 copies in no more
+NEAREST = 50  # other clips that a clip is compared with, unless it is among the nearest of theirs
 MAX_SEEDS = 4  # for a pair of clips in either direction
 CHUNK = 4096  # frames filed at a time
 
@@ -107,11 +107,11 @@ def search(frames: Frames) -> Seeds:
     count = len(frames.clip)
     whole = [file_frames(frames, slice(i, i + CHUNK), views=1) for i in range(0, count, CHUNK)]
     index = in_order(np.concatenate([np.empty(0, ENTRY), *whole]))
-    found = np.empty(0, SEED)
+    found = [np.empty(0, SEED)]
     for start in range(0, count, CHUNK):
         views = file_frames(frames, slice(start, start + CHUNK), views=len(fp.VIEWS))
-        found = np.concatenate([found, strongest(meet(index, views))])
-    return strongest(found)
+        found.append(strongest(meet(index, views)))
+    return nearest(strongest(np.concatenate(found)))
 
 
 def file_frames(frames: Frames, part: slice, views: int) -> Entries:
@@ -200,3 +200,21 @@ def strongest(seeds: Seeds) -> Seeds:
         begins = np.maximum.accumulate(np.where(new, np.arange(len(seeds)), 0))
         seeds = seeds[np.arange(len(seeds)) - begins < kept]
     return seeds
+
+
+def nearest(seeds: Seeds) -> Seeds:
+    """The seeds of pairs in which one clip is among the `NEAREST` of the other.
+
+    Args:
+        seeds: SEED [S], the `strongest` of all, of each clip all those that name it.
+    """
+    ends = np.sort(np.stack([seeds["clip"], seeds["other"]], axis=1), axis=1)
+    pairs, pair = np.unique(ends, axis=0, return_inverse=True)
+    bits = np.full(len(pairs), MAX_BITS, np.uint8)
+    np.minimum.at(bits, pair, seeds["bits"])
+    kept = np.zeros(len(pairs), bool)
+    clips, others = pairs.ravel(), pairs[:, ::-1].ravel()
+    order = np.lexsort((others, np.repeat(bits, 2), clips))
+    begins = np.searchsorted(clips[order], clips[order])
+    kept[order[np.arange(len(order)) - begins < NEAREST] // 2] = True
+    return seeds[kept[pair]]

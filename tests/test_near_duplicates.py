@@ -104,6 +104,33 @@ def test_other_actions_before_one_camera_are_seldom_taken_for_copies() -> None:
     assert len(found(clips)) <= 2
 
 
+def test_copies_sampled_between_samples_are_told_from_other_actions() -> None:
+    # In a quarter of a second the hand moves by about its width.
+    clips = [clip(f"{n}", 50, action=1 + n) for n in range(5)]
+    copies = [clip(f"copy of {n}", 50, 0.25, noisy, action=1 + n) for n in range(5)]
+    copied = {(f"{n}", f"copy of {n}") for n in range(5)}
+    pairs = found(clips + copies)
+    assert len(pairs & copied) >= 4
+    assert len(pairs - copied) <= 1
+
+
+def test_a_hand_lies_between_the_places_where_the_samples_around_it_show_it() -> None:
+    def shown(at_s: float) -> np.ndarray:
+        return np.exp(-((np.arange(32) - 12 - 12 * at_s) ** 2) / 50)
+
+    # Frames at 0 and 0.5 s of one clip, and moments between them of the other, on clocks that are
+    # a tenth of a second off.
+    moments_s = np.array([0.1, 0.2, 0.3, 0.4])
+    asked_s = moments_s - 0.1
+    ours = np.stack([shown(at_s) for at_s in moments_s])
+    soft = [ours - shown(at_s) for at_s in (0.0, 0.0, 0.5)]
+    gaps_s = [at_s - asked_s for at_s in (0.0, 0.0, 0.5)]
+    left = alikeness.mixed(soft, gaps_s, np.zeros(4, np.int64), 1)
+    assert left.mean() < 0.25 * np.mean(soft[0] ** 2)
+    elsewhere = [between + 0.5 * np.roll(ours, 14, axis=1) for between in soft]
+    assert alikeness.mixed(elsewhere, gaps_s, np.zeros(4, np.int64), 1).mean() > 4 * left.mean()
+
+
 def test_groups_are_not_compared_within() -> None:
     one, other = clip("a", 1), clip("b", 1, change=noisy)
     same = ClipFrames("b", "a", other.times_s, other.fingerprints)
@@ -131,6 +158,7 @@ def test_partitions_by_key_and_by_pair_give_the_same_pairs(crowd: list[ClipFrame
         ]
     )
     seeds = nd.strongest(seeds)
+    seeds = nd.nearest(seeds)
     assert (seeds == nd.search(frames)).all()
     parts = [
         alikeness.compare(frames, seeds[(seeds["clip"] + seeds["other"]) % 3 == n])
@@ -166,6 +194,19 @@ def test_a_title_that_thousands_share_costs_no_square() -> None:
     frames = nd.gathered(clips)
     seeds = nd.search(frames)
     assert 0 < len(seeds) <= count * nd.MAX_BUCKET
+
+
+def test_a_clip_is_compared_with_its_nearest_and_those_it_is_nearest_to() -> None:
+    count = nd.NEAREST + 20
+    star = np.zeros(count, nd.SEED)
+    star["other"] = np.arange(1, count + 1)
+    star["bits"] = np.arange(count) % nd.MAX_BITS
+    # Clip 0 has too many neighbours, but each of them has it alone.
+    assert len(nd.nearest(star)) == count
+    crowd = np.zeros(count * (count - 1) // 2, nd.SEED)
+    crowd["clip"], crowd["other"] = np.triu_indices(count, 1)
+    crowd["bits"] = (crowd["clip"] + crowd["other"]) % nd.MAX_BITS
+    assert len(nd.nearest(crowd)) < len(crowd)
 
 
 def test_an_empty_list_has_no_pairs() -> None:
