@@ -30,7 +30,7 @@ class RolloutEval:
     single: bool = False
     """On the tabletop, chains of one task: every task is tried as often."""
     tasks: tuple[str, ...] = ()
-    """On the tabletop, only these; by default all. Chains need tasks of five kinds, --single not."""
+    """On the tabletop, only these; by default all. Without --single they must be of five kinds."""
     words: Literal["new", "trained"] = "new"
     """On the tabletop: `new` phrases, as CALVIN validates, or those of the demonstrations, which is
     all that a text encoder without language can know."""
