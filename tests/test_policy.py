@@ -245,7 +245,7 @@ ANOTHER = {"static": np.zeros((50, 48, 3), np.uint8)}
     ("images", "state", "said"),
     [
         (dict(IMAGES) | {"top": IMAGES["wrist"]}, STATE, "no view 'top'.*static, wrist"),
-        (IMAGES, np.full(7, np.nan), "7 NaN, expected 7 finite"),
+        (IMAGES, np.full(7, np.nan), "7 NaN and 0 infinities, expected 7 finite"),
         (IMAGES, np.zeros(8), r"state is \[8\].* expected 7"),
         ({}, STATE, "no image"),
         ({"wrist": IMAGES["wrist"] / 255}, STATE, "'wrist' is float64.*expected uint8"),

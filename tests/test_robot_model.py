@@ -193,3 +193,13 @@ def test_more_views_begin_as_the_one_that_stage_1_knew() -> None:
     stream = model.trunk.hidden(both.flatten(1)[:, :-1], text, seen[:, :-1])
     logits = model.trunk.predict(stream[-1], both.flatten(1)).view(2, 3, 2, 16, -1)
     assert torch.allclose(logits[:, 0, 0], gpt(codes, text)[:, :16], atol=1e-5)
+
+
+def test_a_state_that_is_not_known_says_nothing(inputs: Inputs) -> None:
+    model, known = robot(), inputs.state_seen_Bh.clone()
+    known[:, 0] = False
+    state = inputs.state_BhS.clone()
+    state[:, 0] += 5.0
+    unknown = inputs._replace(state_seen_Bh=known)
+    assert torch.equal(acts(model, unknown._replace(state_BhS=state)), acts(model, unknown))
+    assert not torch.equal(acts(model, inputs._replace(state_BhS=state)), acts(model, inputs))

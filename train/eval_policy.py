@@ -5,6 +5,7 @@
 This file imports no torch, so that `--help` answers at once; `robot/evaluate.py` does the work.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +74,7 @@ def evaluate(config: PolicyEval) -> dict[str, Any]:
     Raises:
         UserError: checkpoint, shards, tokenizer or text encoder do not fit each other.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see pretrain.py
     from handloom.train.robot import evaluate as evaluation
 
     return evaluation.run(config)

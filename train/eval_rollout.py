@@ -7,6 +7,7 @@
 This file imports no torch, so that `--help` answers at once; `robot/rollout.py` does the work.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +85,7 @@ def evaluate(config: RolloutEval) -> dict[str, Any]:
     Raises:
         UserError: checkpoint, tasks or simulator are not there or do not fit.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see pretrain.py
     from handloom.train.robot import rollout
 
     return rollout.run(config)

@@ -19,7 +19,7 @@ V views, h frames seen, R rows, C columns of codes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ class Policy:
         self.model, self.space, self.stride = model, space, stride
         self.tokenizer, self.encoder = tokenizer, encoder
         self.execution = execution or Execution()
-        self.execute_n = _checked(self.execution, stride, model.shape.chunk)
+        self.execute_n = actions_to_execute(self.execution, stride, model.shape.chunk)
         self.device = next(model.parameters()).device
         self.reset()
 
@@ -189,9 +189,12 @@ class Policy:
         inputs = self._inputs(instruction)
         predicted = self._predict(inputs)
         self._chunks.append((self._step, predicted))
-        chunk = self._as_motion(predicted)
+        actions = as_motion(list(self._chunks), self._done, self.space, self.execution)
+        chunk = Chunk(actions, predicted, self.execute_n, self.space.hz)
         self._done = np.concatenate([self._done, chunk.execute])[-2:]
         self._step += self.execute_n
+        while self._chunks and self._chunks[0][0] + len(predicted) <= self._step:
+            self._chunks.popleft()  # it says nothing about what is still to come
         return chunk
 
     def observe(self, images: Mapping[str, Any], state: Any, ago: int) -> None:
@@ -201,7 +204,15 @@ class Policy:
             images: as for `act`.
             state: as for `act`.
             ago: steps before the next call of `act`, 1 … `execute_n` - 1.
+
+        Raises:
+            UserError: as `act`, or a time that is not between two calls.
         """
+        if not 1 <= ago < self.execute_n or self._step == 0:
+            raise UserError(
+                f"observe(ago={ago}) cannot be: between two calls of act() lie {self.execute_n} "
+                f"steps, give 1 to {self.execute_n - 1}, after the first call."
+            )
         self._remember(images, state, ago)
 
     @torch.no_grad()
@@ -233,24 +244,12 @@ class Policy:
         chunk: Floats = self.space.denormalise(self.model.act(seen_1CW, z_1Z))[0].cpu().numpy()
         return chunk
 
-    def _as_motion(self, predicted: Floats) -> Chunk:
-        actions, arms = predicted, list(self.space.arm_columns)
-        if self.execution.ensemble is not None:
-            actions = blend(list(self._chunks), self._step, self.execution.ensemble)
-        if self.execution.smoothing > 0 and self.space.kind == "ee_delta":
-            actions = actions.copy()
-            actions[:, arms] = smooth(
-                actions[:, arms], self._done[:, arms], self.execution.smoothing
-            )
-        while self._chunks and self._chunks[0][0] + len(predicted) <= self._step + self.execute_n:
-            self._chunks.popleft()  # it says nothing about what is still to come
-        return Chunk(actions, predicted, self.execute_n, self.space.hz)
-
     def _remember(self, images: Mapping[str, Any], state: Any, ago: int = 0) -> None:
         numbers = np.asarray(state, np.float32)
         if numbers.shape != (len(self.space.state_mean),) or not np.isfinite(numbers).all():
             raise UserError(
-                f"the state is {list(numbers.shape)} with {np.isnan(numbers).sum()} NaN, expected "
+                f"the state is {list(numbers.shape)} with {np.isnan(numbers).sum()} NaN and "
+                f"{np.isinf(numbers).sum()} infinities, expected "
                 f"{len(self.space.state_mean)} finite numbers ({self.space.kind}): see "
                 "docs/robot-episodes.md for their meaning."
             )
@@ -335,7 +334,32 @@ class Policy:
         return encoded
 
 
-def _checked(execution: Execution, stride: int, chunk: int) -> int:
+def as_motion(
+    chunks: Sequence[tuple[int, Floats]], done: Floats, space: Space, execution: Execution
+) -> Floats:
+    """The newest chunk as it is executed, mixed and smoothed if that is asked for: [k, A].
+
+    Args:
+        chunks: the step at which each was predicted, and its actions [k, A]; the last one is new.
+        done: the last actions that were executed, at most two, [d, A].
+        space: whose arm columns are smoothed, if they are displacements.
+        execution: how.
+    """
+    (now, actions), arms = chunks[-1], list(space.arm_columns)
+    if execution.ensemble is not None:
+        actions = blend(chunks, now, execution.ensemble)
+    if execution.smoothing > 0 and space.kind == "ee_delta":
+        actions = actions.copy()
+        actions[:, arms] = smooth(actions[:, arms], done[:, arms], execution.smoothing)
+    return actions
+
+
+def actions_to_execute(execution: Execution, stride: int, chunk: int) -> int:
+    """How many actions of a chunk are executed.
+
+    Raises:
+        UserError: more than there are, or a negative smoothing.
+    """
     n = execution.execute_n if execution.execute_n is not None else min(stride, chunk)
     if not 1 <= n <= chunk:
         raise UserError(

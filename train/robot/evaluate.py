@@ -22,8 +22,7 @@ from handloom.tokenize.vqgan import VQGAN
 from handloom.train import quality
 from handloom.train.checkpoint import write_atomically
 from handloom.train.eval_policy import PolicyEval
-from handloom.train.policy import Execution
-from handloom.train.policy import _checked as actions_to_execute
+from handloom.train.policy import Execution, actions_to_execute
 from handloom.train.robot import evaluate_chart, evaluate_motion, evaluate_pictures, export
 from handloom.train.robot.evaluate_open import open_encoder, open_tokenizer, open_windows
 from handloom.train.robot.evaluate_scores import Outputs, grouped

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from handloom.train.policy import Execution
+from handloom.train.policy import Execution, as_motion
 from handloom.train.robot.evaluate_scores import jerk, rms
-from handloom.train.robot.smoothing import blend, smooth
 from handloom.train.robot.space import ARM, Space
 from handloom.train.robot.windows import Batch
 
@@ -60,7 +59,7 @@ def play(
     for start in range(0, len(rows), execute_n):
         earlier = range(0, start + 1, execute_n)
         told = [(s, chunk_WkA[rows[s]]) for s in earlier if s + chunk_WkA.shape[1] > start]
-        actions = _as_motion(told, done, space, execution)
+        actions = as_motion(told, done, space, execution)
         count = min(execute_n, len(rows) - start)
         plain.append(told[-1][1][:count])
         moved.append(actions[:count])
@@ -68,18 +67,6 @@ def play(
         done = np.concatenate([done, moved[-1]])[-2:]
     name, caption = batch.clip_id[0], batch.caption[0]
     return Played(name, caption, true, np.concatenate(plain), np.concatenate(moved), chunks)
-
-
-def _as_motion(
-    told: list[tuple[int, Floats]], done: Floats, space: Space, execution: Execution
-) -> Floats:
-    """The newest chunk as `Policy` would execute it."""
-    actions, arms = told[-1][1].copy(), list(space.arm_columns)
-    if execution.ensemble is not None:
-        actions = blend(told, told[-1][0], execution.ensemble)
-    if execution.smoothing > 0 and space.arms:
-        actions[:, arms] = smooth(actions[:, arms], done[:, arms], execution.smoothing)
-    return actions
 
 
 def _longest_run(step: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

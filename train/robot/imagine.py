@@ -37,6 +37,7 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
         inputs = inputs._replace(
             codes_Bn=torch.cat([window, codes_1m], dim=1),
             seen_BFV=seen,
+            state_BhS=inputs.state_BhS.roll(-1, 1),
             state_seen_Bh=_slid(inputs.state_seen_Bh),
         )
     trunk = model.shape.trunk

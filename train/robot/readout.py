@@ -104,7 +104,8 @@ class Readout(nn.Module):
         there_BM = torch.cat(
             [seen_BhV.flatten(1).repeat_interleave(rows * cols, 1), (text_BLE != 0).any(-1)], dim=1
         )
-        states = self.state_in(state_BhS) + self.time
+        # The VAE reads these tokens too: what is unknown must say nothing.
+        states = self.state_in(state_BhS * state_seen_Bh[..., None]) + self.time
         x_BQW = torch.cat([states, self.query.expand(len(states), -1, -1)], dim=1)
         asked = state_seen_Bh.new_ones(len(states), x_BQW.shape[1] - h)
         there_BQ = torch.cat([state_seen_Bh, asked], dim=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -176,7 +176,7 @@ def _setting(config: RolloutEval) -> protocol.Setting:
     return protocol.tabletop(renders, words, "go_round" if alone else "play")
 
 
-def _chains(config: RolloutEval) -> Iterable[chains.Chain]:
+def _chains(config: RolloutEval) -> Sequence[chains.Chain]:
     if config.calvin is not None:
         return chains.calvin_chains()[: config.chains]
     only = config.tasks or tasks.TASKS
