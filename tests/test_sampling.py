@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from handloom.stages import sampling
-from handloom.stages.sampling import ENOUGH_KEYS, FALSE_NO, FALSE_YES, cheapest_first, clear, every
+from handloom.stages.sampling import (
+    ENOUGH_KEYS,
+    FALSE_NO,
+    FALSE_YES,
+    cheapest_first,
+    clear,
+    every,
+    nearest_first,
+)
 
 RATE = {"per_second": 2.0, "at_least": 4}
 NO_KEYS = np.array([0.0])
@@ -27,9 +35,41 @@ def test_enough_key_frames_are_all_that_is_decoded(gop_s: float) -> None:
 
 def test_key_frames_come_first_where_they_are_few() -> None:
     plan = cheapest_first(20.3, 29.0, np.arange(0, 100, 5.0), **RATE)
-    assert [s.key for s in plan.samples[:1]] == [5]  # 25 s is the only one inside
+    assert plan.samples[0].time_s == 25.0  # the only one inside
     assert all(s.key is None for s in plan.samples[1:])
     assert times(plan) == set(np.arange(20.5, 29.0, 0.5))
+
+
+@pytest.mark.parametrize("gop_s", [3.0, 5.0, 10.0])
+def test_parts_of_long_videos_are_looked_at_next_to_key_frames(gop_s: float) -> None:
+    keys_s = np.arange(0, 100, gop_s)
+    for start_s in np.arange(11.3, 50, 1.7):
+        plan = nearest_first(start_s, start_s + 7, keys_s, **RATE)
+        every_time = cheapest_first(start_s, start_s + 7, keys_s, **RATE)
+        assert times(plan) == times(every_time)
+        inside = {t for t in keys_s if start_s <= t < start_s + 7}
+        assert {s.time_s for s in plan.samples[: len(inside)]} == inside
+        ways_s = [s.time_s % gop_s for s in plan.samples[len(inside) :]]
+        assert ways_s == sorted(ways_s)
+        assert plan.stored <= plan.enough
+        assert all(way_s <= sampling.NEAR_S for way_s in ways_s[: plan.enough - len(inside)][2:])
+
+
+@pytest.mark.parametrize("gop_s", [1.0, 5.0, 10.0])
+def test_the_nearest_key_frames_outside_speak_for_the_frames_next_to_them(gop_s: float) -> None:
+    keys_s = np.arange(0, 100, gop_s)
+    plan = nearest_first(22.3, 29.2, keys_s, **RATE)
+    before, after = plan.outside
+    assert before.key.time_s == max(t for t in keys_s if t < 22.3)
+    assert after.key.time_s == min(t for t in keys_s if t >= 29.2)
+    assert all(keys_s[o.key.key] == o.key.time_s for o in plan.outside)
+    assert {s.time_s for o in plan.outside for s in o.near} <= times(plan)
+    assert max(s.time_s for s in before.near) < min(s.time_s for s in after.near)
+
+
+def test_there_is_nothing_outside_at_the_ends_of_a_video_and_far_away() -> None:
+    assert nearest_first(0.0, 6.0, np.array([0.0]), **RATE).outside == []
+    assert nearest_first(30.0, 36.0, np.array([0.0, 60.0]), **RATE).outside == []
 
 
 def test_every_frame_of_an_intra_coded_file_is_a_key_frame_and_few_are_wanted() -> None:
@@ -61,8 +101,8 @@ def test_a_clip_of_an_hour_is_sampled_sparsely() -> None:
 
 def test_the_frames_that_make_a_clear_no_are_spread_over_the_clip() -> None:
     samples = cheapest_first(20.3, 29.0, NO_KEYS, **RATE).samples[: sampling.CLEAR_NO]
-    assert clear(0, len(samples), quick=False)
-    assert not clear(0, len(samples) - 1, quick=False)
+    assert clear(0, len(samples), part=False)
+    assert not clear(0, len(samples) - 1, part=False)
     gaps = np.diff([20.3, *(s.time_s for s in samples), 29.0])
     assert gaps.min() > 0
     assert gaps.max() < 2.5
@@ -76,18 +116,23 @@ def test_the_middle_comes_first() -> None:
     assert sorted(order) == list(range(9))
 
 
-def test_what_is_clear() -> None:
-    assert not clear(1, 0, quick=False)
-    assert clear(2, 0, quick=False)
-    assert not clear(2, 1, quick=False)
-    assert clear(3, 3, quick=False)
-    assert not clear(0, 5, quick=False)
-    assert clear(0, 6, quick=False)
-    assert not clear(1, 100, quick=False)
-    assert not clear(0, 3, quick=True)
-    assert clear(0, 4, quick=True)
-    assert not clear(1, 6, quick=True)
-    assert clear(1, 7, quick=True)
+@pytest.mark.parametrize("part", [False, True])
+def test_what_is_clear(part: bool) -> None:
+    assert not clear(1, 0, part)
+    assert clear(2, 0, part)
+    assert clear(2, 1, part)
+    assert not clear(2, 2, part)
+    assert not clear(0, 5, part)
+    assert clear(0, 6, part)
+    assert not clear(1, 8, part)
+    assert clear(1, 9, part) == part
+
+
+@pytest.mark.parametrize("outside", [0, 1, 2])
+def test_looks_around_a_clip_are_misses_until_there_is_a_hit(outside: int) -> None:
+    assert not clear(0, 5 - outside, True, outside)
+    assert clear(0, 6 - outside, True, outside)
+    assert not clear(1, 8, True, outside)
 
 
 def test_a_clip_with_hands_is_hardly_ever_given_up_early() -> None:
@@ -96,7 +141,7 @@ def test_a_clip_with_hands_is_hardly_ever_given_up_early() -> None:
     given_up = 0
     for _ in range(4000):
         hits = misses = 0
-        while not clear(hits, misses, quick=False) and misses < 40:
+        while not clear(hits, misses, part=False) and misses < 40:
             hit = rng.random() < sampling.HAND_SHARE
             hits, misses = hits + hit, misses + (not hit)
         given_up += hits == 0

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from handloom.errors import RunError, UserError
+from handloom.tokenize import vqgan
 from handloom.train import export, loop, text
 from handloom.train.pretrain import PretrainConfig, train
 from tests.helpers.stage1_runs import TOKENIZER, losses, rows, small_run, trace, write_clips
@@ -279,3 +281,21 @@ def test_a_compiled_model_learns_the_same(config: PretrainConfig) -> None:
         compiled = out.name == "compiled"
         loop.train(loop.Job(replace(config, out=out, steps=2, compile=compiled)), never)
     torch.testing.assert_close(losses(outs[0]), losses(outs[1]), rtol=1e-4, atol=0)
+
+
+def test_pictures_of_predictions_are_kept_on_the_way(tmp_path: Path) -> None:
+    tokenizer = {**vqgan.describe("bundled-128"), "model": "bundled-128"}
+    shards = write_clips(tmp_path / "shards", (6, 2), tokenizer=tokenizer, side=8)
+    manifest = json.loads((shards / "manifest.json").read_text())
+    manifest["tokenizer"]["model"] = "bundled-128"
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    config = small_run(shards, tmp_path / "run", size="nano", sample_every=5, val_every=0)
+    train(config)
+    kept = sorted(path.name for path in (config.out / "samples").iterdir())
+    assert kept == ["00000005.png", "00000010.png"]
+    with (
+        Image.open(config.out / "samples" / kept[0]) as first,
+        Image.open(config.out / "predictions.png") as last,
+    ):
+        assert first.size == last.size
+        assert first.tobytes() != last.tobytes()  # it has learned since

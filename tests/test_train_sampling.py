@@ -11,7 +11,7 @@ from scipy.linalg import sqrtm
 from handloom.errors import UserError
 from handloom.train import fvd
 from handloom.train.generate import Sampling
-from handloom.train.model import GPT, Shape
+from handloom.train.model import GPT, Cache, Shape
 from handloom.train.sampling import choose, continue_frames, each_frame_alone
 
 SHAPE = Shape(
@@ -71,6 +71,19 @@ def test_codes_with_a_cache_are_those_without(
     expected, margin = without_cache(model, start, text, frames)
     assert margin > 1e-4  # so that no tie is decided by rounding
     assert torch.equal(continue_frames(model, start, text, frames), expected)
+
+
+def test_several_codes_at_once_are_taken_in_as_one_after_another(
+    model: GPT, clip: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    codes, text = clip
+    logits = []
+    for sizes in ([4, 1, 1, 1, 1], [4, 4]):
+        cache = Cache(SHAPE, 2, codes.device)
+        for i, part in enumerate(codes[:, : sum(sizes)].split(sizes, dim=1)):
+            last = model.extend(part, cache, text if i == 0 else None)
+        logits.append(last)
+    assert torch.allclose(*logits, atol=1e-5)
 
 
 def test_a_frame_alone_knows_the_frames_before_it_and_nothing_of_itself_or_later_ones(

@@ -278,6 +278,8 @@ class GPT(nn.Module):
         start = cache.filled if cache is not None else 0
         span = slice(start, start + x_BTD.shape[1])
         turns = Turns(self.here_2TP[:, span], self.there_2TP[:, span])
+        if seen_BT is None and start and x_BTD.shape[1] > 1:
+            seen_BT = x_BTD.new_ones(len(x_BTD), span.stop, dtype=torch.bool)
         mask = None if seen_BT is None else _causal_and_seen(seen_BT, start)
         stream = [x_BTD]
         for block in self.blocks:
@@ -320,8 +322,8 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Take in codes after those in the cache; logits [B, K] of the code that comes next.
 
-        The first call brings the caption, and may bring no codes; later ones bring one code. Where
-        the first hides codes (`seen_Bn`, see `hidden`), each later one says of its code too.
+        The first call brings the caption, and may bring no codes. Where it hides some of them
+        (`seen_Bn`, see `hidden`), each later call says of its codes too.
         """
         x_BtD = self.embed_codes(codes_Bn, cache.codes_Bn.shape[1], extra_BnD)
         if text_BLE is not None:
