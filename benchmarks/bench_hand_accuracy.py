@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from handloom.stages.landmarker import find_hands
-from handloom.stages.second_look import LookOptions, look_again, shows_hand
+from handloom.stages.second_look import LookOptions, first_look, look_again, shows_hand
 
 KEEP_SHARE = 0.1
 SHORT_SIDE = 384
@@ -110,9 +110,8 @@ def plainly(clip: Labelled) -> list[bool]:
 def twice(clip: Labelled) -> list[bool]:
     """The same by two looks."""
     use = LookOptions()
-    first = (use.max_hands, use.detection_confidence, use.presence_confidence)
-    found = [find_hands(frame, n, *first) for n, frame in enumerate(clip.frames)]
-    return [shows_hand(hands) for hands in look_again(clip.frames, clip.times_s, found, use)]
+    found = [first_look(frame, n, use) for n, frame in enumerate(clip.frames)]
+    return [shows_hand(hands) for hands in look_again(clip.frames, found, use)]
 
 
 @dataclass

@@ -75,7 +75,7 @@ def fingerprint(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _without_bars(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     # Every eighth pixel of a line decides: a bar is black all along, a picture hardly ever is.
     top, bottom = _bars(frame_hwc[:, ::8].reshape(len(frame_hwc), -1).max(axis=1))
-    left, right = _bars(frame_hwc[::8].max(axis=(0, 2)))
+    left, right = _bars(frame_hwc[::8].max(axis=0).max(axis=1))
     return np.ascontiguousarray(frame_hwc[top:bottom, left:right])
 
 

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from handloom.errors import MediaError
 from handloom.stages import landmarker, sampling, shots
 from handloom.stages.base import Stage
 from handloom.stages.measures import NOTHING, measures
 from handloom.stages.quality import change, small_luma
 from handloom.stages.records import Clip, Hand, HandRow, Row
-from handloom.stages.sampling import Plan, Sample
+from handloom.stages.sampling import Outside, Plan, Sample
 from handloom.stages.second_look import NEVER, TRUSTED, LookOptions, first_look, look_again
 from handloom.stages.video import open_video as open_video
 from handloom.stages.video_small import SmallFrame, SmallVideo
@@ -26,7 +27,7 @@ DETECTIONS_KEPT = 256
 # Clips of videos so many times as long are looked at quickly: there are many of them, and second
 # looks would cost more than all else. Of a short file decoding is the greater part.
 LONG_VIDEO = 2.0
-QUICK_LOOKS = 8  # at most; the first of a plan are spread over the clip
+QUICK_LOOKS = 8  # at most
 QUICK: dict[str, Any] = {"blind_looks": 0, "gap_share": NEVER, "check_lone": False}
 # A clip that has hardly moved is not taken for a still one before a few more frames were seen.
 HARDLY_MOVED, MORE_FRAMES = 0.05, 3
@@ -38,6 +39,8 @@ class Seen:
 
     time_s: float
     picture_hwc: npt.NDArray[np.uint8]
+    luma_hw: npt.NDArray[np.uint8]
+    """Its `small_luma`."""
     hands: list[Hand] | None = None
 
 
@@ -47,7 +50,7 @@ class Hands(Stage):
 
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
 
     until_clear: bool = True
     """Look at the cheapest frames, and at more only until the answer is clear; otherwise at all
@@ -78,9 +81,9 @@ class Hands(Stage):
     def __call__(self, clip: Clip) -> Iterator[HandRow]:
         """Look for hands in a clip's cheapest frames, and measure these frames."""
         opened = open_small(self.data / clip.media_path, self)
-        plan = self._plan(clip, opened.video)
         span_s = clip.end_s - clip.start_s
         quick = self.until_clear and clip.duration_s > LONG_VIDEO * span_s
+        plan = self._plan(clip, opened.video, quick)
         frames = in_time(self._looks(plan, opened, quick))
         cuts_s = self._cuts(frames, opened.video) if self.shots else []
         yield row_of(clip, self._looked_again(frames, quick), cuts_s)
@@ -102,28 +105,32 @@ class Hands(Stage):
             **NOTHING,
         )
 
-    def _plan(self, clip: Clip, video: SmallVideo) -> Plan:
+    def _plan(self, clip: Clip, video: SmallVideo, quick: bool) -> Plan:
         span, rate = (clip.start_s, clip.end_s), (self.frames_per_second, self.min_frames)
         if self.shots or not self.until_clear:  # a cut can only be seen between two frames
             return sampling.every(*span, *rate)
-        return sampling.cheapest_first(*span, video.keys_s, *rate)
+        order = sampling.nearest_first if quick else sampling.cheapest_first
+        return order(*span, video.keys_s, *rate)
 
     def _looks(self, plan: Plan, opened: "_Opened", quick: bool) -> Iterator[Seen]:
         """Frames in the plan's order, hands looked for until the answer is clear."""
         hits = misses = 0
-        stored: list[npt.NDArray[np.uint8]] = []
+        lumas: list[npt.NDArray[np.uint8]] = []
         for number, sample in enumerate(plan.samples):
-            done = self.until_clear and sampling.clear(hits, misses, quick)
+            done = self.until_clear and sampling.clear(hits, misses, quick, len(plan.outside))
             done = done or (number >= plan.enough and not hits)
             done = done or (quick and number >= QUICK_LOOKS)
             spare = number - plan.stored
-            if done and (spare >= MORE_FRAMES or (spare >= 0 and change(stored) > HARDLY_MOVED)):
-                return
+            if done and (spare >= MORE_FRAMES or (spare >= 0 and change(lumas) > HARDLY_MOVED)):
+                break
             frame = opened.frame(sample)
-            stored.append(small_luma(frame.picture_hwc))
+            lumas.append(small_luma(frame.picture_hwc))
             hands = None if done else opened.hands(frame)
-            yield Seen(frame.time_s, frame.picture_hwc, hands)
+            yield Seen(frame.time_s, frame.picture_hwc, lumas[-1], hands)
             hits, misses = hits + bool(hands), misses + (hands == [])
+        more = [] if hits else opened.near_hands(plan.outside)
+        if more:
+            yield from self._looks(Plan(more, stored=0, enough=len(more)), opened, quick)
 
     def _looked_again(self, frames: list[Seen], quick: bool) -> list[Seen]:
         """The frames with their hands rated, and with hands that the first look missed."""
@@ -133,8 +140,7 @@ class Hands(Stage):
             [Hand(**{**hand, "frame": number}) for hand in frame.hands or []]
             for number, frame in enumerate(looked)
         ]
-        pictures, times_s = [f.picture_hwc for f in looked], [f.time_s for f in looked]
-        rated = iter(look_again(pictures, times_s, found, look))
+        rated = iter(look_again([frame.picture_hwc for frame in looked], found, look))
         return [f if f.hands is None else replace(f, hands=next(rated)) for f in frames]
 
     def _cuts(self, frames: list[Seen], video: SmallVideo) -> list[float]:
@@ -149,7 +155,8 @@ def in_time(seen: Iterator[Seen]) -> list[Seen]:
     """Frames in the order of time, each once: a slow picture is on screen at several times."""
     once: dict[float, Seen] = {}
     for frame in seen:
-        once.setdefault(frame.time_s, frame)
+        if frame.time_s not in once or once[frame.time_s].hands is None:
+            once[frame.time_s] = frame
     return [once[time_s] for time_s in sorted(once)]
 
 
@@ -172,7 +179,7 @@ def row_of(clip: Clip, frames: list[Seen], cuts_s: list[float]) -> HandRow:
         cuts_s=cuts_s,
         shot_start_s=start_s,
         shot_end_s=end_s,
-        **measures([frame.picture_hwc for frame in frames]),
+        **measures([f.picture_hwc for f in frames], [f.luma_hw for f in frames]),
     )
 
 
@@ -189,6 +196,17 @@ class _Opened:
         if sample.key is not None:
             return self.video.key_frame(sample.key)
         return self.video.frame_at(sample.time_s)
+
+    def near_hands(self, outside: list[Outside]) -> list[Sample]:
+        """Frames of a clip that are next to a hand outside of it."""
+        return [sample for side in outside if self.shows_hand(side.key) for sample in side.near]
+
+    def shows_hand(self, outside: Sample) -> bool:
+        """Whether a frame that is not of the clip shows a hand; damage there is not the clip's."""
+        try:
+            return bool(self.hands(self.frame(outside)))
+        except MediaError:
+            return False
 
     def hands(self, frame: SmallFrame) -> list[Hand]:
         """Hands in a frame; their frame number is still open."""

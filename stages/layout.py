@@ -26,6 +26,7 @@ AROUND = 13  # pixels over which such a mean is taken
 TEXTURE = 2.0  # levels of 255: a block with less deviation has nothing to compare
 ENOUGH = 4  # textured blocks of the 16 of a frame, on average: a logo says nothing about halves
 LOOKS = 3  # frames, spread over the clip, are enough to tell
+UNLIKE = 0.25  # where the halves of one frame are less alike, no other frame is looked at
 
 
 def picture_box(lumas: Sequence[LumaHW]) -> Box:
@@ -94,8 +95,15 @@ def stereo(lumas: Sequence[LumaHW], box_xyxy: Box = WHOLE) -> tuple[str, float]:
         `side_by_side` or `top_bottom`, whichever is likelier, and the mean normalised correlation
         of the textured blocks at their best places, 0 to 1.
     """
+    middle = _within(lumas[len(lumas) // 2], box_xyxy)
+    kind, score = _stereo([middle])
+    if score < UNLIKE:
+        return kind, score
     chosen = np.linspace(0, len(lumas) - 1, min(LOOKS, len(lumas))).astype(int)
-    pictures = [_within(lumas[i], box_xyxy) for i in chosen]
+    return _stereo([_within(lumas[i], box_xyxy) for i in chosen])
+
+
+def _stereo(pictures: list[LumaHW]) -> tuple[str, float]:
     scores = {
         "side_by_side": _likeness([np.array_split(p, 2, axis=1) for p in pictures]),
         "top_bottom": _likeness([np.array_split(p, 2, axis=0) for p in pictures]),

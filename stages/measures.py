@@ -13,13 +13,13 @@ from handloom.stages.fingerprints import fingerprint
 FrameHWC = npt.NDArray[np.uint8]
 
 
-def measures(frames: Sequence[FrameHWC]) -> dict[str, Any]:
+def measures(frames: Sequence[FrameHWC], lumas: Sequence[quality.LumaHW]) -> dict[str, Any]:
     """Columns of the hands table.
 
     Args:
         frames: at least one, uint8 [H, W, 3] RGB of one size, ascending in time.
+        lumas: `small_luma` of each.
     """
-    lumas = [quality.small_luma(frame) for frame in frames]
     each = [quality.measure_frame(luma) for luma in lumas]
     clip = quality.measure_clip(lumas)
     names = ("brightness", "contrast", "sharpness", "glare", "flat_share")

@@ -9,29 +9,32 @@ When to stop is Wald's sequential probability ratio test (Annals of Mathematical
 1945). A clip with hands shows them in HAND_SHARE of its frames, another in FALSE_SHARE; each look
 adds the logarithm of the ratio of the likelihoods of what was seen, until it passes either bound:
 
-    hit   log(0.5 / 0.08) = +1.83       yes above log(0.965 / 0.04) = +3.18
-    miss  log(0.5 / 0.92) = -0.61       no below  log(0.035 / 0.96) = -3.31
+    hit   log(0.5 / 0.08) = +1.83       yes above log(0.95 / 0.05) = +2.94
+    miss  log(0.5 / 0.92) = -0.61       no below  log(0.035 / 0.95) = -3.30
 
-Two hits at the beginning are a clear yes, six misses are a clear no, a lone hit is a clear no after
-nine misses. Parts of long videos are looked at quickly, with a HAND_SHARE of 0.6, at which four
-misses are a clear no; in others there is no clear no after a hit. Looks may be counted as
-independent because they are half a second apart: within a clip the correlation of MediaPipe's hits
-is 0.50 at 0.1 s, 0.34 at 0.2 s and 0.09 at 0.5 s on real footage of hands at work. There hands are
-found in 77 % of the frames (clip by clip from 5 to 100 %).
+Two hits are a clear yes, with a miss among them too; six misses are a clear no. After a hit there
+is a clear no in parts of long videos alone, where a lone hit is one after nine misses. Looks may be
+counted as independent because they are half a second apart: within a clip the correlation of
+MediaPipe's hits is 0.50 at 0.1 s, 0.34 at 0.2 s and 0.09 at 0.5 s on real footage of hands at work.
+There hands are found in 77 % of the frames (by clip from 5 to 100 %).
+
+A part of a long video is seldom the only one with hands: of spans of 4 to 10 s of real footage 12 %
+show hands in some of their frames and none in others. So the key frames before and after it, which
+its neighbours look at as well, count as looks as long as they show none; where one does, the three
+frames of the clip that are nearest to it have to be without hands.
 What is no hand is taken for one in 4 % of the frames without hands, of paws and grippers in up to
 30 %: at a FALSE_SHARE of 0.01, where one hit is a yes, a robot's gripper is kept.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 HAND_SHARE = 0.5
-QUICK_SHARE = 0.6
 FALSE_SHARE = 0.08
-FALSE_YES = 0.04
+FALSE_YES = 0.05
 FALSE_NO = 0.035
 CLEAR_NO = 6  # misses, after the table above
 
@@ -49,6 +52,15 @@ APART_S = 0.4
 # the second is half a second further on, for motion.
 STORED_KEYS = 4
 STORED_BY_TIME = 2
+
+# So many frames as near as this to a key frame are looked at where none shows a hand. One that is
+# farther costs more than all other looks, and is worth it only where something speaks for a hand.
+NEAR_S = 1.5
+NEAR_LOOKS = 3
+
+# A key frame outside a clip, but not further away than this, tells of the clip.
+OUTSIDE_S = 10.0
+NEAREST = 3  # frames of the clip that are looked at where it shows a hand
 
 SAME_S = 1e-4
 
@@ -71,6 +83,18 @@ class Plan:
     """How many are decoded in any case."""
     enough: int
     """How many suffice where none of them shows a hand."""
+    outside: "list[Outside]" = field(default_factory=list)
+    """Of a part of a long video."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A key frame before or after a clip. It is not of the clip: but where it shows no hand either,
+    fewer frames of the clip suffice, and where it does, the clip's frames nearest to it are looked
+    at as well."""
+
+    key: Sample
+    near: list[Sample]
 
 
 def every(start_s: float, end_s: float, per_second: float, at_least: int) -> Plan:
@@ -95,27 +119,69 @@ def cheapest_first(
         per_second: how close by-time samples lie at most.
         at_least: frames by time that a clip gets however short it is.
     """
-    keys = _thinned(_apart(_inside(start_s, end_s, keys_s)))
-    taken = np.array([key.time_s for key in keys])
-    times = [
-        time_s
-        for time_s in _grid(start_s, end_s, 1 / per_second, at_least)
-        if not np.any(np.abs(taken - time_s) < APART_S)
-    ]
-    samples = coarse_to_fine(keys) + forward(times)
+    keys, times = _keys_and_times(start_s, end_s, keys_s, per_second, at_least)
+    samples = _keys_first(keys) + forward(times)
     if len(keys) >= ENOUGH_KEYS:
         return Plan(samples, stored=STORED_KEYS, enough=len(keys))
     return Plan(samples, stored=STORED_BY_TIME, enough=len(samples))
 
 
-def clear(hits: int, misses: int, quick: bool) -> bool:
-    """Whether what was seen says yes or no clearly enough: the test in the module's docstring."""
-    share = QUICK_SHARE if quick else HAND_SHARE
-    ratio = hits * math.log(share / FALSE_SHARE)
-    ratio += misses * math.log((1 - share) / (1 - FALSE_SHARE))
+def nearest_first(
+    start_s: float,
+    end_s: float,
+    keys_s: npt.NDArray[np.float64],
+    per_second: float,
+    at_least: int,
+) -> Plan:
+    """The same for a part of a long video: frames by time in the order of the way from a key frame.
+
+    Where key frames are few they are frames by time as well, so that the decoder can walk on from
+    each. Two looks half a second apart tell nearly as much as two that are further apart, and a
+    walk through a GOP of ten seconds costs more than all looks together.
+    """
+    keys, times = _keys_and_times(start_s, end_s, keys_s, per_second, at_least)
+    if len(keys) >= ENOUGH_KEYS:
+        samples = coarse_to_fine(keys) + forward(times)
+        outside = _around(start_s, end_s, keys_s, keys)
+        return Plan(samples, STORED_KEYS, len(keys), outside)
+    before = np.searchsorted(keys_s, np.array(times) + SAME_S, side="right") - 1
+    way_s = times - keys_s[before.clip(0)]
+    walked = [Sample(times[i]) for i in np.argsort(way_s, kind="stable")]
+    first = _keys_first(keys)
+    near = min(len(first) + int(np.count_nonzero(way_s <= NEAR_S)), NEAR_LOOKS)
+    outside = _around(start_s, end_s, keys_s, [Sample(time_s) for time_s in times])
+    return Plan(first + walked, STORED_BY_TIME, max(STORED_BY_TIME, near), outside)
+
+
+def _keys_and_times(
+    start_s: float,
+    end_s: float,
+    keys_s: npt.NDArray[np.float64],
+    per_second: float,
+    at_least: int,
+) -> tuple[list[Sample], list[float]]:
+    """Key frames in a clip, and the times of the grid that are not near one."""
+    keys = _thinned(_apart(_inside(start_s, end_s, keys_s)))
+    taken = np.array([key.time_s for key in keys])
+    grid_s = _grid(start_s, end_s, 1 / per_second, at_least)
+    return keys, [t for t in grid_s if not np.any(np.abs(taken - t) < APART_S)]
+
+
+def clear(hits: int, misses: int, part: bool, outside: int = 0) -> bool:
+    """Whether what was seen says yes or no clearly enough: the test in the module's docstring.
+
+    Args:
+        hits: looks that found a hand.
+        misses: looks that found none.
+        part: whether the clip is a part of a long video.
+        outside: looks around the clip that count as misses as long as there is no hit.
+    """
+    misses += 0 if hits else outside
+    ratio = hits * math.log(HAND_SHARE / FALSE_SHARE)
+    ratio += misses * math.log((1 - HAND_SHARE) / (1 - FALSE_SHARE))
     yes = math.log((1 - FALSE_NO) / FALSE_YES)
     no = math.log(FALSE_NO / (1 - FALSE_YES))
-    return ratio >= yes or (ratio <= no and (quick or hits == 0))
+    return ratio >= yes or (ratio <= no and (part or not hits))
 
 
 def coarse_to_fine(samples: list[Sample]) -> list[Sample]:
@@ -136,14 +202,36 @@ def forward(times_s: list[float]) -> list[Sample]:
     Each pass goes forward, and clips of a video follow each other: a frame is hardly decoded twice.
     Spread, because hands come and go: of five neighbouring frames the end of a clip is never seen.
     """
-    first = {int((i + 0.5) * len(times_s) / CLEAR_NO) for i in range(CLEAR_NO)}
-    order = sorted(range(len(times_s)), key=lambda i: (i not in first, i))
-    return [Sample(times_s[i]) for i in order]
+    return [Sample(times_s[i]) for i in _spread(len(times_s))]
+
+
+def _spread(count: int) -> list[int]:
+    first = {int((i + 0.5) * count / CLEAR_NO) for i in range(CLEAR_NO)}
+    return sorted(range(count), key=lambda i: (i not in first, i))
+
+
+def _keys_first(keys: list[Sample]) -> list[Sample]:
+    # A walk on from the only key frame decodes that one too; of two, one is seldom walked on from.
+    return coarse_to_fine(keys) if len(keys) > 1 else [Sample(key.time_s) for key in keys]
 
 
 def _inside(start_s: float, end_s: float, keys_s: npt.NDArray[np.float64]) -> list[Sample]:
     first, end = np.searchsorted(keys_s, [start_s - SAME_S, end_s - SAME_S])
     return [Sample(float(keys_s[k]), int(k)) for k in range(first, end)]
+
+
+def _around(
+    start_s: float, end_s: float, keys_s: npt.NDArray[np.float64], samples: list[Sample]
+) -> list[Outside]:
+    """The key frames before and after a clip with these samples, where they are not far away."""
+    before = int(np.searchsorted(keys_s, start_s - SAME_S)) - 1
+    after = int(np.searchsorted(keys_s, end_s - SAME_S))
+    sides = (before, samples[:NEAREST]), (after, samples[-NEAREST:])
+    return [
+        Outside(Sample(float(keys_s[k]), k), near)
+        for k, near in sides
+        if 0 <= k < len(keys_s) and max(start_s - keys_s[k], keys_s[k] - end_s) <= OUTSIDE_S
+    ]
 
 
 def _apart(keys: list[Sample]) -> list[Sample]:

@@ -4,14 +4,14 @@ Looks are spent only where they can change what is known of the clip:
 
 1. *Doubtful* hands, in clips few of whose frames show one, are looked for again at a higher score,
    then in a window around them. Hands are found again, most other things are not.
-2. *Gaps*, frames without a hand in clips that have some, are looked at again: with black around the
-   picture, for hands cut by its edges or close to the camera, then upside down, then around the
-   nearest hands.
-3. *Blind looks*, a few, are all that a clip without any hand gets: with black around, upside down,
-   and at the lower left and right, magnified. What they find is checked.
+2. *Gaps*, frames without a hand in clips that have some, are looked at again with black around the
+   picture, for hands cut by its edges or close to the camera.
+3. *Blind looks*, a few, are all that a clip without any hand gets where few frames were looked at:
+   with black around, then at the lower left and right, magnified; a still upside down instead. What
+   they find is checked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +26,11 @@ Look = tuple[Window | None, bool]
 TRUSTED = 1 / 3
 """From this `trust` a hand counts. What is taken for a hand comes and goes: on robots and animals
 it shows in up to a quarter of the frames, hands at work mostly in more than half."""
+CLEAR_NO = 8  # looks without a hand, first and blind ones, after which there is none
 NEVER = 2.0  # a `gap_share` that no clip reaches
 FAR = 0.25  # of width and height, added as black on each side
 CHECK = 4.0  # side of a check's window, in hands: a palm is found by its surroundings too
-AROUND = 3.0  # side of the window around a neighbouring frame's hand, in hands
-SMALLEST_PX = 16.0  # side of a hand for both: less would magnify noise
+SMALLEST_PX = 16.0  # side of a hand for it: less would magnify noise
 SAME_PLACE = 0.5  # distance of two centres, in hands, below which they are one hand
 
 
@@ -45,15 +45,15 @@ class LookOptions:
     """Palm detection score that a doubtful hand has to reach when it is looked for again."""
     presence_confidence: float = 0.3
     """Landmark model's score from which a hand counts."""
-    gap_share: float = 0.2
+    gap_share: float = 1 / 3
     """Share of frames with trusted hands from which a clip's other frames are looked at again."""
-    blind_looks: int = 4
-    """Looks spent on a clip without any trusted hand, 0 to 4; a still gets two at most."""
+    blind_looks: int = 3
+    """Looks at most spent on a clip without any trusted hand, 0 to 3; a still gets two."""
     check_lone: bool = True
     """Look again for a hand that one frame of four or more shows; `select` takes it for none."""
-    min_hand_px: float = 24.0
-    """Longer side, in the decoded frame, from which a hand counts: one and a half codes of a frame.
-    Most of what is wrongly taken for a hand is smaller, hands at work are mostly twice as large."""
+    min_hand_px: float = 20.0
+    """Longer side, in the decoded frame, from which a hand counts. What is wrongly taken for a hand
+    is mostly smaller, hands at work are mostly twice as large."""
 
 
 def first_look(frame_hwc: npt.NDArray[np.uint8], frame: int, options: LookOptions) -> list[Hand]:
@@ -83,7 +83,6 @@ def _side_px(hand: Hand, width: int, height: int) -> float:
 
 def look_again(
     frames: Sequence[npt.NDArray[np.uint8]],
-    times_s: Sequence[float],
     found: Sequence[Sequence[Hand]],
     options: LookOptions,
 ) -> list[list[Hand]]:
@@ -91,14 +90,13 @@ def look_again(
 
     Args:
         frames: uint8 [H, W, 3] RGB, in order of time; any number, any distance.
-        times_s: of each frame.
         found: hands of each frame, of `first_look`; their `frame` is its position in `frames`.
         options: how to look.
 
     Returns:
         The hands of each frame with `trust`: those given, in their order, then new ones.
     """
-    clip = _Clip(frames, np.asarray(times_s, np.float64), [list(hands) for hands in found], options)
+    clip = _Clip(frames, [list(hands) for hands in found], options)
     clip.rate()
     if frames and not any(map(shows_hand, clip.hands)):
         clip.look_blindly()
@@ -114,7 +112,6 @@ def shows_hand(hands: Sequence[Hand]) -> bool:
 @dataclass
 class _Clip:
     frames: Sequence[npt.NDArray[np.uint8]]
-    times_s: npt.NDArray[np.float64]
     hands: list[list[Hand]]
     options: LookOptions
 
@@ -145,33 +142,30 @@ class _Clip:
     def look_blindly(self) -> None:
         """Spend a few looks on frames spread over the clip, until one finds a hand."""
         # Magnified parts find more things that are no hands; a still has nothing to outvote them.
-        count = min(self.options.blind_looks, 4 if len(self.frames) > 1 else 2)
-        for turn in range(count):
-            frame = int((turn + 0.5) * len(self.frames) / count)
-            looks = [self.far(frame), None, self.lower(frame, 0.0), self.lower(frame, 0.4)]
-            if self.found_anew(frame, (looks[turn], turn == 1), 0.0, magnified=turn > 1):
+        kinds = ["far", "lower left", "lower right"] if len(self.frames) > 1 else ["far", "turned"]
+        spare = max(CLEAR_NO - len(self.frames), 0)
+        kinds = kinds[: min(self.options.blind_looks, spare)]
+        for turn, kind in enumerate(kinds):
+            frame = int((turn + 0.5) * len(self.frames) / len(kinds))
+            look, magnified = self.blind_look(frame, kind)
+            if self.found_anew(frame, look, 0.0, magnified):
                 return
+
+    def blind_look(self, frame: int, kind: str) -> tuple[Look, bool]:
+        """Where a blind look goes, and whether it magnifies."""
+        if kind == "far":
+            return (self.far(frame), False), False
+        if kind == "turned":
+            return (None, True), False
+        return (self.lower(frame, 0.0 if kind == "lower left" else 0.4), False), True
 
     def fill_gaps(self) -> None:
         """Look again at frames without a trusted hand, in clips with enough of them."""
         sure = np.array([shows_hand(hands) for hands in self.hands])
         if not sure.any() or sure.mean() < self.options.gap_share:
             return
-        known, support = [list(hands) for hands in self.hands], float(sure.mean())
         for frame in map(int, np.flatnonzero(~sure)):
-            near = min(
-                np.flatnonzero(sure), key=lambda f: abs(self.times_s[f] - self.times_s[frame])
-            )
-            best = max(known[near], key=lambda hand: hand["trust"])
-            for look in self.gap_looks(frame, best):
-                if self.found_anew(frame, look, support):
-                    break
-
-    def gap_looks(self, frame: int, near: Hand) -> Iterator[Look]:
-        """From the look that finds most to the one that finds least."""
-        yield self.far(frame), False
-        yield None, True
-        yield self.around(frame, near, AROUND), False
+            self.found_anew(frame, (self.far(frame), False), float(sure.mean()))
 
     def found_anew(self, frame: int, look: Look, support: float, magnified: bool = False) -> bool:
         """Whether one more look at a frame finds a hand to trust."""

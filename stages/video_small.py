@@ -27,6 +27,10 @@ FRUGAL = {"skip_frame": "noref"}
 # 32 frames of 384x683 are 25 MB. Neighbouring clips share the last few.
 FRAMES_KEPT = 32
 
+# Walks that can be gone on with: a clip has about as many key frames to walk on from. A decoder
+# holds a few full frames.
+WALKS_KEPT = 3
+
 SAME_S = 1e-4
 
 # Formats whose index lists key frames by the very timestamps of their packets.
@@ -57,20 +61,22 @@ class SmallVideo:
         self._path = path
         self._shrink = _Shrinker(short_side)
         self._kept: OrderedDict[tuple[str, int], SmallFrame] = OrderedDict()
-        self._file = _File(path)
-        self._keys = self._file.index() or self._file.scan()
+        file = _File(path)
+        self._keys = file.index() or file.scan()
+        self._pixel_aspect = file.pixel_aspect
+        self._idle: list[_File] = [file]
         self.keys_s: npt.NDArray[np.float64] = np.array([key.time_s for key in self._keys])
         """When key frames are shown, ascending."""
-        # Opened once more to walk, so that key frames can be fetched without losing the place.
-        self._walked: _File | None = None
-        self._walk: _Walk | None = None
+        # Each has the file open for itself, and key frames have it once more: none loses its place.
+        self._lone: _File | None = None
+        self._walks: OrderedDict[_Key, _Walk] = OrderedDict()
 
     def close(self) -> None:
         """Close the file."""
-        self._walk = None
-        for file in (self._file, self._walked):
-            if file is not None:
-                file.close()
+        walked = [walk.file for walk in self._walks.values()]
+        for file in [*self._idle, *walked, *([self._lone] if self._lone else [])]:
+            file.close()
+        self._walks.clear()
 
     def key_frame(self, index: int) -> SmallFrame:
         """The key frame shown at `keys_s[index]`, decoded without any other frame.
@@ -117,27 +123,41 @@ class SmallVideo:
         return self._kept[slot]
 
     def _lone_key(self, index: int) -> SmallFrame:
+        self._lone = self._lone or self._opened()
         with _in_words(self._path):
-            frame = self._file.lone(self._keys[index])
+            frame = self._lone.lone(self._keys[index])
         if frame is None:
             raise self._no_frame(float(self.keys_s[index]))
         return self._small(frame)
 
     def _walked_to(self, time_s: float) -> SmallFrame:
         index = max(0, int(np.searchsorted(self.keys_s, time_s + SAME_S, side="right")) - 1)
-        walk, self._walk = self._walk, None  # whoever runs into an error starts afresh
-        self._walked = self._walked or _File(self._path)
         with _in_words(self._path):
-            if walk is None or walk.key != self._keys[index] or walk.asked_s > time_s:
-                walk = _Walk(self._keys[index], self._walked)
-            frame = walk.to(time_s)
+            walk = self._walk_from(self._keys[index], time_s)
+            try:
+                frame = walk.to(time_s)
+            except BaseException:
+                walk.file.close()  # whoever runs into an error starts afresh
+                raise
+        self._walks[walk.key] = walk
         if frame is None:
             raise self._no_frame(time_s)
-        self._walk = walk
         return self._small(frame)
 
+    def _walk_from(self, key: "_Key", time_s: float) -> "_Walk":
+        """A walk from a key frame that has not passed a time; it is taken out of those kept."""
+        walk = self._walks.pop(key, None)
+        if walk is not None and walk.asked_s <= time_s:
+            return walk
+        if walk is None and len(self._walks) >= WALKS_KEPT:
+            _, walk = self._walks.popitem(last=False)
+        return _Walk(key, walk.file if walk else self._opened())
+
+    def _opened(self) -> "_File":
+        return self._idle.pop() if self._idle else _File(self._path)
+
     def _small(self, frame: "_Shown") -> SmallFrame:
-        return SmallFrame(frame.time_s, self._shrink(frame.picture, self._file.pixel_aspect))
+        return SmallFrame(frame.time_s, self._shrink(frame.picture, self._pixel_aspect))
 
     def _no_frame(self, time_s: float) -> MediaError:
         return MediaError(f"{self._path.name}: no frame at {time_s:.2f} s, the file ends earlier")
@@ -258,7 +278,7 @@ class _Walk:
     """The frames from a key frame on, in the order in which they are shown."""
 
     def __init__(self, key: _Key, file: _File) -> None:
-        self.key, self._frames = key, file.frames_from(key)
+        self.key, self.file, self._frames = key, file, file.frames_from(key)
         self.asked_s = -np.inf
         self._frame: _Shown | None = None
 
