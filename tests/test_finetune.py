@@ -247,6 +247,7 @@ def test_an_export_of_stage_1_is_no_policy(stage_1: Path) -> None:
         export.load(stage_1)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(shards: Path, tmp_path: Path) -> None:
     # Without a latent: what is drawn for it depends on how many draw.
     config = small_finetune(shards, tmp_path / "one", head=replace(SMALL, latent=0))

@@ -119,7 +119,10 @@ def test_the_wrist_camera_moves_with_the_gripper() -> None:
 # Folders.
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("calvin",) else pytest.mark.slow) for n in FOLDERS],
+)
 def test_the_same_arguments_give_the_same_bytes(name: str, tmp_path: Path) -> None:
     write, folder = WRITERS[name], FOLDERS[name]
     write(tmp_path / "a", clips=1, seed=5)

@@ -44,7 +44,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return write
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("ssv2",) else pytest.mark.slow) for n in MODULES],
+)
 def test_an_interrupted_run_ends_with_the_same_bytes(name: str, tiny: Tiny, tmp_path: Path) -> None:
     before = sums(tiny(name))
     shutil.copytree(tiny(name), tmp_path, dirs_exist_ok=True)

@@ -66,6 +66,7 @@ def test_a_submitted_run_streams_its_log_and_leaves_shards(
     assert (tmp_path / "out/shards/manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_submitted_pretraining_runs_in_several_processes(
     head: str, cli: Cli, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(
     assert len(skipped[0]["skipped"]) == 4  # the clips of both
 
 
+@pytest.mark.slow
 def test_the_processes_of_torchrun_are_those_of_the_command_line(
     alone: PretrainConfig, shards: Path, tmp_path: Path
 ) -> None:
