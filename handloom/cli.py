@@ -26,7 +26,7 @@ usage: handloom COMMAND …        (handloom COMMAND --help says more)
   report OUT        write report/index.html of a run again
   inspect SHARDS    what is in a folder of shards, or in one shard
   sample DATASET    write a miniature of a dataset in its official layout
-  train WHAT        pretrain, finetune, scaling, export, vqgan
+  train WHAT        pretrain, finetune, scaling, export, vqgan, report
   generate          continue a clip or a picture with a trained model
   eval WHAT         tokenizer, policy (held-out episodes), rollout (in a simulator)
 """
@@ -186,9 +186,9 @@ def sample(args: Sequence[str]) -> None:
 def train(args: Sequence[str]) -> None:
     """`handloom train`."""
     if not args or args[0] in ("-h", "--help"):
-        print("usage: handloom train {pretrain,finetune,scaling,export,vqgan} …")
+        print("usage: handloom train {pretrain,finetune,scaling,export,vqgan,report} …")
         return
-    known = ("pretrain", "finetune", "scaling", "export", "vqgan")
+    known = ("pretrain", "finetune", "scaling", "export", "vqgan", "report")
     what = choice(args[0], known, "training")
     if what == "pretrain":
         from handloom.train import pretrain
@@ -206,6 +206,10 @@ def train(args: Sequence[str]) -> None:
         from handloom.train import pretrain
 
         pretrain.export(parse(pretrain.ExportConfig, args[1:], "train export"))
+    elif what == "report":
+        from handloom.train import report
+
+        report.write(parse(report.TrainReport, args[1:], "train report"))
     else:
         from handloom.pipeline import commands
         from handloom.train import vqgan

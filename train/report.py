@@ -18,7 +18,6 @@ import html
 import json
 import math
 import struct
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +108,7 @@ def materials(out: Path) -> Iterator[str]:
                 yield charts.missing(out / (name if manifest else f"{data}/shards"))
             continue
         run, splits = found["run"], manifest["splits"]
-        size = _parameters(out / name / "export" / "model.safetensors")
+        size = parameters(out / name / "export" / "model.safetensors")
         rows.append(
             (
                 words,
@@ -118,7 +117,7 @@ def materials(out: Path) -> Iterator[str]:
                 run.get("mode", "all"),
                 f"{found['step']:,} x {run['batch_size']}",
                 _seen(run, found["step"]),
-                _minutes(out / name, run),
+                f"{minutes(out / name, run):.1f}",
             )
         )
     heads = ("", "data", "parameters", "trained", "steps x batch", "seen", "minutes")
@@ -177,9 +176,11 @@ def second_stage(out: Path) -> Iterator[str]:
         yield from _second_stage_charts(log)
         yield "</div>"
     yield (
-        "<p>Arm L1 is in standard deviations of the arm's actions: <i>policy</i> with the latent at "
-        "zero, as it acts; <i>told</i> with the latent of the true chunk, the best that the latent "
-        "could say; <i>mean action</i> always answers the mean of the demonstrations.</p>"
+        "<p>Arm L1 is in standard deviations of the arm's actions: <i>policy</i> with the latent "
+        "at zero, as it acts; <i>told</i> with the latent of the true chunk, the best that it "
+        "could say; <i>mean action</i> always answers the mean of the demonstrations. Held-out "
+        "episodes ask in phrases that training does not have. A text encoder without language "
+        "cannot know them, so these errors are partly those of doing another task.</p>"
     )
 
 
@@ -244,8 +245,8 @@ def imagined(out: Path) -> Iterator[str]:
         stage = _json(out / name.replace("scores", "stage2") / "summary.json") or {"run": {}}
         frozen = str(stage["run"].get("mode", "")).startswith("frozen")
         yield f"<p><b>{html.escape(stage['run'].get('mode', name))}</b>: " + (
-            "the GPT is as stage 1 left it and has never seen this robot, so what it imagines is "
-            "mostly the last frame again."
+            "the GPT is as stage 1 left it and has never seen this robot, so do not expect it to "
+            "predict the robot's frames."
             if frozen
             else "the GPT learned these pictures too, for a few minutes."
         )
@@ -358,7 +359,7 @@ def _each(run: dict[str, Any]) -> int:
     return of_batch * int(run["frames"] * run["views"] * run["rows"] * run["cols"])
 
 
-def _minutes(folder: Path, run: dict[str, Any]) -> str:
+def minutes(folder: Path, run: dict[str, Any]) -> float:
     """Minutes of all steps, from the rates in the log."""
     rate = "windows_per_s" if "mode" in run else "tokens_per_s"
     seconds, last = 0.0, 0
@@ -366,10 +367,10 @@ def _minutes(folder: Path, run: dict[str, Any]) -> str:
         if "train" in row:
             seconds += (row["step"] - last) * _each(run) / row["train"][rate]
             last = row["step"]
-    return f"{seconds / 60:.1f}"
+    return seconds / 60
 
 
-def _parameters(weights: Path) -> int:
+def parameters(weights: Path) -> int:
     """How many numbers a safetensors file holds; 0 without a file. Reads its header alone."""
     if not weights.is_file():
         return 0
@@ -397,17 +398,3 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def main() -> None:
-    """`python -m handloom.train.report --out DIR`."""
-    import tyro
-
-    try:
-        write(tyro.cli(TrainReport, prog="handloom train report"))
-    except UserError as error:
-        sys.exit(f"handloom: {error}")
-
-
-if __name__ == "__main__":
-    main()
