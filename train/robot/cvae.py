@@ -79,12 +79,14 @@ class ActionVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.latent, heads = latent, max(1, width // 32)
-        self.step = nn.Parameter(0.02 * torch.randn(actions, width))
+        # As large as what is added to them: a step that the first layers cannot tell from the next
+        # one makes posterior and decoder see the mean of a chunk, and the latent goes unused.
+        self.step = nn.Parameter(torch.randn(actions, width))
         self.seen_in = nn.Linear(seen_width, width)
         self.decoder = nn.ModuleList(SelfBlock(width, heads) for _ in range(blocks))
         self.norm, self.action_out = nn.LayerNorm(width), nn.Linear(width, action_width)
         if latent:
-            self.posterior_step = nn.Parameter(0.02 * torch.randn(actions, width))
+            self.posterior_step = nn.Parameter(torch.randn(actions, width))
             self.summary = nn.Parameter(0.02 * torch.randn(width))
             self.action_in = nn.Linear(action_width, width)
             self.state_in = nn.Linear(state_width, width)
