@@ -17,7 +17,7 @@ from handloom.errors import UserError
 from handloom.tokenize.shards import read_manifest
 from handloom.train.finetune import FinetuneConfig, HeadOptions, LossOptions, finetune
 from handloom.train.pretrain import train as pretrain
-from handloom.train.robot import export, loop, stage1
+from handloom.train.robot import export, loop, stage1, validate
 from handloom.train.robot.job import Job
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, rows, small_run, trace, write_clips
@@ -256,3 +256,25 @@ def test_two_processes_learn_what_one_does(shards: Path, tmp_path: Path) -> None
                "--nproc-per-node", "2", "-m", "tests.helpers.finetune_run"]  # fmt: skip
     subprocess.run([*command, shards, tmp_path / "two"], cwd=ROOT, check=True, timeout=120)
     assert np.allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("active", "posterior_l1", "latent", "collapsed"),
+    [(8, 0.4, 8, False), (3, 0.4, 8, True), (8, 0.499, 8, True), (2, 0.4, 2, False),
+     (0, 0.5, 0, False)],
+)  # fmt: skip
+def test_a_collapsed_posterior_is_noticed(
+    active: int, posterior_l1: float, latent: int, collapsed: bool
+) -> None:
+    scores = validate.Scores(
+        windows=9,
+        prior_mean=validate.ActionScores(0.5, 0.9),
+        posterior=validate.ActionScores(posterior_l1, 0.9),
+        mean_action=validate.ActionScores(0.8, 0.5),
+        kl=1.0,
+        active_dimensions=active,
+        latent=latent,
+        video={},
+    )
+    assert scores.has_collapsed is collapsed
+    assert any("collapsed" in line for line in validate.table(scores)) is collapsed

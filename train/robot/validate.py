@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from handloom.train.robot.job import Job
 
 ENOUGH_ACTIVE = 4  # latent dimensions; with fewer the VAE is nearly a deterministic head
+# Free bits let dimensions vary that say nothing of use: the true chunk has to help the decoder too.
+LEAST_HELP = 0.02
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Scores:
     @property
     def has_collapsed(self) -> bool:
         """Whether the latent tells next to nothing."""
-        return self.latent > 0 and self.active_dimensions < min(ENOUGH_ACTIVE, self.latent)
+        few = self.active_dimensions < min(ENOUGH_ACTIVE, self.latent)
+        helped = self.posterior.arm_l1 <= (1 - LEAST_HELP) * self.prior_mean.arm_l1
+        return self.latent > 0 and (few or not helped)
 
     def line(self) -> str:
         """In one line."""
@@ -174,6 +178,7 @@ def table(scores: Scores) -> Iterator[str]:
     if scores.has_collapsed:
         yield (
             f"the posterior has collapsed: fewer than {ENOUGH_ACTIVE} dimensions tell chunks "
-            "apart, so drawing from the prior changes little; lower --loss.kl, raise "
-            "--loss.free-bits or --loss.kl-warmup"
+            f"apart, or knowing the chunk makes it less than {LEAST_HELP:.0%} better, so drawing "
+            "from the prior changes little. Where demonstrations differ, train longer, lower "
+            "--loss.kl or raise --loss.kl-warmup; where they do not, --head.latent 0 is as good"
         )
