@@ -76,7 +76,10 @@ def run(config: RolloutEval) -> dict[str, Any]:
     """Do what `handloom eval rollout` does; see there."""
     model, adapter = _model(config)
     # The simulator is opened before minutes are spent.
-    setting = _setting(config)
+    setting, tried = _setting(config), _chains(config)
+    sha256 = chains.digest(tried)
+    official = " (CALVIN's list)" if sha256 == chains.SHA256 else ""
+    print(f"{len(tried)} chains of SHA-256 {sha256}{official}", flush=True)
     config.out.mkdir(parents=True, exist_ok=True)
     film = Film(config)
     began = time.monotonic()
@@ -84,19 +87,15 @@ def run(config: RolloutEval) -> dict[str, Any]:
     def tell(number: int, length: int) -> None:
         film.cut(number)
         each_s = (time.monotonic() - began) / (number + 1)
-        print(
-            f"chain {number + 1} / {config.chains}: {length} done, {each_s:.1f} s each", flush=True
-        )
+        print(f"chain {number + 1} / {len(tried)}: {length} done, {each_s:.1f} s each", flush=True)
 
-    result = protocol.evaluate(
-        setting, model, _chains(config), config.steps_per_task, film.shoot, tell
-    )
+    result = protocol.evaluate(setting, model, tried, config.steps_per_task, film.shoot, tell)
     print(result.table())
     found: dict[str, Any] = {
         "who": config.actor if config.checkpoint is None else str(config.checkpoint),
         "where": "tabletop" if config.calvin is None else str(config.calvin),
         "words": config.words if config.calvin is None else "CALVIN's",
-        "chains_sha256": chains.digest(_chains(config)),
+        "chains_sha256": sha256,
         **result.to_dict(),
     }
     if adapter is not None:
