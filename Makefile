@@ -70,15 +70,15 @@ scaling: $(READY)  ## validation loss against size and tokens: SHARDS="DIR ..." 
 # pictures 150, scores 45 each, rollouts 45. On two quiet cores that is an estimated 12 minutes.
 EPISODES      ?= 180
 STAGE1_STEPS  ?= 200
-STAGE2_STEPS  ?= 1500
-PICTURE_STEPS ?= 200
+STAGE2_STEPS  ?= 1000
+PICTURE_STEPS ?= 150
 TRIES         ?= 36
 TASKS         ?= open_drawer close_drawer move_slider_left move_slider_right turn_on_lightbulb turn_off_lightbulb
 
 train-sample: HANDLOOM = $(BIN)/python -m handloom
 train-sample: TO       = $(if $(OUT),$(OUT),runs/train-sample)
 train-sample: TUNE     = $(HANDLOOM) train finetune --shards "$(TO)/robot/shards" --stage1 "$(TO)/stage1" --history 1
-train-sample: SCORE    = $(HANDLOOM) eval policy --shards "$(TO)/robot/shards" --clips 2
+train-sample: SCORE    = $(HANDLOOM) eval policy --shards "$(TO)/robot/shards" --windows 200 --clips 2 --frames 4
 train-sample: ROLL     = $(HANDLOOM) eval rollout --single --tasks $(TASKS) --chains $(TRIES) --words trained --steps-per-task 180
 # Training and curation know when they are finished; evaluations are done again after new training only.
 train-sample: $(READY)  ## raw videos and episodes to a policy and OUT/report.html, 15 minutes on 2 cores: [OUT=...]
@@ -87,7 +87,7 @@ train-sample: $(READY)  ## raw videos and episodes to a policy and OUT/report.ht
 	$(HANDLOOM) curate sample --out "$(TO)/human" --tokens.model bundled-128
 	$(HANDLOOM) train pretrain --shards "$(TO)/human/shards" --out "$(TO)/stage1" --steps $(STAGE1_STEPS)
 	$(TUNE) --out "$(TO)/stage2" --mode frozen+cached --steps $(STAGE2_STEPS) --batch-size 32
-	$(TUNE) --out "$(TO)/stage2-full" --mode full --steps $(PICTURE_STEPS) --batch-size 8 --trunk-lr 1 --loss.video 1
+	$(TUNE) --out "$(TO)/stage2-full" --mode full --steps $(PICTURE_STEPS) --batch-size 8 --loss.video 1
 	test "$(TO)/scores/scores.json" -nt "$(TO)/stage2/summary.json" || $(SCORE) --checkpoint "$(TO)/stage2" --out "$(TO)/scores"
 	test "$(TO)/scores-full/scores.json" -nt "$(TO)/stage2-full/summary.json" || $(SCORE) --checkpoint "$(TO)/stage2-full" --out "$(TO)/scores-full"
 	test "$(TO)/rollouts/policy/rollout.json" -nt "$(TO)/stage2/summary.json" || $(ROLL) --checkpoint "$(TO)/stage2" --out "$(TO)/rollouts/policy" --videos 6

@@ -172,12 +172,12 @@ def test_the_optimiser_of_a_frozen_run_knows_the_head_alone(
 def test_a_run_from_stage_1_begins_with_its_weights(
     shards: Path, stage_1: Path, tmp_path: Path
 ) -> None:
-    job = Job(small_finetune(shards, tmp_path, stage1=stage_1))
+    job = Job(small_finetune(shards, tmp_path, stage1=stage_1, trunk_lr=0.3))
     weights = load_file(stage_1 / "export" / "model.safetensors")
     for name, tensor in stage1.widen(weights, 2).items():
         assert torch.equal(job.trained.trunk.state_dict()[name], tensor)
     rates = {group["share"] for group in job.optimizer.param_groups}
-    assert rates == {1.0, job.config.trunk_lr}
+    assert rates == {1.0, 0.3}
 
 
 def test_non_finite_windows_are_skipped_and_named(shards: Path, tmp_path: Path) -> None:
