@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import read_manifest
+from handloom.train import text
 from handloom.train.finetune import FinetuneConfig, HeadOptions, LossOptions, finetune
 from handloom.train.pretrain import train as pretrain
 from handloom.train.robot import export, loop, stage1, validate
 from handloom.train.robot.job import Job
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, rows, small_run, trace, write_clips
+from tests.helpers.tiny_clip_text import write_clip_text
 
 ROOT = Path(__file__).parent.parent
 SMALL = HeadOptions(width=32, layers=1, latent=4, vae_width=32, vae_blocks=1)
@@ -278,3 +280,27 @@ def test_a_collapsed_posterior_is_noticed(
     )
     assert scores.has_collapsed is collapsed
     assert any("collapsed" in line for line in validate.table(scores)) is collapsed
+
+
+def test_features_of_another_stage_1_are_not_taken_for_these(
+    shards: Path, stage_1: Path, tmp_path: Path
+) -> None:
+    clips = write_clips(tmp_path / "clips", side=4)
+    pretrain(small_run(clips, tmp_path / "other", size="nano", seed=1))
+    same = {"mode": "frozen+cached", "features": tmp_path / "features", "steps": 1}
+    for name, start in (("a", stage_1), ("b", tmp_path / "other"), ("c", stage_1)):
+        finetune(small_finetune(shards, tmp_path / name, stage1=start, **same))
+    kept = sorted(path.name.split("-")[0] for path in (tmp_path / "features").iterdir())
+    assert kept == ["train", "train", "val", "val"]
+    with pytest.raises(UserError, match="stage 1 is"):
+        Job(small_finetune(shards, tmp_path / "a", stage1=tmp_path / "other", **same))
+
+
+def test_a_policy_finds_the_text_encoder_of_its_stage_1(shards: Path, tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", side=4)
+    encoder = str(write_clip_text(tmp_path / "clip"))
+    pretrain(small_run(clips, tmp_path / "run", size="nano", steps=2, text_encoder=encoder))
+    finetune(small_finetune(shards, tmp_path / "out", stage1=tmp_path / "run", steps=2))
+    _, _, facts = export.load(tmp_path / "out")
+    assert facts["text_encoder"]["name"] == encoder
+    assert text.load_again(facts["text_encoder"]).weights_sha256

@@ -1,4 +1,3 @@
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -11,6 +10,7 @@ from handloom.errors import UserError
 from handloom.train import text
 from handloom.train.baselines import CopyLastFrame, Unigram
 from handloom.train.model import GPT, SIZES, Shape, rotate, to_sequence
+from tests.helpers.tiny_clip_text import write_clip_text
 
 SMALL = Shape(
     layers=2,
@@ -242,30 +242,7 @@ def test_features_do_not_depend_on_the_batch_and_long_captions_keep_their_end():
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory):
-    """A CLIP text checkpoint as `hf download` would leave it, with random weights."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    folder = tmp_path_factory.mktemp("clip")
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "re", "red</w>"]
-    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    ids = {token: i for i, token in enumerate(vocabulary)}
-    (folder / "vocab.json").write_text(json.dumps(ids))
-    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
-    config = CLIPTextConfig(
-        vocab_size=len(ids),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=len(ids) - 2,
-        eos_token_id=len(ids) - 1,
-        pad_token_id=len(ids) - 1,
-    )
-    torch.manual_seed(0)
-    CLIPTextModel(config).save_pretrained(folder)
-    return folder
+    return write_clip_text(tmp_path_factory.mktemp("clip"))
 
 
 def test_a_clip_folder_gives_the_features_that_transformers_gives(tiny_clip):

@@ -30,7 +30,7 @@ def run(config: GenerateConfig) -> None:
     tokenizer = pictures.load_tokenizer(
         facts["tokenizer"], config.tokenizer, config.device, config.threads
     )
-    encoder = load_encoder(facts["text_encoder"], config)
+    encoder = text.load_again(facts["text_encoder"], config.text_encoder, config.device)
     prompts = find(config, model.shape, facts["tokenizer"], tokenizer, encoder)
     distance, network = _judges(config)
     frames = config.frames or model.shape.frames
@@ -69,23 +69,6 @@ def write(prompt: Prompt, video_VFHW3: Any, true_VFHW3: Any | None, out: Path) -
     pictures.write_gif(side_by_side, prompt.fps, out / f"{prompt.name}.gif")
     pictures.write_mp4(side_by_side, prompt.fps, out / f"{prompt.name}.mp4")
     print(f"wrote {out / prompt.name}.mp4, .gif, .png, .tokens.npy: {prompt.text!r}", flush=True)
-
-
-def load_encoder(facts: dict[str, Any], config: GenerateConfig) -> text.TextEncoder:
-    """The text encoder of the model.
-
-    Raises:
-        UserError: it is not there, or is another one.
-    """
-    name = config.text_encoder or facts["name"]
-    encoder = text.load(name, facts["length"], config.device)
-    if encoder.weights_sha256 != facts["weights_sha256"]:
-        raise UserError(
-            f"{name} holds the text encoder {encoder.weights_sha256[:12]}, and the model was "
-            f"trained with {facts['name']} ({facts['weights_sha256'][:12]}): name the folder of "
-            "that one with --text-encoder."
-        )
-    return encoder
 
 
 def _judges(config: GenerateConfig) -> tuple[Any, fvd.Network | None]:

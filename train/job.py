@@ -154,16 +154,11 @@ class Job:
 
     def export_facts(self) -> dict[str, Any]:
         """What has to be known to use the model: tokenizer, frames, text encoder."""
-        encoder = {
-            "name": self.config.text_encoder,
-            "weights_sha256": self.text.weights_sha256,
-            "length": self.text.length,
-        }
         manifest = self.train.manifest
         facts: dict[str, Any] = {
             name: manifest[name] for name in ("tokenizer", "frames") if name in manifest
         }
-        return {**facts, "text_encoder": encoder, "size": self.config.size}
+        return {**facts, "text_encoder": self.text.facts, "size": self.config.size}
 
     def is_finished(self) -> bool:
         """Whether `out` holds the end of this run."""

@@ -149,14 +149,7 @@ class Policy:
             UserError: the folder, the tokenizer or the text encoder do not fit.
         """
         model, space, facts = export.load(Path(folder), device)
-        own = facts["text_encoder"]
-        encoder = text.load(text_encoder or own["name"], own["length"], device)
-        if encoder.weights_sha256 != own["weights_sha256"]:
-            raise UserError(
-                f"{text_encoder or own['name']} holds another text encoder than the policy was "
-                f"trained with ({own['name']}, {own['weights_sha256'][:12]}): name the folder of "
-                "that one as text_encoder."
-            )
+        encoder = text.load_again(facts["text_encoder"], text_encoder, device)
         vqgan = load_tokenizer(facts["tokenizer"], tokenizer, device, threads)
         return cls(model, space, facts["stride"], vqgan, encoder, execution)
 

@@ -31,19 +31,23 @@ class TextEncoder:
     `read` and `cut` count the captions that it was given and those that were too long.
 
     Args:
+        name: where it was loaded from, see `load`.
         network: a transformers `CLIPTextModel`.
         tokenize: caption to token ids, start and end included.
         length: L; longer captions are cut.
         device: where the network runs and the features are.
     """
 
-    def __init__(self, network: nn.Module, tokenize: Tokenize, length: int, device: str) -> None:
+    def __init__(
+        self, name: str, network: nn.Module, tokenize: Tokenize, length: int, device: str
+    ) -> None:
         config: Any = network.config
         if not 2 < length <= config.max_position_embeddings:
             raise UserError(
                 f"--text-length {length} does not fit this text encoder: it must be between 3 and "
                 f"{config.max_position_embeddings}."
             )
+        self.name = name
         self.network = network.eval().requires_grad_(False).to(device)
         self.tokenize, self.length, self.device = tokenize, length, device
         self.width: int = config.hidden_size
@@ -51,6 +55,11 @@ class TextEncoder:
         self.read = self.cut = 0
         self._cache: dict[str, Tensor] = {}
         self._ids: dict[str, list[int]] = {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an export records, and `load_again` reads, as plain JSON."""
+        return {"name": self.name, "weights_sha256": self.weights_sha256, "length": self.length}
 
     def __call__(self, captions: list[str]) -> Tensor:
         """Features float32 [B, L, E], zero behind the end of a caption."""
@@ -118,12 +127,34 @@ def load(name: str, length: int, device: str = "cpu") -> TextEncoder:
         UserError: no such folder, not a CLIP, or a hub that cannot be reached.
     """
     if name == "seeded":
-        return TextEncoder(_seeded_network(), hash_words, length, device)
+        return TextEncoder(name, _seeded_network(), hash_words, length, device)
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _from_hub(name)
     network, tokenize = _clip(folder)
-    return TextEncoder(network, tokenize, length, device)
+    return TextEncoder(name, network, tokenize, length, device)
+
+
+def load_again(facts: dict[str, Any], place: str | None = None, device: str = "cpu") -> TextEncoder:
+    """Load the text encoder that a model was trained with.
+
+    Args:
+        facts: of it, as the model's export holds them.
+        place: where it lies now; by default where it lay then.
+        device: a torch device.
+
+    Raises:
+        UserError: it is not there, or is another one.
+    """
+    name = place or facts["name"]
+    encoder = load(name, facts["length"], device)
+    if encoder.weights_sha256 != facts["weights_sha256"]:
+        raise UserError(
+            f"{name} holds the text encoder {encoder.weights_sha256[:12]}, and the model was "
+            f"trained with {facts['name']} ({facts['weights_sha256'][:12]}): name the folder of "
+            "that one with --text-encoder."
+        )
+    return encoder
 
 
 WORDS = 4_096  # ids 0 and 1 start and end a caption, the others are hashes of words

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from handloom.tokenize.vqgan import VQGAN
-from handloom.train import quality
+from handloom.train import quality, text
 from handloom.train.checkpoint import write_atomically
 from handloom.train.eval_policy import PolicyEval
 from handloom.train.policy import Execution, actions_to_execute
 from handloom.train.robot import evaluate_chart, evaluate_motion, evaluate_pictures, export
-from handloom.train.robot.evaluate_open import open_encoder, open_tokenizer, open_windows
+from handloom.train.robot.evaluate_open import open_tokenizer, open_windows
 from handloom.train.robot.evaluate_scores import Outputs, grouped
 from handloom.train.robot.evaluate_tables import table
 from handloom.train.robot.model import Inputs, codes_of
@@ -48,7 +48,9 @@ class Evaluated:
         self.execution = _execution(config)
         self.execute_n = actions_to_execute(self.execution, self.stride, self.model.shape.chunk)
         self.windows = open_windows(config, self.model, self.space, self.facts)
-        self.encoder = open_encoder(config, self.facts["text_encoder"])
+        self.encoder = text.load_again(
+            self.facts["text_encoder"], config.text_encoder, config.device
+        )
 
     def inputs(self, batch: Batch) -> Inputs:
         """Windows as the model takes them."""

@@ -7,7 +7,6 @@ from typing import Any
 from handloom.errors import UserError
 from handloom.tokenize.shards import ShardDataset
 from handloom.tokenize.vqgan import VQGAN
-from handloom.train import text
 from handloom.train.data import folder_and_weight
 from handloom.train.eval_policy import PolicyEval
 from handloom.train.pictures import load_tokenizer
@@ -79,23 +78,6 @@ def _refuse_others(
 
 def _described(kind: str, hz: float, state: Any, action: Any) -> str:
     return f"{kind} at {hz:g} Hz with states of {len(state)} and actions of {len(action)} numbers"
-
-
-def open_encoder(config: PolicyEval, own: dict[str, Any]) -> text.TextEncoder:
-    """The text encoder that the policy was trained with.
-
-    Raises:
-        UserError: it is not there, or is another one.
-    """
-    name = config.text_encoder or own["name"]
-    encoder = text.load(name, own["length"], config.device)
-    if encoder.weights_sha256 != own["weights_sha256"]:
-        raise UserError(
-            f"{name} holds the text encoder {encoder.weights_sha256[:12]}, and --checkpoint "
-            f"{config.checkpoint} was trained with {own['name']} ({own['weights_sha256'][:12]}): "
-            "name the folder of that one with --text-encoder."
-        )
-    return encoder
 
 
 def open_tokenizer(config: PolicyEval, facts: dict[str, Any]) -> VQGAN | None:

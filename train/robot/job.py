@@ -71,6 +71,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """All that decides the loss trace, as a flat dict."""
         tokenizer, shape = self.manifest["tokenizer"], asdict(self.shape)
+        stage_1 = self.stage1_facts["weights_sha256"][:12] if self.stage1_facts else "none"
         config = {**self.config.identity(), **shape.pop("trunk"), **shape}
         for name in ("head", "loss"):
             config |= {f"{name}.{field}": value for field, value in config.pop(name).items()}
@@ -78,7 +79,7 @@ class Job:
             **config,
             "tokenizer": f"{tokenizer['name']} ({tokenizer['weights_sha256'][:12]})",
             "text encoder": self.text.weights_sha256[:12],
-            "stage 1": (self.stage1_facts or {}).get("weights_sha256", "random weights")[:12],
+            "stage 1": stage_1,
             "train shards": self.train.fingerprint(),
         }
 
@@ -170,7 +171,9 @@ class Job:
             trunk = stage1.from_scratch(config, grid, codebook, self.text)
         else:
             gpt, self.stage1_facts = stage1.load(config.stage1, grid, self.manifest)
-            self.text = stage1.load_text(self.stage1_facts, config, str(self.world.device))
+            moved = None if config.text_encoder == "seeded" else config.text_encoder
+            own = self.stage1_facts["text_encoder"]
+            self.text = text.load_again(own, moved, str(self.world.device))
             weights, trunk = gpt.state_dict(), stage1.trunk_shape(gpt.shape, grid[0])
             _refuse_too_many_frames(config, trunk)
         _refuse_odd_pool(config, trunk)
@@ -197,18 +200,13 @@ class Job:
         }
 
     def _export_facts(self) -> dict[str, Any]:
-        encoder = {
-            "name": self.config.text_encoder,
-            "weights_sha256": self.text.weights_sha256,
-            "length": self.text.length,
-        }
         return {
             "step": self.step,
             "mode": self.config.mode,
             "stride": self.config.stride,
             "space": self.space.to_dict(),
             "tokenizer": self.manifest["tokenizer"],
-            "text_encoder": encoder,
+            "text_encoder": self.text.facts,
             "stage1": self.stage1_facts,
         }
 

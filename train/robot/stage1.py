@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from handloom.errors import UserError
+from handloom.tokenize.shards import sha256_file
 from handloom.train import export, text
 from handloom.train.finetune import FinetuneConfig
 from handloom.train.model import GPT, SIZES, Shape
@@ -27,12 +28,14 @@ def load(folder: Path, grid: tuple[int, int, int], manifest: dict[str, Any]) -> 
         manifest: of the shards.
 
     Returns:
-        The GPT, with the views it was trained on, and the facts of its export.
+        The GPT, with the views it was trained on, and the facts of its export, with the hash of
+        its weights.
 
     Raises:
         UserError: it reads other codes, another grid or other views.
     """
     model, facts = export.load(folder)
+    facts["weights_sha256"] = sha256_file(export.find(folder) / export.WEIGHTS)
     own, found = facts["tokenizer"], manifest["tokenizer"]
     if own["weights_sha256"] != found["weights_sha256"]:
         raise UserError(
@@ -97,21 +100,3 @@ def from_scratch(
         text_length=encoder.length,
         text_width=encoder.width,
     )
-
-
-def load_text(facts: dict[str, Any], config: FinetuneConfig, device: str) -> text.TextEncoder:
-    """The text encoder that stage 1 was trained with.
-
-    Raises:
-        UserError: it is not there, or is another one.
-    """
-    own = facts["text_encoder"]
-    name = own["name"] if config.text_encoder == "seeded" else config.text_encoder
-    encoder = text.load(name, own["length"], device)
-    if encoder.weights_sha256 != own["weights_sha256"]:
-        raise UserError(
-            f"--stage1 was trained with the text encoder {own['name']} "
-            f"({own['weights_sha256'][:12]}), and {name} is another one "
-            f"({encoder.weights_sha256[:12]}): name the folder of that one with --text-encoder."
-        )
-    return encoder
