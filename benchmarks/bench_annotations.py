@@ -17,7 +17,7 @@ from pathlib import Path
 
 import ijson
 
-from handloom.stages.datasets import howto100m
+from handloom.stages.datasets.howto100m import adapter as howto100m
 from handloom.stages.datasets.source import CutRule
 
 WORDS = ("now", "we", "add", "some", "olive", "oil", "to", "the", "pan", "and", "you're", "cut")

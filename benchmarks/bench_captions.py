@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from handloom.pipeline.batches import Batch
 from handloom.pipeline.pool import Pool
-from handloom.stages.base import clip_order
-from handloom.stages.caption import Caption
-from handloom.stages.captions.server import _body, _data_url
-from handloom.stages.tables import Table
+from handloom.stages.caption.server import _body, _data_url
+from handloom.stages.caption.stage import Caption
+from handloom.stages.stage import clip_order
+from handloom.stages.tables.parts import Table
 from tests.helpers.caption_server import MODEL, fake_server, tally
 from tests.helpers.numbered_clips import clip, write_videos
 from tests.helpers.whole_clip import whole

@@ -34,10 +34,10 @@ import av
 import cv2
 import numpy as np
 
-from handloom.stages import alikeness
-from handloom.stages import near_duplicates as nd
-from handloom.stages.fingerprints import fingerprint
-from handloom.stages.near_duplicates import ClipFrames
+from handloom.stages.duplicates import candidates as nd
+from handloom.stages.duplicates import compare as alikeness
+from handloom.stages.duplicates.candidates import ClipFrames
+from handloom.stages.duplicates.fingerprints import fingerprint
 
 WIDTH, HEIGHT, COPY_FPS = 320, 240, 16
 ROOM_CLIPS = 10

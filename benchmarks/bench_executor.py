@@ -24,12 +24,12 @@ import ray
 from handloom.pipeline.batches import Batch
 from handloom.pipeline.dag import WORKER_ENV
 from handloom.pipeline.pool import Pool
-from handloom.stages.base import run_isolated
-from handloom.stages.hands import Hands
-from handloom.stages.ingest import Ingest
+from handloom.stages.hands.stage import Hands
+from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures import ego4d
-from handloom.stages.records import Clip, HandRow, arrow_schema
-from handloom.stages.tables import Table
+from handloom.stages.stage import run_isolated
+from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import Clip, HandRow, arrow_schema
 
 BATCH = 8
 

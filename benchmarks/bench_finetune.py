@@ -29,18 +29,18 @@ import numpy as np
 import torch
 from demonstrations import shards_of
 
-from handloom.train.eval_policy import PolicyEval
-from handloom.train.finetune import FinetuneConfig, HeadOptions, finetune
-from handloom.train.model import SIZES, Shape
-from handloom.train.optimizer import make_optimizer, update
-from handloom.train.pretrain import PretrainConfig
-from handloom.train.pretrain import train as pretrain
-from handloom.train.robot import evaluate_motion
-from handloom.train.robot.evaluate import Evaluated, outputs_of
-from handloom.train.robot.evaluate_scores import grouped
-from handloom.train.robot.job import Job
-from handloom.train.robot.model import Inputs, RobotModel, RobotShape
-from handloom.train.robot.validate import evaluate
+from handloom.train.evaluate import policy_motion as evaluate_motion
+from handloom.train.evaluate.policy import Evaluated, outputs_of
+from handloom.train.evaluate.policy_config import PolicyEval
+from handloom.train.evaluate.policy_scores import grouped
+from handloom.train.finetune.config import FinetuneConfig, HeadOptions, finetune
+from handloom.train.finetune.model import Inputs, RobotModel, RobotShape
+from handloom.train.finetune.task import Job
+from handloom.train.finetune.validate import evaluate
+from handloom.train.model.gpt import SIZES, Shape
+from handloom.train.pretrain.config import PretrainConfig
+from handloom.train.pretrain.config import train as pretrain
+from handloom.train.trainer.optimizer import make_optimizer, update
 
 MODES = ("full", "frozen", "frozen+cached")
 TASKS = ("open_drawer", "move_slider_left")

@@ -15,8 +15,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from handloom.train.model import GPT, SIZES, Cache, Shape
-from handloom.train.sampling import continue_frames
+from handloom.train.model.gpt import (
+    GPT,
+    SIZES,
+    Cache,
+    Shape,
+)
+from handloom.train.model.sampling import continue_frames
 
 
 def build(args: argparse.Namespace) -> GPT:

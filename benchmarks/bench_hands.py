@@ -31,13 +31,13 @@ import av
 import imageio_ffmpeg
 import numpy as np
 
-from handloom.stages import landmarker
-from handloom.stages.hands import Hands
-from handloom.stages.miniatures import cast
+from handloom.stages.hands import landmarker
+from handloom.stages.hands.stage import Hands
+from handloom.stages.media.video import probe
 from handloom.stages.miniatures.encode import write_video
-from handloom.stages.records import Clip
+from handloom.stages.miniatures.people import cast
 from handloom.stages.select import Select
-from handloom.stages.video import probe
+from handloom.stages.tables.rows import Clip
 
 FPS, PIECE_S = 30, 20
 LOOPED = 219  # frames: no multiple of a GOP, or every key frame would show the same

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from handloom.tokenize import vqgan
-from handloom.train import text
-from handloom.train.finetune import HeadOptions
-from handloom.train.model import SIZES, Shape
-from handloom.train.policy import Policy
-from handloom.train.robot.model import RobotModel, RobotShape
-from handloom.train.robot.space import Space
+from handloom.train.finetune.config import HeadOptions
+from handloom.train.finetune.model import RobotModel, RobotShape
+from handloom.train.finetune.space import Space
+from handloom.train.model import text
+from handloom.train.model.gpt import SIZES, Shape
+from handloom.train.policy.policy import Policy
 
 VIEWS = ("static", "wrist")
 STATE = np.zeros(7)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handloom.train.model import GPT, SIZES, Shape
+from handloom.train.model.gpt import GPT, SIZES, Shape
 
 Step = Callable[[], None]
 

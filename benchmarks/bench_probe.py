@@ -23,7 +23,7 @@ from handloom.pipeline import dag
 from handloom.pipeline.display import Progress
 from handloom.pipeline.job import Job
 from handloom.pipeline.recipes import RECIPES
-from handloom.stages.card import read
+from handloom.stages.ingest.card import read
 
 DISTINCT = 64
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from handloom.stages.datasets import example, tfrecord
-from handloom.stages.datasets.tfrecord import masked_crc
+from handloom.stages.datasets.formats import tf_example as example
+from handloom.stages.datasets.formats import tfrecord
+from handloom.stages.datasets.formats.tfrecord import masked_crc
 
 STEPS, PICTURE_BYTES = 40, 34_000  # 1.4 MB an episode, the mean of RT-1
 WIDTHS = {

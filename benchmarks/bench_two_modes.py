@@ -26,11 +26,16 @@ from demonstrations import shards_of
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handloom.train.finetune import FinetuneConfig, HeadOptions, LossOptions, finetune
-from handloom.train.policy import Execution, Policy
-from handloom.train.robot.cvae import active_dimensions
-from handloom.train.robot.job import Job
-from handloom.train.robot.rollout import InCalvin
+from handloom.train.evaluate.rollout import InCalvin
+from handloom.train.finetune.config import (
+    FinetuneConfig,
+    HeadOptions,
+    LossOptions,
+    finetune,
+)
+from handloom.train.finetune.heads.cvae import active_dimensions
+from handloom.train.finetune.task import Job
+from handloom.train.policy.policy import Execution, Policy
 from handloom.train.tabletop import tasks
 from handloom.train.tabletop.env import TabletopEnv, initial_state
 from handloom.train.tabletop.spread import SpreadOut

@@ -103,7 +103,7 @@ def plan(args: Sequence[str]) -> None:
 def submit(args: Sequence[str]) -> None:
     """`handloom submit`."""
     from handloom.pipeline import submit as submission
-    from handloom.train.pretrain import PretrainConfig
+    from handloom.train.pretrain.config import PretrainConfig
 
     submission.submit(args, pretrain_out=PretrainConfig.out)
 
@@ -142,7 +142,7 @@ class InspectCommand:
 
 def inspect(args: Sequence[str]) -> None:
     """`handloom inspect`."""
-    from handloom.tokenize.inspect import inspect as show
+    from handloom.tokenize.shards.inspect import inspect as show
 
     command = parse(InspectCommand, args, "inspect")
     show(command.shards, verify_all=command.verify)
@@ -191,28 +191,28 @@ def train(args: Sequence[str]) -> None:
     known = ("pretrain", "finetune", "scaling", "export", "vqgan", "report")
     what = choice(args[0], known, "training")
     if what == "pretrain":
-        from handloom.train import pretrain
+        from handloom.train.pretrain import config as pretrain
 
         pretrain.train(parse(pretrain.PretrainConfig, args[1:], "train pretrain"))
     elif what == "finetune":
-        from handloom.train import finetune
+        from handloom.train.finetune import config as finetune
 
         finetune.finetune(parse(finetune.FinetuneConfig, args[1:], "train finetune"))
     elif what == "scaling":
-        from handloom.train import scaling
+        from handloom.train.pretrain import scaling
 
         scaling.study(parse(scaling.ScalingConfig, args[1:], "train scaling"))
     elif what == "export":
-        from handloom.train import pretrain
+        from handloom.train.pretrain import config as pretrain
 
         pretrain.export(parse(pretrain.ExportConfig, args[1:], "train export"))
     elif what == "report":
-        from handloom.train import report
+        from handloom.train.report import page as report
 
         report.write(parse(report.TrainReport, args[1:], "train report"))
     else:
         from handloom.pipeline import commands
-        from handloom.train import vqgan
+        from handloom.train.vqgan import config as vqgan
 
         config = parse(vqgan.VQGANConfig, args[1:], "train vqgan")
         vqgan.train(config, reopen=commands.reopen_episode)
@@ -220,7 +220,7 @@ def train(args: Sequence[str]) -> None:
 
 def generate(args: Sequence[str]) -> None:
     """`handloom generate`."""
-    from handloom.train import generate as generation
+    from handloom.train.generate import config as generation
 
     generation.generate(parse(generation.GenerateConfig, args, "generate"))
 
@@ -232,16 +232,16 @@ def evaluate(args: Sequence[str]) -> None:
         return
     what = choice(args[0], ("tokenizer", "policy", "rollout"), "evaluation")
     if what == "policy":
-        from handloom.train import eval_policy
+        from handloom.train.evaluate import policy_config as eval_policy
 
         eval_policy.evaluate(parse(eval_policy.PolicyEval, args[1:], "eval policy"))
     elif what == "rollout":
-        from handloom.train import eval_rollout
+        from handloom.train.evaluate import rollout_config as eval_rollout
 
         eval_rollout.evaluate(parse(eval_rollout.RolloutEval, args[1:], "eval rollout"))
     else:
         from handloom.pipeline import commands
-        from handloom.train import eval_tokenizer
+        from handloom.train.evaluate import tokenizer as eval_tokenizer
 
         config = parse(eval_tokenizer.TokenizerEval, args[1:], "eval tokenizer")
         eval_tokenizer.evaluate(config, reopen=commands.reopen_episode)

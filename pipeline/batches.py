@@ -8,14 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handloom.pipeline.job import Job
-from handloom.stages.base import clip_order
 from handloom.stages.datasets.source import SourceEpisode, SourceVideo
-from handloom.stages.ingest import Ingest
-from handloom.stages.ingest_episodes import EpisodeIngest
-from handloom.stages.probes import Probe, probe_table
-from handloom.stages.records import Clip, EpisodeClip, Row, clip_id
-from handloom.stages.table_stage import TableStage
-from handloom.stages.tables import Table, bucket_of, read_marker
+from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.probes import Probe, probe_table
+from handloom.stages.ingest.videos import Ingest
+from handloom.stages.stage import clip_order
+from handloom.stages.tables.columns import TableStage
+from handloom.stages.tables.parts import Table, bucket_of, read_marker
+from handloom.stages.tables.rows import (
+    Clip,
+    EpisodeClip,
+    Row,
+    clip_id,
+)
 
 Source = SourceVideo | SourceEpisode
 

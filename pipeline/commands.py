@@ -18,16 +18,16 @@ from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.display import closing_table
 from handloom.pipeline.job import Job
 from handloom.pipeline.recipes import RECIPES, CurateConfig, EpisodeConfig
-from handloom.stages import funnel
-from handloom.stages.caption import Caption
+from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
-from handloom.stages.ingest import Ingest
-from handloom.stages.ingest_episodes import EpisodeIngest
+from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures.catalog import miniature
-from handloom.stages.pack import check_licences
-from handloom.stages.records import EpisodePlace, Row
-from handloom.stages.tables import open_tables
+from handloom.stages.pack.stage import check_licences
+from handloom.stages.tables import funnel
+from handloom.stages.tables.parts import open_tables
+from handloom.stages.tables.rows import EpisodePlace, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ def status(out: Path) -> None:
 
 def report(out: Path) -> None:
     """Write report/index.html of a run again."""
-    from handloom.stages import report as pages
+    from handloom.stages.report import page as pages
 
     record = output.read_run(out)
     job = Job(record["dataset"], Path(record["data"]), out, _recorded_config(record))

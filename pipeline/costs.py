@@ -13,10 +13,10 @@ import yaml
 from handloom.errors import UserError
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.job import Job
-from handloom.stages.caption import Caption
-from handloom.stages.captions.prompt import read_prompt
-from handloom.stages.report_captions import effort_line, tally
-from handloom.stages.tables import effort
+from handloom.stages.caption.prompt import read_prompt
+from handloom.stages.caption.stage import Caption
+from handloom.stages.report.captions import effort_line, tally
+from handloom.stages.tables.parts import effort
 
 # What is assumed until a run has measured it.
 SECOND_TRIES = 0.05  # of the clips

@@ -28,13 +28,14 @@ from handloom.pipeline.display import Display, Progress
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Counts, Pool, work
 from handloom.pipeline.recipes import EpisodeConfig
-from handloom.stages import card, report
-from handloom.stages.funnel import flow
-from handloom.stages.merging import complete_merges, merge_parts
-from handloom.stages.pack import plan_shards, write_planned
-from handloom.stages.table_stage import TableStage
-from handloom.stages.tables import effort, read_marker, write_marker
-from handloom.stages.trajectory_statistics import Trajectories, shard_trajectories
+from handloom.stages.ingest import card
+from handloom.stages.pack.stage import plan_shards, write_planned
+from handloom.stages.pack.statistics import Trajectories, shard_trajectories
+from handloom.stages.report import page as report
+from handloom.stages.tables.columns import TableStage
+from handloom.stages.tables.funnel import flow
+from handloom.stages.tables.merging import complete_merges, merge_parts
+from handloom.stages.tables.parts import effort, read_marker, write_marker
 from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
 
 # For every process that computes. glibc returns big blocks to the kernel and faults them in again

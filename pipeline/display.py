@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table as RichTable
 
 from handloom.pipeline.job import Job
-from handloom.stages.funnel import Funnel
-from handloom.stages.tables import effort, stage_folder
+from handloom.stages.tables.funnel import Funnel
+from handloom.stages.tables.parts import effort, stage_folder
 
 LOG_EVERY_S = 10.0  # without a terminal, as in a job's log
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from handloom.pipeline.recipes import Config
-from handloom.stages import trajectory_statistics
-from handloom.stages.base import Stage, fingerprint
-from handloom.stages.tables import Table, read_marker, stage_folder
+from handloom.stages.pack import statistics as trajectory_statistics
+from handloom.stages.stage import Stage, fingerprint
+from handloom.stages.tables.parts import Table, read_marker, stage_folder
 
 
 @dataclass(frozen=True)

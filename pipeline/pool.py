@@ -16,9 +16,9 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from handloom.errors import RunError
 from handloom.pipeline.batches import Batch
-from handloom.stages.base import Stage
-from handloom.stages.records import Row
-from handloom.stages.tables import Table
+from handloom.stages.stage import Stage
+from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import Row
 
 Counts = Counter[str]
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from handloom.stages.base import Stage
-from handloom.stages.caption import Caption, EpisodeCaption
+from handloom.stages.caption.stage import Caption, EpisodeCaption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
-from handloom.stages.duplicates import Duplicates
-from handloom.stages.episodes import Episodes
-from handloom.stages.hands import Hands
-from handloom.stages.ingest import Ingest
-from handloom.stages.ingest_episodes import EpisodeIngest
-from handloom.stages.pack import Pack
+from handloom.stages.duplicates.stage import Duplicates
+from handloom.stages.episodes.stage import Episodes
+from handloom.stages.hands.stage import Hands
+from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.videos import Ingest
+from handloom.stages.pack.stage import Pack
 from handloom.stages.select import Select
+from handloom.stages.stage import Stage
 from handloom.stages.tokens import EpisodeTokens, Tokens
 
 

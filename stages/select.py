@@ -13,9 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from handloom.stages.records import Row, SelectRow
-from handloom.stages.second_look import TRUSTED
-from handloom.stages.table_stage import (
+from handloom.stages.hands.recheck import TRUSTED
+from handloom.stages.tables.columns import (
     Floats,
     Frames,
     Tables,
@@ -26,6 +25,7 @@ from handloom.stages.table_stage import (
     numbered,
     rank_within,
 )
+from handloom.stages.tables.rows import Row, SelectRow
 
 Bools = npt.NDArray[np.bool_]
 

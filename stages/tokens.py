@@ -9,15 +9,22 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from handloom.stages.base import Stage
 from handloom.stages.datasets.source import Pictures
-from handloom.stages.framing import framed, uniform_times
-from handloom.stages.hands import open_video
-from handloom.stages.ingest_episodes import EpisodeIngest
-from handloom.stages.records import Clip, EpisodePlace, EpisodeSteps, Framing, Row, TokenRow
+from handloom.stages.hands.stage import open_video
+from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.media.clip_frames import framed, uniform_times
+from handloom.stages.stage import Stage
+from handloom.stages.tables.rows import (
+    Clip,
+    EpisodePlace,
+    EpisodeSteps,
+    Framing,
+    Row,
+    TokenRow,
+)
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
-from handloom.tokenize.vqgan_stream import encode_stream
+from handloom.tokenize.vqgan.stream import encode_stream
 
 
 @dataclass(frozen=True)

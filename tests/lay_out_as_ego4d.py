@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from handloom.errors import MediaError
-from handloom.stages.video import probe
+from handloom.stages.media.video import probe
 
 EVERY_S = 3.0
 NARRATIONS = {

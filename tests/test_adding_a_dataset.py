@@ -8,7 +8,7 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.stages.datasets.source import CutRule
-from handloom.stages.ingest import Ingest
+from handloom.stages.ingest.videos import Ingest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/adding-a-dataset.md"
 
@@ -31,7 +31,9 @@ def test_its_videos_become_clips(
         "file,start_s,end_s,text\nb.mp4,0,2,opens a door\na.mp4,1,3,picks a cup\na.mp4,0,1,waits\n"
     )
     adapter = module["ADAPTER"]
-    monkeypatch.setattr("handloom.stages.ingest.video_adapter", {"home": adapter}.__getitem__)
+    monkeypatch.setattr(
+        "handloom.stages.ingest.videos.video_adapter", {"home": adapter}.__getitem__
+    )
     ingest = Ingest(dataset="home", format="home").at(tmp_path)
     clips = [clip for video in ingest.sources() for clip in ingest(video)]
     assert [(c.video_id, c.start_s, c.text, c.status, c.reason) for c in clips] == [

@@ -9,12 +9,19 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import bridge, rotations
+from handloom.stages.datasets.bridge import adapter as bridge
+from handloom.stages.datasets.formats import rotations
 from handloom.stages.datasets.source import EpisodeOptions
 from handloom.stages.miniatures import bridge as miniature
 from handloom.stages.miniatures.bridge import EPISODE, OPENX_STEPS, STEPS
-from handloom.stages.miniatures.robot_views import jpeg
-from handloom.stages.miniatures.tfrecords import example, features_json, flatten, record, step_flags
+from handloom.stages.miniatures.robots.tfrecords import (
+    example,
+    features_json,
+    flatten,
+    record,
+    step_flags,
+)
+from handloom.stages.miniatures.robots.views import jpeg
 
 T = 5
 PATH = b"/nfs/somebody/bridge_data_all/numpy_256/bridge_data_v1/berkeley/sink/put_cup/val/out.npy"
@@ -254,7 +261,7 @@ def test_published_records_come_out_as_their_page_says() -> None:
 
 
 def test_raw_recordings_are_read_through_the_same_adapter(tmp_path: Path) -> None:
-    pytest.importorskip("handloom.stages.datasets.bridge_raw")
+    pytest.importorskip("handloom.stages.datasets.bridge.adapter.raw")
     miniature.write_raw(tmp_path, clips=2)
     first, second = load(tmp_path)
     assert {first.hz, second.hz} == {5.0}

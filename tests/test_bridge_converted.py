@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import bridge_raw
+from handloom.stages.datasets.bridge import raw as bridge_raw
 from handloom.stages.datasets.source import EpisodeOptions
 from tests.helpers.bridge_files import (
     OPTIONS,

@@ -9,7 +9,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import bridge, bridge_raw
+from handloom.stages.datasets.bridge import adapter as bridge
+from handloom.stages.datasets.bridge import raw as bridge_raw
 from handloom.stages.datasets.source import EpisodeOptions
 from tests.helpers.bridge_files import (
     OPTIONS,

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import calvin, calvin_files, rotations
+from handloom.stages.datasets.calvin import adapter as calvin
+from handloom.stages.datasets.calvin import files as calvin_files
+from handloom.stages.datasets.formats import rotations
 from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode
 
 OPTIONS = EpisodeOptions()

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from handloom.stages.datasets import calvin, rotations
+from handloom.stages.datasets.calvin import adapter as calvin
+from handloom.stages.datasets.formats import rotations
 
 
 def test_angles_are_differences_and_not_rotations() -> None:

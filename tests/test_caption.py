@@ -2,10 +2,15 @@
 
 import pytest
 
-from handloom.stages.caption import Caption, EpisodeCaption, instruction
-from handloom.stages.captions.clean import clean
-from handloom.stages.captions.grammar import base_form, from_gerund, is_gerund, lemma
-from handloom.stages.records import CaptionRow, Clip
+from handloom.stages.caption.grammar import (
+    base_form,
+    from_gerund,
+    is_gerund,
+    lemma,
+)
+from handloom.stages.caption.source_text import clean
+from handloom.stages.caption.stage import Caption, EpisodeCaption, instruction
+from handloom.stages.tables.rows import CaptionRow, Clip
 from tests.helpers.whole_clip import whole
 
 

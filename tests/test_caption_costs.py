@@ -9,12 +9,12 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.pipeline.costs import Prices, Usage, costs, estimate, read_prices
-from handloom.stages import report_captions
-from handloom.stages.caption import Caption
-from handloom.stages.captions.requests import Answer
-from handloom.stages.funnel import CLIP_FLOW
-from handloom.stages.records import CaptionRow, Clip, Row
-from handloom.stages.tables import Table, open_tables, read_marker
+from handloom.stages.caption.requests import Answer
+from handloom.stages.caption.stage import Caption
+from handloom.stages.report import captions as report_captions
+from handloom.stages.tables.funnel import CLIP_FLOW
+from handloom.stages.tables.parts import Table, open_tables, read_marker
+from handloom.stages.tables.rows import CaptionRow, Clip, Row
 from tests.helpers.caption_server import MODEL, fake_server, tally
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

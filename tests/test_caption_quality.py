@@ -3,11 +3,11 @@
 import pytest
 
 from handloom.errors import UserError
-from handloom.stages.caption import Caption
-from handloom.stages.captions.prompt import KINDS, read_prompt
-from handloom.stages.captions.quality import Candidate, doubts, tidy
-from handloom.stages.captions.requests import Answer
-from handloom.stages.records import Clip
+from handloom.stages.caption.doubts import Candidate, doubts, tidy
+from handloom.stages.caption.prompt import KINDS, read_prompt
+from handloom.stages.caption.requests import Answer
+from handloom.stages.caption.stage import Caption
+from handloom.stages.tables.rows import Clip
 
 PROMPT = read_prompt("imperative")
 

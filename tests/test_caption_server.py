@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from handloom.errors import RunError, UserError
-from handloom.stages.caption import Caption
-from handloom.stages.captions.journal import Journal
-from handloom.stages.captions.requests import Answer
-from handloom.stages.records import CaptionRow
+from handloom.stages.caption.journal import Journal
+from handloom.stages.caption.requests import Answer
+from handloom.stages.caption.stage import Caption
+from handloom.stages.tables.rows import CaptionRow
 from tests.helpers.caption_run import caption_all, table_of
 from tests.helpers.caption_server import (
     FAULTS,
@@ -198,7 +198,7 @@ def test_only_what_answers_depend_on_is_in_the_fingerprint(videos: Path, tmp_pat
     for name, value in other.items():
         assert Caption(**options | {name: value}).settings() != base.settings()  # type: ignore[arg-type]
     before = Caption(**options | {"prompt": str(own)}).settings()  # type: ignore[arg-type]
-    from handloom.stages.captions import prompt
+    from handloom.stages.caption import prompt
 
     own.write_text("Say what the hands hold.\n")
     prompt.read_prompt.cache_clear()

@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from handloom.errors import UserError
-from handloom.stages.caption import Caption
-from handloom.stages.captions.journal import Journal
-from handloom.stages.captions.local import Local
-from handloom.stages.captions.requests import Answer, Compose, Outcome, Request
-from handloom.stages.records import CaptionRow
+from handloom.stages.caption.journal import Journal
+from handloom.stages.caption.local import Local
+from handloom.stages.caption.requests import (
+    Answer,
+    Compose,
+    Outcome,
+    Request,
+)
+from handloom.stages.caption.stage import Caption
+from handloom.stages.tables.rows import CaptionRow
 from tests.helpers.numbered_clips import clip, write_videos
 from tests.helpers.tiny_vlm import COLOURS, SAID, plain, write_vlm
 from tests.helpers.whole_clip import whole
@@ -130,7 +135,7 @@ def test_the_stage_captions_videos(vlm: Path, tmp_path: Path) -> None:
 def test_a_folder_counts_by_what_lies_in_it(vlm: Path, tmp_path: Path) -> None:
     from shutil import copytree
 
-    from handloom.stages.caption import _identity
+    from handloom.stages.caption.stage import _identity
 
     moved = copytree(vlm, tmp_path / "moved")
     ours = Caption(route="vlm", model=str(vlm)).settings()
@@ -147,7 +152,7 @@ def test_agreement_is_the_cosine_of_clip(tmp_path: Path) -> None:
     write_clip(tmp_path)
     from transformers import CLIPModel, CLIPProcessor
 
-    from handloom.stages.captions.agreement import agreement
+    from handloom.stages.caption.agreement import agreement
 
     frames = [plain("red"), plain("blue")]
     found = agreement(str(tmp_path), "pick up the red cup", frames)

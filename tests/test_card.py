@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from handloom.stages import card
-from handloom.stages.ingest import Ingest
-from handloom.stages.probes import Probe, probe_table
-from handloom.stages.records import Clip
-from handloom.stages.tables import Table
+from handloom.stages.ingest import card
+from handloom.stages.ingest.probes import Probe, probe_table
+from handloom.stages.ingest.videos import Ingest
+from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import Clip
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from handloom.stages import funnel
-from handloom.stages.records import Clip, TokenRow
-from handloom.stages.tables import open_tables
+from handloom.stages.tables import funnel
+from handloom.stages.tables.parts import open_tables
+from handloom.stages.tables.rows import Clip, TokenRow
 from handloom.tokenize.shards import ShardDataset, verify
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,9 @@ import pytest
 from handloom.errors import UserError
 from handloom.stages.datasets import ego4d
 from handloom.stages.datasets.source import CutRule, SourceVideo, Span
-from handloom.stages.ingest import Ingest, hashed_split
-from handloom.stages.records import clip_id
-from handloom.stages.video import MediaFacts
+from handloom.stages.ingest.videos import Ingest, hashed_split
+from handloom.stages.media.video import MediaFacts
+from handloom.stages.tables.rows import clip_id
 
 RULE = CutRule(max_s=8.0)
 Rows = list[tuple[Any, str]]

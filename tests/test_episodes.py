@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handloom.stages.episodes import Episodes
-from handloom.stages.records import EpisodeClip, EpisodeRow
+from handloom.stages.episodes.stage import Episodes
+from handloom.stages.tables.rows import EpisodeClip, EpisodeRow
 
 STEPS = 30
 

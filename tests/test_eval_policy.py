@@ -16,14 +16,15 @@ from PIL import Image
 from handloom.errors import UserError
 from handloom.tokenize import vqgan
 from handloom.tokenize.shards import ShardDataset
-from handloom.train.eval_policy import PolicyEval, evaluate
-from handloom.train.finetune import FinetuneConfig, HeadOptions, finetune
-from handloom.train.policy import Chunk, Execution, Policy
-from handloom.train.robot import evaluate_motion, evaluate_pictures
-from handloom.train.robot.evaluate import Evaluated
-from handloom.train.robot.evaluate_scores import Outputs, grouped, scores
-from handloom.train.robot.model import Inputs
-from handloom.train.robot.space import Space
+from handloom.train.evaluate import policy_motion as evaluate_motion
+from handloom.train.evaluate import policy_pictures as evaluate_pictures
+from handloom.train.evaluate.policy import Evaluated
+from handloom.train.evaluate.policy_config import PolicyEval, evaluate
+from handloom.train.evaluate.policy_scores import Outputs, grouped, scores
+from handloom.train.finetune.config import FinetuneConfig, HeadOptions, finetune
+from handloom.train.finetune.model import Inputs
+from handloom.train.finetune.space import Space
+from handloom.train.policy.policy import Chunk, Execution, Policy
 from tests.helpers.robot_shards import wander, write_robot_shards
 
 M, N, K, A = 6, 3, 5, 7
@@ -368,5 +369,5 @@ def test_nothing_to_measure(option: str, value: int) -> None:
 
 
 def test_its_options_load_no_torch() -> None:
-    code = "import sys, handloom.train.eval_policy; sys.exit('torch' in sys.modules)"
+    code = "import sys, handloom.train.evaluate.policy_config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

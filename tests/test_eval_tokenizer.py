@@ -9,7 +9,7 @@ from PIL import Image
 
 from handloom.cli import main
 from handloom.tokenize import vqgan
-from handloom.tokenize.measure import measure
+from handloom.tokenize.measure.report import measure
 
 
 @pytest.fixture

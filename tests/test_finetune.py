@@ -15,11 +15,16 @@ from safetensors.torch import load_file
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import read_manifest
-from handloom.train import text
-from handloom.train.finetune import FinetuneConfig, HeadOptions, LossOptions, finetune
-from handloom.train.pretrain import train as pretrain
-from handloom.train.robot import export, loop, stage1, validate
-from handloom.train.robot.job import Job
+from handloom.train.finetune import export, loop, stage1, validate
+from handloom.train.finetune.config import (
+    FinetuneConfig,
+    HeadOptions,
+    LossOptions,
+    finetune,
+)
+from handloom.train.finetune.task import Job
+from handloom.train.model import text
+from handloom.train.pretrain.config import train as pretrain
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, rows, small_run, trace, write_clips
 from tests.helpers.tiny_clip_text import write_clip_text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from handloom.stages import fingerprints as fp
+from handloom.stages.duplicates import fingerprints as fp
 
 
 def picture(seed: int, width: int = 320, height: int = 240) -> np.ndarray:

@@ -7,12 +7,13 @@ import ffmpeg
 import imageio_ffmpeg
 import pytest
 
-from handloom.stages import hands, sampling
-from handloom.stages.base import run_isolated
-from handloom.stages.hands import Hands
-from handloom.stages.miniatures import cast
+from handloom.stages.hands import schedule as sampling
+from handloom.stages.hands import stage as hands
+from handloom.stages.hands.stage import Hands
 from handloom.stages.miniatures.encode import write_video
-from handloom.stages.records import Clip, HandRow
+from handloom.stages.miniatures.people import cast
+from handloom.stages.stage import run_isolated
+from handloom.stages.tables.rows import Clip, HandRow
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import hdf5
+from handloom.stages.datasets.hdf5 import adapter as hdf5
 from tests.helpers.folders import another_user
 from tests.helpers.hdf5_files import (
     AUTO,

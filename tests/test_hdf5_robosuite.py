@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from handloom.stages.datasets import hdf5
+from handloom.stages.datasets.hdf5 import adapter as hdf5
 from tests.helpers.hdf5_files import (
     LIBERO,
     OSC,

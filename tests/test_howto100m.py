@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handloom.errors import UserError
-from handloom.stages.datasets import howto100m, json_values, speech
+from handloom.stages.datasets.formats import json_stream as json_values
+from handloom.stages.datasets.howto100m import adapter as howto100m
+from handloom.stages.datasets.howto100m import speech
 from handloom.stages.datasets.source import CutRule, SourceVideo, Span
 
 RULE = CutRule(min_s=2.0, max_s=15.0)

@@ -16,10 +16,10 @@ from handloom.pipeline.batches import forget_failed, readmit_missing, reject_dup
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import work
 from handloom.pipeline.recipes import RECIPES
-from handloom.stages import card
+from handloom.stages.ingest import card
 from handloom.stages.miniatures.catalog import miniature
-from handloom.stages.pack import check_licences
-from handloom.stages.records import Clip, EpisodeClip
+from handloom.stages.pack.stage import check_licences
+from handloom.stages.tables.rows import Clip, EpisodeClip
 
 # Few clips, so that writing takes seconds; the tests of the miniatures share these folders.
 CLIPS = {"ssv2": 13, "kinetics700": 4, "epic_kitchens": 24, "howto100m": 8, "rt1": 8}

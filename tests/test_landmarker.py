@@ -8,12 +8,12 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from handloom.stages import landmarker
-from handloom.stages.landmarker import cut, find_hands
-from handloom.stages.miniatures import scene
-from handloom.stages.miniatures.hand import draw_hand
-from handloom.stages.records import Hand
-from handloom.stages.second_look import LookOptions, look_again, shows_hand
+from handloom.stages.hands import landmarker
+from handloom.stages.hands.landmarker import cut, find_hands
+from handloom.stages.hands.recheck import LookOptions, look_again, shows_hand
+from handloom.stages.miniatures.people import scene
+from handloom.stages.miniatures.people.hand import draw_hand
+from handloom.stages.tables.rows import Hand
 
 Frame = npt.NDArray[np.uint8]
 OPTIONS = LookOptions()

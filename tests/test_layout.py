@@ -21,7 +21,7 @@ OPEN_TO_ALL = {"errors", "__version__"}  # of the package itself
 
 
 def imported(path: Path) -> set[str]:
-    """The modules a file imports anywhere, `handloom.stages.hands` and the like."""
+    """The modules a file imports anywhere, `handloom.stages.hands.stage` and the like."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

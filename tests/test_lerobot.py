@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from handloom.errors import MediaError
-from handloom.stages.datasets import lerobot
+from handloom.stages.datasets.lerobot import adapter as lerobot
 from handloom.stages.datasets.source import EpisodeOptions
 from tests.helpers.lerobot_files import (
     AUTO,

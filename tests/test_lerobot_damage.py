@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import lerobot
+from handloom.stages.datasets.lerobot import adapter as lerobot
 from tests.helpers.folders import another_user
 from tests.helpers.lerobot_files import (
     AUTO,

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from handloom.errors import UserError
-from handloom.tokenize import measure, measure_lpips, vqgan
+from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
+from handloom.tokenize.measure import lpips as measure_lpips
+from handloom.tokenize.measure import report as measure
 from tests.helpers.lpips_files import write_lpips
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from handloom.stages import merging
-from handloom.stages.merging import complete_merges, merge_parts
-from handloom.stages.records import Row
-from handloom.stages.tables import Table
+from handloom.stages.tables import merging
+from handloom.stages.tables.merging import complete_merges, merge_parts
+from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import Row
 
 PRINT = "0123456789abcdef"
 

@@ -15,15 +15,15 @@ from mediapipe.tasks.python import BaseOptions, vision
 
 from handloom.errors import UserError
 from handloom.stages.miniatures import ego4d
-from handloom.stages.miniatures.cast import FPS, Video, plan
 from handloom.stages.miniatures.encode import frames as rendered
-from handloom.stages.miniatures.motion import Action, state_at
-from handloom.stages.miniatures.objects import Thing
-from handloom.stages.miniatures.paint import Frame
+from handloom.stages.miniatures.people.cast import FPS, Video, plan
+from handloom.stages.miniatures.people.motion import Action, state_at
+from handloom.stages.miniatures.people.objects import Thing
+from handloom.stages.miniatures.people.paint import Frame
 from tests.helpers.folders import sums
 
 CLIPS = 6
-MODEL = Path(ego4d.__file__).parents[1] / "models/hand_landmarker.task"
+MODEL = Path(ego4d.__file__).parents[1] / "hands/models/hand_landmarker.task"
 
 
 @pytest.fixture(scope="module")

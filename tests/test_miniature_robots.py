@@ -15,9 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from handloom.errors import UserError
 from handloom.stages.miniatures import bridge, hdf5, lerobot
-from handloom.stages.miniatures.objects import COLORS
-from handloom.stages.miniatures.robot_views import static_camera, static_view, wrist_view
-from handloom.stages.miniatures.robot_world import INNER_HZ, episode, resampled
+from handloom.stages.miniatures.people.objects import COLORS
+from handloom.stages.miniatures.robots.views import static_camera, static_view, wrist_view
+from handloom.stages.miniatures.robots.world import INNER_HZ, episode, resampled
 from tests.helpers.folders import sums
 from tests.helpers.robot_miniatures import WRITERS, writer
 

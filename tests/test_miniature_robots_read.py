@@ -15,8 +15,8 @@ from handloom.errors import MediaError
 from handloom.stages.datasets.catalog import robot_adapter
 from handloom.stages.datasets.source import Episode, EpisodeOptions
 from handloom.stages.miniatures import bridge, calvin, hdf5, lerobot, rlds, rt1
-from handloom.stages.miniatures.robot_views import static_view
-from handloom.stages.miniatures.robot_world import WorldEpisode, episode, resampled
+from handloom.stages.miniatures.robots.views import static_view
+from handloom.stages.miniatures.robots.world import WorldEpisode, episode, resampled
 from tests.helpers.robot_miniatures import writer
 
 CLIPS = {"rt1": 8, "bridge": 5, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 3, "rlds": 2,

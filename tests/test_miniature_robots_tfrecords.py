@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from handloom.stages.miniatures.tfrecords import Values, example, masked_crc
+from handloom.stages.miniatures.robots.tfrecords import Values, example, masked_crc
 from tests.helpers.robot_miniatures import writer
 
 Record = dict[str, tuple[int, list[Any]]]  # key: field of the Feature, values

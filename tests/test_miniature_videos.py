@@ -16,7 +16,7 @@ from handloom.errors import UserError
 from handloom.stages.datasets.catalog import video_adapter
 from handloom.stages.datasets.source import CutRule
 from handloom.stages.miniatures import epic_kitchens, howto100m, kinetics700, ssv2
-from handloom.stages.miniatures.motion import state_at
+from handloom.stages.miniatures.people.motion import state_at
 from tests.helpers.folders import sums
 from tests.helpers.media import Rows, playable, table
 

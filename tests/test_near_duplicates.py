@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from handloom.errors import UserError
-from handloom.stages import alikeness
-from handloom.stages import near_duplicates as nd
-from handloom.stages.fingerprints import BYTES, fingerprint
-from handloom.stages.near_duplicates import ClipFrames, near_duplicates
+from handloom.stages.duplicates import candidates as nd
+from handloom.stages.duplicates import compare as alikeness
+from handloom.stages.duplicates.candidates import ClipFrames, near_duplicates
+from handloom.stages.duplicates.fingerprints import BYTES, fingerprint
 
 WIDTH, HEIGHT = 160, 120
 SIZE = 48  # of a hand; with its sleeve it covers about a fifth of the picture

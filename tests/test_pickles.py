@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from handloom.errors import MediaError
-from handloom.stages.datasets import pickles
+from handloom.stages.datasets.formats import pickles
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 ARRAYS = {

@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from handloom.errors import UserError
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
-from handloom.train import text
-from handloom.train.finetune import HeadOptions
-from handloom.train.model import Shape
-from handloom.train.policy import Chunk, Execution, Policy
-from handloom.train.robot import export
-from handloom.train.robot.model import Inputs, RobotModel, RobotShape, codes_of
-from handloom.train.robot.space import Space
+from handloom.train.finetune import export
+from handloom.train.finetune.config import HeadOptions
+from handloom.train.finetune.model import (
+    Inputs,
+    RobotModel,
+    RobotShape,
+    codes_of,
+)
+from handloom.train.finetune.space import Space
+from handloom.train.model import text
+from handloom.train.model.gpt import Shape
+from handloom.train.policy.policy import Chunk, Execution, Policy
 
 VIEWS = ("static", "wrist")
 STRIDE, HISTORY, K = 3, 2, 6

@@ -15,9 +15,9 @@ from handloom.errors import RunError
 from handloom.pipeline.batches import Batch
 from handloom.pipeline.dag import WORKER_ENV
 from handloom.pipeline.pool import Pool
-from handloom.stages.base import Stage
-from handloom.stages.records import Row
-from handloom.stages.tables import Table
+from handloom.stages.stage import Stage
+from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import Row
 
 
 @dataclass(frozen=True)

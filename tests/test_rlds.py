@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import features, rlds
+from handloom.stages.datasets import rlds
+from handloom.stages.datasets.formats import tfds_features as features
 from handloom.stages.datasets.source import EpisodeOptions, SourceEpisode
-from handloom.stages.ingest_episodes import EpisodeIngest
-from handloom.stages.miniatures.robot_views import jpeg
-from handloom.stages.miniatures.tfrecords import (
+from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.miniatures.robots.tfrecords import (
     Leaf,
     example,
     features_json,
@@ -22,6 +22,7 @@ from handloom.stages.miniatures.tfrecords import (
     record,
     step_flags,
 )
+from handloom.stages.miniatures.robots.views import jpeg
 
 T = 4
 OPTIONS = EpisodeOptions(hz=10.0)

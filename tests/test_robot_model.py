@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from handloom.train.finetune import HeadOptions, LossOptions
-from handloom.train.model import GPT, Shape
-from handloom.train.robot import stage1
-from handloom.train.robot.cvae import Posterior, active_dimensions
-from handloom.train.robot.model import Inputs, RobotModel, RobotShape
+from handloom.train.finetune import stage1
+from handloom.train.finetune.config import HeadOptions, LossOptions
+from handloom.train.finetune.heads.cvae import Posterior, active_dimensions
+from handloom.train.finetune.model import Inputs, RobotModel, RobotShape
+from handloom.train.model.gpt import GPT, Shape
 
 TRUNK = Shape(2, 32, 2, codebook_size=50, views=2, frames=3, rows=4, cols=4,
               text_length=6, text_width=16)  # fmt: skip

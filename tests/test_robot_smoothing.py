@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from handloom.train.robot.smoothing import blend, jerk_m_s3, smooth
+from handloom.train.policy.smoothing import blend, jerk_m_s3, smooth
 
 K, A = 10, 6
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import read_manifest
-from handloom.train.robot.space import Space
+from handloom.train.finetune.space import Space
 from tests.helpers.robot_shards import wander, write_robot_shards
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import ShardDataset, read_manifest
-from handloom.train.robot.space import Space
-from handloom.train.robot.subsets import PerTask
-from handloom.train.robot.windows import Batch, WindowOptions, Windows
+from handloom.train.finetune.space import Space
+from handloom.train.finetune.windows.subsets import PerTask
+from handloom.train.finetune.windows.windows import Batch, WindowOptions, Windows
 from tests.helpers.robot_shards import Recorded, wander, write_robot_shards
 
 OPTIONS = WindowOptions(history=3, stride=4, chunk=5)

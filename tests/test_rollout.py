@@ -8,17 +8,17 @@ import pytest
 
 from handloom.cli import main
 from handloom.errors import UserError
-from handloom.stages.datasets import calvin
+from handloom.stages.datasets.calvin import adapter as calvin
 from handloom.tokenize import vqgan
-from handloom.train import text
-from handloom.train.eval_rollout import RolloutEval, evaluate
-from handloom.train.finetune import HeadOptions
-from handloom.train.model import Shape
-from handloom.train.policy import Policy
-from handloom.train.robot import export
-from handloom.train.robot.model import RobotModel, RobotShape
-from handloom.train.robot.rollout import InCalvin, state_of
-from handloom.train.robot.space import Space
+from handloom.train.evaluate.rollout import InCalvin, state_of
+from handloom.train.evaluate.rollout_config import RolloutEval, evaluate
+from handloom.train.finetune import export
+from handloom.train.finetune.config import HeadOptions
+from handloom.train.finetune.model import RobotModel, RobotShape
+from handloom.train.finetune.space import Space
+from handloom.train.model import text
+from handloom.train.model.gpt import Shape
+from handloom.train.policy.policy import Policy
 from handloom.train.tabletop.env import TabletopEnv
 
 

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import rotations, rt1
+from handloom.stages.datasets import rt1
+from handloom.stages.datasets.formats import rotations
 from handloom.stages.datasets.source import EpisodeOptions
-from handloom.stages.miniatures.robot_views import jpeg
-from handloom.stages.miniatures.rt1 import EPISODE, STEPS
-from handloom.stages.miniatures.tfrecords import (
+from handloom.stages.miniatures.robots.tfrecords import (
     example,
     features_json,
     flatten,
     record,
     step_flags,
 )
+from handloom.stages.miniatures.robots.views import jpeg
+from handloom.stages.miniatures.rt1 import EPISODE, STEPS
 
 T = 5
 ARM, BASE, END = [0, 1, 0], [0, 0, 1], [1, 0, 0]

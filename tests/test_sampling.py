@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from handloom.stages import sampling
-from handloom.stages.sampling import (
+from handloom.stages.hands import schedule as sampling
+from handloom.stages.hands.schedule import (
     ENOUGH_KEYS,
     FALSE_NO,
     FALSE_YES,

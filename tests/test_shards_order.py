@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from handloom.errors import UserError
-from handloom.tokenize.shard_order import permute, permute_many
 from handloom.tokenize.shards import (
     Mixture,
     Sample,
@@ -22,6 +21,7 @@ from handloom.tokenize.shards import (
     write_manifest,
     write_shards,
 )
+from handloom.tokenize.shards.order import permute, permute_many
 
 STEPS, BATCH = 9, 8
 FIELDS = ("clip_id", "tokens", "state")

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from handloom.errors import RunError, UserError
-from handloom.tokenize.inspect import inspect
 from handloom.tokenize.shards import (
     LAYOUTS,
     Layout,
@@ -22,6 +21,7 @@ from handloom.tokenize.shards import (
     write_shard,
     write_shards,
 )
+from handloom.tokenize.shards.inspect import inspect
 
 TOKENIZER = {"name": "t", "weights_sha256": "0" * 64, "codebook_size": 1024}
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from handloom.errors import UserError
-from handloom.tokenize import shard_remote
 from handloom.tokenize.shards import (
     LAYOUTS,
     Layout,
@@ -21,6 +20,7 @@ from handloom.tokenize.shards import (
     write_manifest,
     write_shards,
 )
+from handloom.tokenize.shards import remote as shard_remote
 
 
 class S3(BaseHTTPRequestHandler):

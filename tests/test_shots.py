@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from handloom.stages.shots import ShotOptions, longest_run, shot_changes
+from handloom.stages.media.shots import ShotOptions, longest_run, shot_changes
 
 Frame = np.ndarray
 FPS = 30

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from handloom.errors import UserError
-from handloom.stages.datasets import calvin
+from handloom.stages.datasets.calvin import adapter as calvin
 from handloom.stages.datasets.source import EpisodeOptions
 from handloom.train.tabletop import record, tasks, world
 from handloom.train.tabletop.env import TabletopEnv

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handloom.errors import MediaError
-from handloom.stages.datasets import tensor_proto
+from handloom.stages.datasets.formats import tensor_proto
 from tests.helpers.tensor_protos import message, proto, varint
 
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handloom.errors import MediaError
-from handloom.stages.datasets import example, tfrecord
-from handloom.stages.datasets.example import Values
-from handloom.stages.datasets.pictures import ArrayPictures, EncodedPictures
-from handloom.stages.miniatures.robot_views import jpeg
+from handloom.stages.datasets.formats import tf_example as example
+from handloom.stages.datasets.formats import tfrecord
+from handloom.stages.datasets.formats.pictures import ArrayPictures, EncodedPictures
+from handloom.stages.datasets.formats.tf_example import Values
+from handloom.stages.miniatures.robots.views import jpeg
 
 PAYLOADS = (b"first", b"", b"the third record")
 

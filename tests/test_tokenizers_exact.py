@@ -12,8 +12,8 @@ from diffusers import VQModel
 
 from handloom.errors import UserError
 from handloom.tokenize import vqgan
-from handloom.tokenize.vqgan_search import MARGIN, direct_convolutions
-from handloom.tokenize.vqgan_stream import encode_stream, read_ahead
+from handloom.tokenize.vqgan.search import MARGIN, direct_convolutions
+from handloom.tokenize.vqgan.stream import encode_stream, read_ahead
 from tests.helpers.vqgan_networks import SIDE, scaled
 
 
@@ -76,7 +76,7 @@ def test_codes_are_those_of_diffusers_however_many_frames_are_in_doubt(
         found = [model.quantize(model.encode(x[i : i + 1]).latents)[2][2] for i in range(len(x))]
     expected = torch.stack(found).reshape(len(x), SIDE // 2, SIDE // 2).numpy()
     for margin, doubted in ((MARGIN, None), (1e9, 16)):
-        monkeypatch.setattr("handloom.tokenize.vqgan_search.MARGIN", margin)
+        monkeypatch.setattr("handloom.tokenize.vqgan.search.MARGIN", margin)
         tokenizer = vqgan.load(str(wide), resolution=SIDE)
         assert (tokenizer.encode(many) == expected).all()
         if doubted is not None:  # then the direct way alone

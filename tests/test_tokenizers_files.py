@@ -8,7 +8,7 @@ import torch
 
 from handloom.errors import UserError
 from handloom.tokenize import vqgan
-from handloom.tokenize.weights import open_weights
+from handloom.tokenize.vqgan.weights import open_weights
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path):

@@ -14,10 +14,11 @@ import torch
 
 from handloom.errors import RunError, UserError
 from handloom.tokenize.shards import ShardDataset
-from handloom.train import export, loop
-from handloom.train.data import FIELDS, make_inputs
-from handloom.train.distributed import World
-from handloom.train.pretrain import PretrainConfig, train
+from handloom.train.model import export
+from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.pretrain.data import FIELDS, make_inputs
+from handloom.train.trainer import loop
+from handloom.train.trainer.distributed import World
 from tests.helpers.stage1_runs import losses, rows, small_run, write_clips
 
 ROOT = Path(__file__).resolve().parent.parent

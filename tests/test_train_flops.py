@@ -3,8 +3,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from handloom.train import flops
-from handloom.train.model import GPT, SIZES, Shape
+from handloom.train.model.gpt import GPT, SIZES, Shape
+from handloom.train.trainer import flops
 
 
 def shape(size="tiny", **changes):

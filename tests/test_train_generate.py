@@ -15,8 +15,8 @@ from PIL import Image
 from handloom.cli import main
 from handloom.tokenize import vqgan
 from handloom.tokenize.shards import Sample, ShardDataset, write_manifest, write_shards
-from handloom.train import export, text
-from handloom.train.model import GPT, Shape
+from handloom.train.model import export, text
+from handloom.train.model.gpt import GPT, Shape
 from tests.helpers.lpips_files import write_lpips
 
 SIDE, GRID, FRAMES = 32, 8, 3

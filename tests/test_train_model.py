@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from handloom.errors import UserError
-from handloom.train import text
-from handloom.train.baselines import CopyLastFrame, Unigram
-from handloom.train.model import GPT, SIZES, Shape, rotate, to_sequence
+from handloom.train.model import text
+from handloom.train.model.gpt import (
+    GPT,
+    SIZES,
+    Shape,
+    rotate,
+    to_sequence,
+)
+from handloom.train.pretrain.baselines import CopyLastFrame, Unigram
 from tests.helpers.tiny_clip_text import write_clip_text
 
 SMALL = Shape(

@@ -16,8 +16,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 from handloom.errors import RunError, UserError
 from handloom.tokenize import vqgan
-from handloom.train import export, loop, text
-from handloom.train.pretrain import PretrainConfig, train
+from handloom.train.model import export, text
+from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.trainer import loop
 from tests.helpers.stage1_runs import TOKENIZER, losses, rows, small_run, trace, write_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -261,7 +262,7 @@ def test_bad_input_is_one_sentence(config: PretrainConfig, shards: Path, tmp_pat
 
 
 def test_the_options_can_be_read_without_torch() -> None:
-    code = "import sys; import handloom.train.pretrain; sys.exit('torch' in sys.modules)"
+    code = "import sys; import handloom.train.pretrain.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from handloom.errors import RunError, UserError
-from handloom.train import loop
-from handloom.train.checkpoint_sharded import Reader
-from handloom.train.pretrain import PretrainConfig, train
+from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.trainer import loop
+from handloom.train.trainer.checkpoints import Reader
 from tests.helpers.stage1_runs import TOKENIZER, rows, small_run, trace, write_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

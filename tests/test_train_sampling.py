@@ -9,10 +9,10 @@ import torch
 from scipy.linalg import sqrtm
 
 from handloom.errors import UserError
-from handloom.train import fvd
-from handloom.train.generate import Sampling
-from handloom.train.model import GPT, Cache, Shape
-from handloom.train.sampling import choose, continue_frames, each_frame_alone
+from handloom.train.generate import fvd
+from handloom.train.generate.config import Sampling
+from handloom.train.model.gpt import GPT, Cache, Shape
+from handloom.train.model.sampling import choose, continue_frames, each_frame_alone
 
 SHAPE = Shape(
     layers=2,

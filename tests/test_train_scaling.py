@@ -9,8 +9,8 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import Sample, write_manifest, write_shards
-from handloom.train import scaling, scaling_chart, scaling_fit
-from handloom.train.scaling import Run, ScalingConfig
+from handloom.train.pretrain import scaling, scaling_chart, scaling_fit
+from handloom.train.pretrain.scaling import Run, ScalingConfig
 
 SIZES = [30_000_000, 95_000_000, 312_000_000, 719_000_000]
 
@@ -143,5 +143,5 @@ def test_a_small_study_falls_with_size_beyond_the_spread_of_seeds(shards, tmp_pa
 
 
 def test_the_options_are_there_without_torch():
-    code = "import sys, handloom.train.scaling; assert 'torch' not in sys.modules"
+    code = "import sys, handloom.train.pretrain.scaling; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

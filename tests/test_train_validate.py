@@ -12,11 +12,14 @@ import yaml
 
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
-from handloom.tokenize.measure import psnr_db
-from handloom.train import loop, quality, source_frames, validate
-from handloom.train.baselines import Unigram
-from handloom.train.pretrain import train
-from handloom.train.quality import Shown
+from handloom.tokenize.measure.report import psnr_db
+from handloom.train.generate import quality
+from handloom.train.generate.quality import Shown
+from handloom.train.pretrain import true_frames as source_frames
+from handloom.train.pretrain import validate
+from handloom.train.pretrain.baselines import Unigram
+from handloom.train.pretrain.config import train
+from handloom.train.trainer import loop
 from tests.helpers.stage1_runs import small_run, write_clips
 from tests.helpers.videos import write_grey_video
 

@@ -10,11 +10,16 @@ from PIL import Image
 
 from handloom.errors import RunError, UserError
 from handloom.tokenize import vqgan
-from handloom.train import vqgan_loop
-from handloom.train.vqgan import VQGANConfig, train
-from handloom.train.vqgan_frames import Frames
-from handloom.train.vqgan_model import build, latents_of, pictures, start
-from handloom.train.vqgan_report import GRID_SIDE
+from handloom.train.vqgan import task as vqgan_loop
+from handloom.train.vqgan.config import VQGANConfig, train
+from handloom.train.vqgan.evaluate import GRID_SIDE
+from handloom.train.vqgan.frames import Frames
+from handloom.train.vqgan.model import (
+    build,
+    latents_of,
+    pictures,
+    start,
+)
 from tests.helpers.vqgan_training import log_of, table_top, tiny_config, write_pictures
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from handloom.errors import UserError
-from handloom.tokenize import measure_lpips
-from handloom.train.vqgan_codebook import Codebook
-from handloom.train.vqgan_discriminator import PatchGAN
-from handloom.train.vqgan_losses import adaptive_weight, gradient_difference, hinge
-from handloom.train.vqgan_model import pictures
-from handloom.train.vqgan_perceptual import LPIPS
-from handloom.train.vqgan_report import psnr_db
+from handloom.tokenize.measure import lpips as measure_lpips
+from handloom.train.vqgan.codebook import Codebook
+from handloom.train.vqgan.discriminator import PatchGAN
+from handloom.train.vqgan.evaluate import psnr_db
+from handloom.train.vqgan.losses import adaptive_weight, gradient_difference, hinge
+from handloom.train.vqgan.model import pictures
+from handloom.train.vqgan.perceptual import LPIPS
 from tests.helpers.lpips_files import write_lpips
 from tests.helpers.vqgan_training import table_top
 

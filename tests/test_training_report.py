@@ -17,15 +17,17 @@ from safetensors.torch import save_file
 
 from handloom import cli
 from handloom.errors import UserError
-from handloom.train import pictures, report, report_charts
-from handloom.train.eval_policy import PolicyEval
-from handloom.train.eval_policy import evaluate as evaluate_policy
-from handloom.train.eval_rollout import RolloutEval
-from handloom.train.eval_rollout import evaluate as roll_out
-from handloom.train.finetune import FinetuneConfig, HeadOptions, finetune
-from handloom.train.pretrain import PretrainConfig, train
-from handloom.train.report import TrainReport
-from handloom.train.report_charts import Line
+from handloom.train.evaluate.policy_config import PolicyEval
+from handloom.train.evaluate.policy_config import evaluate as evaluate_policy
+from handloom.train.evaluate.rollout_config import RolloutEval
+from handloom.train.evaluate.rollout_config import evaluate as roll_out
+from handloom.train.finetune.config import FinetuneConfig, HeadOptions, finetune
+from handloom.train.generate import pictures
+from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.report import charts as report_charts
+from handloom.train.report import page as report
+from handloom.train.report.charts import Line
+from handloom.train.report.page import TrainReport
 from tests.conftest import ROOT
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import small_run, write_clips

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from handloom.stages.datasets import rotations
-from handloom.stages.trajectories import Floats, Trajectory, resample, smoothness
+from handloom.stages.datasets.formats import rotations
+from handloom.stages.episodes.trajectories import (
+    Floats,
+    Trajectory,
+    resample,
+    smoothness,
+)
 
 
 def trajectory(

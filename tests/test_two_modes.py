@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from handloom.train.finetune import FinetuneConfig, HeadOptions, finetune
-from handloom.train.robot.job import Job
-from handloom.train.robot.model import Inputs
+from handloom.train.finetune.config import FinetuneConfig, HeadOptions, finetune
+from handloom.train.finetune.model import Inputs
+from handloom.train.finetune.task import Job
 from tests.helpers.robot_shards import Recorded, write_robot_shards
 
 STEPS, SIDE_M, LATENT = 4, 0.02, 4

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from handloom.errors import MediaError
-from handloom.stages import video
-from handloom.stages.video import Video, probe
-from handloom.stages.video_small import SmallFrame, SmallVideo
+from handloom.stages.media import video
+from handloom.stages.media.key_frames import SmallFrame, SmallVideo
+from handloom.stages.media.video import Video, probe
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handloom.stages.words import verb_and_noun
+from handloom.stages.report.words import verb_and_noun
 
 
 @pytest.mark.parametrize(

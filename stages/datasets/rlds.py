@@ -16,8 +16,8 @@ import orjson
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import tfrecord
-from handloom.stages.datasets.features import (
+from handloom.stages.datasets.formats import tfrecord
+from handloom.stages.datasets.formats.tfds_features import (
     RAGGED,
     STEPS,
     VARIES,

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError
-from handloom.stages.datasets import rlds, rotations
-from handloom.stages.datasets.features import Leaves, Record, read_features
+from handloom.stages.datasets import rlds
+from handloom.stages.datasets.formats import rotations
+from handloom.stages.datasets.formats.tfds_features import Leaves, Record, read_features
 from handloom.stages.datasets.source import (
     Episode,
     EpisodeOptions,

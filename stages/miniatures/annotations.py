@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from handloom.stages.miniatures.cast import FPS, TAIL_S, Video, stable_uuid
-from handloom.stages.miniatures.paint import HEIGHT
+from handloom.stages.miniatures.people.cast import (
+    FPS,
+    TAIL_S,
+    Video,
+    stable_uuid,
+)
+from handloom.stages.miniatures.people.paint import HEIGHT
 
 TITLE = "handloom miniature of Ego4D"
 TAGS = ("#C C {} ", "#C C {}", "#C C {} ", "#c c {}", "#C C {}\n", "# C C {}", "#C #C C {} ")

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from handloom.stages.datasets.rotations import from_rpy, to_rpy
+from handloom.stages.datasets.formats.rotations import from_rpy, to_rpy
 from handloom.stages.miniatures.folder import Folder, write_json, write_text
-from handloom.stages.miniatures.robot_files import embedding, object_npy, pickled, write_bytes
-from handloom.stages.miniatures.robot_views import jpeg, png, static_view, wrist_view
-from handloom.stages.miniatures.robot_world import WorldEpisode, episode, resampled
-from handloom.stages.miniatures.tfrecords import (
+from handloom.stages.miniatures.robots.files import (
+    embedding,
+    object_npy,
+    pickled,
+    write_bytes,
+)
+from handloom.stages.miniatures.robots.tfrecords import (
     Leaf,
     Shards,
     Tree,
@@ -29,6 +32,13 @@ from handloom.stages.miniatures.tfrecords import (
     step_flags,
     write_set,
 )
+from handloom.stages.miniatures.robots.views import (
+    jpeg,
+    png,
+    static_view,
+    wrist_view,
+)
+from handloom.stages.miniatures.robots.world import WorldEpisode, episode, resampled
 
 VERSION = 1  # raise it whenever the same arguments give other bytes
 HZ = 5.0

@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.datasets.rotations import wrapped
+from handloom.stages.datasets.formats.rotations import wrapped
 from handloom.stages.miniatures.folder import Folder, write_text
-from handloom.stages.miniatures.robot_files import embedding, npy, object_npy, write_bytes
-from handloom.stages.miniatures.robot_views import static_view, wrist_view
-from handloom.stages.miniatures.robot_world import (
+from handloom.stages.miniatures.robots.files import (
+    embedding,
+    npy,
+    object_npy,
+    write_bytes,
+)
+from handloom.stages.miniatures.robots.views import static_view, wrist_view
+from handloom.stages.miniatures.robots.world import (
     OPENING_M,
     WorldEpisode,
     episode,

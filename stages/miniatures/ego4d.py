@@ -10,8 +10,8 @@ from pathlib import Path
 
 from handloom.stages.miniatures import folder
 from handloom.stages.miniatures.annotations import TITLE, metadata, narrated, write_manifest
-from handloom.stages.miniatures.cast import plan
 from handloom.stages.miniatures.encode import write_video
+from handloom.stages.miniatures.people.cast import plan
 
 VERSION = 1  # raise it whenever the same arguments give other bytes
 MARKER = folder.MARKER

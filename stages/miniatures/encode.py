@@ -12,9 +12,9 @@ import imageio_ffmpeg
 import numpy as np
 
 from handloom.errors import RunError
-from handloom.stages.miniatures import scene
-from handloom.stages.miniatures.cast import FPS, Video
-from handloom.stages.miniatures.paint import Frame
+from handloom.stages.miniatures.people import scene
+from handloom.stages.miniatures.people.cast import FPS, Video
+from handloom.stages.miniatures.people.paint import Frame
 
 RENDER_FPS = 10  # every rendered frame is shown three times
 CODECS: dict[str, dict[str, Any]] = {

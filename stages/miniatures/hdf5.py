@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.datasets.rotations import from_rpy
+from handloom.stages.datasets.formats.rotations import from_rpy
 from handloom.stages.miniatures.folder import Folder
-from handloom.stages.miniatures.robot_views import jpeg, static_view, wrist_view
-from handloom.stages.miniatures.robot_world import (
+from handloom.stages.miniatures.robots.views import jpeg, static_view, wrist_view
+from handloom.stages.miniatures.robots.world import (
     OPENING_M,
     WorldEpisode,
     changes,

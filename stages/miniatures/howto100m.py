@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from handloom.stages.miniatures import folder, takes
+from handloom.stages.miniatures import folder
 from handloom.stages.miniatures.encode import Format, write_file
-from handloom.stages.miniatures.takes import Acts, Shape, Take
+from handloom.stages.miniatures.people import takes
+from handloom.stages.miniatures.people.takes import Acts, Shape, Take
 
 VERSION = 1  # raise it whenever the same arguments give other bytes
 PARTS = ("HowTo100M_v1.csv", "task_ids.csv", "caption.json", "raw_caption.json", "videos")

@@ -15,9 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from handloom.stages.miniatures import folder, takes
+from handloom.stages.miniatures import folder
 from handloom.stages.miniatures.encode import Format, write_file
-from handloom.stages.miniatures.takes import Shape, Take
+from handloom.stages.miniatures.people import takes
+from handloom.stages.miniatures.people.takes import Shape, Take
 
 Split = Literal["train", "val", "test"]
 Fault = Literal["", "missing", "empty", "truncated", "short", "unlisted"]

@@ -18,10 +18,15 @@ from numpy.typing import NDArray
 
 from handloom.stages.miniatures.encode import Format, write_file
 from handloom.stages.miniatures.folder import Folder, write_json, write_text
-from handloom.stages.miniatures.paint import Frame
+from handloom.stages.miniatures.people.paint import Frame
 from handloom.stages.miniatures.rlds import deltas
-from handloom.stages.miniatures.robot_views import static_view, wrist_view
-from handloom.stages.miniatures.robot_world import WorldEpisode, episode, joints, resampled
+from handloom.stages.miniatures.robots.views import static_view, wrist_view
+from handloom.stages.miniatures.robots.world import (
+    WorldEpisode,
+    episode,
+    joints,
+    resampled,
+)
 
 VERSION = 1  # raise it whenever the same arguments give other bytes
 SIZE = (120, 160)

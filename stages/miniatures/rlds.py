@@ -11,14 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.stages.miniatures.folder import Folder
-from handloom.stages.miniatures.robot_views import jpeg, static_view, wrist_view
-from handloom.stages.miniatures.robot_world import (
-    WorldEpisode,
-    changes,
-    episode,
-    resampled,
-)
-from handloom.stages.miniatures.tfrecords import (
+from handloom.stages.miniatures.robots.tfrecords import (
     Leaf,
     Shards,
     Tree,
@@ -27,6 +20,13 @@ from handloom.stages.miniatures.tfrecords import (
     flatten,
     step_flags,
     write_set,
+)
+from handloom.stages.miniatures.robots.views import jpeg, static_view, wrist_view
+from handloom.stages.miniatures.robots.world import (
+    WorldEpisode,
+    changes,
+    episode,
+    resampled,
 )
 
 VERSION = 1  # raise it whenever the same arguments give other bytes

@@ -11,18 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.datasets.rotations import from_rpy, rotvec_to_rpy_delta, to_rpy
+from handloom.stages.datasets.formats.rotations import from_rpy, rotvec_to_rpy_delta, to_rpy
 from handloom.stages.miniatures.folder import Folder
-from handloom.stages.miniatures.robot_files import embedding
-from handloom.stages.miniatures.robot_views import jpeg, static_view
-from handloom.stages.miniatures.robot_world import (
-    WorldEpisode,
-    changes,
-    episode,
-    quaternions,
-    resampled,
-)
-from handloom.stages.miniatures.tfrecords import (
+from handloom.stages.miniatures.robots.files import embedding
+from handloom.stages.miniatures.robots.tfrecords import (
     Leaf,
     Shards,
     Tree,
@@ -31,6 +23,14 @@ from handloom.stages.miniatures.tfrecords import (
     flatten,
     step_flags,
     write_set,
+)
+from handloom.stages.miniatures.robots.views import jpeg, static_view
+from handloom.stages.miniatures.robots.world import (
+    WorldEpisode,
+    changes,
+    episode,
+    quaternions,
+    resampled,
 )
 
 VERSION = 1  # raise it whenever the same arguments give other bytes

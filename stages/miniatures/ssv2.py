@@ -16,10 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from handloom.stages.miniatures import folder, takes
+from handloom.stages.miniatures import folder
 from handloom.stages.miniatures.encode import Format, write_file
-from handloom.stages.miniatures.objects import KINDS
-from handloom.stages.miniatures.takes import Take
+from handloom.stages.miniatures.people import takes
+from handloom.stages.miniatures.people.objects import KINDS
+from handloom.stages.miniatures.people.takes import Take
 
 VERSION = 1  # raise it whenever the same arguments give other bytes
 FPS = 12  # the original's

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from handloom.stages.datasets import bridge_raw
+from handloom.stages.datasets.bridge import raw as bridge_raw
 from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode
-from handloom.stages.miniatures.tfrecords import example, record
+from handloom.stages.miniatures.robots.tfrecords import example, record
 from tests.helpers.tensor_protos import proto
 
 OPTIONS = EpisodeOptions()

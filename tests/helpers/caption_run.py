@@ -8,9 +8,9 @@ from pathlib import Path
 
 from handloom.pipeline.batches import Batch
 from handloom.pipeline.pool import work
-from handloom.stages.base import clip_order
-from handloom.stages.caption import Caption
-from handloom.stages.tables import Table
+from handloom.stages.caption.stage import Caption
+from handloom.stages.stage import clip_order
+from handloom.stages.tables.parts import Table
 from tests.helpers.caption_server import MODEL
 from tests.helpers.numbered_clips import clip
 from tests.helpers.whole_clip import whole

@@ -4,7 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from handloom.train.finetune import finetune
+from handloom.train.finetune.config import finetune
 from tests.test_finetune import SMALL, small_finetune
 
 if __name__ == "__main__":

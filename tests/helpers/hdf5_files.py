@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError
-from handloom.stages.datasets import hdf5
+from handloom.stages.datasets.hdf5 import adapter as hdf5
 from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode
 
 AUTO = EpisodeOptions()

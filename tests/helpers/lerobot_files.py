@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handloom.stages.datasets import lerobot
+from handloom.stages.datasets.lerobot import adapter as lerobot
 from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode
 from tests.helpers.videos import write_grey_video
 

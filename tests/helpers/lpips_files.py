@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from handloom.tokenize import measure_lpips
+from handloom.tokenize.measure import lpips as measure_lpips
 
 WIDTHS = (64, 128, 256, 512, 512)  # of VGG-16's blocks
 

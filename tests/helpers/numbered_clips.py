@@ -7,8 +7,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.records import Clip, clip_id
-from handloom.stages.tables import bucket_of
+from handloom.stages.tables.parts import bucket_of
+from handloom.stages.tables.rows import Clip, clip_id
 
 SIDE = 64  # pixels; 4 x 4 squares are 16 binary digits
 PER_VIDEO = 500

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.trajectory_statistics import Trajectories, shard_trajectories
+from handloom.stages.pack.statistics import Trajectories, shard_trajectories
 from handloom.tokenize.shards import Layout, Sample, shard_path, write_manifest, write_shards
 
 TOKENIZER = {"name": "vqgan-f16-64", "weights_sha256": "ab" * 32, "codebook_size": 64}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from handloom.tokenize.shards import Sample, write_manifest, write_shards
-from handloom.train.pretrain import PretrainConfig
+from handloom.train.pretrain.config import PretrainConfig
 
 TOKENIZER = {"name": "vqgan-f16-64", "weights_sha256": "ab" * 32, "codebook_size": 64}
 Row = dict[str, Any]

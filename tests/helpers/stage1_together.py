@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from handloom.errors import RunError
-from handloom.train import loop
-from handloom.train.pretrain import PretrainConfig, train
+from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.trainer import loop
 
 
 def poison_step_2(config: PretrainConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from handloom.train.vqgan import VQGANConfig
+from handloom.train.vqgan.config import VQGANConfig
 
 
 def table_top(seed: int, size: int = 80) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What a stage that looks at frames is given for a clip without shot changes and bars."""
 
-from handloom.stages.records import Clip, Framing
+from handloom.stages.tables.rows import Clip, Framing
 
 
 def whole(clip: Clip) -> tuple[Clip, Framing]:

@@ -1,0 +1,366 @@
+"""Caption: what the hands do, from the dataset's own text, or from a model that watches the clip.
+
+Three routes write the same rows. `source` cleans the text up; `vlm` asks a model on the workers;
+`server` asks an endpoint. A model's answer that is flagged is asked for once more with another
+seed; flagged again, the clip falls back to its own text.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from handloom.errors import MediaError, UserError
+from handloom.stages.caption.doubts import Candidate, doubts, tidy
+from handloom.stages.caption.frames import clip_frames
+from handloom.stages.caption.journal import Journal
+from handloom.stages.caption.prompt import Prompt, read_prompt
+from handloom.stages.caption.requests import Answer, Asker, Request
+from handloom.stages.caption.source_text import clean
+from handloom.stages.ingest.videos import file_digest
+from handloom.stages.media.clip_frames import longest_shot
+from handloom.stages.stage import Stage
+from handloom.stages.tables.rows import (
+    CaptionRow,
+    Clip,
+    Framing,
+    Row,
+)
+
+# Speech is about what is seen half of the time, so it is no caption when a model has failed.
+NO_CAPTION = frozenset({"asr"})
+WEAK_TEXTS = {"asr": "what is said", "label": "the class label"}
+
+# While the last answers of a batch are awaited the next batch is decoded and sent.
+LANES = 4
+
+# What a model's answer depends on, beside the model and the prompt. Where it runs, how many
+# requests are under way and how long is waited for them change nothing.
+ASKED = ("hint", "frames", "resolution", "max_tokens", "temperature", "seed", "max_words")
+
+
+@dataclass(frozen=True)
+class Caption(Stage):
+    """Options of `caption`."""
+
+    name: ClassVar[str] = "caption"
+    row_type: ClassVar[type[Row]] = CaptionRow
+    code_version: ClassVar[int] = 2
+    reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
+    gate: ClassVar[str] = "select"
+
+    route: Literal["auto", "source", "vlm", "server"] = "source"
+    """source: the dataset's own text; vlm: a model on the workers; server: an endpoint. auto: the
+    model if one is given (with a url the server), else source."""
+    model: str = ""
+    """vlm: a folder or hub id; server: a name that it serves."""
+    url: str = ""
+    """Of an OpenAI-compatible API, such as http://localhost:8000/v1."""
+    prompt: str = "imperative"
+    """imperative, third_person, or a text file; see docs/captions.md."""
+    hint: bool = True
+    """Quote the dataset's own text in the prompt."""
+    frames: int = 6
+    """Pictures a clip, at uniform times; 4 to 8 show an action."""
+    resolution: int = 448
+    """Longer side of the pictures, pixels; larger ones are shrunk."""
+    max_tokens: int = 80
+    """Of an answer; one that is longer counts as truncated."""
+    temperature: float = 0.0
+    """0 takes the likeliest token each time; the second try takes at least 0.7."""
+    seed: int = 0
+    max_words: int = 30
+    """A caption of more words is flagged."""
+    media: Literal["images", "video"] = "images"
+    """vlm: hand the frames over as pictures, or as one video."""
+    clips_at_once: int = 8
+    """vlm: clips that a GPU works on together."""
+    in_flight: int = 32
+    """server: clips that one worker asks about at a time."""
+    timeout_s: float = 60.0
+    """server: how long one try may take."""
+    give_up_s: float = 110.0
+    """server: how long a clip may take with all its tries; below --run.clip-timeout-s."""
+    agreement_model: str = ""
+    """A CLIP model, folder or hub id, that scores how captions fit their pictures."""
+    prices: Path | None = None
+    """YAML file with what the model costs, for `plan` and the closing lines."""
+
+    def __post_init__(self) -> None:
+        is_light = self.chosen == "source" and not self.agreement_model
+        lanes = LANES if self.chosen == "server" else 1
+        gpu = self.chosen == "vlm"
+        for name, value in (("light", is_light), ("lanes", lanes), ("wants_gpu", gpu)):
+            object.__setattr__(self, name, value)  # frozen for everyone else
+
+    @property
+    def chosen(self) -> str:
+        """The route that is taken: source, vlm or server."""
+        if self.route != "auto":
+            return self.route
+        return "server" if self.url else "vlm" if self.model else "source"
+
+    def check(self) -> None:
+        """Raise UserError where the options do not go together."""
+        if self.chosen == "source" and (self.model or self.url):
+            raise UserError(
+                "a caption model is given, but --caption.route is source, which asks none; add "
+                "--caption.route vlm or --caption.route server."
+            )
+        if self.chosen != "source" and not self.model:
+            raise UserError(
+                f"--caption.route {self.chosen} needs a model; name it with --caption.model."
+            )
+        is_path = self.model.startswith(("/", ".", "~"))
+        if self.chosen == "vlm" and is_path and not Path(self.model).is_dir():
+            raise UserError(
+                f"--caption.model {self.model} is not there; name a model's folder or hub id."
+            )
+        if self.chosen == "server" and not self.url.startswith(("http://", "https://")):
+            raise UserError(
+                f"--caption.url is {self.url!r}, expected the address of an OpenAI-compatible API, "
+                "such as http://localhost:8000/v1."
+            )
+        for name in ("frames", "resolution", "in_flight", "clips_at_once", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"--caption.{name.replace('_', '-')} is {getattr(self, name)}, expected at "
+                    "least 1."
+                )
+
+    def advice(self, text_kind: str) -> str:
+        """What to tell whoever runs this with texts of a kind; empty where nothing is amiss."""
+        if self.chosen != "source" or text_kind not in WEAK_TEXTS:
+            return ""
+        return (
+            f"caption: {WEAK_TEXTS[text_kind]} is all that these clips are described by, since no "
+            "model is given; --caption.model FOLDER lets a vision-language model describe them, "
+            "with --caption.url URL one that is served (docs/captions.md)"
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The route, and what its answers depend on."""
+        self.check()
+        asked = () if self.chosen == "source" else ASKED
+        media = ("media",) if self.chosen == "vlm" else ()
+        kept = ("code_version", "columns", "models", *asked, *media)
+        found = super().settings()
+        return {name: found[name] for name in kept} | {"route": self.chosen}
+
+    def models(self) -> dict[str, str]:
+        """The model by its weights, or by its name; and the prompt."""
+        found: dict[str, str] = {}
+        if self.chosen != "source":
+            found |= {"model": _identity(self.model), "prompt": self._prompt.digest}
+        if self.agreement_model:
+            found["agreement"] = _identity(self.agreement_model)
+        return found
+
+    def setup(self) -> None:
+        """Load the model on this worker, or see that the server answers."""
+        if self.chosen == "server":
+            _server(self, self._answers).check(self.model)
+        elif self.chosen == "vlm":
+            self._asker()
+        if self.agreement_model:
+            from handloom.stages.caption import agreement
+
+            agreement.load(self.agreement_model)
+
+    def __call__(self, clip: Clip, framing: Framing) -> Iterator[Row]:
+        """Caption one clip."""
+        if self.light:
+            yield source_row(clip)
+        else:
+            yield from self.batch([(clip, framing)])
+
+    def batch(self, inputs: Sequence[tuple[Any, ...]]) -> list[Row]:
+        """Caption several clips; a model is asked about all of them at a time."""
+        if self.light:
+            return super().batch(inputs)
+        clips = {clip.clip_id: longest_shot(clip, framing) for clip, framing in inputs}
+        rows = self._asked(clips) if self.chosen != "source" else map(source_row, clips.values())
+        return [self._scored(clips[row.clip_id], row) for row in rows]
+
+    def failed(self, error: str, clip: Clip, framing: Framing) -> Iterator[CaptionRow]:
+        """A row without a caption."""
+        yield failed_row(error, clip)
+
+    @property
+    def _prompt(self) -> Prompt:
+        return read_prompt(self.prompt)
+
+    @property
+    def _answers(self) -> Journal:
+        return _journal(self.cache / "answers" if self.cache else None)
+
+    def _asker(self) -> Asker:
+        if self.chosen == "server":
+            server: Asker = _server(self, self._answers)
+            return server
+        return _local(self.model, self._answers, self.clips_at_once, self.media)
+
+    def _asked(self, clips: dict[str, Clip]) -> Iterator[CaptionRow]:
+        for bucket in {clip.bucket for clip in clips.values()}:
+            self._answers.refresh(bucket)
+        composers = [partial(self._request, clip) for clip in clips.values()]
+        outcomes = self._asker().ask_all(
+            composers, lambda request, answer: not self._doubts(clips[request.clip_id], answer)
+        )
+        for clip, outcome in zip(clips.values(), outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                known = isinstance(outcome, MediaError)
+                why = str(outcome) if known else f"{type(outcome).__name__}: {outcome}"
+                yield failed_row(why, clip)
+            else:
+                yield self._row(clip, outcome)
+
+    def _request(self, clip: Clip) -> Request:
+        """What the model is asked; decodes the clip's frames."""
+        told = clean(clip.text, clip.text_kind).text if self.hint else ""
+        return Request(
+            clip_id=clip.clip_id,
+            bucket=clip.bucket,
+            model=self.model if self.chosen == "server" else _identity(self.model),
+            prompt=self._prompt.about(told, clip.text_kind),
+            frames_hwc=self._frames(clip),
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+
+    def _frames(self, clip: Clip) -> Any:
+        path = self.data / clip.media_path
+        return clip_frames(path, clip.start_s, clip.end_s, self.frames, self.resolution)
+
+    def _doubts(self, clip: Clip, answer: Answer) -> tuple[str, ...]:
+        return doubts(
+            Candidate(
+                text=tidy(answer.text),
+                is_whole=answer.is_whole,
+                prompt=self._prompt.text,
+                source=clean(clip.text, clip.text_kind).text,
+                kind=clip.text_kind,
+                max_words=self.max_words,
+            )
+        )
+
+    def _row(self, clip: Clip, answers: list[Answer]) -> CaptionRow:
+        """The row of a clip, from the last answer if that can be used, else from its own text."""
+        flags = [self._doubts(clip, answer) for answer in answers]
+        if flags[-1]:
+            row = _fallen_back(clip, flags[-1])
+        else:
+            # Cleaning a finished caption leaves it as it is and says whether it is profane.
+            caption = tidy(answers[-1].text)
+            remarks = list(clean(caption, "instruction").flags)
+            row = CaptionRow(
+                clip_id=clip.clip_id, caption=caption, source=self.chosen, flags=remarks
+            )
+        return replace(
+            row,
+            model=self.model if self.chosen == "server" else _identity(self.model),
+            answers=[answer.text for answer in answers],
+            answer_flags=[" ".join(found) for found in flags],
+            prompt_tokens=sum(answer.prompt_tokens for answer in answers),
+            completion_tokens=sum(answer.completion_tokens for answer in answers),
+            seconds=sum(answer.seconds for answer in answers),
+        )
+
+    def _scored(self, clip: Clip, row: CaptionRow) -> CaptionRow:
+        if not (self.agreement_model and row.caption):
+            return row
+        from handloom.stages.caption.agreement import agreement
+
+        try:
+            score = agreement(self.agreement_model, row.caption, self._frames(clip))
+        except MediaError:  # of the source route, which needs no pictures: the caption stands
+            return row
+        return replace(row, agreement=score)
+
+
+@dataclass(frozen=True)
+class EpisodeCaption(Stage):
+    """Options of `caption` for robot episodes, whose instructions are their captions."""
+
+    name: ClassVar[str] = "caption"
+    row_type: ClassVar[type[Row]] = CaptionRow
+    code_version: ClassVar[int] = 2
+    gate: ClassVar[str] = "episodes"
+    light: ClassVar[bool] = True
+
+    def __call__(self, clip: Clip) -> Iterator[CaptionRow]:
+        """Take the episode's instruction over."""
+        yield source_row(clip)
+
+    def failed(self, error: str, clip: Clip) -> Iterator[CaptionRow]:
+        """A row without a caption."""
+        yield failed_row(error, clip)
+
+
+def instruction(text: str, kind: str = "narration") -> str:
+    """A dataset's text as an instruction, as the route `source` makes it; empty without words."""
+    return clean(text, kind).text
+
+
+def source_row(clip: Clip) -> CaptionRow:
+    """A clip's own text as its caption; rejected where there are no words in it."""
+    cleaned = clean(clip.text, clip.text_kind)
+    return CaptionRow(
+        clip_id=clip.clip_id,
+        status="ok" if cleaned.text else "rejected",
+        reason="" if cleaned.text else "no_text",
+        caption=cleaned.text,
+        source="source",
+        flags=[*clip.text_flags, *cleaned.flags],
+    )
+
+
+def failed_row(error: str, clip: Clip) -> CaptionRow:
+    """A clip without a caption, and why."""
+    return CaptionRow(
+        clip_id=clip.clip_id, status="failed", error=error, caption="", source="source"
+    )
+
+
+def _fallen_back(clip: Clip, flags: tuple[str, ...]) -> CaptionRow:
+    """The row of a clip whose answers cannot be used."""
+    row = source_row(clip)
+    if clip.text_kind in NO_CAPTION or not row.caption:
+        row = replace(row, status="rejected", reason="no_caption", caption="")
+    return replace(row, flags=[*row.flags, *flags])
+
+
+@cache
+def _identity(model: str) -> str:
+    """A hash of what lies in a model's folder; its name where it is none."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
+    return " ".join(f"{path.name}:{file_digest(path)[:16]}" for path in files)
+
+
+MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".txt", ".model"})
+
+
+@cache
+def _journal(folder: Path | None) -> Journal:
+    return Journal(folder)
+
+
+@cache
+def _server(stage: Caption, journal: Journal) -> Any:
+    from handloom.stages.caption.server import Server  # aiohttp: only where it is needed
+
+    return Server(stage.url, journal, stage.in_flight, stage.timeout_s, stage.give_up_s)
+
+
+@cache
+def _local(
+    model: str, journal: Journal, clips_at_once: int, media: Literal["images", "video"]
+) -> Asker:
+    from handloom.stages.caption.local import Local
+
+    return Local(model, journal, clips_at_once, media)

@@ -1,0 +1,151 @@
+"""Ingest of robot datasets: one row for each episode, with its instruction, states and actions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from handloom.errors import MediaError
+from handloom.stages.datasets.catalog import robot_adapter
+from handloom.stages.datasets.source import (
+    Episode,
+    EpisodeOptions,
+    RobotAdapter,
+    SourceEpisode,
+    refuse_outside,
+)
+from handloom.stages.ingest.videos import digests, hashed_split
+from handloom.stages.stage import Stage
+from handloom.stages.tables.parts import bucket_of
+from handloom.stages.tables.rows import (
+    EpisodeClip,
+    EpisodePlace,
+    Row,
+    clip_id,
+)
+
+OTHER_FOLDER = "copy the file there, or name the folder it is in with --data"
+
+
+@dataclass(frozen=True)
+class EpisodeIngest(Stage, EpisodeOptions):
+    """Options of `ingest` for robot datasets."""
+
+    name: ClassVar[str] = "ingest"
+    row_type: ClassVar[type[Row]] = EpisodeClip
+
+    dataset: str = "rlds"
+    """Name that the episodes carry."""
+    format: str = "rlds"
+    """The adapter that reads the folder."""
+    licence: str = ""
+    """Licence class that the episodes carry; empty means the adapter's."""
+    val_percent: float = 5.0
+    """Share of the episodes without an official split that goes to val, by a hash of their id."""
+
+    @property
+    def adapter(self) -> RobotAdapter:
+        """The adapter of the dataset's format."""
+        return robot_adapter(self.format)
+
+    @property
+    def licence_class(self) -> str:
+        """What every episode carries."""
+        return self.licence or self.adapter.licence
+
+    def settings(self) -> dict[str, Any]:
+        """The options and the files that say how to read the episodes."""
+        return super().settings() | {"annotations": digests(self.adapter, self.data)}
+
+    def sources(self) -> Iterator[SourceEpisode]:
+        """Stream the places of the dataset's episodes."""
+        return self.adapter.episodes(self.data, self)
+
+    def load(self, source: SourceEpisode) -> Episode:
+        """Open an episode. Raises MediaError where it is damaged or out of the data folder."""
+        refuse_outside(self.data, source.media_path, OTHER_FOLDER)
+        return self.adapter.load(self.data, source, self)
+
+    def reopen(self, clip: EpisodePlace) -> Episode:
+        """Open the episode of a row again, for its pictures; the last one is kept open."""
+        source = SourceEpisode(
+            clip.unit, clip.media_path, tuple(clip.place), clip.split, clip.version
+        )
+        return _opened(self, self.data, source)
+
+    def __call__(self, source: SourceEpisode) -> Iterator[EpisodeClip]:
+        """Read an episode without its pictures, except for the first."""
+        if source.error:
+            raise MediaError(source.error)
+        if source.reason:
+            yield self._row(source, status="rejected", reason=source.reason)
+            return
+        episode = self.load(source)
+        if not episode.views:
+            yield self._row(source, status="rejected", reason="no_pictures")
+            return
+        yield self._row(source, **_facts(source, episode, self.dataset, self.val_percent))
+
+    def failed(self, error: str, source: SourceEpisode) -> Iterator[EpisodeClip]:
+        """An episode that cannot be read."""
+        yield self._row(source, status="failed", error=error)
+
+    def _row(self, source: SourceEpisode, **values: Any) -> EpisodeClip:
+        row: dict[str, Any] = {
+            "clip_id": clip_id(self.dataset, source.unit, 0.0, np.inf),
+            "dataset": self.dataset,
+            "version": source.version,
+            "split": source.split or hashed_split(source.unit, self.val_percent),
+            "licence": self.licence_class,
+            "bucket": bucket_of(source.bucket_key),
+            "unit": source.unit,
+            "video_id": source.unit,
+            "start_s": 0.0,
+            "end_s": 0.0,
+            "text": "",
+            "text_kind": self.adapter.text_kind,
+            "media_path": source.media_path,
+            "place": list(source.place),
+            "hz": 0.0, "action_kind": "", "state": [], "action": [], "idle": [], "success": None,
+            "views": [], "steps": 0, "facts": [],
+        }  # fmt: skip
+        return EpisodeClip(**(row | values))
+
+
+def _facts(
+    source: SourceEpisode, episode: Episode, dataset: str, val_percent: float
+) -> dict[str, Any]:
+    """What a row says of an episode that could be read."""
+    steps, seconds = len(episode.state), len(episode.state) / episode.hz
+    main = next(iter(episode.views.values()))
+    height, width = main[0].shape[:2]  # decoded once, so that a damaged episode is known here
+    return {
+        "clip_id": clip_id(dataset, episode.episode_id, 0.0, seconds),
+        "split": source.split or hashed_split(episode.recording or episode.episode_id, val_percent),
+        "video_id": episode.episode_id,
+        "end_s": seconds,
+        "duration_s": seconds,
+        "fps": episode.hz,
+        "width": width,
+        "height": height,
+        "text": episode.text,
+        "other_texts": list(episode.other_texts),
+        "text_flags": list(episode.flags),
+        "hz": episode.hz,
+        "action_kind": episode.action_kind,
+        "state": episode.state.tolist(),
+        "action": episode.action.tolist(),
+        "idle": [] if episode.idle is None else episode.idle.tolist(),
+        "success": episode.success,
+        "views": list(episode.views),
+        "steps": steps,
+        "facts": [f"{key}: {value}" for key, value in episode.facts.items()],
+    }
+
+
+@lru_cache(maxsize=1)
+def _opened(stage: EpisodeIngest, data: Path, source: SourceEpisode) -> Episode:
+    return stage.load(source)

@@ -1,0 +1,172 @@
+"""Ingest: from a dataset's annotations and files to the clips table."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from handloom.stages.datasets.catalog import video_adapter
+from handloom.stages.datasets.source import (
+    TO_THE_END,
+    Adapter,
+    CutRule,
+    SourceVideo,
+    Span,
+    refuse_outside,
+)
+from handloom.stages.ingest.probes import Probes
+from handloom.stages.media.video import MediaFacts
+from handloom.stages.stage import Stage
+from handloom.stages.tables.parts import bucket_of
+from handloom.stages.tables.rows import Clip, Row, clip_id
+
+OWN_LINKS = "if you made the link yourself, pass --ingest.follow-links"
+SHORT_FILE_S = 1.0  # a file this much shorter than its annotations say was not downloaded whole
+
+
+@dataclass(frozen=True)
+class Ingest(Stage):
+    """Options of `ingest`."""
+
+    name: ClassVar[str] = "ingest"
+    row_type: ClassVar[type[Row]] = Clip
+
+    dataset: str = "ego4d"
+    """Name that the clips carry."""
+    format: str = "ego4d"
+    """The adapter that reads the folder."""
+    licence: str = ""
+    """Licence class that the clips carry; empty means the adapter's."""
+    min_seconds: float = 1.0
+    """Shorter spans are rejected; lines of speech are merged until they are this long."""
+    max_seconds: float = 8.0
+    """A narration's span, or a clip made of speech, is no longer than this."""
+    span_rule: Literal["next", "window"] = "next"
+    """How far a narration reaches: to the next one, or EgoVLP's window around it (Ego4D)."""
+    follow_links: bool = False
+    """Read files that links in the data folder lead to, wherever they are; only for your own."""
+    val_percent: float = 5.0
+    """Share of the videos without an official split that goes to val, by a hash of the video id."""
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of the dataset's format."""
+        return video_adapter(self.format)
+
+    @property
+    def licence_class(self) -> str:
+        """What every clip carries."""
+        return self.licence or self.adapter.licence
+
+    def settings(self) -> dict[str, Any]:
+        """The options and the content of the annotation files."""
+        return super().settings() | {"annotations": digests(self.adapter, self.data)}
+
+    def sources(self) -> Iterator[SourceVideo]:
+        """Stream the dataset's annotated videos."""
+        return self.adapter.videos(self.data, self._rule())
+
+    def __call__(self, video: SourceVideo) -> Iterator[Clip]:
+        """Probe a video's file and turn its spans into clips."""
+        spans = self._spans(video)
+        if video.reason:
+            yield from (self._clip(video, s, s.reason or video.reason) for s in spans)
+            return
+        if not self.follow_links:
+            refuse_outside(self.data, video.media_path, OWN_LINKS)
+        facts = Probes.of(self.cache).probe(
+            self.data, video.media_path, bucket_of(video.bucket_key)
+        )
+        for span in spans:
+            yield self._fit(video, span, facts)
+
+    def failed(self, error: str, video: SourceVideo) -> Iterator[Clip]:
+        """The file cannot be read: its usable spans fail, the others stay rejected."""
+        for span in self._spans(video):
+            failure = {} if span.reason else {"error": error, "status": "failed"}
+            yield self._clip(video, span, span.reason, **failure)
+
+    def flush(self) -> None:
+        """Write down what was probed."""
+        Probes.of(self.cache).flush()
+
+    def _rule(self) -> CutRule:
+        return CutRule(min_s=self.min_seconds, max_s=self.max_seconds, rule=self.span_rule)
+
+    def _spans(self, video: SourceVideo) -> tuple[Span, ...]:
+        if video.raw is None or self.adapter.cut is None:
+            return video.spans
+        return self.adapter.cut(video, self._rule())
+
+    def _fit(self, video: SourceVideo, span: Span, facts: MediaFacts) -> Clip:
+        """Clamp a span to the file; what lies beyond its end is rejected, or failed if cut off."""
+        start_s, annotated_end_s = span.start_s, span.end_s
+        if facts.duration_s <= video.whole_if_shorter_s:  # the file holds nothing but the span
+            start_s, annotated_end_s = 0.0, TO_THE_END
+        end_s = min(annotated_end_s, facts.duration_s)
+        media = asdict(facts)
+        del media["rotation"], media["pixel_aspect"]
+        reason = span.reason
+        if not reason and start_s >= facts.duration_s:
+            if video.expected_s - facts.duration_s > SHORT_FILE_S:
+                error = (
+                    f"{video.media_path} lasts {facts.duration_s:.1f} s, the annotations say "
+                    f"{video.expected_s:.1f} s: download it again"
+                )
+                return self._clip(video, span, "", error=error, status="failed", **media)
+            reason = "past_end"
+        if not reason and end_s - start_s < self.min_seconds:
+            reason = "too_short"
+        if end_s > start_s:
+            clamped_s = 0.0 if annotated_end_s == TO_THE_END else annotated_end_s - end_s
+            media |= {"start_s": start_s, "end_s": end_s, "clamped_s": clamped_s}
+        return self._clip(video, span, reason, **media)
+
+    def _clip(self, video: SourceVideo, span: Span, reason: str, **values: Any) -> Clip:
+        row = {
+            "clip_id": clip_id(self.dataset, video.unit, span.start_s, span.end_s),
+            "status": "rejected" if reason else "ok",
+            "reason": reason,
+            "dataset": self.dataset,
+            "version": video.version,
+            "split": video.split or hashed_split(video.video_id, self.val_percent),
+            "licence": self.licence_class,
+            "bucket": bucket_of(video.bucket_key),
+            "unit": video.unit,
+            "video_id": video.video_id,
+            "start_s": span.start_s,
+            "end_s": span.end_s,
+            "text": span.text,
+            "text_kind": self.adapter.text_kind,
+            "other_texts": list(span.other_texts),
+            "text_flags": list(span.flags),
+            "annotation_id": span.annotation_id,
+            "media_path": video.media_path,
+        }
+        return Clip(**(row | values))
+
+
+def hashed_split(video_id: str, val_percent: float) -> str:
+    """`train` or `val`, for a video whose dataset has no official split."""
+    digest = hashlib.blake2b(f"split/{video_id}".encode(), digest_size=4).digest()
+    return "val" if int.from_bytes(digest, "big") / 2**32 < val_percent / 100 else "train"
+
+
+def digests(adapter: Any, data: Path) -> dict[str, str]:
+    """The content of the files that decide what is ingested, as hashes by path."""
+    return {p.relative_to(data).as_posix(): file_digest(p) for p in adapter.annotations(data)}
+
+
+def file_digest(path: Path) -> str:
+    """Content of a file as a hash; of a large file its size and 16 evenly spaced megabytes."""
+    size, megabyte = path.stat().st_size, 1 << 20
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= 64 * megabyte:
+            digest.update(file.read())
+        else:
+            for i in range(16):
+                file.seek((size - megabyte) * i // 15)
+                digest.update(file.read(megabyte))
+    return digest.hexdigest()

@@ -1,0 +1,183 @@
+"""Writes TFRecords of tf.train.Examples in the layout of tensorflow_datasets, without TensorFlow.
+
+A record is length (uint64), masked CRC-32C of the length, payload, masked CRC-32C of the payload,
+all little endian. The features of an episode's steps lie one after the other in one list per key.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from handloom.stages.miniatures.folder import write_json
+from handloom.stages.miniatures.robots.files import write_bytes
+
+Values = list[bytes] | NDArray[Any]
+Tree = dict[str, Union["Leaf", "Tree"]]
+
+CLASS = "tensorflow_datasets.core.features."
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A feature: `kind` is tensor, scalar, text or image; `encoding` is an image's, or empty."""
+
+    dtype: str = "float32"
+    shape: tuple[int, ...] = ()
+    kind: str = "tensor"
+    encoding: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """As features.json tells it."""
+        dimensions = {"dimensions": [str(n) for n in self.shape]} if self.shape else {}
+        if self.kind == "text":
+            return {"pythonClassName": CLASS + "text_feature.Text", "text": {}}
+        if self.kind == "image":
+            body: dict[str, Any] = {"shape": dimensions, "dtype": "uint8"}
+            if self.encoding:
+                body["encodingFormat"] = self.encoding
+            return {"pythonClassName": CLASS + "image_feature.Image", "image": body}
+        name = "scalar.Scalar" if self.kind == "scalar" else "tensor_feature.Tensor"
+        body = {"shape": dimensions, "dtype": self.dtype, "encoding": "none"}
+        return {"pythonClassName": CLASS + name, "tensor": body}
+
+
+def features_json(steps: Tree, episode: Tree) -> dict[str, Any]:
+    """Content of features.json for episodes of steps."""
+    sequence = {"feature": _dictionary(steps), "length": "-1"}
+    dataset = {"pythonClassName": CLASS + "dataset_feature.Dataset", "sequence": sequence}
+    found = _dictionary(episode)
+    found["featuresDict"]["features"] = {"steps": dataset, **found["featuresDict"]["features"]}
+    return found
+
+
+def _dictionary(tree: Tree) -> dict[str, Any]:
+    features = {k: v.json() if isinstance(v, Leaf) else _dictionary(v) for k, v in tree.items()}
+    name = CLASS + "features_dict.FeaturesDict"
+    return {"pythonClassName": name, "featuresDict": {"features": features}}
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC-32C of data, rotated and moved as TensorFlow does it."""
+    crc = int(google_crc32c.value(data))
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def record(payload: bytes) -> bytes:
+    """A payload in its frame."""
+    length = struct.pack("<Q", len(payload))
+    crcs = struct.pack("<I", masked_crc(length)), struct.pack("<I", masked_crc(payload))
+    return length + crcs[0] + payload + crcs[1]
+
+
+def example(features: Mapping[str, Values], rng: np.random.Generator) -> bytes:
+    """A tf.train.Example; its map is in random order, as TensorFlow writes it.
+
+    Args:
+        features: bytes, floats (stored as float32) or integers and bools (as int64) by key.
+        rng: decides on the order.
+    """
+    keys = list(features)
+    entries = b"".join(_entry(keys[i], features[keys[i]]) for i in rng.permutation(len(keys)))
+    return _field(1, entries)
+
+
+def _entry(key: str, values: Values) -> bytes:
+    if isinstance(values, list):
+        feature = _field(1, b"".join(_field(1, value) for value in values))
+    elif values.dtype.kind == "f":
+        feature = _field(2, _field(1, np.asarray(values, "<f4").tobytes()))
+    else:
+        numbers = np.asarray(values, np.int64).ravel().view(np.uint64)
+        feature = _field(3, _field(1, b"".join(_varint(int(n)) for n in numbers)))
+    return _field(1, _field(1, key.encode()) + _field(2, feature))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a message that holds bytes or another message."""
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Values]:
+    """Nested features as one map, the names joined by slashes."""
+    found: dict[str, Values] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flatten(value, f"{prefix}{name}/")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def step_flags(count: int) -> dict[str, Values]:
+    """is_first, is_last and is_terminal of an episode that ends where its recording ends."""
+    last = np.arange(count) == count - 1
+    return {"is_first": np.arange(count) == 0, "is_last": last, "is_terminal": last}
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A split: payloads by shard number, of `count` shards; the others were never downloaded."""
+
+    name: str
+    count: int
+    payloads: dict[int, list[bytes]]
+    truncated: tuple[int, ...] = ()  # shards whose last record is cut off
+
+
+def write_set(
+    folder: Path, name: str, about: Mapping[str, Any], features: Mapping[str, Any],
+    splits: Iterable[Shards],
+) -> None:  # fmt: skip
+    """Write `<folder>/<shards and the two JSON files>` of a dataset.
+
+    Args:
+        folder: named by the version; a shard is `<name>-<split>.tfrecord-00000-of-01024`.
+        name: of the dataset.
+        about: version and description.
+        features: content of features.json.
+        splits: the shards of each; one without a record is left out.
+    """
+    told = []
+    for split in (split for split in splits if any(split.payloads.values())):
+        for number, payloads in split.payloads.items():
+            content = b"".join(record(payload) for payload in payloads)
+            if number in split.truncated:
+                content = content[: len(content) - len(payloads[-1]) // 3]
+            file = f"{name}-{split.name}.tfrecord-{number:05d}-of-{split.count:05d}"
+            write_bytes(folder / file, content)
+        told.append(_split_info(split))
+    write_json(folder / "features.json", features)
+    info: dict[str, Any] = {
+        "fileFormat": "tfrecord",
+        "moduleName": f"{name}.{name}_dataset_builder",
+    }
+    info |= {"name": name, "releaseNotes": {about["version"]: "Initial release."}}
+    write_json(folder / "dataset_info.json", {**about, **info, "splits": told})
+
+
+def _split_info(split: Shards) -> dict[str, Any]:
+    """What dataset_info.json says of a split, absent shards included."""
+    lengths = [len(split.payloads.get(i, range(60 + i * 37 % 40))) for i in range(split.count)]
+    sizes = [len(p) for payloads in split.payloads.values() for p in payloads]
+    absent = sum(n for i, n in enumerate(lengths) if i not in split.payloads)
+    return {
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "name": split.name,
+        "numBytes": str(sum(sizes) + absent * (sum(sizes) // len(sizes))),
+        "shardLengths": [str(n) for n in lengths],
+    }

@@ -1,0 +1,187 @@
+"""Pack: kept clips with their captions and codes become token shards.
+
+Samples are ordered by (bucket, video, time), so the shards do not depend on the order of the
+input or on who computed what; every shard can be written by itself.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handloom.errors import RunError, UserError
+from handloom.stages.stage import clip_order
+from handloom.stages.tables.funnel import ok_ids, reached
+from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import (
+    CaptionRow,
+    Clip,
+    EpisodeClip,
+    EpisodeRow,
+    Framing,
+    TokenRow,
+)
+from handloom.tokenize.shards import SPLITS, Layout, Sample, ShardInfo, shard_path, write_shard
+
+Tables = dict[str, Table]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Options of `pack`."""
+
+    samples_per_shard: int = 10_000
+    """About 36 MB a shard at 5 frames of 256 codes."""
+    layout: Layout = "samples"
+    """packed: 2 % instead of 45 % over the codes, for clips of one shape."""
+    licences: tuple[str, ...] = ()
+    """Licence classes that may go into the shards; by default one class, whichever it is."""
+
+
+def check_licences(found: Iterable[str], allowed: tuple[str, ...]) -> None:
+    """Refuse clips of a licence class that was not allowed, and unasked mixtures of classes.
+
+    Raises:
+        UserError: names the classes and the option.
+    """
+    classes = sorted(set(found))
+    refused = [name for name in classes if name not in allowed] if allowed else classes[1:]
+    if refused:
+        permitted = ", ".join(allowed) if allowed else "a single class"
+        raise UserError(
+            f"the clips carry the licence classes {', '.join(classes)}, expected {permitted}; if "
+            f"you may use them together, say so with --pack.licences {' '.join(classes)}"
+        )
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to write: samples `skip` to `skip + count` of the buckets, in order."""
+
+    split: str
+    number: int
+    buckets: tuple[str, ...]
+    skip: int
+    count: int
+    layout: Layout = "samples"
+
+
+def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
+    """Which samples go into which shard. Raises RunError where a video is in both splits."""
+    counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
+    licences: set[str] = set()
+    for bucket in tables["ingest"].buckets():
+        splits: dict[str, str] = {}
+        for clip in kept_clips(tables, bucket):
+            if splits.setdefault(clip.video_id, clip.split) != clip.split:
+                raise RunError(f"video {clip.video_id} has clips in train and in val")
+            counts[clip.split][bucket] = counts[clip.split].get(bucket, 0) + 1
+            licences.add(clip.licence)
+    check_licences(licences, pack.licences)
+    return [plan for split in SPLITS for plan in _plan_split(split, counts[split], pack)]
+
+
+def write_planned(tables: Tables, plan: ShardPlan, root: Path) -> ShardInfo:
+    """Write one shard and its index."""
+    samples = (s for bucket in plan.buckets for s in _samples(tables, bucket, plan.split))
+    wanted = islice(samples, plan.skip, plan.skip + plan.count)
+    return write_shard(shard_path(root, plan.split, plan.number), wanted, plan.layout)
+
+
+def kept_clips(tables: Tables, bucket: str) -> list[Clip]:
+    """The clips of a bucket that passed every stage, in order."""
+    kept = set.intersection(*(ok_ids(rows) for rows in reached(tables, bucket).values()))
+    clips = (clip for clip in tables["ingest"].read(Clip, bucket) if clip.clip_id in kept)
+    return sorted(clips, key=clip_order)
+
+
+def _plan_split(split: str, counts: dict[str, int], pack: Pack) -> Iterator[ShardPlan]:
+    per_shard = pack.samples_per_shard
+    buckets = sorted(counts)
+    ends = np.cumsum([counts[bucket] for bucket in buckets])
+    total = int(ends[-1]) if buckets else 0
+    for number, start in enumerate(range(0, total, per_shard)):
+        stop = min(start + per_shard, total)
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        before = int(ends[first - 1]) if first else 0
+        touched = tuple(buckets[first : last + 1])
+        yield ShardPlan(split, number, touched, start - before, stop - start, pack.layout)
+
+
+def _samples(tables: Tables, bucket: str, split: str) -> Iterator[Sample]:
+    episodes = _episodes(tables, bucket) if "episodes" in tables else {}
+    captions = {row.clip_id: row for row in tables["caption"].read(CaptionRow, bucket)}
+    tokens = {row.clip_id: row for row in tables["tokens"].read(TokenRow, bucket)}
+    framings = _framings(tables, bucket) if "hands" in tables else {}
+    for clip in kept_clips(tables, bucket):
+        if clip.split == split:
+            sample = _sample(clip, captions[clip.clip_id], tokens[clip.clip_id])
+            if framing := framings.get(clip.clip_id):
+                sample = replace(sample, meta=sample.meta | _shown(framing))
+            place_and_row = episodes.get(clip.clip_id)
+            yield _with_trajectory(sample, *place_and_row) if place_and_row else sample
+
+
+def _sample(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> Sample:
+    codes_vtij = np.frombuffer(tokens.codes, "<u2").reshape(tokens.shape).astype(np.uint16)
+    return Sample(clip.clip_id, codes_vtij, _metadata(clip, caption, tokens))
+
+
+def _framings(tables: Tables, bucket: str) -> dict[str, Framing]:
+    return {row.clip_id: row for row in tables["hands"].read(Framing, bucket)}
+
+
+def _shown(framing: Framing) -> dict[str, Any]:
+    """What of the clip its codes show: its longest shot, without bars."""
+    span = {"start_s": framing.shot_start_s, "end_s": framing.shot_end_s}
+    whole = framing.picture_xyxy == [0.0, 0.0, 1.0, 1.0]
+    return span if whole else span | {"picture_xyxy": framing.picture_xyxy}
+
+
+def _episodes(tables: Tables, bucket: str) -> dict[str, tuple[EpisodeClip, EpisodeRow]]:
+    rows = {row.clip_id: row for row in tables["episodes"].read(EpisodeRow, bucket)}
+    clips = tables["ingest"].read(EpisodeClip, bucket)
+    return {clip.clip_id: (clip, rows[clip.clip_id]) for clip in clips if clip.clip_id in rows}
+
+
+def _with_trajectory(sample: Sample, clip: EpisodeClip, row: EpisodeRow) -> Sample:
+    meta = {
+        "views": clip.views,
+        "fps": row.hz,
+        "source_hz": clip.hz,
+        "action_kind": clip.action_kind,
+        "idle_steps": np.flatnonzero(row.idle).tolist(),
+        "success": clip.success,
+        "unit": clip.unit,
+        "facts": clip.facts,
+    }
+    arrays = {
+        "state": np.asarray(row.state, np.float32),
+        "action": np.asarray(row.action, np.float32),
+    }
+    return replace(sample, meta=sample.meta | meta, arrays=arrays)
+
+
+def _metadata(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> dict[str, Any]:
+    """The sample's provenance; docs/architecture.md lists the fields."""
+    return {
+        "caption": caption.caption,
+        "caption_source": caption.source,
+        "caption_flags": caption.flags,
+        "text": clip.text,
+        "text_kind": clip.text_kind,
+        "dataset": clip.dataset,
+        "version": clip.version,
+        "split": clip.split,
+        "licence": clip.licence,
+        "source_id": clip.video_id,
+        "annotation_id": clip.annotation_id,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "fps": clip.fps,
+        "frame_times_s": tokens.times_s,
+        "views": ["main"],
+    }

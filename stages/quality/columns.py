@@ -1,0 +1,44 @@
+"""What is stored of a clip's decoded frames beside hands: numbers for `select`, fingerprints."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from handloom.stages.duplicates.fingerprints import fingerprint
+from handloom.stages.quality import frames as quality
+
+FrameHWC = npt.NDArray[np.uint8]
+
+
+def measures(frames: Sequence[FrameHWC], lumas: Sequence[quality.LumaHW]) -> dict[str, Any]:
+    """Columns of the hands table.
+
+    Args:
+        frames: at least one, uint8 [H, W, 3] RGB of one size, ascending in time.
+        lumas: `small_luma` of each.
+    """
+    each = [quality.measure_frame(luma) for luma in lumas]
+    clip = quality.measure_clip(lumas)
+    names = ("brightness", "contrast", "sharpness", "glare", "flat_share")
+    motion = (quality.change(pair) for pair in pairwise(lumas))
+    return {
+        **{name: [getattr(frame, name) for frame in each] for name in names},
+        "motion": [0.0, *motion],
+        "change": clip.change,
+        "picture_xyxy": list(clip.picture_xyxy),
+        "bar_share": clip.bar_share,
+        "stereo": clip.stereo,
+        "stereo_score": clip.stereo_score,
+        "fingerprints": b"".join(fingerprint(frame).tobytes() for frame in frames),
+    }
+
+
+NOTHING: dict[str, Any] = {
+    "brightness": [], "contrast": [], "sharpness": [], "glare": [], "flat_share": [], "motion": [],
+    "change": 0.0, "picture_xyxy": [0.0, 0.0, 1.0, 1.0], "bar_share": 0.0, "stereo": "",
+    "stereo_score": 0.0, "fingerprints": b"",
+}  # fmt: skip
+"""The same columns of a clip that could not be decoded."""

@@ -1,0 +1,202 @@
+"""The report's captions: texts beside what became of them, what was flagged, and what it took."""
+
+import html
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from handloom.stages.tables import funnel
+from handloom.stages.tables.parts import Table, effort
+from handloom.stages.tables.rows import CaptionRow, Clip, Row
+
+Tables = dict[str, Table]
+
+PAIRS_SHOWN = 24
+EXAMPLES_SHOWN = 3  # for each flag
+FLAGS = {
+    "unsure": "the annotator was not sure",
+    "no_tag": "the narration has no #C",
+    "no_verb": "the text names an activity or a thing, and tells nobody what to do",
+    "speech": "somebody talked; what is said need not be seen",
+    "profanity": "an oath, left where it is",
+    "empty": "no words",
+    "truncated": "cut off, or ends in the middle",
+    "repeated": "says the same again and again",
+    "refusal": "declines, or sees no hands",
+    "not_english": "another language",
+    "too_long": "more words than --caption.max-words",
+    "too_short": "a single word",
+    "several_sentences": "more than one sentence",
+    "camera_talk": "speaks of the video or the camera",
+    "echo": "repeats the prompt, or copies the speech",
+    "contradiction": "has neither the verb nor a thing of the clip's own text",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked(Row):
+    """The columns that counting needs."""
+
+    source: str
+    flags: list[str]
+    answer_flags: list[str]
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    agreement: float | None
+
+
+@dataclass
+class Tally:
+    """Sums over the rows of a caption table.
+
+    The clips shown are those with the smallest ids: ids are hashes, so that is a fair sample.
+    """
+
+    sources: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    """Of the captions as they are."""
+    answer_flags: Counter[str] = field(default_factory=Counter)
+    """Of all that models said, used or not."""
+    asked: int = 0
+    """Clips that a model was asked about."""
+    fell_back: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    answer_s: float = 0.0
+    """Added up over requests, many of which run at a time."""
+    agreements: list[float] = field(default_factory=list)
+    shown: dict[str, str] = field(default_factory=dict)
+    """Clip ids, and the bucket of each."""
+    examples: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By flag, clip ids and buckets."""
+
+    def add(self, row: _Asked, bucket: str) -> None:
+        """Count one row."""
+        if row.status != "ok":
+            self.reasons[row.reason or row.status] += 1
+        else:
+            self.sources[row.source] += 1
+            _keep_smallest(self.shown, row.clip_id, bucket, PAIRS_SHOWN)
+        said = [flag for flags in row.answer_flags for flag in flags.split()]
+        self.flags.update(row.flags)
+        self.answer_flags.update(said)
+        for flag in {*row.flags, *said}:
+            _keep_smallest(self.examples.setdefault(flag, {}), row.clip_id, bucket, EXAMPLES_SHOWN)
+        self.asked += bool(row.answer_flags)
+        self.fell_back += bool(row.answer_flags) and row.source == "source"
+        self.requests += len(row.answer_flags)
+        self.prompt_tokens += row.prompt_tokens
+        self.completion_tokens += row.completion_tokens
+        self.answer_s += row.seconds
+        if row.agreement is not None:
+            self.agreements.append(row.agreement)
+
+
+def tally(tables: Tables) -> Tally:
+    """Count the captions of the clips that came to the stage."""
+    found = Tally()
+    for bucket in tables["ingest"].buckets():
+        reached = funnel.reached(tables, bucket)["caption"]
+        for row in tables["caption"].read(_Asked, bucket):
+            if row.clip_id in reached:
+                found.add(row, bucket)
+    return found
+
+
+def effort_line(found: Tally, seconds: float) -> str:
+    """What the model did in the seconds that the stage took; empty where none was asked.
+
+    The seconds are those of the stage, of all its runs, decoding and waiting included.
+    """
+    if not found.requests:
+        return ""
+    tokens = found.prompt_tokens + found.completion_tokens
+    rates = ""
+    if seconds:
+        rates = f", {found.requests / seconds:.1f} requests/s and {tokens / seconds:,.0f} tokens/s"
+    return (
+        f"{found.requests:,} requests for {found.asked:,} clips{rates}; "
+        f"{found.prompt_tokens:,} prompt + {found.completion_tokens:,} completion tokens, "
+        f"{found.answer_s / found.requests:.2f} s an answer"
+    )
+
+
+def section(tables: Tables) -> str:
+    """The report's section on captions, as HTML."""
+    found = tally(tables)
+    _, seconds, _ = effort(tables["caption"].folder)
+    sources = ", ".join(f"{count:,} from {name}" for name, count in found.sources.most_common())
+    lines = [f"Captions: {sources or 'none'}."]
+    if found.reasons:
+        told = ", ".join(f"{count:,} {why}" for why, count in found.reasons.most_common())
+        lines.append(f"Without a caption: {told}.")
+    if line := effort_line(found, seconds):
+        lines.append(f"{line}. {found.fell_back:,} clips fell back to their own text.")
+    if found.agreements:
+        lines.append(_agreement_line(found.agreements))
+    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f"<h2>Captions</h2>{told}{_flag_table(tables, found)}{_pair_table(tables, found)}"
+
+
+def _agreement_line(scores: list[float]) -> str:
+    ordered = sorted(scores)
+    low, middle = ordered[len(ordered) // 20], ordered[len(ordered) // 2]
+    return f"CLIP agreement with the pictures: median {middle:.3f}, a twentieth below {low:.3f}."
+
+
+def _flag_table(tables: Tables, found: Tally) -> str:
+    rows = []
+    for flag in sorted({*found.flags, *found.answer_flags}):
+        examples = "<br>".join(
+            _example(tables, flag, clip_id, bucket)
+            for clip_id, bucket in sorted(found.examples[flag].items())
+        )
+        counts = (found.answer_flags[flag] or "", found.flags[flag] or "")
+        meaning = f"{html.escape(flag)}<br><small>{html.escape(FLAGS.get(flag, ''))}</small>"
+        rows.append(_table_row((meaning, *map(str, counts)), examples))
+    head = ("flag", "answers", "captions")
+    return _table(head, "examples", rows) if rows else "<p>No flags.</p>"
+
+
+def _example(tables: Tables, flag: str, clip_id: str, bucket: str) -> str:
+    """The flagged answer, or where the text itself is flagged that; and what the caption is."""
+    row = tables["caption"].get(CaptionRow, bucket, clip_id)
+    pairs = zip(row.answers, row.answer_flags, strict=True)
+    said = next((answer for answer, flags in pairs if flag in flags.split()), None)
+    if said is None:
+        said = tables["ingest"].get(Clip, bucket, clip_id).text
+    became = row.caption or row.reason
+    return f"{html.escape(_short(said))} <small>→ {html.escape(became)} ({row.source})</small>"
+
+
+def _pair_table(tables: Tables, found: Tally) -> str:
+    rows = []
+    for clip_id, bucket in sorted(found.shown.items()):
+        text = tables["ingest"].get(Clip, bucket, clip_id).text
+        row = tables["caption"].get(CaptionRow, bucket, clip_id)
+        rows.append(_table_row((html.escape(_short(text)), row.source), html.escape(row.caption)))
+    return _table(("the clip's own text", "from"), "caption", rows) if rows else ""
+
+
+def _table(heads: Iterable[str], last: str, rows: list[str]) -> str:
+    cells = "".join(f"<th>{head}</th>" for head in heads)
+    return f"<table><tr>{cells}<th class=words>{last}</th></tr>{''.join(rows)}</table>"
+
+
+def _table_row(cells: Iterable[str], words: str) -> str:
+    found = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f"<tr>{found}<td class=words>{words}</td></tr>"
+
+
+def _short(text: str, most: int = 160) -> str:
+    plain = " ".join(text.split()) or "(nothing)"
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+
+
+def _keep_smallest(shown: dict[str, str], clip_id: str, bucket: str, most: int) -> None:
+    shown[clip_id] = bucket
+    if len(shown) > most:
+        del shown[max(shown)]

@@ -1,0 +1,160 @@
+"""The report's scores: how each is distributed, its threshold, and the clips next to it.
+
+Looking at the clips just above and below a threshold tells whether it is right; `select` can then
+be run again with another one in seconds.
+"""
+
+import heapq
+import html
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from handloom.stages.select import Criterion, Select
+from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import Clip
+
+BINS = 50
+SHOWN = 4  # examples on either side of a threshold
+MOST_REPEATS = 50.0  # of a score that counts; beyond lies the last bin
+WIDTH, HEIGHT, LEFT = 640, 110, 46
+COLOUR = "#4a7c8c"
+
+Example = tuple[float, str, str]  # distance from the threshold, clip id, bucket
+
+
+@dataclass
+class Distribution:
+    """A score over all clips that came to `select`."""
+
+    criterion: Criterion
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    rejected: int = 0
+    passed: list[Example] = field(default_factory=list)
+    """The clips nearest to the threshold among those that meet it; nearest first once sorted."""
+    failed: list[Example] = field(default_factory=list)
+
+    @property
+    def threshold(self) -> float | None:
+        """The value at which the criterion turns, None where it is switched off."""
+        one = self.criterion
+        return one.at_least if one.at_least is not None else one.at_most
+
+    @property
+    def top(self) -> float:
+        """The largest value of the histogram's axis."""
+        return MOST_REPEATS if self.criterion.score == "repeats" else 1.0
+
+    def add(self, bucket: str, ids: list[str], scores: npt.NDArray[np.float64]) -> None:
+        """Count a bucket's clips."""
+        where = (scores / self.top * BINS).astype(int).clip(0, BINS - 1)
+        self.counts += np.bincount(where, minlength=BINS)
+        if self.threshold is None:
+            return
+        fails = self.criterion.fails(scores)
+        self.rejected += int(fails.sum())
+        distance = np.abs(scores - self.threshold)
+        for mask, nearest in ((~fails, self.passed), (fails, self.failed)):
+            rows = np.flatnonzero(mask)
+            rows = rows[np.argsort(distance[rows], kind="stable")[: SHOWN * 4]]
+            found = [(float(distance[i]), ids[i], bucket) for i in rows]
+            nearest[:] = heapq.nsmallest(SHOWN, nearest + found)
+
+
+def distributions(table: Table, select: Select) -> list[Distribution]:
+    """Every criterion's score, counted over the select table, a bucket at a time."""
+    found = [Distribution(criterion) for criterion in select.criteria()]
+    names = ["clip_id", *(d.criterion.score for d in found)]
+    for bucket in table.buckets():
+        rows = table.columns(names, [bucket])
+        ids = rows["clip_id"].to_pylist()
+        for distribution in found:
+            distribution.add(bucket, ids, rows[distribution.criterion.score].to_numpy())
+    return found
+
+
+def section(
+    tables: Mapping[str, Table], select: Select, card: Callable[[Clip, str], str]
+) -> Iterator[str]:
+    """HTML of all scores.
+
+    Args:
+        tables: `ingest` and `select` are read.
+        select: the stage with its thresholds.
+        card: draws a clip with a note below.
+    """
+    yield (
+        "<h2>Scores</h2><p>How each score is distributed over the clips that came to select "
+        "(logarithmic), its threshold, and the clips nearest to it on either side. A criterion is "
+        "asked of every clip here, whatever else the clip was rejected for.</p>"
+    )
+    for one in distributions(tables["select"], select):
+        yield f"<h3>{html.escape(one.criterion.score)}: {html.escape(one.criterion.says)}</h3>"
+        yield f"<p>{_sentence(one)}</p>{_histogram(one)}"
+        for said, examples in (("just rejected", one.failed), ("just kept", one.passed)):
+            cards = [card(clip, note) for clip, note in _examples(tables, one, examples)]
+            if cards:
+                yield f"<p>{said}:</p><div class=cards>{''.join(cards)}</div>"
+
+
+def _sentence(one: Distribution) -> str:
+    total = int(one.counts.sum())
+    if one.threshold is None:
+        return f"No threshold is set; {total:,} clips."
+    sign = "at least" if one.criterion.at_least is not None else "at most"
+    return (
+        f"Kept with {sign} {one.threshold:g}; {one.rejected:,} of {total:,} clips do not meet it "
+        f"(<i>{html.escape(one.criterion.reason)}</i>)."
+    )
+
+
+def _examples(
+    tables: Mapping[str, Table], one: Distribution, examples: list[Example]
+) -> Iterator[tuple[Clip, str]]:
+    for _, clip_id, bucket in sorted(examples):
+        clip = tables["ingest"].get(Clip, bucket, clip_id)
+        row = tables["select"].columns(["clip_id", one.criterion.score], [bucket])
+        score = row[one.criterion.score][row["clip_id"].index(clip_id).as_py()].as_py()
+        yield clip, f"{one.criterion.score} {score:.3f}"
+
+
+def _histogram(one: Distribution) -> str:
+    decades = max(1, math.ceil(math.log10(int(one.counts.max(initial=0)) + 1)))
+    step = WIDTH / BINS
+    bars = []
+    for i, count in enumerate(one.counts.tolist()):
+        if count:
+            tall = max(2.0, HEIGHT * math.log10(count + 1) / decades)
+            bars.append(
+                f'<rect x="{LEFT + i * step:.1f}" y="{HEIGHT - tall + 5:.1f}" '
+                f'width="{step - 1:.1f}" height="{tall:.1f}" fill="{COLOUR}">'
+                f"<title>{count:,} clips</title></rect>"
+            )
+    ticks = [_tick(one, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    count = f"{int(one.counts.max()):,}"
+    most = f'<text x="{LEFT - 6}" y="14" text-anchor="end" fill="#666">{count}</text>'
+    return (
+        f'<svg width="{WIDTH + LEFT + 20}" height="{HEIGHT + 30}" font-size="12">'
+        f"{''.join(bars)}{''.join(ticks)}{most}{_line(one)}</svg>"
+    )
+
+
+def _tick(one: Distribution, share: float) -> str:
+    x = LEFT + share * WIDTH
+    return (
+        f'<text x="{x:.1f}" y="{HEIGHT + 22}" text-anchor="middle" fill="#666">'
+        f"{share * one.top:g}</text>"
+    )
+
+
+def _line(one: Distribution) -> str:
+    if one.threshold is None:
+        return ""
+    x = LEFT + min(one.threshold / one.top, 1.0) * WIDTH
+    return (
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT + 5}" stroke="#b3402a" '
+        f'stroke-width="2"/>'
+    )

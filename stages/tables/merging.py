@@ -1,0 +1,72 @@
+"""Merging the small parts of a table into few large ones.
+
+Workers write a part for every batch, so that a killed run loses little. 38 million clips would
+leave a million files, and opening one costs more than reading its columns.
+
+    1. write <merged>.parquet.merging, which names the parts that it holds in its metadata
+    2. remove those parts
+    3. rename it to <merged>.parquet
+
+A run that dies after 1 is completed by the next one; a reader never sees a row twice.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from handloom.stages.tables.parts import Table
+
+MANY = 8  # parts of a bucket that are worth merging
+SMALL_BYTES = 16 << 20  # a part from this size on is left as it is
+LARGE_BYTES = 64 << 20  # a merged part stays below this, so that it fits in memory
+_SOURCES = b"handloom.merged_from"
+
+
+def merge_parts(table: Table) -> None:
+    """Merge a finished table's small parts, bucket by bucket."""
+    by_bucket: dict[str, list[Path]] = {}
+    for path in table.parts():
+        if path.stat().st_size < SMALL_BYTES:
+            by_bucket.setdefault(path.name.split("-")[0], []).append(path)
+    for bucket, paths in by_bucket.items():
+        if len(paths) >= MANY:
+            for group in _groups(paths):
+                _merge(table, bucket, group)
+    complete_merges(table)
+
+
+def complete_merges(table: Table) -> None:
+    """Finish what a killed run had begun to merge; does nothing otherwise."""
+    for path in sorted(table.folder.glob("*.parquet.merging")):
+        for name in json.loads(pq.read_schema(path).metadata[_SOURCES]):
+            (table.folder / name).unlink(missing_ok=True)
+        os.replace(path, path.with_suffix(""))
+
+
+def _groups(paths: list[Path]) -> list[list[Path]]:
+    """Runs of parts, each of less than `LARGE_BYTES`."""
+    groups: list[list[Path]] = [[]]
+    held = 0
+    for path in paths:
+        size = path.stat().st_size
+        if groups[-1] and held + size > LARGE_BYTES:
+            groups.append([])
+            held = 0
+        groups[-1].append(path)
+        held += size
+    return [group for group in groups if len(group) > 1]
+
+
+def _merge(table: Table, bucket: str, paths: list[Path]) -> None:
+    rows = pa.concat_tables([pq.read_table(path) for path in paths])
+    names = [path.name for path in paths]
+    print_ = hashlib.blake2b("/".join(names).encode(), digest_size=6).hexdigest()
+    merged = table.folder / f"{bucket}-{table.fingerprint[:12]}-{print_}.parquet.merging"
+    temporary = merged.with_suffix(f".{os.getpid()}.tmp")
+    metadata = {_SOURCES: json.dumps(names)}
+    pq.write_table(rows.replace_schema_metadata(metadata), temporary, compression="zstd")
+    os.replace(temporary, merged)

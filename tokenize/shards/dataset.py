@@ -1,0 +1,194 @@
+"""Reading shards: random access, and endless batches whose order is a function of (seed, position).
+
+Finding a sample takes no parsing and no search but one over the shards, so that a batch is one
+gather out of memory maps. `shard_batches.py` turns positions into batches.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handloom.errors import UserError
+from handloom.tokenize.shards.batches import (
+    FIELDS,
+    Batch,
+    Picked,
+    Slicing,
+    groups,
+    stream,
+)
+from handloom.tokenize.shards.files import Files, LocalFiles
+from handloom.tokenize.shards.format import ARRAYS, Integers, parse_manifest
+from handloom.tokenize.shards.open import OpenShard, open_shard
+from handloom.tokenize.shards.order import order
+from handloom.tokenize.shards.remote import RemoteFiles, RemoteFolder, is_remote
+
+
+def read_manifest(root: Path | str) -> dict[str, Any]:
+    """Read and check `manifest.json` of a folder or an s3:// or gs:// URL.
+
+    Raises:
+        UserError: it is missing, broken or of a newer format version.
+    """
+    if is_remote(root):
+        return parse_manifest(RemoteFolder(str(root)).read("manifest.json"), str(root))
+    path = Path(root) / "manifest.json"
+    if not path.is_file():
+        raise UserError(
+            f"{root} holds no manifest.json, so it is not a finished folder of token shards; "
+            "name the `shards` folder of a run that `handloom curate` has finished."
+        )
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+class ShardDataset:
+    """Random access and deterministic batches over the shards of one split.
+
+    It can be pickled: the copy opens the files itself. Shards are opened when they are first read.
+
+    Args:
+        path: folder with `manifest.json`, or its s3:// or gs:// URL.
+        split: `train` or `val`.
+        views: numbers of the views to read, in this order; all by default.
+        frames: the frames to read, a slice of step 1; all by default. Only their bytes are touched.
+
+    Raises:
+        UserError: no manifest, a newer format, an unknown split, or a missing shard.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str = "train",
+        views: Sequence[int] | None = None,
+        frames: slice = slice(None),
+    ) -> None:
+        self.path: str | Path = path if is_remote(path) else Path(path)
+        self.split = split
+        self.manifest = read_manifest(self.path)
+        if split not in self.manifest["splits"]:
+            raise UserError(
+                f"{path} has no split {split!r}; it has {', '.join(self.manifest['splits'])}."
+            )
+        self._slicing = Slicing(None if views is None else tuple(views), frames)
+        self._entries = self.manifest["splits"][split]["shards"]
+        counts = [entry["samples"] for entry in self._entries]
+        self._starts = np.cumsum([0, *counts], dtype=np.int64)
+        self._files = self._open_files()
+        self._shards: dict[int, OpenShard] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardDataset, (self.path, self.split, self._slicing.views, self._slicing.frames)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Sample i: its metadata, `clip_id`, `tokens` uint16 [V, T, I, J] (a view of the file where
+        it is local and `views` are not given), and `state`, `action` float32 [T, ·] if any."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
+        file, row = self._find(np.array([i % len(self)]))
+        shard, number = self._shard(int(file[0])), int(row[0])
+        offsets, shapes = shard.places(row)
+        shape = shapes[0].tolist()
+        codes = self._files.view(int(file[0]), int(offsets[0]), 2 * int(np.prod(shape)))
+        tokens = self._slicing.of(codes.view("<u2").reshape(shape))
+        sample = shard.meta(number) | {"clip_id": shard.keys(row)[0], "tokens": tokens}
+        for name in ARRAYS:
+            array = shard.array(number, name)
+            if array is not None:
+                sample[name] = array[self._slicing.frames]
+        return sample
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every sample once, in the order of the shards."""
+        return (self[i] for i in range(len(self)))
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        *,
+        fields: Sequence[str] = FIELDS,
+        pin: bool = False,
+        worker: int = 0,
+        workers: int = 1,
+    ) -> Iterator[Batch]:
+        """Endless batches whose content depends on (seed, position) alone.
+
+        Args:
+            batch_size: samples a step over all ranks; each rank gets an equal contiguous part.
+            seed: of the order. Every epoch has its own order and holds each sample once.
+            rank: of this process.
+            world_size: number of processes; there may be more of them than shards.
+            start: samples that all ranks together have consumed before.
+            fields: what to read: `tokens`, `caption`, `clip_id`, `state`, `action`, `meta`.
+            pin: collate into page-locked memory; `tokens` are then a torch tensor.
+            worker: of the `workers` that share the steps of this rank: step s is given by worker
+                s % workers.
+            workers: number of loading processes of this rank.
+
+        Yields:
+            `tokens` uint16 [B, V, T, I, J], `caption` and `clip_id` lists of B strings, `state` and
+            `action` float32 [B, T, ·], `meta` a list of B objects, and `position`, the samples
+            consumed after this batch.
+
+        Raises:
+            UserError: the ranks do not divide the batch, the split is empty, an unknown field, or
+                samples of different shapes in one batch.
+        """
+        return stream(self, batch_size, seed, rank, world_size, start, fields, pin, worker, workers)
+
+    def pick(self, positions: Integers, seed: int, fields: Sequence[str]) -> Picked:
+        """Find the samples at positions of the endless stream, without reading their codes."""
+        return self.find(order(positions, len(self), seed), fields)
+
+    def find(self, indices: Integers, fields: Sequence[str]) -> Picked:
+        """Find samples by their numbers, int64 [B], without reading their codes."""
+        picked = Picked.empty(len(indices), fields, (self,))
+        files, rows = self._find(indices)
+        for file, here in groups(files):
+            picked.fill(here, self._shard(file), rows[here], self._slicing)
+        picked.files[:] = files
+        return picked
+
+    @property
+    def files(self) -> Files:
+        """The tars, for gathering codes from them."""
+        return self._files
+
+    @property
+    def slicing(self) -> Slicing:
+        """Which views and frames are read."""
+        return self._slicing
+
+    def verify(self) -> list[str]:
+        """Compare the split's files with their checksums; a sentence for each problem."""
+        from handloom.tokenize.shards.verify import verify
+
+        return verify(self.path, splits=(self.split,))
+
+    def _open_files(self) -> Files:
+        names = [entry["name"] for entry in self._entries]
+        if not is_remote(self.path):
+            return LocalFiles(Path(self.path) / self.split, names)
+        hashes = [entry["index_sha256"] for entry in self._entries]
+        return RemoteFiles(RemoteFolder(str(self.path)).below(self.split), names, hashes)
+
+    def _shard(self, file: int) -> OpenShard:
+        if file not in self._shards:
+            entry = self._entries[file]
+            where = f"{self.path}/{self.split}/{entry['name']}"
+            self._shards[file] = open_shard(self._files, file, where, entry["samples"])
+        return self._shards[file]
+
+    def _find(self, indices: Integers) -> tuple[Integers, Integers]:
+        """The shard of each sample and its row there."""
+        files = np.searchsorted(self._starts, indices, side="right") - 1
+        return files, indices - self._starts[files]

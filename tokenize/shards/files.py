@@ -1,0 +1,124 @@
+"""The tars of a split on the local disk: memory maps that are gathered from as if they were one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from handloom.errors import UserError
+from handloom.tokenize.shards.format import Integers, index_name
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Files(Protocol):
+    """Where the shards of a split lie; files are numbered in the order of the manifest."""
+
+    def index(self, file: int) -> pa.Table:
+        """The index of a shard."""
+
+    def size(self, file: int) -> int:
+        """Bytes of a tar."""
+
+    def view(self, file: int, offset: int, size: int) -> Bytes:
+        """A range of a tar, uint8 [size]; not a copy where the file is local."""
+
+    def gather(self, files: Integers, offsets: Integers, size: int) -> npt.NDArray[np.void]:
+        """`size` bytes from each of B places, void [B]; always a copy."""
+
+
+class LocalFiles:
+    """Shards in a folder.
+
+    Args:
+        folder: where they lie.
+        names: of the tars.
+        indexed: whether their indexes must lie there too.
+
+    Raises:
+        UserError: a shard or an index that the manifest names is not there.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], indexed: bool = True) -> None:
+        self._paths = [folder / name for name in names]
+        for path in self._paths:
+            if not path.is_file() or (indexed and not Path(index_name(str(path))).is_file()):
+                raise UserError(
+                    f"{path} or its index is missing though the manifest names it; copy the whole "
+                    "shards folder, or run `handloom curate` again."
+                )
+        self._maps: dict[int, Bytes] = {}
+        self._addresses = np.zeros(len(names), np.int64)  # 0: not mapped yet
+        self._windows: dict[int, npt.NDArray[np.void]] = {}
+        self._low = 0
+
+    def index(self, file: int) -> pa.Table:
+        """The index of a shard, mapped."""
+        path = index_name(str(self._paths[file]))
+        try:
+            return pa.ipc.open_file(pa.memory_map(path)).read_all()
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path} is no whole Arrow file ({error}); copy it again.") from None
+
+    def size(self, file: int) -> int:
+        """Bytes of a tar."""
+        return len(self._map(file))
+
+    def view(self, file: int, offset: int, size: int) -> Bytes:
+        """A range of a tar, uint8 [size], not a copy."""
+        return self._map(file)[offset : offset + size]
+
+    def gather(self, files: Integers, offsets: Integers, size: int) -> npt.NDArray[np.void]:
+        """`size` bytes from each of B places, void [B].
+
+        One indexing operation for all files: an array that begins at the lowest map, reaches to the
+        highest and holds an overlapping element at every byte. What lies between the maps is never
+        touched: the caller has checked every range against its file.
+        """
+        return self.gather_at(self.addresses(files, offsets), size)
+
+    def addresses(self, files: Integers, offsets: Integers) -> Integers:
+        """Where places in the files lie in memory, int64 [B]; the files are mapped for good."""
+        starts = self._addresses[files]
+        if not starts.all():
+            for file in np.unique(files[starts == 0]):
+                self._map(int(file))
+            starts = self._addresses[files]
+        return starts + offsets
+
+    def gather_at(self, addresses: Integers, size: int) -> npt.NDArray[np.void]:
+        """`gather` for places whose addresses are known."""
+        window = self._window(size)
+        picked: npt.NDArray[np.void] = window[addresses - self._low]
+        return picked
+
+    def _map(self, file: int) -> Bytes:
+        if file not in self._maps:
+            bytes_ = np.asarray(np.memmap(self._paths[file], np.uint8, mode="r"))
+            self._maps[file] = bytes_
+            self._addresses[file] = bytes_.__array_interface__["data"][0]
+            self._windows.clear()
+        return self._maps[file]
+
+    def _window(self, size: int) -> npt.NDArray[np.void]:
+        if size not in self._windows:
+            self._low = int(self._addresses[self._addresses > 0].min())
+            ends = (int(self._addresses[i]) + len(m) for i, m in self._maps.items())
+            self._windows[size] = np.asarray(_Memory(self._low, max(ends), size))
+        return self._windows[size]
+
+
+class _Memory:
+    """Addresses low to high, as overlapping elements of some size, for numpy."""
+
+    def __init__(self, low: int, high: int, size: int) -> None:
+        self.__array_interface__: dict[str, Any] = {
+            "data": (low, True),
+            "shape": (high - low - size + 1,),
+            "strides": (1,),
+            "typestr": f"|V{size}",
+            "version": 3,
+        }

@@ -1,0 +1,97 @@
+"""Writing shards and their indexes; each file appears whole or not at all."""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+
+from handloom.errors import UserError
+from handloom.tokenize.shards import packed as shard_packed
+from handloom.tokenize.shards import samples as shard_samples
+from handloom.tokenize.shards import tar as shard_tar
+from handloom.tokenize.shards.format import (
+    LAYOUTS,
+    Layout,
+    Sample,
+    ShardInfo,
+    index_name,
+    sha256_file,
+    shard_path,
+    whole_file,
+)
+
+# Large writes give large folios in the page cache, and gathering from those is a quarter faster.
+WRITE_BYTES = 8 << 20
+
+
+def write_shard(path: Path, samples: Iterable[Sample], layout: Layout = "samples") -> ShardInfo:
+    """Write one shard and its index.
+
+    Args:
+        path: the `.tar`; its index lies beside it.
+        samples: in the order in which they shall lie there.
+        layout: `samples`, one key a sample, or `packed`, for samples of one shape: 2 % instead of
+            45 % over the bytes of the codes.
+
+    Raises:
+        UserError: an unknown layout.
+        ValueError: a sample that cannot be stored; names its key.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}.")
+    with whole_file(path) as temporary:
+        with temporary.open("wb", buffering=WRITE_BYTES) as tar:
+            if layout == "packed":
+                shard_packed.write(tar, samples, path.stem)
+            else:
+                shard_samples.write(tar, samples)
+            shard_tar.finish(tar)
+        index = build_index(temporary)
+        index_path = Path(index_name(str(path)))
+        write_index(index, index_path)  # before the tar gets its name: no tar is without one
+    samples_here = int((index.schema.metadata or {}).get(b"samples", index.num_rows))
+    return ShardInfo(
+        path.name, samples_here, path.stat().st_size, sha256_file(path), sha256_file(index_path)
+    )
+
+
+def write_shards(
+    root: Path,
+    split: str,
+    samples: Iterable[Sample],
+    samples_per_shard: int = 10_000,
+    layout: Layout = "samples",
+) -> list[ShardInfo]:
+    """Write samples in the given order as `root/<split>/000000.tar, …`, without a manifest."""
+    stream, infos = iter(samples), list[ShardInfo]()
+    while (first := next(stream, None)) is not None:
+        chunk = _then(first, islice(stream, samples_per_shard - 1))
+        infos.append(write_shard(shard_path(root, split, len(infos)), chunk, layout))
+    return infos
+
+
+def build_index(path: Path) -> pa.Table:
+    """Compute a shard's index from the tar alone; the same tar gives the same bytes.
+
+    Raises:
+        UserError: the tar is damaged or cut off.
+    """
+    first = next(iter(shard_tar.scan(path)), None)
+    packed = first is not None and first.name == "tokens.npy"
+    return shard_packed.build_index(path) if packed else shard_samples.build_index(path)
+
+
+def write_index(index: pa.Table, path: Path) -> None:
+    """Write an index as an Arrow IPC file, whole or not at all."""
+    with (
+        whole_file(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, index.schema) as writer,
+    ):
+        writer.write_table(index)
+
+
+def _then(first: Sample, rest: Iterable[Sample]) -> Iterable[Sample]:
+    yield first
+    yield from rest

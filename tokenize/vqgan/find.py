@@ -1,0 +1,212 @@
+"""Find a VQGAN's files, and check that they say the same of its codebook, range and resolution.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from handloom.errors import UserError
+from handloom.tokenize.frames import RESIZE_RULE
+from handloom.tokenize.hub import ask_hub
+from handloom.tokenize.vqgan.checkpoints import (
+    CONFIG,
+    SIDECAR,
+    WEIGHTS,
+    Checkpoint,
+    diffusers,
+    first_line,
+    janus,
+    read_json,
+    torch_file,
+)
+from handloom.tokenize.vqgan.layouts import DIFFUSERS
+
+BUNDLED = Path(__file__).parent / "models" / "vqgan-f16-1024"
+# Convolutions take any side. 128 pixels are a quarter of the codes: coarse, but what a CPU can
+# train a policy on in minutes.
+SMALL, SMALL_SIDE = "bundled-128", 128
+SUBFOLDERS = ("", "vqvae", "vqgan", "movq")  # where pipelines on the hub keep their VQModel
+TORCH_FILES = (".ckpt", ".pt", ".pth")
+DEFAULT_INPUT_RANGE = (0.0, 1.0)
+DEFAULT_RESOLUTION = 256
+MAX_CODES = 65_536  # shards hold uint16
+
+
+def find(model: str) -> Checkpoint:
+    """Find a checkpoint and open it, without reading weights.
+
+    Args:
+        model: "bundled", "bundled-128", a folder, a `.ckpt` or `.pt`, or a hub id.
+
+    Raises:
+        UserError: nothing there, not a VQGAN known here, or files that contradict each other.
+    """
+    path = Path(model).expanduser()
+    if model == "bundled":
+        found = _in_folder(BUNDLED, BUNDLED.name)
+    elif model == SMALL:
+        found = replace(_in_folder(BUNDLED, BUNDLED.name), resolution=SMALL_SIDE)
+    elif path.is_dir():
+        found = _in_folder(path, path.resolve().name)
+    elif path.suffix in TORCH_FILES and path.is_file():
+        found = torch_file(path)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", model) and path.suffix not in TORCH_FILES:
+        found = _from_hub(model)
+    else:
+        raise UserError(
+            f'no VQGAN at "{model}": name a folder with {CONFIG} and {WEIGHTS}, a .ckpt of '
+            'taming-transformers, a .pt of LlamaGen, a hub id such as "amused/amused-256", '
+            'or "bundled" or "bundled-128"'
+        )
+    _check(found)
+    return found
+
+
+def describe(
+    found: Checkpoint, input_range: tuple[float, float] | None, resolution: int | None
+) -> dict[str, Any]:
+    """What manifests record; see `vqgan.describe`.
+
+    Raises:
+        UserError: the arguments contradict the files, or do not fit the network.
+    """
+    codes, _ = found.tensors["codebook"].shape
+    if codes > MAX_CODES:
+        raise UserError(
+            f"{found.name} has {codes:,} codes and shards hold uint16, {MAX_CODES:,} at most: "
+            "choose a VQGAN with a smaller codebook"
+        )
+    low, high = _agreed("input range", input_range, found.input_range, found)
+    low, high = (low, high) if low is not None else DEFAULT_INPUT_RANGE
+    if not low < high:
+        raise UserError(f"input range [{low}, {high}] of {found.name}: the first must be smaller")
+    (side,) = _agreed("resolution", resolution and (resolution,), _one(found.resolution), found)
+    side = int(side or DEFAULT_RESOLUTION)
+    downsample = 2 ** (_levels(found) - 1)
+    if side % downsample or side < downsample:
+        raise UserError(
+            f"resolution {side} is not a multiple of {found.name}'s {downsample} pixels"
+        )
+    return {
+        "name": found.name,
+        "weights_sha256": _sha256(found.files),
+        "codebook_size": codes,
+        "downsample": downsample,
+        "resolution": side,
+        "input_range": [float(low), float(high)],
+        "resize_rule": RESIZE_RULE,
+    }
+
+
+def _one(value: int | None) -> tuple[int] | None:
+    return None if value is None else (value,)
+
+
+def _agreed(what: str, asked: Any, stated: Any, found: Checkpoint) -> tuple[Any, ...]:
+    """The value that is asked for or stated; where both are and differ, nobody can be right."""
+    if asked and stated and tuple(map(float, asked)) != tuple(map(float, stated)):
+        raise UserError(
+            f"{what} {_brackets(asked)} was asked for, but {found.where} was trained with "
+            f"{_brackets(stated)}: leave the option out"
+            + (f", or correct {SIDECAR} in that folder" if found.layout is DIFFUSERS else "")
+        )
+    nothing = (None, None) if what == "input range" else (None,)
+    return tuple(asked or stated or nothing)
+
+
+def _brackets(values: Any) -> str:
+    return f"{values[0]}" if len(values) == 1 else f"[{', '.join(f'{v:g}' for v in values)}]"
+
+
+def _check(found: Checkpoint) -> None:
+    """Compare what the configuration claims with the shapes of the weights."""
+    shape = found.tensors["codebook"].shape
+    pixels = found.tensors["encoder.conv_in.weight"].shape[1]
+    if len(shape) != 2 or pixels != 3 or found.tensors["decoder.conv_out.weight"].shape[0] != 3:
+        raise UserError(f"{found.where} does not turn RGB pictures into codes and back")
+    actual = {"codebook_size": shape[0], "code_width": shape[1], "levels": _levels(found)}
+    for key, claim in found.claims.items():
+        if claim != actual[key]:
+            raise UserError(
+                f"{found.where}: its configuration says {key} {claim:,}, its weights "
+                f"{actual[key]:,}: the two come from different models"
+            )
+    for name, tensor in found.tensors.items():
+        if ".norm" in name and tensor.shape[0] % found.groups and len(tensor.shape) == 1:
+            raise UserError(
+                f"{found.where}: {found.groups} groups do not divide the {tensor.shape[0]} "
+                f"channels of {name}"
+            )
+
+
+def _levels(found: Checkpoint) -> int:
+    return 1 + max(
+        int(m[1]) for n in found.tensors if (m := re.match(r"encoder\.levels\.(\d+)\.", n))
+    )
+
+
+def _in_folder(root: Path, name: str) -> Checkpoint:
+    for folder in (root / sub for sub in SUBFOLDERS):
+        if (folder / CONFIG).is_file():
+            config = read_json(folder / CONFIG)
+            if config.get("_class_name") == "VQModel":
+                return diffusers(folder, name, config)
+            if config.get("model_type") in ("janus_vqgan", "janus"):
+                return janus(folder, name, config)
+    files = [p for d in (root, root / "checkpoints") for p in _torch_files(d)]
+    if len(files) > 1:
+        raise UserError(f"{root} holds {len(files)} checkpoints: name one, such as {files[0]}")
+    if files:
+        return torch_file(files[0])
+    raise UserError(
+        f"{root} is not a diffusers VQModel: expected {CONFIG} (class VQModel) and {WEIGHTS} in it "
+        "or in its vqvae/ or vqgan/ subfolder; nor does it hold a JanusVQVAE, a .ckpt or a .pt"
+    )
+
+
+def _torch_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*") if p.suffix in TORCH_FILES and p.is_file())
+
+
+def _from_hub(model: str) -> Checkpoint:
+    from huggingface_hub import snapshot_download
+
+    # never the whole repository: beside a 0.3 GB VQModel lie transformers of several GB
+    wanted = [str(Path(name) / file) for name in SUBFOLDERS for file in (CONFIG, WEIGHTS)]
+    try:
+        cached = snapshot_download(model, allow_patterns=wanted, local_files_only=True)
+        return _in_folder(Path(cached), model)
+    except (OSError, ValueError, UserError):  # not in the cache, or only other files of it
+        pass
+    try:
+        ask_hub()
+        return _in_folder(Path(snapshot_download(model, allow_patterns=wanted)), model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'"{model}" is neither a folder here nor a model that the Hugging Face hub gave '
+            f"({first_line(error)}): where the hub can be reached run `hf download {model} "
+            f"--local-dir DIR` (needed are {CONFIG} and {WEIGHTS} of its root or of its vqvae/ "
+            "folder), bring DIR here and pass `--tokens.model DIR`"
+        ) from error
+
+
+def _sha256(paths: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        digest.update(_file_digest(path, stat.st_size, stat.st_mtime_ns))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: Path, _size: int, _mtime_ns: int) -> bytes:
+    # a checkpoint of a gigabyte is described several times in a run
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

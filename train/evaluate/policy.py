@@ -1,0 +1,235 @@
+"""What `handloom eval policy` does: load, predict, score, play through, imagine, write.
+
+    OUT/scores.json                                      written last
+    OUT/actions.png                                      paths of a few episodes, see evaluate_chart
+    OUT/pictures.png, OUT/<clip_id>-<view>.mp4, .gif     see evaluate_pictures
+
+Shapes as in evaluate_scores.py; B windows of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from handloom.tokenize.vqgan import VQGAN
+from handloom.train.evaluate import policy_chart as evaluate_chart
+from handloom.train.evaluate import policy_motion as evaluate_motion
+from handloom.train.evaluate import policy_pictures as evaluate_pictures
+from handloom.train.evaluate.policy_config import PolicyEval
+from handloom.train.evaluate.policy_open import open_tokenizer, open_windows
+from handloom.train.evaluate.policy_scores import Outputs, grouped
+from handloom.train.evaluate.policy_tables import table
+from handloom.train.finetune import export
+from handloom.train.finetune.model import Inputs, codes_of
+from handloom.train.finetune.windows.windows import Batch, Windows
+from handloom.train.generate import quality
+from handloom.train.model import text
+from handloom.train.policy.policy import Execution, actions_to_execute
+from handloom.train.trainer.whole_files import write_atomically
+
+
+class Evaluated:
+    """A policy's parts, and the windows that it is measured on.
+
+    Args:
+        config: of the evaluation.
+
+    Raises:
+        UserError: see `handloom.train.eval_policy.evaluate`.
+    """
+
+    def __init__(self, config: PolicyEval) -> None:
+        self.config, self.device = config, torch.device(config.device)
+        self.model, self.space, self.facts = export.load(config.checkpoint, config.device)
+        self.stride = int(self.facts["stride"])
+        self.execution = _execution(config)
+        self.execute_n = actions_to_execute(self.execution, self.stride, self.model.shape.chunk)
+        self.windows = open_windows(config, self.model, self.space, self.facts)
+        self.encoder = text.load_again(
+            self.facts["text_encoder"], config.text_encoder, config.device
+        )
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """Windows as the model takes them."""
+
+        def on_device(array: Any) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+        return Inputs(
+            codes_Bn=codes_of(batch.codes, self.device),
+            seen_BFV=on_device(batch.seen),
+            text_BLE=self.encoder(batch.caption),
+            state_BhS=self.space.encode_state(on_device(batch.state)),
+            state_seen_Bh=on_device(batch.state_seen),
+            action_BkA=self.space.normalise(on_device(batch.action)),
+            action_seen_Bk=on_device(batch.action_seen),
+        )
+
+    def episodes(self) -> Iterator[Batch]:
+        """All windows of each of a few episodes, spread evenly."""
+        clips, count = self.config.clips, len(self.windows)
+        told: set[str] = set()
+        for number in ((np.arange(clips) + 0.5) / max(1, clips) * count).astype(int).tolist():
+            batch = _episode(self.windows, number)
+            if batch.clip_id[0] not in told:
+                told.add(batch.clip_id[0])
+                yield batch
+
+
+def run(config: PolicyEval) -> dict[str, Any]:
+    """Evaluate as the configuration says; returns what scores.json holds."""
+    torch.set_num_threads(config.threads)
+    job = Evaluated(config)
+    tokenizer = open_tokenizer(config, job.facts["tokenizer"])
+    views, smoothing = job.model.shape.views, job.execution.smoothing
+    found: dict[str, Any] = {
+        "checkpoint": str(config.checkpoint),
+        "step": job.facts["step"],
+        "split": config.split,
+        "execution": {"execute_n": job.execute_n, "smoothing": smoothing}
+        | {"ensemble": job.execution.ensemble},
+        **grouped(outputs_of(job), job.space, views, smoothing),
+    }
+    print("\n".join(table(found)), flush=True)
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "scores.json").unlink(missing_ok=True)  # of other pictures than those to come
+    episodes = list(job.episodes())
+    if episodes:
+        found["played"] = _play(job, episodes)
+    if episodes and tokenizer is not None:
+        found["pictures"] = _imagine(job, episodes, tokenizer)
+    write_atomically(config.out / "scores.json", json.dumps(found, indent=2) + "\n")
+    print(f"wrote {config.out / 'scores.json'}")
+    return found
+
+
+@torch.no_grad()
+def outputs_of(job: Evaluated) -> Outputs:
+    """What the model says about windows spread evenly over the split."""
+    config, head = job.config, job.model.shape.head
+    count = min(len(job.windows), config.windows)
+    numbers = np.linspace(0, len(job.windows) - 1, count).astype(np.int64)
+    # All draws at once on the CPU: they do not depend on the size of a batch or on the device.
+    random = torch.Generator().manual_seed(config.seed)
+    draws = config.samples if head.latent else 0
+    z_nMZ = torch.randn(draws, count, head.latent, generator=random)
+    parts: list[dict[str, Any]] = []
+    for start in range(0, count, config.batch_size):
+        span = slice(start, start + config.batch_size)
+        parts.append(_batch_outputs(job, job.windows.read(numbers[span]), z_nMZ[:, span]))
+    return Outputs(**{name: _joined(name, [part[name] for part in parts]) for name in parts[0]})
+
+
+def _batch_outputs(job: Evaluated, batch: Batch, z_nBZ: Tensor) -> dict[str, Any]:
+    model, inputs = job.model, job.inputs(batch)
+    # Free bits do not change what is read here.
+    losses, posterior = model(inputs, 0.0, True)
+    seen_BCW = model.look(model.features(inputs), inputs)
+    prior_BkA = model.act(seen_BCW)
+    samples = [model.act(seen_BCW, z_BZ.to(job.device)) for z_BZ in z_nBZ]
+    before, known = _before(job.windows, batch)
+    found = {
+        "true": inputs.action_BkA,
+        "before": job.space.normalise(torch.from_numpy(before)),
+        "prior_mean": prior_BkA,
+        "samples": torch.stack(samples) if samples else prior_BkA.new_zeros(0, *prior_BkA.shape),
+        "posterior": prior_BkA[:, :0],
+        "latent_mean": prior_BkA.new_zeros(len(prior_BkA), 0),
+        "kl": prior_BkA.new_zeros(len(prior_BkA)),
+        "video": losses.video_BV,
+    }
+    if posterior is not None:
+        found["posterior"] = model.act(seen_BCW, posterior.mean_BZ)
+        found |= {"latent_mean": posterior.mean_BZ, "kl": posterior.kl().sum(-1)}
+    arrays: dict[str, Any] = {name: value.float().cpu().numpy() for name, value in found.items()}
+    masks = {"counts": batch.action_seen, "before_known": known}
+    return arrays | masks | {"dataset": batch.dataset, "task": batch.task}
+
+
+def _joined(name: str, parts: list[Any]) -> Any:
+    if isinstance(parts[0], list):
+        return [value for part in parts for value in part]
+    return np.concatenate(parts, axis=1 if name == "samples" else 0)
+
+
+def _before(windows: Windows, batch: Batch) -> tuple[Any, Any]:
+    """The two actions before each window, physical float32 [B, 2, A], and which are known."""
+    actions, known = [], []
+    for back in (2, 1):
+        earlier = windows.read((batch.number - back).clip(0))
+        same = np.array([a == b for a, b in zip(earlier.clip_id, batch.clip_id, strict=True)])
+        actions.append(earlier.action[:, 0])
+        known.append(same & (earlier.step == batch.step - back))
+    return np.stack(actions, axis=1), np.stack(known, axis=1)
+
+
+def _episode(windows: Windows, number: int) -> Batch:
+    """All windows of the episode that a window is of."""
+    clip_id, low, high = windows[number].clip_id, number, number + 1
+    while low > 0 and windows[low - 1].clip_id == clip_id:
+        low -= 1
+    while high < len(windows) and windows[high].clip_id == clip_id:
+        high += 1
+    return windows.read(np.arange(low, high))
+
+
+@torch.no_grad()
+def _play(job: Evaluated, episodes: list[Batch]) -> dict[str, Any]:
+    """Chunk after chunk through whole episodes, as the policy would execute them."""
+    played = []
+    for batch in episodes:
+        chunks = np.concatenate([_chunks(job, part) for part in _parts(job, batch)])
+        played.append(evaluate_motion.play(batch, chunks, job.space, job.execution, job.execute_n))
+    found = evaluate_motion.scores(played, job.space)
+    print("\n".join(evaluate_motion.table(found)))
+    evaluate_chart.draw(played, job.space, job.config.out / "actions.png")
+    print(f"wrote {job.config.out / 'actions.png'}", flush=True)
+    return found
+
+
+def _parts(job: Evaluated, batch: Batch) -> Iterator[Batch]:
+    """The windows of an episode, so many at a time as fit."""
+    size = job.config.batch_size
+    for start in range(0, len(batch.number), size):
+        yield job.windows.read(batch.number[start : start + size])
+
+
+def _chunks(job: Evaluated, batch: Batch) -> npt.NDArray[np.float32]:
+    """What the policy says, latent zero, in physical units: [B, k, A]."""
+    inputs = job.inputs(batch)
+    seen_BCW = job.model.look(job.model.features(inputs), inputs)
+    chunks: npt.NDArray[np.float32] = job.space.denormalise(job.model.act(seen_BCW)).cpu().numpy()
+    return chunks
+
+
+def _imagine(job: Evaluated, episodes: list[Batch], tokenizer: VQGAN) -> dict[str, Any]:
+    """Pictures of the same episodes, and how near they come to the true ones."""
+    imagined = [
+        view
+        for batch in episodes
+        for view in evaluate_pictures.imagine(
+            job.model, batch, job.inputs(batch), tokenizer, job.stride, job.config.frames
+        )
+    ]
+    if not imagined:
+        print("no pictures: the episodes are shorter than one stride")
+        return {}
+    evaluate_pictures.write(imagined, job.space.hz / job.stride, job.config.out)
+    found = {}
+    for name, shown in evaluate_pictures.shown(imagined).items():
+        found[name] = quality.scores(shown)
+        print("\n".join([f"pictures, {name}, by view:", *quality.table(found[name])]))
+    return found
+
+
+def _execution(config: PolicyEval) -> Execution:
+    """What is left open is as `Policy` has it."""
+    asked = {name: getattr(config, name) for name in ("execute_n", "ensemble", "smoothing")}
+    return Execution(**{name: value for name, value in asked.items() if value is not None})

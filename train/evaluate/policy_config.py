@@ -1,0 +1,80 @@
+"""Evaluation of a fine-tuned policy without a robot, as the command line sees it.
+
+    handloom eval policy --checkpoint RUN --shards DIR …
+
+This file imports no torch, so that `--help` answers at once; `robot/evaluate.py` does the work.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from handloom.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyEval:
+    """Measure a policy on held-out robot episodes: its actions, its latent and the pictures it
+    imagines, each for all windows, each dataset and each task."""
+
+    checkpoint: Path
+    """The --out of `handloom train finetune`, or its `export` folder."""
+    shards: tuple[str, ...]
+    """Folders or s3:// URLs of shards of robot episodes."""
+    split: Literal["val", "train"] = "val"
+    """Which part of them; `train` shows what was learned by heart."""
+    windows: int = 512
+    """Measure actions on at most so many windows, spread evenly."""
+    samples: int = 8
+    """Draws from the prior for each window."""
+    clips: int = 4
+    """Episodes that are imagined, drawn and played through; 0 for none."""
+    frames: int = 6
+    """Frames that are imagined of each, `stride` steps apart: code after code, which is slow."""
+    out: Path = Path("runs/eval-policy")
+    """Where scores.json, actions.png, pictures.png and the videos go."""
+    execute_n: int | None = None
+    """Actions that are executed of each chunk; by default as `Policy` does."""
+    ensemble: float | None = None
+    """Mix what several chunks mean for the same moment; by default as `Policy` does, not at all."""
+    smoothing: float | None = None
+    """How much jerk counts when a chunk is smoothed; by default as for `Policy`."""
+    tokenizer: str | None = None
+    """Where the policy's tokenizer lies now, if not where it lay in training."""
+    text_encoder: str | None = None
+    """Where the policy's text encoder lies now, if not where it lay in training."""
+    batch_size: int = 32
+    """Windows that are computed at a time."""
+    device: str = "cpu"
+    """A torch device, such as `cpu` or `cuda`."""
+    threads: int = 2
+    """CPU threads."""
+    seed: int = 0
+    """Of the draws from the prior."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.shards, str | Path):  # one folder, as Python callers have it
+            object.__setattr__(self, "shards", (str(self.shards),))
+        if not self.shards:
+            raise UserError("--shards names no folder: give one of robot episodes at least.")
+        least = {"windows": 1, "samples": 1, "clips": 0, "frames": 1, "batch_size": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} cannot be: give {value} or more.")
+
+
+def evaluate(config: PolicyEval) -> dict[str, Any]:
+    """Measure, print tables, and write what was found below `config.out`.
+
+    Returns:
+        What scores.json holds.
+
+    Raises:
+        UserError: checkpoint, shards, tokenizer or text encoder do not fit each other.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see pretrain.py
+    from handloom.train.evaluate import policy as evaluation
+
+    return evaluation.run(config)

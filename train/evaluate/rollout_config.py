@@ -1,0 +1,91 @@
+"""Rolling a policy out in a simulator, as the command line sees it.
+
+    handloom eval rollout --checkpoint RUN                       on the built-in tabletop
+    handloom eval rollout --checkpoint RUN --calvin task_ABCD_D  in CALVIN's simulator
+    handloom eval rollout --actor oracle                         what is possible, or `random`
+
+This file imports no torch, so that `--help` answers at once; `robot/rollout.py` does the work.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from handloom.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutEval:
+    """Let a policy try chains of five tasks, by CALVIN's protocol: how many in a row are done."""
+
+    checkpoint: Path | None = None
+    """The --out of `handloom train finetune`, or its `export` folder."""
+    actor: Literal["policy", "oracle", "random"] = "policy"
+    """Who acts: the checkpoint, or on the tabletop a script that knows the way, or chance."""
+    calvin: Path | None = None
+    """A CALVIN download such as task_ABCD_D: its simulator is driven, and its 1,000 chains. Without
+    it the built-in tabletop is."""
+    chains: int = 100
+    """How many; of CALVIN's 1,000 the first so many."""
+    single: bool = False
+    """On the tabletop, chains of one task: every task is tried as often."""
+    tasks: tuple[str, ...] = ()
+    """On the tabletop, only these; by default all. Without --single they must be of five kinds."""
+    words: Literal["new", "trained"] = "new"
+    """On the tabletop: `new` phrases, as CALVIN validates, or those of the demonstrations, which is
+    all that a text encoder without language can know."""
+    steps_per_task: int = 360
+    """At 30 a second; a task that takes longer has failed."""
+    execute_n: int | None = None
+    """Actions that are executed of each chunk; by default as `Policy` does."""
+    ensemble: float | None = None
+    """Mix what several chunks mean for the same moment; by default they are not mixed."""
+    smoothing: float = 0.1
+    """How much jerk counts when a chunk is smoothed; 0 leaves it as it is."""
+    sample: bool = False
+    """Draw the latent; else it is zero."""
+    videos: int = 4
+    """Film so many chains."""
+    out: Path = Path("runs/rollout")
+    """Where rollout.json and the films go."""
+    tokenizer: str | None = None
+    """Where the policy's tokenizer lies now, if not where it lay in training."""
+    text_encoder: str | None = None
+    """Where the policy's text encoder lies now, if not where it lay in training."""
+    device: str = "cpu"
+    """A torch device, such as `cpu` or `cuda`."""
+    threads: int = 2
+    """CPU threads."""
+    seed: int = 0
+    """Of the tabletop's chains."""
+
+    def __post_init__(self) -> None:
+        if (self.actor == "policy") != (self.checkpoint is not None):
+            raise UserError(
+                "give --checkpoint, to roll a policy out, or one of --actor oracle and --actor "
+                "random, which need none."
+            )
+        if self.calvin is not None and (self.actor != "policy" or self.single or self.tasks):
+            raise UserError(
+                "--actor, --single and --tasks are for the tabletop: leave them out with --calvin."
+            )
+        for name in ("chains", "steps_per_task"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} cannot be: give 1 or more.")
+
+
+def evaluate(config: RolloutEval) -> dict[str, Any]:
+    """Roll out, print the table, write what was found below `config.out`.
+
+    Returns:
+        What rollout.json holds.
+
+    Raises:
+        UserError: checkpoint, tasks or simulator are not there or do not fit.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see pretrain.py
+    from handloom.train.evaluate import rollout
+
+    return rollout.run(config)

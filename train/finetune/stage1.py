@@ -1,0 +1,102 @@
+"""The GPT of stage 1 as stage 2 begins with it, and what has to be known to feed it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handloom.errors import UserError
+from handloom.tokenize.shards import sha256_file
+from handloom.train.finetune.config import FinetuneConfig
+from handloom.train.finetune.model import RobotModel
+from handloom.train.model import export, text
+from handloom.train.model.gpt import GPT, SIZES, Shape
+
+VIEWS = "position.1.weight"  # the table of the model that has a row for each view
+
+
+def load(folder: Path, grid: tuple[int, int, int], manifest: dict[str, Any]) -> tuple[GPT, Any]:
+    """A GPT of stage 1 that fits shards of episodes.
+
+    Args:
+        folder: of the run or its export.
+        grid: views, rows and columns of the codes of a step.
+        manifest: of the shards.
+
+    Returns:
+        The GPT, with the views it was trained on, and the facts of its export, with the hash of
+        its weights.
+
+    Raises:
+        UserError: it reads other codes, another grid or other views.
+    """
+    model, facts = export.load(folder)
+    facts["weights_sha256"] = sha256_file(export.find(folder) / export.WEIGHTS)
+    own, found = facts["tokenizer"], manifest["tokenizer"]
+    if own["weights_sha256"] != found["weights_sha256"]:
+        raise UserError(
+            f"--stage1 {folder} was trained on codes of the tokenizer {own['name']} "
+            f"({own['weights_sha256'][:12]}, {own['codebook_size']:,} codes), and the shards hold "
+            f"those of {found['name']} ({found['weights_sha256'][:12]}, "
+            f"{found['codebook_size']:,} codes): curate the episodes with --tokens.model of that "
+            "one, or pre-train on this one."
+        )
+    shape, (views, *rest) = model.shape, grid
+    if (shape.rows, shape.cols) != tuple(rest):
+        raise UserError(
+            f"--stage1 {folder} was trained on frames of {shape.rows} x {shape.cols} codes, and "
+            f"the episodes have {rest[0]} x {rest[1]}: curate both with the same "
+            "--tokens.resolution."
+        )
+    if shape.views not in (1, views):
+        raise UserError(
+            f"--stage1 {folder} was trained on {shape.views} views at a time, and these episodes "
+            f"are to be used with {views}: choose as many with --views, or a stage 1 of one view, "
+            "which fits any number."
+        )
+    return model, facts
+
+
+def trunk_shape(shape: Shape, views: int) -> Shape:
+    """The shape of a GPT of stage 1 when it reads so many views."""
+    return replace(shape, views=views)
+
+
+def widen(weights: dict[str, Tensor], views: int) -> dict[str, Tensor]:
+    """Weights for more views: each new one begins as the only one that stage 1 knew."""
+    rows = weights[VIEWS]
+    if len(rows) == views:
+        return weights
+    return {**weights, VIEWS: rows[:1].repeat(views, 1)}
+
+
+@torch.no_grad()
+def as_stage1(model: RobotModel, views: int) -> GPT:
+    """The trunk as a GPT of stage 1 again, of the first so many views."""
+    gpt = GPT(replace(model.shape.trunk, views=views))
+    weights = model.trunk.state_dict()
+    gpt.load_state_dict({**weights, VIEWS: weights[VIEWS][:views]})
+    return gpt.to(next(model.parameters()).device).eval()
+
+
+def from_scratch(
+    config: FinetuneConfig, grid: tuple[int, int, int], codebook: int, encoder: text.TextEncoder
+) -> Shape:
+    """The shape of a GPT that has seen nothing."""
+    if config.size not in SIZES:
+        raise UserError(f"unknown size {config.size!r}: choose one of {', '.join(SIZES)}.")
+    views, rows, cols = grid
+    return Shape(
+        **SIZES[config.size]._asdict(),
+        codebook_size=codebook,
+        views=views,
+        frames=config.history + 1,
+        rows=rows,
+        cols=cols,
+        text_length=encoder.length,
+        text_width=encoder.width,
+    )

@@ -1,0 +1,122 @@
+"""The windows of one folder of robot episodes: at which steps they stand, and how they are read.
+
+Shapes as in windows.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from handloom.train.finetune.windows.episodes import Episodes, Integers
+
+if TYPE_CHECKING:
+    from handloom.train.finetune.windows.windows import WindowOptions
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class FolderWindows:
+    """A window for each step after which, within the chunk, the arm is told something.
+
+    Such steps come in runs; what is kept is each run's episode, first step and number of windows.
+
+    Args:
+        episodes: of the folder.
+        kept: which of them give windows, bool [E].
+        options: what a window covers.
+        views: of the model.
+
+    Attributes:
+        used: how many episodes give windows.
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        kept: npt.NDArray[np.bool_],
+        options: WindowOptions,
+        views: Sequence[str],
+    ) -> None:
+        self.episodes, self.options, self.views = episodes, options, tuple(views)
+        runs = (
+            (episode, first, stop - first)
+            for episode in np.flatnonzero(kept).tolist()
+            for first, stop in _runs(episodes.told(episode), options.chunk)
+        )
+        # One number after the other: as a list of tuples they would take twenty times the memory.
+        table = np.fromiter((n for run in runs for n in run), np.int32).reshape(-1, 3)
+        self._episode, self._first = table[:, 0].copy(), table[:, 1].copy()
+        self._starts = np.concatenate([[0], np.cumsum(table[:, 2], dtype=np.int64)])
+        self.used = len(np.unique(self._episode))
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def shards(self) -> list[str]:
+        """The split's shards by hash."""
+        data = self.episodes.data
+        return [shard["sha256"][:12] for shard in data.manifest["splits"][data.split]["shards"]]
+
+    def read(self, numbers: Integers) -> Columns:
+        """Windows by their numbers, int64 [B]: the fields of a `Batch`, text as objects [B]."""
+        run = np.searchsorted(self._starts, numbers, side="right") - 1
+        episode = self._episode[run].astype(np.int64)
+        step = self._first[run] + numbers - self._starts[run]
+        found = self.episodes.data.find(episode, ("clip_id", "caption", "state", "action"))
+        captions, labels = found.columns["caption"], self.episodes.labels(episode)
+        names = [n.task or caption for n, caption in zip(labels, captions, strict=True)]
+        return {
+            **self._frames(episode, step, found),
+            **self._states(episode, step, found.columns["state"]),
+            **self._actions(episode, step, found.columns["action"]),
+            "caption": captions,
+            "dataset": np.array([label.dataset for label in labels], object),
+            "task": np.array(names, object),
+            "clip_id": found.columns["clip_id"],
+            "step": step,
+        }
+
+    def _frames(self, episode: Integers, step: Integers, found: Any) -> Columns:
+        """`codes` and `seen`: every picture is a range of bytes, and one gather reads them all."""
+        options, steps = self.options, self.episodes.steps[episode]
+        wanted = step[:, None] + options.stride * np.arange(1 - options.history, 2)
+        at = np.clip(wanted, 0, steps[:, None] - 1)
+        view = self.episodes.view_numbers(episode, self.views)
+        seen = (wanted == at)[:, :, None] & (view >= 0)[:, None, :]
+        size = 2 * self.episodes.grid[0] * self.episodes.grid[1]
+        picture = (view.clip(0) * steps[:, None])[:, None, :] + at[:, :, None]
+        places = found.offsets[:, None, None] + size * picture
+        files = np.broadcast_to(found.files[:, None, None], places.shape)
+        read = self.episodes.data.files.gather(files.ravel(), places.ravel(), size)
+        codes = read.view("<u2").reshape(*places.shape, *self.episodes.grid)
+        codes[np.broadcast_to((view < 0)[:, None, :], seen.shape)] = 0
+        return {"codes": codes, "seen": seen}
+
+    def _states(self, episode: Integers, step: Integers, states: Any) -> Columns:
+        options = self.options
+        wanted = step[:, None] + options.stride * np.arange(1 - options.history, 1)
+        at = wanted.clip(0)
+        rows = [state[here] for state, here in zip(states, at, strict=True)]
+        return {"state": np.stack(rows), "state_seen": wanted == at}
+
+    def _actions(self, episode: Integers, step: Integers, actions: Any) -> Columns:
+        steps = self.episodes.steps[episode]
+        wanted = step[:, None] + np.arange(self.options.chunk)
+        at = np.minimum(wanted, steps[:, None] - 1)
+        rows = [action[here] for action, here in zip(actions, at, strict=True)]
+        pairs = zip(episode.tolist(), at, strict=True)
+        told = np.stack([self.episodes.told(number)[here] for number, here in pairs])
+        return {"action": np.stack(rows), "action_seen": (wanted == at) & told}
+
+
+def _runs(told: npt.NDArray[np.bool_], chunk: int) -> list[tuple[int, int]]:
+    """Runs of steps t with something told among t … t + chunk - 1, as (first, stop)."""
+    steps = np.arange(len(told))
+    before = np.concatenate([[0], np.cumsum(told)])
+    some = before[np.minimum(steps + chunk, len(told))] > before[steps]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], some, [False]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

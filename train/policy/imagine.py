@@ -1,0 +1,77 @@
+"""The next pictures as the model imagines them, code after code.
+
+Shapes: B windows, f frames imagined, V views, R rows, C columns, n codes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from handloom.train.finetune.model import Inputs, RobotModel
+from handloom.train.model.gpt import Cache
+
+
+@torch.no_grad()
+def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArray[np.uint16]:
+    """The likeliest next frames of one window: uint16 [f, V, R, C].
+
+    Beyond the first the window slides: each frame is imagined from the newest ones, the imagined
+    ones among them. Views that are not seen are imagined as code 0.
+
+    Args:
+        model: in evaluation mode.
+        inputs: one window; the last frame of its codes is not looked at.
+        frames: f.
+    """
+    each, given = model.shape.trunk.codes_per_frame, model.shape.given
+    found = []
+    for _ in range(frames):
+        codes_1m = _next_frame(model, inputs)
+        found.append(codes_1m)
+        window = torch.cat([inputs.codes_Bn[:, each:given], codes_1m], dim=1)
+        seen = inputs.seen_BFV.roll(-1, 1)
+        seen[:, -1] = seen[:, -2]
+        inputs = inputs._replace(
+            codes_Bn=torch.cat([window, codes_1m], dim=1),
+            seen_BFV=seen,
+            state_BhS=inputs.state_BhS.roll(-1, 1),
+            state_seen_Bh=_slid(inputs.state_seen_Bh),
+        )
+    trunk = model.shape.trunk
+    grid = torch.cat(found).view(frames, trunk.views, trunk.rows, trunk.cols)
+    return grid.to(torch.int32).cpu().numpy().astype(np.uint16)
+
+
+def _next_frame(model: RobotModel, inputs: Inputs) -> Tensor:
+    """Codes [1, V*R*C] of the frame after those that are seen."""
+    trunk, given = model.trunk, model.shape.given
+    seen_Bn, extra_BnD = model.hidden_codes(inputs)
+    cache = Cache(trunk.shape, len(inputs.codes_Bn), inputs.codes_Bn.device)
+    logits_BK = trunk.extend(
+        inputs.codes_Bn[:, :given],
+        cache,
+        inputs.text_BLE,
+        None if seen_Bn is None else seen_Bn[:, :given],
+        None if extra_BnD is None else extra_BnD[:, :given],
+    )
+    each, area = trunk.shape.codes_per_frame, trunk.shape.rows * trunk.shape.cols
+    there_V = inputs.seen_BFV[0, -2]  # as the newest frame is seen
+    found = []
+    for i in range(each):
+        there = there_V[i // area]
+        code_B1 = logits_BK.argmax(-1, keepdim=True) * there
+        found.append(code_B1)
+        if i < each - 1:
+            seen_B1 = None if seen_Bn is None else there.view(1, 1)
+            logits_BK = trunk.extend(code_B1, cache, seen_Bn=seen_B1)
+    return torch.cat(found, dim=1)
+
+
+def _slid(state_seen_Bh: Tensor) -> Tensor:
+    """States of imagined frames are not known."""
+    slid = state_seen_Bh.roll(-1, 1)
+    slid[:, -1] = False
+    return slid

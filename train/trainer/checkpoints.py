@@ -1,0 +1,266 @@
+"""Checkpoints that several processes write together while training goes on.
+
+    OUT/checkpoints/00000300/   every process's part of the tensors (torch.distributed.checkpoint),
+                                and run.json: step, position, identity
+    OUT/checkpoints/latest      the name of the newest, written last
+
+A checkpoint is written under a temporary name, in a thread, from a copy of the tensors. When all
+parts are on disk it is renamed and `latest` points at it: who dies before leaves the former one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import sys
+import threading
+import warnings
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from handloom.errors import RunError
+from handloom.train.trainer.distributed import World
+from handloom.train.trainer.whole_files import refuse_another_run, write_atomically
+
+# One process that saves alone is no mistake.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+
+Tensors = dict[str, Any]  # tensors by name, in any nesting of dicts
+
+
+class ShardedCheckpoints:
+    """The checkpoints of one run.
+
+    Args:
+        out: the run's folder, which all processes see.
+        identity: what must be equal in a checkpoint for it to be loaded.
+        keep: how many stay.
+        world: the processes that save and load together.
+    """
+
+    def __init__(self, out: Path, identity: dict[str, Any], keep: int, world: World) -> None:
+        self.folder, self.identity = out / "checkpoints", json.loads(json.dumps(identity))
+        self.keep, self.world = max(1, keep), world
+        self._failure: BaseException | None = None
+        self._ready = threading.Event()  # nothing is being written
+        self._ready.set()
+
+    def save(self, step: int, tensors: Tensors, facts: dict[str, Any]) -> None:
+        """Copy the tensors and start to write them; waits for the save before it.
+
+        Args:
+            step: that is done.
+            tensors: to write; may change as soon as this returns.
+            facts: plain JSON beside them.
+
+        Raises:
+            RunError: the save before failed.
+        """
+        self.wait()
+        partial = self.folder / f"{step:08d}.partial"
+        error = self._begin(partial, {"step": step, "identity": self.identity, **facts})
+        if self.world.any(error is not None):
+            self._fail(partial, error)
+            self.check()
+        self._ready.clear()
+        # Files are synced, so that a power cut leaves no name without bytes.
+        writer = FileSystemWriter(partial, sync_files=True)
+        group = self.world.writers
+        saving: Any = async_save(
+            tensors, storage_writer=writer, process_group=group, no_dist=group is None
+        )
+        saving.add_done_callback(lambda done: self._publish(partial, done))
+
+    def wait(self) -> None:
+        """Wait until nothing is being written.
+
+        Raises:
+            RunError: the last save failed, here or in another process.
+        """
+        self.settle()
+        self.check()
+
+    def settle(self) -> None:
+        """Wait until nothing is being written, whether it went well or not."""
+        self._ready.wait()
+
+    def check(self) -> None:
+        """Raise the failure of a save that has ended, in all processes; waits for no disk."""
+        if self.world.any(self._failure is not None):
+            before = f"step {step}" if (step := self.latest_step()) is not None else "none"
+            free_gb = shutil.disk_usage(self.folder).free / 1e9
+            raise RunError(
+                f"a checkpoint could not be written into {self.folder} ({_why(self._failure)}; "
+                f"{free_gb:,.2f} GB are free there); the last whole one ({before}) is untouched. "
+                "Make room there or lower --keep, then run the same command again: it goes on from "
+                "that one."
+            )
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint; None where there is none."""
+        pointer = self.folder / "latest"
+        return int(Path(pointer.read_text().strip()).stem) if pointer.is_file() else None
+
+    def load(self, tensors: Tensors) -> dict[str, Any] | None:
+        """Fill the tensors, whatever number of processes wrote them, from the newest checkpoint.
+
+        Returns:
+            The facts given to `save`, and `step`; None where there is no checkpoint.
+
+        Raises:
+            UserError: it belongs to another run.
+            RunError: it cannot be read.
+        """
+        run = read_run(self.folder)
+        if run is None:
+            return None
+        path, facts = run
+        refuse_another_run(path, facts["identity"], self.identity)
+        load_tensors(path, tensors, self.world.writers)
+        return facts
+
+    def delete(self) -> None:
+        """Throw all checkpoints away."""
+        if self.world.is_first:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.world.barrier()
+
+    def _begin(self, partial: Path, run: dict[str, Any]) -> OSError | None:
+        """Make the folder; gives back what went wrong, for all processes to agree on."""
+        if not self.world.is_first:
+            return None
+        try:
+            for old in self.folder.glob("*.partial"):  # of a run that died
+                shutil.rmtree(old)
+            partial.mkdir(parents=True)
+            (partial / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+        except OSError as error:
+            return error
+        return None
+
+    def _publish(self, partial: Path, saving: Future[Any]) -> None:
+        """Called in the writing thread when all processes have written, or one has failed."""
+        try:
+            saving.result()
+            if self.world.is_first:
+                self._rename(partial)
+        except BaseException as error:  # DCP's own is no Exception; a thread's would be lost
+            self._fail(partial, error)
+        finally:
+            self._ready.set()
+
+    def _rename(self, partial: Path) -> None:
+        whole = partial.with_suffix("")
+        shutil.rmtree(whole, ignore_errors=True)  # of the same step, from before a --no-resume
+        os.replace(partial, whole)
+        write_atomically(self.folder / "latest", whole.name)
+        for old in _checkpoints(self.folder)[: -self.keep]:
+            shutil.rmtree(old)
+
+    def _fail(self, partial: Path, error: BaseException | None) -> None:
+        self._failure = error
+        if self.world.is_first:
+            shutil.rmtree(partial, ignore_errors=True)  # gives its room back
+            print(f"{partial.stem}: not saved ({_why(error)})", file=sys.stderr, flush=True)
+
+
+def read_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Where the newest checkpoint lies, and its run.json; None where there is none.
+
+    Raises:
+        RunError: `latest` points at nothing that can be read.
+    """
+    pointer = folder / "latest"
+    if not pointer.is_file():
+        return None
+    path = folder / pointer.read_text().strip()
+    try:
+        facts: dict[str, Any] = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(unreadable(path, error)) from error
+    return path, facts
+
+
+def load_tensors(path: Path, tensors: Tensors, group: Any = None) -> None:
+    """Fill tensors in place from a checkpoint's folder, with the names that they have there.
+
+    Raises:
+        RunError: the checkpoint cannot be read, or lacks one of them.
+    """
+    try:
+        load(tensors, storage_reader=Reader(path), process_group=group, no_dist=group is None)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        CheckpointException,
+        pickle.UnpicklingError,
+    ) as error:
+        raise RunError(unreadable(path, error)) from error
+
+
+def unreadable(path: Path, error: BaseException) -> str:
+    """What to do about a damaged checkpoint."""
+    others = [other.name for other in _checkpoints(path.parent) if other != path]
+    return (
+        f"{path} cannot be read ({_why(error)}): write the name of an older checkpoint "
+        f"({', '.join(others) or 'there is none'}) into {path.parent / 'latest'}, or start again "
+        "with --no-resume."
+    )
+
+
+class Reader(FileSystemReader):
+    """Reads checkpoints whose table of contents, a pickle, may name nothing but its own types."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The table of contents; a stranger's checkpoint must not run code."""
+        with (Path(self.path) / ".metadata").open("rb") as file:
+            metadata: Metadata = _Unpickler(file).load()
+        if metadata.storage_meta is not None:
+            metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+_OWN = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+_PLAIN = {
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch", "float32"),
+    ("torch.serialization", "_get_layout"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "Path"),
+    ("pathlib", "PosixPath"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module in _OWN and name.lstrip("_")[:1].isupper()) or (module, name) in _PLAIN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(
+            f"its .metadata names {module}.{name}, which none of ours does"
+        )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_dir() and path.name.isdecimal())
+
+
+def _why(error: BaseException | None) -> str:
+    """The first cause, without the trace of every process."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    if error is None:
+        return "in another process"
+    if "inline_container" in str(error):  # torch.save keeps what the system said to itself
+        return "a file could not be written to its end"
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

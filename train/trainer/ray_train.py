@@ -1,0 +1,131 @@
+"""Pre-training in the processes of Ray Train: on this machine, or on the cluster of a Ray job.
+
+Ray Train starts the processes, joins them to a process group and gives each its GPU. What they run
+is `loop.run`, as under torchrun. A checkpoint of one number of processes resumes in any other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from handloom.errors import RunError, UserError
+from handloom.train.pretrain.config import PretrainConfig
+from handloom.train.pretrain.data import folder_and_weight
+
+# Threads that wait leave a shared core alone (see pretrain.py); lines come once, not twice.
+WORKER_ENV = {"OMP_WAIT_POLICY": "PASSIVE", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+
+
+def with_ray(config: PretrainConfig) -> None:
+    """Train in `config.workers` processes.
+
+    Raises:
+        UserError, RunError: what one of the processes raised.
+    """
+    with session(config):
+        refusal = ray.remote(num_cpus=0)(Refusal).remote()
+        trainer = TorchTrainer(
+            train_in_worker,
+            train_loop_config={"config": with_absolute_paths(config), "refusal": refusal},
+            scaling_config=ScalingConfig(
+                num_workers=config.workers, use_gpu=config.device.startswith("cuda")
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(config.out.absolute()),
+                failure_config=FailureConfig(max_failures=0),  # a refusal would come again
+                logging_config=LoggingConfig(log_level="ERROR"),
+                worker_runtime_env={"env_vars": WORKER_ENV},
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise ray.get(refusal.tell.remote()) or _lost(config, error) from None
+
+
+def train_in_worker(job: dict[str, Any]) -> None:
+    """What every process runs."""
+    from handloom.train.trainer import loop
+
+    config: PretrainConfig = job["config"]
+    try:
+        loop.run(replace(config, workers=0))
+    except (UserError, RunError) as error:
+        ray.get(job["refusal"].hear.remote(error))
+        raise
+
+
+class Refusal:
+    """Keeps the first sentence that a process ended with; Ray itself only keeps its traceback."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def hear(self, error: Exception) -> None:
+        """Called by the process that gives up."""
+        self.error = self.error or error
+
+    def tell(self) -> Exception | None:
+        """What the first one said."""
+        return self.error
+
+
+@contextmanager
+def session(config: PretrainConfig) -> Iterator[None]:
+    """Ray for the time of a run: the cluster of a submitted job, else this machine alone."""
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        cpus = max(config.workers, os.cpu_count() or 1)
+        # "local", or ray.init() would join any cluster that happens to run on this machine
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        _check_gpus(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
+    """Paths are meant from here; Ray's workers run in folders of their own."""
+    shards = []
+    for text in config.shards:
+        folder, _ = folder_and_weight(text)
+        absolute = folder if "://" in folder else str(Path(folder).absolute())
+        shards.append(absolute + text[len(folder) :])
+    encoder = Path(config.text_encoder).expanduser()
+    return replace(
+        config,
+        shards=tuple(shards),
+        out=config.out.absolute(),
+        text_encoder=str(encoder.absolute()) if encoder.is_dir() else config.text_encoder,
+    )
+
+
+def _check_gpus(config: PretrainConfig) -> None:
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if config.device.startswith("cuda") and found < config.workers:
+        raise UserError(
+            f"--workers {config.workers} with --device cuda need as many GPUs, this machine has "
+            f"{found}: lower --workers, or use a cluster with `handloom submit pretrain`."
+        )
+
+
+def _lost(config: PretrainConfig, error: Exception) -> RunError:
+    return RunError(
+        f"a training process was lost ({str(error).strip().splitlines()[-1][:200]}); the same "
+        f"command goes on from the last checkpoint in {config.out}."
+    )
