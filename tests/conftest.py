@@ -17,12 +17,12 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from handloom.stages.miniatures import ego4d
+from tests.helpers.folders import CHECKOUT
 
 # A busy machine stalls for longer than a law takes.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
-ROOT = Path(__file__).resolve().parent.parent
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -74,7 +74,7 @@ def cli() -> Cli:
     def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "handloom", *map(str, args)]
         return subprocess.run(
-            command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300
+            command, cwd=CHECKOUT, env=os.environ | env, capture_output=True, text=True, timeout=300
         )
 
     return run

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import handloom
+from tests.helpers.folders import CHECKOUT
 
-ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "tokenize": {"tokenize"},
     "stages": {"stages", "tokenize"},
@@ -33,7 +33,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_imports_follow_the_arrows(folder: str) -> None:
-    files = list((ROOT / folder).rglob("*.py"))
+    files = list((CHECKOUT / folder).rglob("*.py"))
     assert files
     for path in files:
         for name in imported(path):
@@ -45,25 +45,25 @@ def test_imports_follow_the_arrows(folder: str) -> None:
 
 
 def test_stages_know_no_ray() -> None:
-    for path in [*(ROOT / "stages").rglob("*.py"), *(ROOT / "tokenize").rglob("*.py")]:
+    for path in [*(CHECKOUT / "stages").rglob("*.py"), *(CHECKOUT / "tokenize").rglob("*.py")]:
         assert not {n for n in imported(path) if n.split(".")[0] == "ray"}, path
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_folder_at_the_root_is_a_regular_package(folder: str) -> None:
-    assert not (ROOT / folder / "__init__.py").exists()
+    assert not (CHECKOUT / folder / "__init__.py").exists()
 
 
 def test_tokenize_is_pythons_own_at_the_root() -> None:
     code = "import tokenize, inspect; print(tokenize.__file__); tokenize.generate_tokens"
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
-    assert str(ROOT) not in run.stdout
+    assert str(CHECKOUT) not in run.stdout
 
 
 def test_the_checkout_is_what_is_imported() -> None:
-    assert Path(handloom.__file__).parent == ROOT / "handloom"
+    assert Path(handloom.__file__).parent == CHECKOUT / "handloom"
 
 
 def test_help_imports_neither_torch_nor_ray() -> None:
@@ -73,5 +73,5 @@ def test_help_imports_neither_torch_nor_ray() -> None:
         "with contextlib.suppress(SystemExit): c.main(['curate', '--help'])\n"
         "print('heavy:', sorted({'torch', 'ray', 'mediapipe', 'diffusers'} & set(sys.modules)))"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
     assert run.stdout.endswith("heavy: []\n"), run.stdout[-200:] + run.stderr

@@ -22,12 +22,12 @@ import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tests.helpers.folders import CHECKOUT
 from tests.helpers.numbered_clips import caption_of, number_shown
 
 MODEL = "fake-vlm"
@@ -137,7 +137,7 @@ def send(writer: asyncio.StreamWriter, body: Any, status: str = "200 OK", extra:
 def fake_server(**options: float) -> Iterator[str]:
     """The server in a process of its own, for the time of a block; gives its url."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    root = Path(__file__).resolve().parents[2]
+    root = CHECKOUT
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.helpers.caption_server", *flags],
         cwd=root, stdout=subprocess.PIPE, text=True,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from handloom.train.finetune.config import finetune
-from tests.test_finetune import SMALL, small_finetune
+from tests.train.finetune.test_finetune import SMALL, small_finetune
 
 if __name__ == "__main__":
     shards, out = map(Path, sys.argv[1:])

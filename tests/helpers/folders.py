@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+
 
 def sums(root: Path) -> dict[str, str]:
     """The SHA-256 of every file, by its path below the folder."""

@@ -9,8 +9,9 @@ import pytest
 from handloom.errors import UserError
 from handloom.stages.datasets.source import CutRule
 from handloom.stages.ingest.videos import Ingest
+from tests.helpers.folders import CHECKOUT
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/adding-a-dataset.md"
+PAGE = CHECKOUT / "docs/adding-a-dataset.md"
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from handloom.train.report import charts as report_charts
 from handloom.train.report import page as report
 from handloom.train.report.charts import Line
 from handloom.train.report.page import TrainReport
-from tests.conftest import ROOT
+from tests.helpers.folders import CHECKOUT
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import small_run, write_clips
 
@@ -234,7 +234,7 @@ def points(drawn: str) -> list[tuple[float, float]]:
 def test_options_of_the_target_are_those_of_the_commands() -> None:
     told = subprocess.run(
         ["make", "-n", "train-sample", "OUT=/tmp/some where"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=CHECKOUT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     kinds = {
         "train pretrain": PretrainConfig, "train finetune": FinetuneConfig,
@@ -256,7 +256,7 @@ def test_options_of_the_target_are_those_of_the_commands() -> None:
 def test_the_command_fails_with_a_sentence(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "handloom", "train", "report", "--out", str(tmp_path / "none")],
-        cwd=ROOT, capture_output=True, text=True,
+        cwd=CHECKOUT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("handloom: ")

@@ -1,6 +1,6 @@
 """Lay a folder of videos out as an Ego4D download, to try the pipeline on footage at hand.
 
-    python tests/lay_out_as_ego4d.py VIDEOS OUT
+    python tests/helpers/lay_out_as_ego4d.py VIDEOS OUT
     make curate DATASET=ego4d DATA=OUT OUT=runs/trial ARGS=--ingest.follow-links
 
 Every file below VIDEOS becomes a video of its own, narrated every three seconds. A narration says

@@ -19,9 +19,9 @@ from handloom.train.pretrain.config import PretrainConfig, train
 from handloom.train.pretrain.data import FIELDS, make_inputs
 from handloom.train.trainer import loop
 from handloom.train.trainer.distributed import World
+from tests.helpers.folders import CHECKOUT
 from tests.helpers.stage1_runs import losses, rows, small_run, write_clips
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
@@ -29,7 +29,9 @@ def torchrun(*args: object) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--standalone", "-m", *map(str, args)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=120
+    )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
 
 

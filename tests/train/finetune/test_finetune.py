@@ -25,11 +25,11 @@ from handloom.train.finetune.config import (
 from handloom.train.finetune.task import Job
 from handloom.train.model import text
 from handloom.train.pretrain.config import train as pretrain
+from tests.helpers.folders import CHECKOUT
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, rows, small_run, trace, write_clips
 from tests.helpers.tiny_clip_text import write_clip_text
 
-ROOT = Path(__file__).parent.parent
 SMALL = HeadOptions(width=32, layers=1, latent=4, vae_width=32, vae_blocks=1)
 
 
@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_bit_for_bit(whole_run: Path, shards: Path, tmp_pat
     config = small_finetune(shards, tmp_path)
     code = (
         "import sys, os, signal; from pathlib import Path\n"
-        "from tests.test_finetune import small_finetune\n"
+        "from tests.train.finetune.test_finetune import small_finetune\n"
         "from handloom.train.robot import loop\n"
         "take = loop.take_step\n"
         "def die(job, batch):\n"
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_bit_for_bit(whole_run: Path, shards: Path, tmp_pat
         "loop.take_step = die\n"
         "loop.run(small_finetune(Path(sys.argv[1]), Path(sys.argv[2])))\n"
     )
-    died = subprocess.run([sys.executable, "-c", code, shards, tmp_path], cwd=ROOT, check=False)
+    died = subprocess.run([sys.executable, "-c", code, shards, tmp_path], cwd=CHECKOUT, check=False)
     assert died.returncode == -signal.SIGKILL
     assert not (tmp_path / "summary.json").exists()
     finetune(config)
@@ -117,14 +117,14 @@ def test_a_killed_run_goes_on_bit_for_bit(whole_run: Path, shards: Path, tmp_pat
 def test_sigterm_saves(shards: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from tests.test_finetune import small_finetune\n"
+        "from tests.train.finetune.test_finetune import small_finetune\n"
         "from handloom.cli import main\n"
         "from handloom.train import finetune\n"
         "main.__globals__['parse'] = lambda *_: small_finetune("
         "Path(sys.argv[1]), Path(sys.argv[2]), steps=100_000)\n"
         "sys.exit(main(['train', 'finetune']))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, shards, tmp_path], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-c", code, shards, tmp_path], cwd=CHECKOUT)
     began = time.monotonic()
     while not (tmp_path / "checkpoints" / "latest").is_file() and time.monotonic() - began < 60:
         time.sleep(0.1)
@@ -261,7 +261,7 @@ def test_two_processes_learn_what_one_does(shards: Path, tmp_path: Path) -> None
     finetune(config)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                "--nproc-per-node", "2", "-m", "tests.helpers.finetune_run"]  # fmt: skip
-    subprocess.run([*command, shards, tmp_path / "two"], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([*command, shards, tmp_path / "two"], cwd=CHECKOUT, check=True, timeout=120)
     assert np.allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
 
 

@@ -18,8 +18,8 @@ from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import open_tables
 from handloom.stages.tables.rows import Clip, TokenRow
 from handloom.tokenize.shards import ShardDataset, verify
+from tests.helpers.folders import CHECKOUT
 
-ROOT = Path(__file__).resolve().parent.parent
 Copy = Callable[[Path, str], Path]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -189,7 +189,7 @@ def kill_when(ready: Callable[[], bool], args: list[object]) -> None:
     """Start a run and end it with SIGKILL as soon as `ready` says so."""
     command = [sys.executable, "-m", "handloom", *map(str, args)]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         deadline = time.monotonic() + 120

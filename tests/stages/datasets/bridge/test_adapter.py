@@ -22,6 +22,7 @@ from handloom.stages.miniatures.robots.tfrecords import (
     step_flags,
 )
 from handloom.stages.miniatures.robots.views import jpeg
+from tests.helpers.folders import CHECKOUT
 
 T = 5
 PATH = b"/nfs/somebody/bridge_data_all/numpy_256/bridge_data_v1/berkeley/sink/put_cup/val/out.npy"
@@ -238,7 +239,7 @@ def test_other_datasets_are_not_taken_for_bridge(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-SAMPLE = Path(__file__).parents[2] / "shared/samples/metadata/rlds/bridge_dataset/1.0.0"
+SAMPLE = CHECKOUT.parent / "shared/samples/metadata/rlds/bridge_dataset/1.0.0"
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="two published records are not at hand")

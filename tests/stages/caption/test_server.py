@@ -25,10 +25,10 @@ from tests.helpers.caption_server import (
     fake_server,
     tally,
 )
+from tests.helpers.folders import CHECKOUT
 from tests.helpers.numbered_clips import clip, number_told, write_videos
 from tests.helpers.whole_clip import whole
 
-ROOT = Path(__file__).resolve().parent.parent
 FEW = 600
 
 
@@ -99,7 +99,7 @@ def killed_run(
         command = [sys.executable, "-m", "tests.helpers.caption_run", videos, out, url, str(clips)]
         for _ in range(kills):
             before = len(tally(url)["told"])
-            process = subprocess.Popen(command, cwd=ROOT)
+            process = subprocess.Popen(command, cwd=CHECKOUT)
             while len(tally(url)["told"]) < before + 10:  # it has begun
                 assert process.poll() is None
                 time.sleep(0.2)
@@ -108,7 +108,7 @@ def killed_run(
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             dead_s.append((killed_s - young_s, time.monotonic()))
-        subprocess.run(command, cwd=ROOT, check=True)
+        subprocess.run(command, cwd=CHECKOUT, check=True)
         told = tally(url)["told"]
     assert_bound(list(table_of(out).read(CaptionRow)), clips)
     heard = [[at for at in times if not any(a < at < b for a, b in dead_s)]
