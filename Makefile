@@ -108,14 +108,8 @@ lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Type checkers cannot follow the __path__ that joins the folders to the package, so they are shown
-# a tree of links in which the package is whole.
-TYPED := build/typing/handloom
 types: $(READY)  ## mypy, strict
-	rm -rf build/typing && mkdir -p $(TYPED)
-	ln -s $(CURDIR)/handloom/*.py $(CURDIR)/handloom/py.typed $(TYPED)/
-	for folder in pipeline stages tokenize train; do ln -s $(CURDIR)/$$folder $(TYPED)/$$folder; done
-	MYPYPATH=build/typing $(BIN)/mypy --cache-dir build/mypy -p handloom
+	$(BIN)/mypy --cache-dir build/mypy -p handloom
 
 bench: $(READY)  ## the benchmarks, minutes each
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

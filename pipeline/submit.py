@@ -19,6 +19,8 @@ AGENT_TRIES, AGENT_WAIT_S = 6, 2.0  # the cluster itself waits ten seconds at ea
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 # What a checkout holds beside the code; the job's working directory is limited to 500 MB.
 LEFT_BEHIND = [".git", ".venv", "build", "dist", "runs", "data", "docs", "**/__pycache__"]
+# They travel once, as the folders of handloom/ that are links to them.
+LEFT_BEHIND += ["/pipeline", "/stages", "/tokenize", "/train", "/tests", "/benchmarks"]
 
 
 def submit(args: Sequence[str], pretrain_out: Path) -> None:

@@ -62,8 +62,10 @@ def test_tokenize_is_pythons_own_at_the_root() -> None:
     assert str(CHECKOUT) not in run.stdout
 
 
-def test_the_checkout_is_what_is_imported() -> None:
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_package_holds_a_link_to_each_folder(folder: str) -> None:
     assert Path(handloom.__file__).parent == CHECKOUT / "handloom"
+    assert (CHECKOUT / "handloom" / folder).resolve() == CHECKOUT / folder
 
 
 def test_help_imports_neither_torch_nor_ray() -> None:
