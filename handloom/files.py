@@ -1,0 +1,70 @@
+"""Files that are whole or absent: written under a temporary name, synced, renamed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def whole(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Write a file or folder under a temporary name; it gets its own when it is complete.
+
+    What is renamed has reached the disk first, so that a power cut leaves no name without bytes.
+    If the body raises, `path` stays as it was and the temporary is removed.
+
+    Args:
+        path: a file, or a folder if the body makes one; one that exists is replaced.
+        suffix: ending of the temporary name, for writers that choose a format by it.
+
+    Yields:
+        The temporary path, beside `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp{suffix}")
+    try:
+        yield temporary
+        _sync_tree(temporary)
+        if temporary.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # a folder cannot be renamed onto a full one
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8), whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder; nobody else may be writing."""
+    for path in folder.glob("*.tmp*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _sync_tree(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk holds a file's bytes, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
