@@ -14,7 +14,8 @@ from handloom.stages.ingest.probes import Probe, probe_table
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.stage import clip_order
 from handloom.stages.tables.columns import TableStage
-from handloom.stages.tables.parts import Table, bucket_of, read_marker
+from handloom.stages.tables.funnel import coming
+from handloom.stages.tables.parts import bucket_of, read_marker
 from handloom.stages.tables.rows import (
     Clip,
     EpisodeClip,
@@ -60,16 +61,13 @@ def count_remaining(job: Job, stage: str) -> int | None:
     """Clips that a stage has not written yet; None for `ingest`, whose annotations are streamed."""
     if stage == "ingest":
         return None
-    gate = job.tables[job.stages[stage].gate]
     if isinstance(job.stages[stage], TableStage):
         marker = read_marker(job.folder(stage))
         current = {"fingerprint": job.tables[stage].fingerprint, "inputs": job.inputs(stage)}
         if marker.get("finished") and current.items() <= marker.items():
             return 0
-        return sum(len(_ok_ids(gate, b)) for b in gate.buckets())
-    return sum(
-        len(_ok_ids(gate, b) - job.tables[stage].values("clip_id", b)) for b in gate.buckets()
-    )
+        return sum(len(coming(job.tables, stage, bucket)) for bucket in _buckets(job, stage))
+    return sum(len(_wanted(job, stage, bucket)) for bucket in _buckets(job, stage))
 
 
 def forget_failed(job: Job, stage: str) -> dict[str, int]:
@@ -171,7 +169,7 @@ def _clips(job: Job, stage: str) -> Iterator[Batch]:
 def _bucket_items(job: Job, stage: str, bucket: str) -> list[tuple[Any, ...]]:
     """The inputs of one bucket: each clip with its rows of the tables that the stage reads."""
     kind = job.stages[stage]
-    wanted = _ok_ids(job.tables[kind.gate], bucket) - job.tables[stage].values("clip_id", bucket)
+    wanted = _wanted(job, stage, bucket)
     if not wanted:
         return []
     clips = [c for c in job.tables["ingest"].read(kind.clip_type, bucket) if c.clip_id in wanted]
@@ -185,5 +183,10 @@ def _bucket_items(job: Job, stage: str, bucket: str) -> list[tuple[Any, ...]]:
     ]
 
 
-def _ok_ids(table: Table, bucket: str) -> set[str]:
-    return {row.clip_id for row in table.read(Row, bucket) if row.status == "ok"}
+def _wanted(job: Job, stage: str, bucket: str) -> set[str]:
+    """The clips that come to a stage and have no row there yet."""
+    return coming(job.tables, stage, bucket) - job.tables[stage].values("clip_id", bucket)
+
+
+def _buckets(job: Job, stage: str) -> list[str]:
+    return job.tables[job.flow[stage]].buckets()

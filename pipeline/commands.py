@@ -1,91 +1,46 @@
 """The commands on datasets and runs: `curate`, `plan`, `status` and `report`."""
 
-import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-import yaml
 
-from handloom.cli import choice, parse
 from handloom.errors import RunError, UserError
+from handloom.flags import choice
 from handloom.pipeline import costs, output
 from handloom.pipeline.batches import count_remaining
+from handloom.pipeline.configuration import read_command, recorded_job
 from handloom.pipeline.display import closing_table
 from handloom.pipeline.job import Job
-from handloom.pipeline.recipes import RECIPES, CurateConfig, EpisodeConfig
 from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.videos import Ingest
-from handloom.stages.miniatures.catalog import miniature
+from handloom.stages.miniatures.catalog import MINIATURES, miniature
+from handloom.stages.miniatures.folder import MARKER
+from handloom.stages.outside import is_outside
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables import funnel
-from handloom.stages.tables.parts import open_tables
+from handloom.stages.tables.parts import Table, open_tables, read_flow, read_marker
 from handloom.stages.tables.rows import EpisodePlace, Row
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Places:
-    """Arguments of `curate` and `plan` beside the options of the stages."""
-
-    dataset: Annotated[str, tyro.conf.Positional]
-    """sample, ego4d, howto100m, ssv2, epic_kitchens, kinetics700, rt1, bridge, calvin, rlds, hdf5
-    or lerobot"""
-    data: Path | None = None
-    """Folder of the dataset; by default data/DATASET. `sample` writes its own."""
-    out: Path | None = None
-    """Folder for everything that is written; by default runs/DATASET."""
-    config: Path | None = None
-    """YAML file with options by stage; flags override it."""
-    retry_failed: bool = False
-    """Try the failed clips again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurateCommand(_Places, CurateConfig):
-    """From a dataset's videos to token shards. Run the same command again to resume."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodesCommand(_Places, EpisodeConfig):
-    """From robot episodes to token shards. Run the same command again to resume."""
-
-
-def read_command(args: Sequence[str], name: str) -> Job:
-    """Parse the arguments of `curate` and `plan`: the recipe, then --config, then the flags.
-
-    Raises:
-        UserError: an unknown dataset or option, or a configuration file that cannot be used.
-    """
-    named = [a for a in args[:1] if not a.startswith("-")]
-    dataset = choice(named[0], RECIPES, "dataset") if named else "sample"
-    base = RECIPES[dataset]()
-    kind = EpisodesCommand if isinstance(base, EpisodeConfig) else CurateCommand
-    default = kind(dataset=dataset, **{f.name: getattr(base, f.name) for f in fields(base)})
-    if not named and not {"-h", "--help"} & set(args):
-        raise UserError(f"{name} needs a dataset; handloom knows {', '.join(RECIPES)}.")
-    command = parse(kind, [*args, *_yaml_flags(args)], name, default=default)
-    config = type(base)(**{f.name: getattr(command, f.name) for f in fields(base)})
-    out = command.out or Path("runs") / dataset
-    data = command.data or (out / "source" if dataset == "sample" else Path("data") / dataset)
-    return Job(dataset, data.absolute(), out.absolute(), config, command.retry_failed)
 
 
 def curate(args: Sequence[str]) -> None:
     """Run the DAG and print where every clip went."""
-    job = read_command(args, "curate")
+    says = "From a dataset's videos or robot episodes to token shards; run it again to resume."
+    job = read_command(args, "curate", says)
     output.check(job.out, job.dataset)
     if not _renders_its_data(job):
         _check_inputs(job)
     with output.claimed(job):
         if _renders_its_data(job):
-            print(f"rendering a miniature Ego4D into {job.data}", flush=True)
+            if not (job.data / MARKER).is_file():
+                print(f"rendering a miniature Ego4D into {job.data}", flush=True)
             miniature("ego4d")(job.data, seed=0)
             _check_inputs(job)
         for stage in job.stages:
@@ -96,7 +51,7 @@ def curate(args: Sequence[str]) -> None:
         dag.curate(job)
         result = funnel.count(job.tables)
     closing_table(job.out, result)
-    _print_failures(job.out)
+    _print_failures(job.tables)
     _print_lines([*costs.spent(job), _caption_advice(job)])
     print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
     if not result.kept:
@@ -105,7 +60,8 @@ def curate(args: Sequence[str]) -> None:
 
 def plan(args: Sequence[str]) -> None:
     """Print what `curate` would do with the same arguments; write nothing."""
-    job = read_command(args, "plan")
+    says = "Print what `handloom curate` would do with the same arguments; write nothing."
+    job = read_command(args, "plan", says)
     output.check(job.out, job.dataset)
     if _renders_its_data(job) and not job.data.is_dir():
         print(f"would render a miniature Ego4D into {job.data}, then compute every stage")
@@ -125,27 +81,42 @@ def plan(args: Sequence[str]) -> None:
     _print_lines([*costs.planned(job, listed), _caption_advice(job)])
 
 
-def status(out: Path) -> None:
+@dataclass(frozen=True)
+class StatusCommand:
+    """Print what a run kept, rejected and failed, stage by stage; it need not be finished."""
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """The folder given to `handloom curate` as --out."""
+
+
+def status(command: StatusCommand) -> None:
     """Print the closing table of a run, finished or not."""
-    tables = open_tables(out)
-    wanted = funnel.flow(output.read_run(out)["config"])
-    if len(tables) < len(wanted):
-        missing = [name for name in wanted if name not in tables]
+    tables, flow = _stored_tables(command.out)
+    if missing := [name for name in flow if name not in tables]:
         print(f"not finished: {', '.join(missing)} not begun")
         for name, table in tables.items():
             print(f"{name}: {len(table.values('clip_id'))} rows")
         return
-    closing_table(out, funnel.count(tables, complete=(out / "shards/manifest.json").is_file()))
-    _print_failures(out)
+    folders = [*(table.folder for table in tables.values()), command.out / "shards"]
+    is_complete = all(read_marker(folder).get("finished") for folder in folders)
+    closing_table(command.out, funnel.count(tables, complete=is_complete))
+    _print_failures(tables)
 
 
-def report(out: Path) -> None:
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write the report of a run again, report/index.html, from its tables and media."""
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """The folder given to `handloom curate` as --out."""
+
+
+def report(command: ReportCommand) -> None:
     """Write report/index.html of a run again."""
     from handloom.stages.report import page as pages
 
-    record = output.read_run(out)
-    job = Job(record["dataset"], Path(record["data"]), out, _recorded_config(record))
-    print(pages.write(open_tables(out), job.stages, out))
+    job = recorded_job(command.out)
+    print(pages.write(_stored_tables(command.out)[0], job.stages, command.out))
 
 
 def reopen_episode(out: Path, row: dict[str, Any]) -> Any:
@@ -157,34 +128,16 @@ def reopen_episode(out: Path, row: dict[str, Any]) -> Any:
 
 @cache
 def _recorded_ingest(out: Path) -> EpisodeIngest:
-    record = output.read_run(out)
-    ingest = _recorded_config(record).ingest.at(Path(record["data"]))
+    ingest = recorded_job(out).stages["ingest"]
     assert isinstance(ingest, EpisodeIngest)
     return ingest
 
 
-def _recorded_config(record: dict[str, Any]) -> CurateConfig | EpisodeConfig:
-    """The configuration that run.yaml holds, less options that this version does not know."""
-    base = RECIPES[choice(record["dataset"], RECIPES, "dataset")]()
-    found = {}
-    for part in fields(base):
-        default = getattr(base, part.name)
-        stored = record["config"].get(part.name, {})
-        found[part.name] = _with_stored(default, stored)
-    return type(base)(**found)
-
-
-def _with_stored(default: Any, stored: dict[str, Any]) -> Any:
-    """Options with the stored values of those that are still known."""
-    known = {}
-    for option in fields(default):
-        if option.name in stored:
-            value, before = stored[option.name], getattr(default, option.name)
-            if is_dataclass(before):
-                known[option.name] = _with_stored(before, value)
-            else:
-                known[option.name] = tuple(value) if isinstance(value, list) else value
-    return replace(default, **known)
+def _stored_tables(out: Path) -> tuple[dict[str, Table], dict[str, str]]:
+    """The tables of a run, and of all its stages the gates, also of those not begun."""
+    open_tables(out)  # first, since it says best what is wrong with a folder that is no run's
+    flow = read_flow(out) or recorded_job(out).flow
+    return open_tables(out, flow), flow
 
 
 def _caption_advice(job: Job) -> str:
@@ -206,12 +159,16 @@ def _renders_its_data(job: Job) -> bool:
 def _check_inputs(job: Job) -> None:
     """Read what the fingerprints need, so that missing data and models are told of at once."""
     ingest = job.config.ingest
-    choice(ingest.format, VIDEO_FORMATS if isinstance(ingest, Ingest) else ROBOT_FORMATS, "format")
+    if not is_outside(ingest.format):
+        known = VIDEO_FORMATS if isinstance(ingest, Ingest) else ROBOT_FORMATS
+        choice(ingest.format, known, "format")
     if not job.data.is_dir():
+        rehearse = (
+            f" To rehearse without it: `handloom sample {job.dataset} --out DIR`, then --data DIR."
+        )
         raise UserError(
             f"{job.data} is not there; name the {job.dataset} folder with --data (make: DATA=…). "
-            f"{ingest.adapter.how_to_get} To rehearse without it: `handloom sample "
-            f"{job.dataset} --out DIR`, then --data DIR."
+            f"{ingest.adapter.how_to_get}{rehearse if job.dataset in MINIATURES else ''}"
         )
     check_licences([ingest.licence_class], job.config.pack.licences)
     _ = job.tables
@@ -240,10 +197,10 @@ def _print_source(job: Job) -> int:
     return clips
 
 
-def _print_failures(out: Path, most: int = 10) -> None:
+def _print_failures(tables: dict[str, Table], most: int = 10) -> None:
     """Name the files that failed, with the error and how to try again."""
     failures: Counter[str] = Counter()
-    for name, table in open_tables(out).items():
+    for name, table in tables.items():
         rows = (row for row in table.read(Row) if row.status == "failed")
         failures.update(f"{name}: {row.error}" for row in rows)
     for error, clips in failures.most_common(most):
@@ -252,47 +209,3 @@ def _print_failures(out: Path, most: int = 10) -> None:
         print(f"and {len(failures) - most} more kinds of failure, in the tables' `error` column")
     if failures:
         print("after repairing the files, --retry-failed tries them again")
-
-
-def _yaml_flags(args: Sequence[str]) -> list[str]:
-    """The options of the --config file as flags, less those that the command line sets itself."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config", type=Path)
-    path = finder.parse_known_args(list(args))[0].config
-    if path is None:
-        return []
-    try:
-        options = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"--config {path} cannot be read as YAML ({why}).") from None
-    given = {arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
-    given |= {flag.replace(".no-", ".") for flag in given}
-    flags = dict(_flatten(path, options))
-    return [
-        word
-        for flag, words in flags.items()
-        if flag.replace(".no-", ".") not in given
-        for word in (flag, *words)
-    ]
-
-
-def _flatten(path: Path, options: Any) -> Iterator[tuple[str, list[str]]]:
-    if not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values()):
-        raise UserError(
-            f"--config {path} must map stages to options, such as `tokens: {{frames: 3}}`."
-        )
-    for stage, values in options.items():
-        yield from _flags_of(f"--{stage}.", values)
-
-
-def _flags_of(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    for key, value in values.items():
-        name = key.replace("_", "-")
-        if isinstance(value, dict):
-            yield from _flags_of(f"{prefix}{name}.", value)
-        elif isinstance(value, bool):
-            yield f"{prefix}{'' if value else 'no-'}{name}", []
-        else:
-            words = value if isinstance(value, list) else [value]
-            yield f"{prefix}{name}", [str(word) for word in words]

@@ -126,7 +126,7 @@ def planned(job: Job, listed: int) -> list[str]:
     if not isinstance(stage, Caption) or stage.chosen == "source":
         return []
     prices = _prices(stage)
-    is_selected = bool(job.tables[stage.gate].parts())
+    is_selected = bool(job.tables[job.flow["caption"]].parts())
     clips = (count_remaining(job, "caption") or 0) if is_selected else listed
     usage, basis = _expected(job, stage, clips, prices)
     most = "" if is_selected else "at most "
@@ -157,7 +157,7 @@ def spent(job: Job) -> list[str]:
 
 def _expected(job: Job, stage: Caption, clips: int, prices: Prices) -> tuple[Usage, str]:
     """From the captions that this run already has, else from what is assumed; and which it was."""
-    if job.tables[stage.gate].parts() and job.tables["caption"].parts():
+    if job.tables[job.flow["caption"]].parts() and job.tables["caption"].parts():
         found = tally(job.tables)
         if found.asked:
             share = clips / found.asked

@@ -3,7 +3,8 @@
     ingest -> hands -> duplicates -> select -> (caption, tokens) -> pack -> report     videos
     ingest -> episodes -> (caption, tokens) -> pack -> report                  robot episodes
 
-A stage's task takes no core: it hands batches to its pool of workers, which take one each.
+The edges come from the stages (`stages/graph.py`). A stage's task takes no core: it hands batches
+to its pool of workers, which take one each.
 """
 
 import os
@@ -33,7 +34,6 @@ from handloom.stages.pack.stage import plan_shards, write_planned
 from handloom.stages.pack.statistics import Trajectories, shard_trajectories
 from handloom.stages.report import page as report
 from handloom.stages.tables.columns import TableStage
-from handloom.stages.tables.funnel import flow
 from handloom.stages.tables.merging import complete_merges, merge_parts
 from handloom.stages.tables.parts import effort, read_marker, write_marker
 from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
@@ -54,13 +54,12 @@ NO_EFFORT = {"computed": 0, "seconds": 0.0}
 def curate(job: Job) -> None:
     """Run the whole DAG; what is already there is not computed again."""
     with session(job), Display(job) as display:
-        order = flow(job.stages)
-        progress = ray.remote(num_cpus=0)(Progress).remote([*order, "pack", "report"])
+        progress = ray.remote(num_cpus=0)(Progress).remote([*job.flow, "pack", "report"])
         after: dict[str, Any] = {}
-        for name, gate in order.items():
+        for name, gate in job.flow.items():
             before = {gate, *job.stages[name].reads} - {""}
             after[name] = run_stage.remote(name, job, progress, *(after[b] for b in sorted(before)))
-        after["pack"] = pack.remote(job, progress, after["caption"], after["tokens"])
+        after["pack"] = pack.remote(job, progress, *after.values())
         after["report"] = write_report.remote(job, progress, after["pack"])
         try:
             display.follow(progress, after)
@@ -71,12 +70,12 @@ def curate(job: Job) -> None:
 @contextmanager
 def session(job: Job) -> Iterator[None]:
     """Ray for the time of a run: the cluster of a submitted job, else this machine alone."""
-    env = {"env_vars": WORKER_ENV}
+    env = WORKER_ENV | _import_path(job)
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     if "RAY_ADDRESS" in os.environ:
-        ray.init(runtime_env=env, **quiet)
+        ray.init(runtime_env={"env_vars": env}, **quiet)
     else:
-        os.environ.update(WORKER_ENV, RAY_USAGE_STATS_ENABLED="0")
+        os.environ.update(env, RAY_USAGE_STATS_ENABLED="0")
         # "local", or ray.init() would join any cluster that happens to run on this machine
         cpus = job.config.run.num_cpus
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
@@ -84,6 +83,14 @@ def session(job: Job) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _import_path(job: Job) -> dict[str, str]:
+    """Where workers look for modules of the user's own, behind what is set here already."""
+    if not job.folders:
+        return {}
+    before = filter(None, [os.environ.get("PYTHONPATH")])
+    return {"PYTHONPATH": os.pathsep.join([*before, *map(str, job.folders)])}
 
 
 @ray.remote(num_cpus=0, max_retries=0)

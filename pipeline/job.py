@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handloom.pipeline.recipes import Config
+from handloom.stages import graph
 from handloom.stages.pack import statistics as trajectory_statistics
 from handloom.stages.stage import Stage, fingerprint
 from handloom.stages.tables.parts import Table, read_marker, stage_folder
@@ -22,13 +23,27 @@ class Job:
     out: Path
     config: Config
     retry_failed: bool = False
+    added: tuple[Stage, ...] = ()
+    """Stages of the user's own, beside those of the configuration."""
+    folders: tuple[Path, ...] = ()
+    """Where the modules of these stages, or of the adapter, lie."""
+
+    @cached_property
+    def flow(self) -> dict[str, str]:
+        """Of every row stage its gate, in the order in which they run."""
+        return graph.gates(self._listed)
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """The row stages, reading from the job's data folder."""
+        """The row stages in that order, reading from the job's data folder."""
+        listed = {stage.name: stage for stage in self._listed}
         ingest = self.config.ingest.at(self.data, self.cache)
-        later = {n: s.at(self.data, self.cache, ingest) for n, s in self.config.stages().items()}
-        return later | {"ingest": ingest}
+        placed = {name: listed[name].at(self.data, self.cache, ingest) for name in self.flow}
+        return placed | {"ingest": ingest}
+
+    @property
+    def _listed(self) -> list[Stage]:
+        return graph.inserted(self.config.stages(), self.added)
 
     @property
     def cache(self) -> Path:
@@ -54,7 +69,9 @@ class Job:
             sources = ["ingest"] if name != "ingest" else []
             inputs = {source: prints[source] for source in [*sources, *stage.reads]}
             prints[name] = fingerprint(self.settings[name], inputs)
-        return {name: Table(self.folder(name), print_) for name, print_ in prints.items()}
+        return {
+            name: Table(self.folder(name), prints[name], gate) for name, gate in self.flow.items()
+        }
 
     def folder(self, stage: str) -> Path:
         """Where a stage's table and marker lie."""

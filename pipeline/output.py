@@ -15,6 +15,7 @@ import yaml
 import handloom
 from handloom.errors import UserError
 from handloom.pipeline.job import Job
+from handloom.stages.tables.parts import write_flow
 
 PACKAGES = ("ray", "mediapipe", "decord", "av", "torch", "diffusers", "pyarrow", "numpy")
 
@@ -42,6 +43,7 @@ def claimed(job: Job) -> Iterator[None]:
                 f"another run is writing {job.out}; wait for it, or name another folder with --out."
             ) from None
         _write_yaml(job.out / "run.yaml", _record(job))
+        write_flow(job.out, job.flow)
         yield
 
 
@@ -84,7 +86,8 @@ def _record(job: Job) -> dict[str, Any]:
         "dataset": job.dataset,
         "data": str(job.data),
         "handloom": handloom.__version__,
-        "config": asdict(job.config),
+        "config": asdict(job.config) | {stage.name: asdict(stage) for stage in job.added},
+        **_outside(job),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": {
             "platform": platform.platform(),
@@ -92,6 +95,14 @@ def _record(job: Job) -> dict[str, Any]:
             "cpus": os.cpu_count(),
         },
     }
+
+
+def _outside(job: Job) -> dict[str, Any]:
+    """Where the user's own stages and adapter come from; nothing where all is handloom's."""
+    if not job.folders:
+        return {}
+    stages = [f"{type(stage).__module__}:{type(stage).__qualname__}" for stage in job.added]
+    return {"stages": stages, "folders": list(map(str, job.folders))}
 
 
 def _version(package: str) -> str:

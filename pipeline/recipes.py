@@ -1,17 +1,20 @@
 """Recipes: what each dataset is curated with. The command line picks one and overrides fields."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+from handloom.flags import choice
 from handloom.stages.caption.stage import Caption, EpisodeCaption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
+from handloom.stages.datasets.source import RobotAdapter
 from handloom.stages.duplicates.stage import Duplicates
 from handloom.stages.episodes.stage import Episodes
 from handloom.stages.hands.stage import Hands
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.videos import Ingest
+from handloom.stages.outside import is_outside, load
 from handloom.stages.pack.stage import Pack
 from handloom.stages.select import Select
 from handloom.stages.stage import Stage
@@ -45,17 +48,9 @@ class CurateConfig:
     pack: Pack = field(default_factory=Pack)
     run: Run = field(default_factory=Run)
 
-    def stages(self) -> dict[str, Stage]:
-        """The stages that turn clips into rows, in the order of the data flow."""
-        row_stages = (
-            self.ingest,
-            self.hands,
-            self.duplicates,
-            self.select,
-            self.caption,
-            self.tokens,
-        )
-        return {stage.name: stage for stage in row_stages}
+    def stages(self) -> list[Stage]:
+        """The stages that turn clips into rows."""
+        return _row_stages(self)
 
 
 @dataclass(frozen=True)
@@ -69,10 +64,16 @@ class EpisodeConfig:
     pack: Pack = field(default_factory=Pack)
     run: Run = field(default_factory=Run)
 
-    def stages(self) -> dict[str, Stage]:
-        """The stages that turn episodes into rows, in the order of the data flow."""
-        row_stages = (self.ingest, self.episodes, self.caption, self.tokens)
-        return {stage.name: stage for stage in row_stages}
+    def stages(self) -> list[Stage]:
+        """The stages that turn episodes into rows."""
+        return _row_stages(self)
+
+
+def _row_stages(config: Any) -> list[Stage]:
+    """The fields that are row stages, as they are listed: each gets what the last filter before it
+    let through, if it names no other gate."""
+    values = [getattr(config, option.name) for option in fields(config)]
+    return [value for value in values if isinstance(value, Stage)]
 
 
 Config = CurateConfig | EpisodeConfig
@@ -122,12 +123,12 @@ def epic_kitchens() -> CurateConfig:
 
 def videos(name: str, **options: Any) -> CurateConfig:
     """A dataset of videos that needs nothing special."""
-    return CurateConfig(ingest=Ingest(dataset=name, format=name, **options))
+    return CurateConfig(ingest=Ingest(**{"dataset": name, "format": name} | options))
 
 
-def episodes(name: str) -> EpisodeConfig:
+def episodes(name: str, **options: Any) -> EpisodeConfig:
     """A dataset of robot episodes."""
-    return EpisodeConfig(ingest=EpisodeIngest(dataset=name, format=name))
+    return EpisodeConfig(ingest=EpisodeIngest(**{"dataset": name, "format": name} | options))
 
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -140,3 +141,26 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "ssv2": ssv2,
     "epic_kitchens": epic_kitchens,
 }
+
+
+def recipe(dataset: str) -> Config:
+    """What a dataset is curated with.
+
+    Args:
+        dataset: a name in RECIPES, or where an adapter of the user's own lies, `module:NAME`; the
+            clips then carry the module's name.
+
+    Raises:
+        UserError: neither of them.
+    """
+    if not is_outside(dataset):
+        return RECIPES[dataset_name(dataset)]()
+    kind = episodes if isinstance(load(dataset), RobotAdapter) else videos
+    return kind(dataset_name(dataset), format=dataset)
+
+
+def dataset_name(dataset: str) -> str:
+    """What a dataset is called: its name, or the name of the module that holds its adapter."""
+    if is_outside(dataset):
+        return dataset.partition(":")[0].rpartition(".")[2]
+    return choice(dataset, RECIPES, "dataset")

@@ -6,21 +6,37 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 import handloom
-from handloom.cli import choice
 from handloom.errors import RunError, UserError
-from handloom.pipeline.recipes import RECIPES
+from handloom.flags import parse
+from handloom.pipeline.configuration import Request, read_request
+from handloom.pipeline.recipes import RECIPES, dataset_name
+from handloom.stages.outside import is_outside, search, source_of
 
 AGENT_TRIES, AGENT_WAIT_S = 6, 2.0  # the cluster itself waits ten seconds at each
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 # What a checkout holds beside the code; the job's working directory is limited to 500 MB.
 LEFT_BEHIND = [".git", ".venv", "build", "dist", "runs", "data", "docs", "**/__pycache__"]
 # They travel once, as the folders of handloom/ that are links to them.
 LEFT_BEHIND += ["/pipeline", "/stages", "/tokenize", "/train", "/tests", "/benchmarks"]
+WHAT = f"A dataset: {', '.join(RECIPES)}, or module:ADAPTER; or `pretrain`."
+
+
+@dataclass(frozen=True)
+class SubmitCommand:
+    """Run `handloom curate DATASET …` or `handloom train pretrain …` on a running Ray cluster, as a
+    Ray job, and follow its log. All options of that command may be given here too. Data and output
+    are paths that all nodes of the cluster see; a checkout and modules of your own travel there."""
+
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=WHAT)]
+    address: str = "http://127.0.0.1:8265"
+    """Address of the cluster's dashboard, http://HOST:PORT."""
 
 
 def submit(args: Sequence[str], pretrain_out: Path) -> None:
@@ -35,19 +51,17 @@ def submit(args: Sequence[str], pretrain_out: Path) -> None:
         RunError: the job did not succeed.
     """
     if {"-h", "--help"} & set(args):
-        where = f"[--address {DEFAULT_ADDRESS}]"
-        print(f"usage: handloom submit DATASET {where} [options of curate]")
-        print(f"       handloom submit pretrain {where} --workers N [options of train pretrain]")
-        return
-    rest, address = _take(list(args), "--address", DEFAULT_ADDRESS)
-    if not rest or rest[0].startswith("-"):
-        raise UserError("submit needs a dataset, as `handloom curate` does, or `pretrain`.")
-    if rest[0] == "pretrain":
+        parse(SubmitCommand, ["--help"], "submit")
+    rest, address = _take(list(args), "--address", SubmitCommand.address)
+    modules: list[Path] = []
+    if rest[:1] == ["pretrain"]:
         command = ["train", "pretrain", *_pretraining(rest[1:], pretrain_out)]
     else:
-        command = ["curate", *_curation(rest)]
+        request = read_request(rest, "submit")
+        command = ["curate", *_curation(request)]
+        modules = list(_travelling(request))
     client = _client(address)
-    job_id = _submit(client, shlex.join(["python", "-m", "handloom", *command]))
+    job_id = _submit(client, shlex.join(["python", "-m", "handloom", *command]), modules)
     print(f"submitted {job_id} to {address}", flush=True)
     job = asyncio.run(_follow(client, job_id))
     if job.status.value != "SUCCEEDED":
@@ -55,11 +69,28 @@ def submit(args: Sequence[str], pretrain_out: Path) -> None:
         raise kind(f"the job {job_id} ended as {job.status.value}; its log is above.")
 
 
-def _curation(args: list[str]) -> list[str]:
-    dataset = choice(args[0], RECIPES, "dataset")
-    rest, out = _take(args, "--out", f"runs/{dataset}")
-    rest, data = _take(rest, "--data", "" if dataset == "sample" else f"data/{dataset}")
-    return [*rest, "--out", _absolute(out), *(["--data", _absolute(data)] if data else [])]
+def _curation(request: Request) -> list[str]:
+    """The arguments of `curate`: its --config file stays here, for the options in it are flags."""
+    name = dataset_name(request.dataset)
+    rest, _ = _take(list(request.words), "--config", "")
+    rest, out = _take(rest, "--out", f"runs/{name}")
+    rest, data = _take(rest, "--data", "" if name == "sample" else f"data/{name}")
+    places = ["--out", _absolute(out), *(["--data", _absolute(data)] if data else [])]
+    return [request.dataset, *rest, *places]
+
+
+def _travelling(request: Request) -> Iterator[Path]:
+    """The modules of the user's own stages and adapter; says which ones have to be installed."""
+    search(request.folders)
+    for name in filter(is_outside, (request.dataset, *request.stages)):
+        place = source_of(name)
+        if place is None:
+            raise UserError(f"{name} cannot be found; expected module:NAME, importable from here.")
+        if {"site-packages", "dist-packages"} & set(place.parts):
+            print(f"{name} does not travel, since it is installed here ({place}); install it on "
+                  "the nodes of the cluster too")  # fmt: skip
+        else:
+            yield place
 
 
 def _pretraining(args: list[str], default_out: Path) -> list[str]:
@@ -105,11 +136,13 @@ def _client(address: str) -> Any:
         ) from None
 
 
-def _submit(client: Any, entrypoint: str) -> str:
+def _submit(client: Any, entrypoint: str, modules: list[Path]) -> str:
     """Hand in the job; a cluster that has just come up has no agent for jobs for some seconds."""
     for attempt in range(AGENT_TRIES):
         try:
-            job_id: str = client.submit_job(entrypoint=entrypoint, runtime_env=_runtime_env())
+            job_id: str = client.submit_job(
+                entrypoint=entrypoint, runtime_env=_runtime_env(modules)
+            )
             return job_id
         except RuntimeError as error:
             why = str(error).splitlines()[0]
@@ -129,12 +162,13 @@ async def _follow(client: Any, job_id: str) -> Any:
     return job
 
 
-def _runtime_env() -> dict[str, Any]:
+def _runtime_env(modules: list[Path]) -> dict[str, Any]:
     """A checkout travels to the cluster; an installed handloom has to be installed there too."""
     root = Path(handloom.__file__).parent.parent
-    if not (root / "pyproject.toml").is_file():
-        return {}
-    return {"working_dir": str(root), "excludes": LEFT_BEHIND}
+    env: dict[str, Any] = {"py_modules": [str(path) for path in modules]} if modules else {}
+    if (root / "pyproject.toml").is_file():
+        env |= {"working_dir": str(root), "excludes": LEFT_BEHIND}
+    return env
 
 
 def _absolute(place: str) -> str:

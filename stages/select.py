@@ -68,7 +68,7 @@ class Select(TableStage):
     row_type: ClassVar[type[Row]] = SelectRow
     code_version: ClassVar[int] = 2
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Row, "duplicates": Row}
-    gate: ClassVar[str] = "hands"
+    filters: ClassVar[bool] = True
 
     min_hand_share: float | None = 0.1
     """Keep a clip when at least this share of the frames that were looked at shows a hand."""

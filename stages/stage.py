@@ -30,8 +30,11 @@ class Stage:
     """How much of the clip's row this stage wants."""
     reads: ClassVar[dict[str, type[Row]]] = {}
     """Tables whose rows this stage is given after the clip, and the columns it wants of each."""
-    gate: ClassVar[str] = "ingest"
-    """The stage whose `ok` rows say which clips come here."""
+    gate: ClassVar[str] = ""
+    """The stage whose `ok` rows say which clips come here; by default the last one before this one
+    in the recipe that filters."""
+    filters: ClassVar[bool] = False
+    """Whether the stages after this one in the recipe get only the clips that it let through."""
     light: ClassVar[bool] = False
     """Whether a clip takes so little that starting workers would cost more than it saves."""
     lanes: ClassVar[int] = 1

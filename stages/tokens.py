@@ -81,7 +81,6 @@ class Tokens(Encoding):
     """Options of `tokens`."""
 
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
-    gate: ClassVar[str] = "select"
     code_version: ClassVar[int] = 3
 
     frames: int = 5
@@ -108,7 +107,6 @@ class EpisodeTokens(Encoding):
 
     clip_type: ClassVar[type[Clip]] = EpisodePlace
     reads: ClassVar[dict[str, type[Row]]] = {"episodes": EpisodeSteps}
-    gate: ClassVar[str] = "episodes"
 
     max_frozen_share: float = 0.8
     """Reject an episode when a camera shows the very same picture for more than this of it."""

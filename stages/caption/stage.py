@@ -48,7 +48,6 @@ class Caption(Stage):
     row_type: ClassVar[type[Row]] = CaptionRow
     code_version: ClassVar[int] = 2
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
-    gate: ClassVar[str] = "select"
 
     route: Literal["auto", "source", "vlm", "server"] = "source"
     """source: the dataset's own text; vlm: a model on the workers; server: an endpoint. auto: the
@@ -287,7 +286,6 @@ class EpisodeCaption(Stage):
     name: ClassVar[str] = "caption"
     row_type: ClassVar[type[Row]] = CaptionRow
     code_version: ClassVar[int] = 2
-    gate: ClassVar[str] = "episodes"
     light: ClassVar[bool] = True
 
     def __call__(self, clip: Clip) -> Iterator[CaptionRow]:

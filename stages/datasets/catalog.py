@@ -1,31 +1,51 @@
-"""The formats that handloom reads: for each a module of this folder, loaded when it is wanted."""
+"""The datasets that handloom reads: for each a module of this folder, loaded when it is wanted.
+
+A user's own dataset is named by where its adapter lies, `module:NAME`, and needs no line here.
+"""
 
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TypeVar
 
+from handloom.errors import UserError
 from handloom.stages.datasets.source import Adapter, RobotAdapter
+from handloom.stages.outside import is_outside, load
 
-VIDEO_FORMATS = ("ego4d", "howto100m", "ssv2", "epic_kitchens", "kinetics700")
-ROBOT_FORMATS = ("rt1", "bridge", "calvin", "rlds", "hdf5", "lerobot")
-_FOLDERS = {"howto100m", "bridge", "calvin", "hdf5", "lerobot"}
+VIDEO_FORMATS = {
+    "ego4d": "ego4d",
+    "howto100m": "howto100m.adapter",
+    "ssv2": "ssv2",
+    "epic_kitchens": "epic_kitchens",
+    "kinetics700": "kinetics700",
+}
+ROBOT_FORMATS = {
+    "rt1": "rt1",
+    "bridge": "bridge.adapter",
+    "calvin": "calvin.adapter",
+    "rlds": "rlds",
+    "hdf5": "hdf5.adapter",
+    "lerobot": "lerobot.adapter",
+}
+A = TypeVar("A", Adapter, RobotAdapter)
 
 
 @cache
 def video_adapter(name: str) -> Adapter:
-    """The adapter of one of VIDEO_FORMATS."""
-    adapter: Adapter = _module(name).ADAPTER
-    return adapter
+    """The adapter of one of VIDEO_FORMATS, or of `module:NAME`."""
+    return _adapter(name, VIDEO_FORMATS, Adapter)
 
 
 @cache
 def robot_adapter(name: str) -> RobotAdapter:
-    """The adapter of one of ROBOT_FORMATS."""
-    adapter: RobotAdapter = _module(name).ADAPTER
+    """The adapter of one of ROBOT_FORMATS, or of `module:NAME`."""
+    return _adapter(name, ROBOT_FORMATS, RobotAdapter)
+
+
+def _adapter(name: str, modules: dict[str, str], kind: type[A]) -> A:
+    if is_outside(name):
+        adapter = load(name)
+    else:
+        adapter = import_module(f"handloom.stages.datasets.{modules[name]}").ADAPTER
+    if not isinstance(adapter, kind):
+        raise UserError(f"{name} is {adapter!r:.60}, expected one of class {kind.__name__}.")
     return adapter
-
-
-def _module(name: str) -> Any:
-    """The module with ADAPTER: a file of this folder, or adapter.py in a folder of its own."""
-    inside = f"{name}.adapter" if name in _FOLDERS else name
-    return import_module(f"handloom.stages.datasets.{inside}")

@@ -62,7 +62,6 @@ class Duplicates(TableStage):
     code_version: ClassVar[int] = 2
     row_type: ClassVar[type[Row]] = DuplicateRow
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Row}
-    gate: ClassVar[str] = "hands"
 
     min_similarity: float = 0.3
     """Pairs that are less alike are not stored."""

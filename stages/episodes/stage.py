@@ -29,6 +29,7 @@ class Episodes(Stage):
     row_type: ClassVar[type[Row]] = EpisodeRow
     reads: ClassVar[dict[str, type[Row]]] = {"ingest": EpisodeArrays}
     light: ClassVar[bool] = True
+    filters: ClassVar[bool] = True
 
     hz: float = 10.0
     """Common control frequency (GR-2 acts at about this rate). Actions whose meaning is not told

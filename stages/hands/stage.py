@@ -64,6 +64,7 @@ class Hands(Stage):
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
     code_version: ClassVar[int] = 5
+    filters: ClassVar[bool] = True  # a clip that cannot be decoded goes no further
 
     until_clear: bool = True
     """Look at the cheapest frames, and at more only until the answer is clear; otherwise at all

@@ -17,7 +17,7 @@ from handloom.stages.datasets.source import (
     SourceEpisode,
     refuse_outside,
 )
-from handloom.stages.ingest.videos import digests, hashed_split
+from handloom.stages.ingest.videos import hashed_split, inputs
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import bucket_of
 from handloom.stages.tables.rows import (
@@ -58,7 +58,7 @@ class EpisodeIngest(Stage, EpisodeOptions):
 
     def settings(self) -> dict[str, Any]:
         """The options and the files that say how to read the episodes."""
-        return super().settings() | {"annotations": digests(self.adapter, self.data)}
+        return super().settings() | inputs(self.format, self.adapter, self.data)
 
     def sources(self) -> Iterator[SourceEpisode]:
         """Stream the places of the dataset's episodes."""

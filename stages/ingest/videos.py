@@ -17,6 +17,7 @@ from handloom.stages.datasets.source import (
 )
 from handloom.stages.ingest.probes import Probes
 from handloom.stages.media.video import MediaFacts
+from handloom.stages.outside import is_outside, module_file
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import bucket_of
 from handloom.stages.tables.rows import Clip, Row, clip_id
@@ -61,7 +62,7 @@ class Ingest(Stage):
 
     def settings(self) -> dict[str, Any]:
         """The options and the content of the annotation files."""
-        return super().settings() | {"annotations": digests(self.adapter, self.data)}
+        return super().settings() | inputs(self.format, self.adapter, self.data)
 
     def sources(self) -> Iterator[SourceVideo]:
         """Stream the dataset's annotated videos."""
@@ -153,9 +154,12 @@ def hashed_split(video_id: str, val_percent: float) -> str:
     return "val" if int.from_bytes(digest, "big") / 2**32 < val_percent / 100 else "train"
 
 
-def digests(adapter: Any, data: Path) -> dict[str, str]:
-    """The content of the files that decide what is ingested, as hashes by path."""
-    return {p.relative_to(data).as_posix(): file_digest(p) for p in adapter.annotations(data)}
+def inputs(name: str, adapter: Any, data: Path) -> dict[str, Any]:
+    """The files that decide what is ingested, as hashes: annotations by path, and an adapter of the
+    user's own, which has no version."""
+    found = {p.relative_to(data).as_posix(): file_digest(p) for p in adapter.annotations(data)}
+    own = {"adapter": file_digest(module_file(name))} if is_outside(name) else {}
+    return {"annotations": found} | own
 
 
 def file_digest(path: Path) -> str:

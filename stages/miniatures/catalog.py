@@ -2,10 +2,16 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 
-MINIATURES = (*VIDEO_FORMATS, *ROBOT_FORMATS)
+# A dataset need not have one.
+MINIATURES = tuple(
+    name
+    for name in (*VIDEO_FORMATS, *ROBOT_FORMATS)
+    if (Path(__file__).parent / f"{name}.py").is_file()
+)
 
 
 def miniature(dataset: str) -> Callable[..., None]:

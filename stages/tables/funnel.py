@@ -1,23 +1,18 @@
-"""The funnel: what became of every clip, counted from the tables."""
+"""The funnel: what became of every clip, counted from the tables.
+
+Tables are given in the order of the data flow, each with its gate, as a job and `open_tables` have
+them; which stages there are does not matter here.
+"""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from handloom.errors import RunError
+from handloom.errors import RunError, UserError
 from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Row
 
-CLIP_FLOW = {
-    "ingest": "", "hands": "ingest", "duplicates": "hands", "select": "hands",
-    "caption": "select", "tokens": "select",
-}  # fmt: skip
-EPISODE_FLOW = {"ingest": "", "episodes": "ingest", "caption": "episodes", "tokens": "episodes"}
-
-
-def flow(stages: Iterable[str]) -> dict[str, str]:
-    """The row stages in order, each with the stage whose `ok` rows come to it."""
-    return EPISODE_FLOW if "episodes" in stages else CLIP_FLOW
+Tables = Mapping[str, Table]
 
 
 @dataclass
@@ -51,17 +46,17 @@ class Funnel:
     failed: int = 0
 
 
-def count(tables: dict[str, Table], complete: bool = True) -> Funnel:
+def count(tables: Tables, complete: bool = True) -> Funnel:
     """Count every clip once.
 
     Args:
-        tables: of all stages of the flow.
+        tables: of all stages of the run.
         complete: whether the run is finished, so that every clip must have come to its end.
 
     Raises:
         RunError: ingested is not kept + rejected + failed, which means a clip was lost.
     """
-    funnel = Funnel({name: Count() for name in flow(tables)})
+    funnel = Funnel({name: Count() for name in tables})
     for bucket in tables["ingest"].buckets():
         _count_bucket(tables, bucket, funnel)
     if complete and funnel.ingested != funnel.kept + funnel.rejected + funnel.failed:
@@ -72,14 +67,30 @@ def count(tables: dict[str, Table], complete: bool = True) -> Funnel:
     return funnel
 
 
-def reached(tables: dict[str, Table], bucket: str) -> dict[str, dict[str, Row]]:
-    """Per stage, the rows of the clips that came to it; rows of clips since deselected are not."""
+def reached(tables: Tables, bucket: str) -> dict[str, dict[str, Row]]:
+    """Per stage, the rows of the clips that came to it; rows of clips since deselected are not.
+
+    Raises:
+        UserError: a table without a gate, of a run that an earlier version wrote.
+    """
     found: dict[str, dict[str, Row]] = {}
-    for name, before in flow(tables).items():
-        rows = tables[name].read(Row, bucket)
-        gate = ok_ids(found[before]) if before else None
-        found[name] = {r.clip_id: r for r in rows if gate is None or r.clip_id in gate}
+    for name, table in tables.items():
+        rows = table.read(Row, bucket)
+        if name != "ingest" and not table.gate:
+            raise UserError(
+                f"{table.folder.parent} does not say which clips come to {name}, since an earlier "
+                "version wrote it; run the same command again, nothing is computed anew."
+            )
+        came = ok_ids(found[table.gate]) if table.gate else None
+        found[name] = {r.clip_id: r for r in rows if came is None or r.clip_id in came}
     return found
+
+
+def coming(tables: Tables, stage: str, bucket: str) -> set[str]:
+    """The clips that come to a stage: those that its gate let through, and the gate's gate."""
+    gate = tables[stage].gate
+    passed = {row.clip_id for row in tables[gate].read(Row, bucket) if row.status == "ok"}
+    return passed & coming(tables, gate, bucket) if tables[gate].gate else passed
 
 
 def ok_ids(rows: dict[str, Row]) -> set[str]:
@@ -87,7 +98,7 @@ def ok_ids(rows: dict[str, Row]) -> set[str]:
     return {clip_id for clip_id, row in rows.items() if row.status == "ok"}
 
 
-def _count_bucket(tables: dict[str, Table], bucket: str, funnel: Funnel) -> None:
+def _count_bucket(tables: Tables, bucket: str, funnel: Funnel) -> None:
     ended: dict[str, str] = {}
     found = reached(tables, bucket)
     for name, rows in found.items():

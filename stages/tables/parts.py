@@ -2,6 +2,7 @@
 
     tables/<stage>/<bucket>-<fingerprint>-<batch>.parquet
     tables/<stage>/_stage.json
+    tables/_flow.json        of every stage its gate, in the order of the data flow
 
 A clip lies in the bucket of its video, the same one in every table, so tables are joined and
 resumed bucket by bucket in bounded memory. Only parts that carry the current fingerprint count.
@@ -11,7 +12,7 @@ Readers such as pyarrow and DuckDB skip names that begin with an underscore.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +22,10 @@ import pyarrow.parquet as pq
 from pyarrow.dataset import dataset
 
 from handloom.errors import UserError
+from handloom.files import write_text
 from handloom.stages.tables.rows import Row, arrow_schema
 
+FLOW = "_flow.json"
 BUCKETS = 256  # 38 million clips make 150,000 rows a bucket, about 150 MB of clip metadata
 
 R = TypeVar("R", bound=Row)
@@ -40,6 +43,8 @@ class Table:
 
     folder: Path
     fingerprint: str
+    gate: str = ""
+    """The stage whose `ok` rows say which clips come to this one; empty for `ingest`."""
 
     def parts(self, bucket: str = "*") -> list[Path]:
         """Part files of this fingerprint, sorted by name."""
@@ -162,19 +167,40 @@ def stage_folder(out: Path, stage: str) -> Path:
     return out / "shards" if stage == "pack" else out / "tables" / stage
 
 
-def open_tables(out: Path) -> dict[str, Table]:
-    """The tables of a run as they lie on disk, by stage.
+def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, Table]:
+    """The tables of a run as they lie on disk, by stage, in the order of the data flow.
+
+    Args:
+        out: the folder of the run.
+        flow: of every stage its gate, in order; by default what the run recorded, or if it is older
+            than such records the tables that are there, without their gates.
 
     Raises:
         UserError: `out` is not the folder of a run.
     """
-    folders = sorted(path.parent for path in (out / "tables").glob("*/_stage.json"))
+    found = {path.parent.name: path.parent for path in (out / "tables").glob("*/_stage.json")}
+    flow = flow or read_flow(out) or dict.fromkeys(sorted(found), "")
+    folders = [found[name] for name in flow if name in found]
     if not folders:
         raise UserError(
             f"{out} holds no tables, so it is not the output of `handloom curate`; name the folder "
             "that was given as --out."
         )
-    return {f.name: Table(f, read_marker(f).get("fingerprint", "")) for f in folders}
+    return {f.name: Table(f, read_marker(f).get("fingerprint", ""), flow[f.name]) for f in folders}
+
+
+def read_flow(out: Path) -> dict[str, str]:
+    """Of every stage its gate, in the order of the data flow; {} where none is recorded."""
+    try:
+        flow: dict[str, str] = json.loads((out / "tables" / FLOW).read_text())
+    except (OSError, ValueError):
+        return {}
+    return flow
+
+
+def write_flow(out: Path, flow: Mapping[str, str]) -> None:
+    """Record of every stage its gate, so that a run's tables can be followed without its stages."""
+    write_text(out / "tables" / FLOW, json.dumps(flow, indent=2) + "\n")
 
 
 def read_marker(folder: Path) -> dict[str, Any]:

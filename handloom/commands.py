@@ -1,0 +1,89 @@
+"""Commands that join folders: shards are inspected, miniatures written, jobs submitted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from handloom.flags import choice
+from handloom.stages.miniatures.catalog import MINIATURES, miniature
+from handloom.train.evaluate.tokenizer import TokenizerEval
+from handloom.train.vqgan.config import VQGANConfig
+
+TABLETOP = "tabletop"
+SAMPLES = f"""{", ".join(MINIATURES)}; or {TABLETOP}, demonstrations for `handloom eval \
+rollout` in CALVIN's layout."""
+
+
+@dataclass(frozen=True)
+class InspectCommand:
+    """Say what is in a folder of shards, or in one shard."""
+
+    shards: Annotated[Path, tyro.conf.Positional]
+    """A folder with manifest.json, or a .tar."""
+    verify: bool = False
+    """Compare every byte with the checksums."""
+
+
+def inspect(command: InspectCommand) -> None:
+    """Print what lies there."""
+    from handloom.tokenize.shards.inspect import inspect as show
+
+    show(command.shards, verify_all=command.verify)
+
+
+@dataclass(frozen=True)
+class SampleCommand:
+    """Write a miniature of a dataset, rendered, in its official layout."""
+
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=SAMPLES, metavar="DATASET")]
+    out: Path
+    """The folder to write."""
+    clips: int | None = None
+    """About how many hand actions or episodes; each dataset has its own default."""
+    seed: int = 0
+    """Seed of everything that is drawn at random; the same one gives the same bytes."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the tabletop's demonstrations, see docs/rollouts.md; by default all."""
+
+
+def sample(command: SampleCommand) -> None:
+    """Write a miniature and say how it is curated."""
+    dataset = choice(command.dataset, (*MINIATURES, TABLETOP), "miniature")
+    options: dict[str, Any] = {} if command.clips is None else {"clips": command.clips}
+    if dataset == TABLETOP:
+        from handloom.train.tabletop.record import write
+
+        options["names"] = command.tasks or None
+        layout = "calvin"
+    else:
+        write, layout = miniature(dataset), dataset
+    write(command.out, seed=command.seed, **options)
+    print(f"{command.out} holds a miniature {dataset}: curate it with `handloom curate {layout} "
+          f"--data {command.out} --out OUT`")  # fmt: skip
+
+
+def submit(args: Sequence[str]) -> None:
+    """Hand a curation or a pre-training to a cluster."""
+    from handloom.pipeline import submit as submission
+    from handloom.train.pretrain.config import PretrainConfig
+
+    submission.submit(args, pretrain_out=PretrainConfig.out)
+
+
+def train_vqgan(config: VQGANConfig) -> None:
+    """Train a VQGAN; frames of robot episodes are read through the adapter of their run."""
+    from handloom.pipeline.commands import reopen_episode
+    from handloom.train.vqgan.config import train
+
+    train(config, reopen=reopen_episode)
+
+
+def evaluate_tokenizer(config: TokenizerEval) -> None:
+    """Measure a tokenizer; frames of robot episodes are read as for training."""
+    from handloom.pipeline.commands import reopen_episode
+    from handloom.train.evaluate.tokenizer import evaluate
+
+    evaluate(config, reopen=reopen_episode)

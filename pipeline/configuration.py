@@ -1,0 +1,171 @@
+"""From a command line, or from what a run recorded, to the job that it describes."""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from handloom.errors import UserError
+from handloom.flags import parse, read_yaml, value_of, yaml_flags
+from handloom.pipeline.job import Job
+from handloom.pipeline.output import read_run
+from handloom.pipeline.recipes import RECIPES, CurateConfig, EpisodeConfig, dataset_name, recipe
+from handloom.stages.outside import is_outside, load, search
+from handloom.stages.stage import Stage
+
+DATASETS = f"{', '.join(RECIPES)}; or your own as module:ADAPTER (docs/adding-a-dataset.md)."
+OTHERS = "These options are for videos; `handloom {command} rt1 --help` has those for episodes."
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """Arguments of `curate` and `plan` beside the options of the stages."""
+
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=DATASETS, metavar="DATASET")]
+    data: Path | None = None
+    """Folder of the dataset; by default data/DATASET. `sample` writes its own."""
+    out: Path | None = None
+    """Folder for everything that is written; by default runs/DATASET."""
+    config: Path | None = None
+    """YAML file with options by stage, and `dataset` and `stages`; flags override it."""
+    stages: tuple[str, ...] = ()
+    """Stages of your own as module:CLASS, beside the usual ones; see docs/adding-a-stage.md."""
+    retry_failed: bool = False
+    """Try the failed clips again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateCommand(_Places, CurateConfig):
+    """A command on videos of people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesCommand(_Places, EpisodeConfig):
+    """A command on robot episodes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line of `curate` or `plan`, its --config file turned into flags.
+
+    Attributes:
+        dataset: as it was named.
+        words: the other words; options of the file stand behind those of the command line.
+        stages: stages of the user's own, as `module:CLASS`.
+        folders: where their modules are looked for; none where all is handloom's.
+    """
+
+    dataset: str
+    words: tuple[str, ...]
+    stages: tuple[str, ...]
+    folders: tuple[Path, ...]
+
+
+def read_request(args: Sequence[str], command: str) -> Request:
+    """Find the dataset and the user's own stages, without which flags cannot be parsed.
+
+    Raises:
+        UserError: no dataset is named, or the configuration file cannot be used.
+    """
+    words = list(args)
+    dataset = words.pop(0) if words and not words[0].startswith("-") else ""
+    stages, folders = value_of("--stages", words), [Path.cwd()]
+    for path in map(Path, value_of("--config", words)[:1]):
+        options = read_yaml(path)
+        dataset = dataset or str(options.pop("dataset", ""))
+        own = options.pop("stages", [])
+        if own and not stages:
+            stages = [own] if isinstance(own, str) else list(map(str, own))
+            words += ["--stages", *stages]
+        words += yaml_flags(path, options, words)
+        folders.insert(0, path.absolute().parent)
+    if not dataset and not {"-h", "--help"} & set(words):
+        raise UserError(f"{command} needs a dataset; handloom knows {', '.join(RECIPES)}.")
+    is_own = any(map(is_outside, (dataset, *stages)))
+    return Request(dataset, tuple(words), tuple(stages), tuple(folders) if is_own else ())
+
+
+def read_command(args: Sequence[str], command: str, description: str = "") -> Job:
+    """Parse the arguments of `curate` and `plan`: the recipe, then --config, then the flags.
+
+    Raises:
+        UserError: an unknown dataset, stage or option, or a configuration file that cannot be used.
+    """
+    request = read_request(args, command)
+    search(request.folders)
+    base = recipe(request.dataset or "sample")
+    kind = EpisodesCommand if isinstance(base, EpisodeConfig) else CurateCommand
+    added = [_own_stage(name, kind) for name in request.stages]
+    given = {f.name: getattr(base, f.name) for f in fields(base)}
+    default = with_stages(kind, added)(dataset=request.dataset or "sample", **given)
+    words = [request.dataset, *request.words] if request.dataset else request.words
+    said = description if request.dataset else f"{description} {OTHERS.format(command=command)}"
+    found = parse(type(default), words, command, default=default, description=said)
+    name = dataset_name(found.dataset)
+    out = found.out or Path("runs") / name
+    data = found.data or (out / "source" if name == "sample" else Path("data") / name)
+    job = Job(
+        dataset=name,
+        data=data.absolute(),
+        out=out.absolute(),
+        config=type(base)(**{option: getattr(found, option) for option in given}),
+        retry_failed=found.retry_failed,
+        added=tuple(getattr(found, stage.name) for stage in added),
+        folders=request.folders,
+    )
+    _ = job.flow  # refuses stages that cannot be placed
+    return job
+
+
+def with_stages(kind: type[Any], added: Sequence[Stage]) -> type[Any]:
+    """A command with the options of stages of the user's own, each under its name."""
+    own = [(stage.name, type(stage), field(default=stage)) for stage in added]
+    return make_dataclass(kind.__name__, own, bases=(kind,), frozen=True, kw_only=True)
+
+
+def _own_stage(name: str, kind: type[Any]) -> Stage:
+    """A stage of the user's own with its defaults. Raises UserError where it is none."""
+    found = load(name)
+    is_class = isinstance(found, type) and issubclass(found, Stage)
+    if not is_class or "__dataclass_fields__" not in vars(found):
+        raise UserError(
+            f"{name} is {found!r:.60}, expected a class derived from Stage, with @dataclass."
+        )
+    missing = [a for a in ("name", "row_type") if not hasattr(found, a)]
+    missing += [f.name for f in fields(found) if f.default is f.default_factory is MISSING]
+    if missing:
+        raise UserError(f"{name} gives {', '.join(missing)} no value, expected one for each.")
+    if found.name in {f.name for f in fields(kind)} or not found.name.isidentifier():
+        raise UserError(f"{name} is called {found.name!r}, expected a word that is not taken.")
+    stage: Stage = found()
+    return stage
+
+
+def recorded_job(out: Path) -> Job:
+    """The job that run.yaml tells of, less options that this version does not know.
+
+    Stages of the user's own are left out: what their tables say is recorded, and their modules need
+    not be there any more.
+    """
+    record = read_run(out)
+    search(map(Path, record.get("folders", ())))
+    stored = record["config"]
+    adapter = stored.get("ingest", {}).get("format", "")
+    base = recipe(adapter if is_outside(adapter) else record["dataset"])
+    found = {f.name: _stored(getattr(base, f.name), stored.get(f.name, {})) for f in fields(base)}
+    return Job(record["dataset"], Path(record["data"]), out, type(base)(**found))
+
+
+def _stored(default: Any, stored: dict[str, Any]) -> Any:
+    """Options with the stored values of those that are still known."""
+    known = {}
+    for option in fields(default):
+        if option.name in stored:
+            value, before = stored[option.name], getattr(default, option.name)
+            if is_dataclass(before):
+                known[option.name] = _stored(before, value)
+            else:
+                known[option.name] = tuple(value) if isinstance(value, list) else value
+    return replace(default, **known)
