@@ -18,6 +18,13 @@ WORKERS ?=
 JOB     ?= curate
 ADDRESS ?=
 ARGS    ?=
+# Of train-sample; by default what `handloom demo --help` says.
+EPISODES      ?=
+STAGE1_STEPS  ?=
+STAGE2_STEPS  ?=
+PICTURE_STEPS ?=
+TRIES         ?=
+TASKS         ?=
 
 # Much of a run is waiting for Ray to start; files stay together, for they share miniatures.
 PARALLEL = -n 2 --dist loadfile
@@ -29,12 +36,14 @@ PRETRAIN = pretrain --shards $(SHARDS) --size $(SIZE) $(if $(OUT),--out "$(OUT)"
 FINETUNE = finetune --shards $(SHARDS) $(if $(STAGE1),--stage1 "$(STAGE1)") $(if $(OUT),--out "$(OUT)") $(ARGS)
 EVAL     = $(WHAT) --checkpoint "$(CHECKPOINT)" $(if $(filter policy,$(WHAT)),--shards $(SHARDS)) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
+STEPS    = $(if $(STAGE1_STEPS),--stage1-steps $(STAGE1_STEPS)) $(if $(STAGE2_STEPS),--stage2-steps $(STAGE2_STEPS)) $(if $(PICTURE_STEPS),--picture-steps $(PICTURE_STEPS))
+DEMO     = $(if $(OUT),--out "$(OUT)") $(if $(EPISODES),--episodes $(EPISODES)) $(STEPS) $(if $(TRIES),--tries $(TRIES)) $(if $(TASKS),--tasks $(TASKS)) $(ARGS)
+
 .PHONY: help setup curate plan submit pretrain finetune eval scaling train-sample report test test-all lint types bench
 .DEFAULT_GOAL := help
 
-help:  ## show this
-	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | column -t -s:
-	@echo "variables: DATASET DATA OUT CONFIG SIZE SHARDS STAGE1 CHECKPOINT WHAT WORKERS JOB ADDRESS ARGS"
+help:  ## show this, and the variables
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2} /^[A-Z0-9_]+ *\?=/{sub(/ *\?=.*/, ""); names = names " " $$0} END{print "variables:" names}' Makefile
 
 setup: $(READY)  ## make .venv with everything in it
 
@@ -65,35 +74,8 @@ eval: $(READY)  ## a policy on held-out episodes, or WHAT=rollout on the tableto
 scaling: $(READY)  ## validation loss against size and tokens: SHARDS="DIR ..." [OUT=...] [ARGS="--sizes s b l xl"]
 	$(BIN)/python -m handloom train scaling --shards $(SHARDS) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
-# All sizes of `make train-sample`. CPU seconds of its parts, measured on two cores that others used too,
-# so that they are high: demonstrations 75, their curation 250 (two workers), stage 1 60, stage 2 410,
-# pictures 150, scores 45 each, rollouts 45. With 1,500 and 200 steps a run took 16 minutes beside others.
-EPISODES      ?= 180
-STAGE1_STEPS  ?= 200
-STAGE2_STEPS  ?= 1000
-PICTURE_STEPS ?= 150
-TRIES         ?= 36
-TASKS         ?= open_drawer close_drawer move_slider_left move_slider_right turn_on_lightbulb turn_off_lightbulb
-
-train-sample: HANDLOOM = $(BIN)/python -m handloom
-train-sample: TO       = $(if $(OUT),$(OUT),runs/train-sample)
-train-sample: TUNE     = $(HANDLOOM) train finetune --shards "$(TO)/robot/shards" --stage1 "$(TO)/stage1" --history 1
-train-sample: SCORE    = $(HANDLOOM) eval policy --shards "$(TO)/robot/shards" --windows 200 --clips 2 --frames 4
-train-sample: ROLL     = $(HANDLOOM) eval rollout --single --tasks $(TASKS) --chains $(TRIES) --words trained --steps-per-task 180
-# Training and curation know when they are finished; evaluations are done again after new training only.
 train-sample: $(READY)  ## raw videos and episodes to a policy and OUT/report.html, 15 minutes on 2 cores: [OUT=...]
-	$(HANDLOOM) sample tabletop --out "$(TO)/robot-raw" --clips $(EPISODES) --tasks $(TASKS)
-	$(HANDLOOM) curate calvin --data "$(TO)/robot-raw" --out "$(TO)/robot" --tokens.model bundled-128
-	$(HANDLOOM) curate sample --out "$(TO)/human" --tokens.model bundled-128
-	$(HANDLOOM) train pretrain --shards "$(TO)/human/shards" --out "$(TO)/stage1" --steps $(STAGE1_STEPS)
-	$(TUNE) --out "$(TO)/stage2" --mode frozen+cached --steps $(STAGE2_STEPS) --batch-size 32
-	$(TUNE) --out "$(TO)/stage2-full" --mode full --steps $(PICTURE_STEPS) --batch-size 8 --loss.video 1
-	test "$(TO)/scores/scores.json" -nt "$(TO)/stage2/summary.json" || $(SCORE) --checkpoint "$(TO)/stage2" --out "$(TO)/scores"
-	test "$(TO)/scores-full/scores.json" -nt "$(TO)/stage2-full/summary.json" || $(SCORE) --checkpoint "$(TO)/stage2-full" --out "$(TO)/scores-full"
-	test "$(TO)/rollouts/policy/rollout.json" -nt "$(TO)/stage2/summary.json" || $(ROLL) --checkpoint "$(TO)/stage2" --out "$(TO)/rollouts/policy" --videos 6
-	test -f "$(TO)/rollouts/random/rollout.json" || $(ROLL) --actor random --out "$(TO)/rollouts/random" --videos 0
-	test -f "$(TO)/rollouts/oracle/rollout.json" || $(ROLL) --actor oracle --out "$(TO)/rollouts/oracle" --videos 0
-	$(HANDLOOM) train report --out "$(TO)"
+	$(BIN)/python -m handloom demo $(DEMO)
 
 report: $(READY)  ## write the report of a run again: OUT=runs/sample
 	$(BIN)/python -m handloom report "$(if $(OUT),$(OUT),runs/$(DATASET))"
@@ -105,8 +87,7 @@ test-all: $(READY)  ## the test suite with its minutes-long parts
 	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(READY)  ## ruff
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(READY)  ## mypy, strict
 	$(BIN)/mypy --cache-dir build/mypy -p handloom

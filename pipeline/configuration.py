@@ -95,34 +95,41 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
     """
     request = read_request(args, command)
     search(request.folders)
-    base = recipe(request.dataset or "sample")
-    kind = EpisodesCommand if isinstance(base, EpisodeConfig) else CurateCommand
-    added = [_own_stage(name, kind) for name in request.stages]
-    given = {f.name: getattr(base, f.name) for f in fields(base)}
-    default = with_stages(kind, added)(dataset=request.dataset or "sample", **given)
+    default = defaults(request.dataset or "sample", request.stages)
     words = [request.dataset, *request.words] if request.dataset else request.words
     said = description if request.dataset else f"{description} {OTHERS.format(command=command)}"
     found = parse(type(default), words, command, default=default, description=said)
     name = dataset_name(found.dataset)
     out = found.out or Path("runs") / name
     data = found.data or (out / "source" if name == "sample" else Path("data") / name)
+    config = EpisodeConfig if isinstance(found, EpisodeConfig) else CurateConfig
+    known = {f.name for f in fields(type(found).__base__)}
     job = Job(
         dataset=name,
         data=data.absolute(),
         out=out.absolute(),
-        config=type(base)(**{option: getattr(found, option) for option in given}),
+        config=config(**{f.name: getattr(found, f.name) for f in fields(config)}),
         retry_failed=found.retry_failed,
-        added=tuple(getattr(found, stage.name) for stage in added),
+        added=tuple(getattr(found, f.name) for f in fields(found) if f.name not in known),
         folders=request.folders,
     )
     _ = job.flow  # refuses stages that cannot be placed
     return job
 
 
-def with_stages(kind: type[Any], added: Sequence[Stage]) -> type[Any]:
-    """A command with the options of stages of the user's own, each under its name."""
-    own = [(stage.name, type(stage), field(default=stage)) for stage in added]
-    return make_dataclass(kind.__name__, own, bases=(kind,), frozen=True, kw_only=True)
+def defaults(dataset: str, own_stages: Sequence[str] = ()) -> Any:
+    """A dataset's recipe as a command: what flags override, with the help of each.
+
+    Args:
+        dataset: as it is named on the command line.
+        own_stages: stages of the user's own, as `module:CLASS`; their options go by their names.
+    """
+    base = recipe(dataset)
+    kind = EpisodesCommand if isinstance(base, EpisodeConfig) else CurateCommand
+    stages = [_own_stage(name, kind) for name in own_stages]
+    own = [(stage.name, type(stage), field(default=stage)) for stage in stages]
+    command = make_dataclass(kind.__name__, own, bases=(kind,), frozen=True, kw_only=True)
+    return command(dataset=dataset, **{f.name: getattr(base, f.name) for f in fields(base)})
 
 
 def _own_stage(name: str, kind: type[Any]) -> Stage:

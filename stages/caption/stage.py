@@ -69,6 +69,7 @@ class Caption(Stage):
     temperature: float = 0.0
     """0 takes the likeliest token each time; the second try takes at least 0.7."""
     seed: int = 0
+    """Seed of a model's draws, where the temperature is above 0."""
     max_words: int = 30
     """A caption of more words is flagged."""
     media: Literal["images", "video"] = "images"

@@ -39,6 +39,7 @@ class LookOptions:
     """How hands are looked for."""
 
     max_hands: int = 2
+    """Hands in a frame at most."""
     detection_confidence: float = 0.3
     """Palm detection score from which a palm is taken down."""
     check_confidence: float = 0.5

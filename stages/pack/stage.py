@@ -34,9 +34,10 @@ class Pack:
     """Options of `pack`."""
 
     samples_per_shard: int = 10_000
-    """About 36 MB a shard at 5 frames of 256 codes."""
+    """Samples a shard; 10,000 of 5 frames with 256 codes each are about 36 MB."""
     layout: Layout = "samples"
-    """packed: 2 % instead of 45 % over the codes, for clips of one shape."""
+    """How a shard is laid out: `samples`, a member of the tar for each, 45 % larger than the codes;
+    or `packed`, 2 % larger, for clips of one shape."""
     licences: tuple[str, ...] = ()
     """Licence classes that may go into the shards; by default one class, whichever it is."""
 

@@ -34,7 +34,9 @@ class TokenizerEval:
     lpips: Path | None = None
     """Folder with vgg16-397923af.pth and vgg.pth; without it LPIPS is left out."""
     device: str = "cpu"
+    """A torch device, such as `cpu` or `cuda`."""
     threads: int = 2
+    """CPU threads."""
 
 
 def evaluate(config: TokenizerEval, reopen: Reopen | None = None) -> None:
