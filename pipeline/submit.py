@@ -4,11 +4,13 @@ import asyncio
 import logging
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import tyro
@@ -61,7 +63,9 @@ def submit(args: Sequence[str], pretrain_out: Path) -> None:
         command = ["curate", *_curation(request)]
         modules = list(_travelling(request))
     client = _client(address)
-    job_id = _submit(client, shlex.join(["python", "-m", "handloom", *command]), modules)
+    with TemporaryDirectory() as folder:
+        packages = [_as_package(path, Path(folder)) for path in modules]
+        job_id = _submit(client, shlex.join(["python", "-m", "handloom", *command]), packages)
     print(f"submitted {job_id} to {address}", flush=True)
     job = asyncio.run(_follow(client, job_id))
     if job.status.value != "SUCCEEDED":
@@ -162,10 +166,19 @@ async def _follow(client: Any, job_id: str) -> Any:
     return job
 
 
+def _as_package(source: Path, folder: Path) -> Path:
+    """A module of one file as a package, for the job client takes folders only."""
+    if source.is_dir():
+        return source
+    package = folder / source.stem
+    package.mkdir(exist_ok=True)
+    return Path(shutil.copy(source, package / "__init__.py")).parent
+
+
 def _runtime_env(modules: list[Path]) -> dict[str, Any]:
     """A checkout travels to the cluster; an installed handloom has to be installed there too."""
     root = Path(handloom.__file__).parent.parent
-    env: dict[str, Any] = {"py_modules": [str(path) for path in modules]} if modules else {}
+    env: dict[str, Any] = {"py_modules": list(map(str, modules))} if modules else {}
     if (root / "pyproject.toml").is_file():
         env |= {"working_dir": str(root), "excludes": LEFT_BEHIND}
     return env

@@ -24,17 +24,11 @@ from handloom.stages.tables.parts import open_tables
 from handloom.stages.tables.rows import Row
 from handloom.tokenize.shards import ShardDataset
 from tests.helpers.folders import CHECKOUT
+from tests.helpers.pages import code_of
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 HEIGHT = 0.31
 """Between the tallest hands of the miniature's clips, so that some are kept and some rejected."""
-
-
-def code_of(page: str) -> str:
-    """The Python file that a page shows."""
-    text = (CHECKOUT / "docs" / page).read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return str(code)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Ray job submission: the log comes to its end, and the exit status is the job's."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.helpers.pages import code_of
 from tests.helpers.stage1_runs import losses, write_clips
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,11 +61,17 @@ def wait_for(port: int) -> None:
 def test_a_submitted_run_streams_its_log_and_leaves_shards(
     head: str, miniature: Path, tiny_vqgan: Path, cli: Cli, tmp_path: Path
 ) -> None:
+    mine = tmp_path / "mine"  # a stage of one's own travels with its configuration
+    mine.mkdir()
+    (mine / "close_up.py").write_text(code_of("adding-a-stage.md"))
+    options = {"stages": ["close_up:CloseUp"], "close_up": {"min_height": 0.31}}
+    (mine / "mine.yaml").write_text(yaml.safe_dump(options))
+    places = ["--data", miniature, "--out", tmp_path / "out", "--config", mine / "mine.yaml"]
     small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
-    places = ["--data", miniature, "--out", tmp_path / "out"]
     run = cli("submit", "sample", "--address", head, *places, *small)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "clips ingested =" in run.stdout
+    assert re.search(r"close_up .* small_hands", run.stdout)
     assert (tmp_path / "out/shards/manifest.json").is_file()
 
 

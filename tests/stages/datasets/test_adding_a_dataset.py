@@ -1,6 +1,5 @@
 """The adapter in docs/adding-a-dataset.md works as it stands there."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,16 @@ import pytest
 from handloom.errors import UserError
 from handloom.stages.datasets.source import CutRule
 from handloom.stages.ingest.videos import Ingest
-from tests.helpers.folders import CHECKOUT
+from tests.helpers.pages import code_of
 
-PAGE = CHECKOUT / "docs/adding-a-dataset.md"
+PAGE = "adding-a-dataset.md"
 
 
 @pytest.fixture(scope="module")
 def module() -> dict[str, Any]:
     """The names that the page's code defines."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(code, str(PAGE), "exec"), names)
+    exec(compile(code_of(PAGE), PAGE, "exec"), names)
     return names
 
 
