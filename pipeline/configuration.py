@@ -103,14 +103,15 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
     out = found.out or Path("runs") / name
     data = found.data or (out / "source" if name == "sample" else Path("data") / name)
     config = EpisodeConfig if isinstance(found, EpisodeConfig) else CurateConfig
-    known = {f.name for f in fields(type(found).__base__)}
+    options = {f.name: getattr(found, f.name) for f in fields(found)}
+    given = {f.name: options.pop(f.name) for f in fields(config)}
     job = Job(
         dataset=name,
         data=data.absolute(),
         out=out.absolute(),
-        config=config(**{f.name: getattr(found, f.name) for f in fields(config)}),
+        config=config(**given),
         retry_failed=found.retry_failed,
-        added=tuple(getattr(found, f.name) for f in fields(found) if f.name not in known),
+        added=tuple(value for value in options.values() if isinstance(value, Stage)),
         folders=request.folders,
     )
     _ = job.flow  # refuses stages that cannot be placed

@@ -43,7 +43,7 @@ class Job:
 
     @property
     def _listed(self) -> list[Stage]:
-        return graph.inserted(self.config.stages(), self.added)
+        return graph.inserted(self.config.row_stages(), self.added)
 
     @property
     def cache(self) -> Path:

@@ -48,9 +48,9 @@ class CurateConfig:
     pack: Pack = field(default_factory=Pack)
     run: Run = field(default_factory=Run)
 
-    def stages(self) -> list[Stage]:
+    def row_stages(self) -> list[Stage]:
         """The stages that turn clips into rows."""
-        return _row_stages(self)
+        return _stages_of(self)
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class EpisodeConfig:
     pack: Pack = field(default_factory=Pack)
     run: Run = field(default_factory=Run)
 
-    def stages(self) -> list[Stage]:
+    def row_stages(self) -> list[Stage]:
         """The stages that turn episodes into rows."""
-        return _row_stages(self)
+        return _stages_of(self)
 
 
-def _row_stages(config: Any) -> list[Stage]:
+def _stages_of(config: Any) -> list[Stage]:
     """The fields that are row stages, as they are listed: each gets what the last filter before it
     let through, if it names no other gate."""
     values = [getattr(config, option.name) for option in fields(config)]

@@ -9,10 +9,11 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.pipeline.costs import Prices, Usage, costs, estimate, read_prices
+from handloom.pipeline.recipes import CurateConfig
 from handloom.stages.caption.requests import Answer
 from handloom.stages.caption.stage import Caption
+from handloom.stages.graph import gates
 from handloom.stages.report import captions as report_captions
-from handloom.stages.tables.funnel import CLIP_FLOW
 from handloom.stages.tables.parts import Table, open_tables, read_marker
 from handloom.stages.tables.rows import CaptionRow, Clip, Row
 from tests.helpers.caption_server import MODEL, fake_server, tally
@@ -87,7 +88,8 @@ def clip(number: int, text: str) -> Clip:
 
 def tables_of(folder: Path, clips: list[Clip], rows: list[CaptionRow]) -> dict[str, Table]:
     """The tables of a run in which every clip came to its caption."""
-    tables = {name: Table(folder / name, "f" * 64) for name in CLIP_FLOW}
+    flow = gates(CurateConfig().row_stages())
+    tables = {name: Table(folder / name, "f" * 64, gate) for name, gate in flow.items()}
     for name, table in tables.items():
         if name not in ("ingest", "caption"):
             table.write("00", "a", [Row(clip_id=one.clip_id) for one in clips], Row)
