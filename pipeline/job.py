@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from handloom.pipeline.recipes import Config
+from handloom.pipeline.recipes import Config, row_stages
 from handloom.stages import graph
 from handloom.stages.pack import statistics as trajectory_statistics
 from handloom.stages.stage import Stage, fingerprint
@@ -43,7 +43,7 @@ class Job:
 
     @property
     def _listed(self) -> list[Stage]:
-        return graph.inserted(self.config.row_stages(), self.added)
+        return graph.inserted(row_stages(self.config), self.added)
 
     @property
     def cache(self) -> Path:

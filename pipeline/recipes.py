@@ -48,10 +48,6 @@ class CurateConfig:
     pack: Pack = field(default_factory=Pack)
     run: Run = field(default_factory=Run)
 
-    def row_stages(self) -> list[Stage]:
-        """The stages that turn clips into rows."""
-        return _stages_of(self)
-
 
 @dataclass(frozen=True)
 class EpisodeConfig:
@@ -64,19 +60,15 @@ class EpisodeConfig:
     pack: Pack = field(default_factory=Pack)
     run: Run = field(default_factory=Run)
 
-    def row_stages(self) -> list[Stage]:
-        """The stages that turn episodes into rows."""
-        return _stages_of(self)
-
-
-def _stages_of(config: Any) -> list[Stage]:
-    """The fields that are row stages, as they are listed: each gets what the last filter before it
-    let through, if it names no other gate."""
-    values = [getattr(config, option.name) for option in fields(config)]
-    return [value for value in values if isinstance(value, Stage)]
-
 
 Config = CurateConfig | EpisodeConfig
+
+
+def row_stages(config: Config) -> list[Stage]:
+    """The fields that turn clips into rows, as they are listed: a stage that names no gate gets
+    what the last filter before it let through."""
+    values = [getattr(config, option.name) for option in fields(config)]
+    return [value for value in values if isinstance(value, Stage)]
 
 
 def sample() -> CurateConfig:

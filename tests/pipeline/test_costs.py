@@ -9,7 +9,7 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.pipeline.costs import Prices, Usage, costs, estimate, read_prices
-from handloom.pipeline.recipes import CurateConfig
+from handloom.pipeline.recipes import CurateConfig, row_stages
 from handloom.stages.caption.requests import Answer
 from handloom.stages.caption.stage import Caption
 from handloom.stages.graph import gates
@@ -88,7 +88,7 @@ def clip(number: int, text: str) -> Clip:
 
 def tables_of(folder: Path, clips: list[Clip], rows: list[CaptionRow]) -> dict[str, Table]:
     """The tables of a run in which every clip came to its caption."""
-    flow = gates(CurateConfig().row_stages())
+    flow = gates(row_stages(CurateConfig()))
     tables = {name: Table(folder / name, "f" * 64, gate) for name, gate in flow.items()}
     for name, table in tables.items():
         if name not in ("ingest", "caption"):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from handloom.errors import UserError
-from handloom.pipeline.recipes import CurateConfig, EpisodeConfig
+from handloom.pipeline.recipes import CurateConfig, EpisodeConfig, row_stages
 from handloom.stages.graph import gates, inserted
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Row
@@ -35,7 +35,7 @@ INGEST = stage("ingest")
 
 
 def test_the_flows_of_the_recipes_are_those_of_the_architecture() -> None:
-    assert list(gates(CurateConfig().row_stages()).items()) == [
+    assert list(gates(row_stages(CurateConfig())).items()) == [
         ("ingest", ""),
         ("hands", "ingest"),
         ("duplicates", "hands"),
@@ -43,7 +43,7 @@ def test_the_flows_of_the_recipes_are_those_of_the_architecture() -> None:
         ("caption", "select"),
         ("tokens", "select"),
     ]
-    assert list(gates(EpisodeConfig().row_stages()).items()) == [
+    assert list(gates(row_stages(EpisodeConfig())).items()) == [
         ("ingest", ""),
         ("episodes", "ingest"),
         ("caption", "episodes"),
@@ -62,9 +62,9 @@ def test_a_filter_in_a_recipe_gates_what_is_listed_after_it() -> None:
     class WithBlur(EpisodeConfig):
         blur: Blur = field(default_factory=Blur)  # behind the fields of the recipe, so it is last
 
-    last = gates(WithBlur().row_stages())
+    last = gates(row_stages(WithBlur()))
     assert (last["blur"], last["caption"], last["tokens"]) == ("episodes",) * 3
-    listed = WithBlur().row_stages()
+    listed = row_stages(WithBlur())
     middle = gates([*listed[:2], listed[-1], *listed[2:-1]])
     assert (middle["blur"], middle["caption"], middle["tokens"]) == ("episodes", "blur", "blur")
 
