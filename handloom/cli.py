@@ -16,6 +16,12 @@ class Command(NamedTuple):
     says: str
     target: str
     operand: str = ""
+    options: str = ""
+    """`module:Class` of its options, where the function's module imports torch."""
+
+
+TRAIN = "handloom.train"
+START = f"{TRAIN}.trainer.start:train"
 
 
 COMMANDS = {
@@ -50,33 +56,44 @@ COMMANDS = {
         "the whole way on made-up data, from pictures to a policy", "handloom.demo:demo"
     ),
     "train pretrain": Command(
-        "stage 1: a GPT on clips of people", "handloom.train.pretrain.config:train"
+        "stage 1: a GPT on clips of people",
+        START,
+        options=f"{TRAIN}.pretrain.config:PretrainConfig",
     ),
     "train finetune": Command(
-        "stage 2: a policy on robot episodes", "handloom.train.finetune.config:finetune"
+        "stage 2: a policy on robot episodes",
+        START,
+        options=f"{TRAIN}.finetune.config:FinetuneConfig",
     ),
-    "train vqgan": Command("a tokenizer for curate", "handloom.commands:train_vqgan"),
+    "train vqgan": Command(
+        "a tokenizer for curate", START, options=f"{TRAIN}.vqgan.config:VQGANConfig"
+    ),
     "train scaling": Command(
         "stage 1 in several sizes, and how its loss falls", "handloom.train.pretrain.scaling:study"
     ),
     "train export": Command(
-        "export the newest checkpoint of stage 1", "handloom.train.pretrain.config:export"
+        "export the newest checkpoint of stage 1", f"{TRAIN}.pretrain.config:export"
     ),
     "train report": Command(
         "a page about the training of both stages", "handloom.train.report.page:write"
     ),
     "generate": Command(
         "continue a clip or a picture with a trained model",
-        "handloom.train.generate.config:generate",
+        f"{TRAIN}.generate.run:run",
+        options=f"{TRAIN}.generate.config:GenerateConfig",
     ),
     "eval tokenizer": Command(
         "a tokenizer on held-out frames", "handloom.commands:evaluate_tokenizer"
     ),
     "eval policy": Command(
-        "a policy on held-out episodes", "handloom.train.evaluate.policy_config:evaluate"
+        "a policy on held-out episodes",
+        f"{TRAIN}.evaluate.policy:run",
+        options=f"{TRAIN}.evaluate.policy_config:PolicyEval",
     ),
     "eval rollout": Command(
-        "a policy in a simulator", "handloom.train.evaluate.rollout_config:evaluate"
+        "a policy in a simulator",
+        f"{TRAIN}.evaluate.rollout:run",
+        options=f"{TRAIN}.evaluate.rollout_config:RolloutEval",
     ),
 }
 
@@ -122,7 +139,7 @@ def _run(args: list[str]) -> int:
         seconds = [name.split()[1] for name in COMMANDS if name.startswith(f"{first} ")]
         name = f"{first} {choice(rest[0], seconds, f'{first} command')}"
         rest = rest[1:]
-    call(COMMANDS[name].target, rest, name)
+    call(COMMANDS[name].target, rest, name, COMMANDS[name].options)
     return 0
 
 

@@ -10,7 +10,6 @@ import tyro
 from handloom.flags import choice
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.train.evaluate.tokenizer import TokenizerEval
-from handloom.train.vqgan.config import VQGANConfig
 
 TABLETOP = "tabletop"
 SAMPLES = f"""{", ".join(MINIATURES)}; or {TABLETOP}, demonstrations for `handloom eval \
@@ -71,14 +70,6 @@ def submit(args: Sequence[str]) -> None:
     from handloom.train.pretrain.config import PretrainConfig
 
     submission.submit(args, pretrain_out=PretrainConfig.out)
-
-
-def train_vqgan(config: VQGANConfig) -> None:
-    """Train a VQGAN; frames of robot episodes are read through the adapter of their run."""
-    from handloom.pipeline.commands import reopen_episode
-    from handloom.train.vqgan.config import train
-
-    train(config, reopen=reopen_episode)
 
 
 def evaluate_tokenizer(config: TokenizerEval) -> None:

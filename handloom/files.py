@@ -26,17 +26,22 @@ def whole(path: Path, suffix: str = "") -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp{suffix}")
     try:
         yield temporary
-        _sync_tree(temporary)
-        if temporary.is_dir():
-            shutil.rmtree(path, ignore_errors=True)  # a folder cannot be renamed onto a full one
-        os.replace(temporary, path)
-        _sync(path.parent)
+        publish(temporary, path)
     except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
         raise
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a complete file or folder its name, once its bytes are on the disk."""
+    _sync_tree(temporary)
+    if temporary.is_dir():
+        shutil.rmtree(path, ignore_errors=True)  # a folder cannot be renamed onto a full one
+    os.replace(temporary, path)
+    _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

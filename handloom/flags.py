@@ -5,6 +5,7 @@ A YAML file of options becomes flags too, so that there is one way in which an o
 
 import argparse
 import difflib
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -52,7 +53,7 @@ def parse(kind: type[T], args: Sequence[str], command: str, **more: Any) -> T:
     return parsed
 
 
-def call(target: str, args: Sequence[str], command: str) -> None:
+def call(target: str, args: Sequence[str], command: str, options: str = "") -> None:
     """Import a function and call it with the parsed arguments.
 
     Args:
@@ -60,11 +61,19 @@ def call(target: str, args: Sequence[str], command: str) -> None:
             the words themselves, where its options depend on them.
         args: the words behind the command.
         command: its name, for the help and for errors.
+        options: `module:Class` of the dataclass; by default as the function is annotated.
     """
-    module, _, name = target.partition(":")
-    function: Callable[..., Any] = getattr(import_module(module), name)
-    kind = options_of(function)
-    function(args if kind is None else parse(kind, args, command))
+    # Threads that spin while they wait make a step five times slower where cores are shared; OpenMP
+    # reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    kind = _named(options) if options else options_of(_named(target))
+    parsed = args if kind is None else parse(kind, args, command)
+    _named(target)(parsed)
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def options_of(function: Callable[..., Any]) -> type[Any] | None:

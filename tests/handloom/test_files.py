@@ -11,12 +11,17 @@ import pytest
 from handloom.files import remove_temporaries, whole, write_text
 
 
+def write_half(path: Path) -> None:
+    with whole(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+
+
 def test_a_failed_write_leaves_the_former_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_text(path, "before")
-    with pytest.raises(ZeroDivisionError), whole(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write_half(path)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from handloom.files import write_text
 from handloom.tokenize.vqgan import VQGAN
 from handloom.train.evaluate import policy_chart as evaluate_chart
 from handloom.train.evaluate import policy_motion as evaluate_motion
@@ -27,12 +28,11 @@ from handloom.train.evaluate.policy_open import open_tokenizer, open_windows
 from handloom.train.evaluate.policy_scores import Outputs, grouped
 from handloom.train.evaluate.policy_tables import table
 from handloom.train.finetune import export
-from handloom.train.finetune.model import Inputs, codes_of
-from handloom.train.finetune.windows.windows import Batch, Windows
+from handloom.train.finetune.inputs import DeviceWindows, windows_of
+from handloom.train.finetune.windows.windows import WindowBatch, Windows
 from handloom.train.generate import quality
 from handloom.train.model import text
 from handloom.train.policy.policy import Execution, actions_to_execute
-from handloom.train.trainer.whole_files import write_atomically
 
 
 class Evaluated:
@@ -42,7 +42,7 @@ class Evaluated:
         config: of the evaluation.
 
     Raises:
-        UserError: see `handloom.train.eval_policy.evaluate`.
+        UserError: see `policy_config.evaluate`.
     """
 
     def __init__(self, config: PolicyEval) -> None:
@@ -56,23 +56,11 @@ class Evaluated:
             self.facts["text_encoder"], config.text_encoder, config.device
         )
 
-    def inputs(self, batch: Batch) -> Inputs:
+    def on_device(self, batch: WindowBatch) -> DeviceWindows:
         """Windows as the model takes them."""
+        return windows_of(batch, self.space, self.encoder, self.device)
 
-        def on_device(array: Any) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-        return Inputs(
-            codes_Bn=codes_of(batch.codes, self.device),
-            seen_BFV=on_device(batch.seen),
-            text_BLE=self.encoder(batch.caption),
-            state_BhS=self.space.encode_state(on_device(batch.state)),
-            state_seen_Bh=on_device(batch.state_seen),
-            action_BkA=self.space.normalise(on_device(batch.action)),
-            action_seen_Bk=on_device(batch.action_seen),
-        )
-
-    def episodes(self) -> Iterator[Batch]:
+    def episodes(self) -> Iterator[WindowBatch]:
         """All windows of each of a few episodes, spread evenly."""
         clips, count = self.config.clips, len(self.windows)
         told: set[str] = set()
@@ -105,7 +93,7 @@ def run(config: PolicyEval) -> dict[str, Any]:
         found["played"] = _play(job, episodes)
     if episodes and tokenizer is not None:
         found["pictures"] = _imagine(job, episodes, tokenizer)
-    write_atomically(config.out / "scores.json", json.dumps(found, indent=2) + "\n")
+    write_text(config.out / "scores.json", json.dumps(found, indent=2) + "\n")
     print(f"wrote {config.out / 'scores.json'}")
     return found
 
@@ -113,41 +101,38 @@ def run(config: PolicyEval) -> dict[str, Any]:
 @torch.no_grad()
 def outputs_of(job: Evaluated) -> Outputs:
     """What the model says about windows spread evenly over the split."""
-    config, head = job.config, job.model.shape.head
+    config = job.config
     count = min(len(job.windows), config.windows)
     numbers = np.linspace(0, len(job.windows) - 1, count).astype(np.int64)
     # All draws at once on the CPU: they do not depend on the size of a batch or on the device.
     random = torch.Generator().manual_seed(config.seed)
-    draws = config.samples if head.latent else 0
-    z_nMZ = torch.randn(draws, count, head.latent, generator=random)
+    shape = job.model.head.noise_shape
+    noise_nM = torch.randn(config.samples if shape else 0, count, *shape, generator=random)
     parts: list[dict[str, Any]] = []
     for start in range(0, count, config.batch_size):
         span = slice(start, start + config.batch_size)
-        parts.append(_batch_outputs(job, job.windows.read(numbers[span]), z_nMZ[:, span]))
+        parts.append(_batch_outputs(job, job.windows.read(numbers[span]), noise_nM[:, span]))
     return Outputs(**{name: _joined(name, [part[name] for part in parts]) for name in parts[0]})
 
 
-def _batch_outputs(job: Evaluated, batch: Batch, z_nBZ: Tensor) -> dict[str, Any]:
-    model, inputs = job.model, job.inputs(batch)
-    # Free bits do not change what is read here.
-    losses, posterior = model(inputs, 0.0, True)
-    seen_BCW = model.look(model.features(inputs), inputs)
-    prior_BkA = model.act(seen_BCW)
-    samples = [model.act(seen_BCW, z_BZ.to(job.device)) for z_BZ in z_nBZ]
+def _batch_outputs(job: Evaluated, batch: WindowBatch, noise_nB: Tensor) -> dict[str, Any]:
+    model, inputs = job.model, job.on_device(batch).inputs
+    context_BQW = model.context(model.features(inputs), inputs)
+    prior_BkA = model.act(context_BQW)
+    samples = [model.act(context_BQW, noise_B.to(job.device)) for noise_B in noise_nB]
     before, known = _before(job.windows, batch)
+    measured = model.measure(context_BQW, inputs)
+    nothing = prior_BkA.new_zeros(len(prior_BkA), 0)
     found = {
         "true": inputs.action_BkA,
         "before": job.space.normalise(torch.from_numpy(before)),
         "prior_mean": prior_BkA,
         "samples": torch.stack(samples) if samples else prior_BkA.new_zeros(0, *prior_BkA.shape),
-        "posterior": prior_BkA[:, :0],
-        "latent_mean": prior_BkA.new_zeros(len(prior_BkA), 0),
-        "kl": prior_BkA.new_zeros(len(prior_BkA)),
-        "video": losses.video_BV,
+        "posterior": measured.get("posterior", prior_BkA[:, :0]),
+        "latent_mean": measured.get("latent_mean", nothing),
+        "kl": measured.get("kl", nothing.sum(1)),
+        "video": model.video_nats(inputs),
     }
-    if posterior is not None:
-        found["posterior"] = model.act(seen_BCW, posterior.mean_BZ)
-        found |= {"latent_mean": posterior.mean_BZ, "kl": posterior.kl().sum(-1)}
     arrays: dict[str, Any] = {name: value.float().cpu().numpy() for name, value in found.items()}
     masks = {"counts": batch.action_seen, "before_known": known}
     return arrays | masks | {"dataset": batch.dataset, "task": batch.task}
@@ -159,7 +144,7 @@ def _joined(name: str, parts: list[Any]) -> Any:
     return np.concatenate(parts, axis=1 if name == "samples" else 0)
 
 
-def _before(windows: Windows, batch: Batch) -> tuple[Any, Any]:
+def _before(windows: Windows, batch: WindowBatch) -> tuple[Any, Any]:
     """The two actions before each window, physical float32 [B, 2, A], and which are known."""
     actions, known = [], []
     for back in (2, 1):
@@ -170,7 +155,7 @@ def _before(windows: Windows, batch: Batch) -> tuple[Any, Any]:
     return np.stack(actions, axis=1), np.stack(known, axis=1)
 
 
-def _episode(windows: Windows, number: int) -> Batch:
+def _episode(windows: Windows, number: int) -> WindowBatch:
     """All windows of the episode that a window is of."""
     clip_id, low, high = windows[number].clip_id, number, number + 1
     while low > 0 and windows[low - 1].clip_id == clip_id:
@@ -181,7 +166,7 @@ def _episode(windows: Windows, number: int) -> Batch:
 
 
 @torch.no_grad()
-def _play(job: Evaluated, episodes: list[Batch]) -> dict[str, Any]:
+def _play(job: Evaluated, episodes: list[WindowBatch]) -> dict[str, Any]:
     """Chunk after chunk through whole episodes, as the policy would execute them."""
     played = []
     for batch in episodes:
@@ -194,28 +179,28 @@ def _play(job: Evaluated, episodes: list[Batch]) -> dict[str, Any]:
     return found
 
 
-def _parts(job: Evaluated, batch: Batch) -> Iterator[Batch]:
+def _parts(job: Evaluated, batch: WindowBatch) -> Iterator[WindowBatch]:
     """The windows of an episode, so many at a time as fit."""
     size = job.config.batch_size
     for start in range(0, len(batch.number), size):
         yield job.windows.read(batch.number[start : start + size])
 
 
-def _chunks(job: Evaluated, batch: Batch) -> npt.NDArray[np.float32]:
-    """What the policy says, latent zero, in physical units: [B, k, A]."""
-    inputs = job.inputs(batch)
-    seen_BCW = job.model.look(job.model.features(inputs), inputs)
-    chunks: npt.NDArray[np.float32] = job.space.denormalise(job.model.act(seen_BCW)).cpu().numpy()
+def _chunks(job: Evaluated, batch: WindowBatch) -> npt.NDArray[np.float32]:
+    """What the policy executes, without noise, in physical units: [B, k, A]."""
+    inputs = job.on_device(batch).inputs
+    acted_BkA = job.model.act(job.model.context(job.model.features(inputs), inputs))
+    chunks: npt.NDArray[np.float32] = job.space.denormalise(acted_BkA).cpu().numpy()
     return chunks
 
 
-def _imagine(job: Evaluated, episodes: list[Batch], tokenizer: VQGAN) -> dict[str, Any]:
+def _imagine(job: Evaluated, episodes: list[WindowBatch], tokenizer: VQGAN) -> dict[str, Any]:
     """Pictures of the same episodes, and how near they come to the true ones."""
     imagined = [
         view
         for batch in episodes
         for view in evaluate_pictures.imagine(
-            job.model, batch, job.inputs(batch), tokenizer, job.stride, job.config.frames
+            job.model, batch, job.on_device(batch), tokenizer, job.stride, job.config.frames
         )
     ]
     if not imagined:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from handloom.train.evaluate.policy_scores import jerk, rms
 from handloom.train.finetune.space import ARM, Space
-from handloom.train.finetune.windows.windows import Batch
+from handloom.train.finetune.windows.windows import WindowBatch
 from handloom.train.policy.policy import Execution, as_motion
 
 Floats = npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ class Played:
 
 
 def play(
-    batch: Batch, chunk_WkA: Floats, space: Space, execution: Execution, execute_n: int
+    batch: WindowBatch, chunk_WkA: Floats, space: Space, execution: Execution, execute_n: int
 ) -> Played:
     """Play an episode through.
 

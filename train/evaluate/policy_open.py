@@ -12,7 +12,7 @@ from handloom.train.finetune.model import RobotModel
 from handloom.train.finetune.space import Space
 from handloom.train.finetune.windows.windows import WindowOptions, Windows
 from handloom.train.generate.pictures import load_tokenizer
-from handloom.train.pretrain.data import folder_and_weight
+from handloom.train.trainer.options import place_and_weight
 
 
 def open_windows(
@@ -26,7 +26,7 @@ def open_windows(
     shape = model.shape
     datasets = []
     for place in config.shards:
-        datasets.append(ShardDataset(folder_and_weight(place)[0], split=config.split))
+        datasets.append(ShardDataset(place_and_weight(place)[0], split=config.split))
         _refuse_others(config, place, datasets[-1].manifest, space, facts)
     there = {view for data in datasets for view in data.manifest["trajectories"].get("views", [])}
     if missing := [view for view in shape.views if view not in there]:

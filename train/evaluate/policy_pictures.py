@@ -19,8 +19,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from handloom.tokenize.vqgan import VQGAN
-from handloom.train.finetune.model import Inputs, RobotModel
-from handloom.train.finetune.windows.windows import Batch
+from handloom.train.finetune.inputs import DeviceWindows, Inputs
+from handloom.train.finetune.model import RobotModel
+from handloom.train.finetune.windows.windows import WindowBatch
 from handloom.train.generate import pictures
 from handloom.train.generate.pictures import Comparison
 from handloom.train.generate.quality import Frames, Shown
@@ -45,7 +46,12 @@ class Imagined:
 
 
 def imagine(
-    model: RobotModel, batch: Batch, inputs: Inputs, tokenizer: VQGAN, stride: int, frames: int
+    model: RobotModel,
+    batch: WindowBatch,
+    inputs: DeviceWindows,
+    tokenizer: VQGAN,
+    stride: int,
+    frames: int,
 ) -> list[Imagined]:
     """Imagine an episode.
 
@@ -83,7 +89,7 @@ def imagine(
     ]
 
 
-def _rows(batch: Batch, history: int, stride: int, frames: int) -> list[int]:
+def _rows(batch: WindowBatch, history: int, stride: int, frames: int) -> list[int]:
     """Windows a stride apart whose next frame there is, from where all history is seen if any."""
     row_of = {int(step): row for row, step in enumerate(batch.step)}
     starts = [(history - 1) * stride, int(batch.step[0])]
@@ -99,12 +105,12 @@ def _rows(batch: Batch, history: int, stride: int, frames: int) -> list[int]:
     return []
 
 
-def _window(inputs: Inputs, row: int) -> Inputs:
+def _window(inputs: DeviceWindows, row: int) -> Inputs:
     """One window whose next frame is to be imagined in every view that is seen now."""
-    window = Inputs._make(None if value is None else value[row : row + 1] for value in inputs)
+    window = inputs.part(slice(row, row + 1))
     seen_1FV = window.seen_BFV.clone()
     seen_1FV[:, -1] = seen_1FV[:, -2]
-    return window._replace(seen_BFV=seen_1FV)
+    return window._replace(seen_BFV=seen_1FV, all_seen=bool(seen_1FV.all()), seen_Bn=None)
 
 
 def shown(imagined: list[Imagined]) -> dict[str, list[Shown]]:

@@ -123,8 +123,10 @@ def scores(outputs: Outputs, space: Space, views: Sequence[str], smoothing: floa
         "jerk_m_s3": _jerks(outputs, space, smoothing),
         "video_nats": _video(outputs, views),
     }
+    if len(outputs.samples):
+        found["samples"] = _spread(outputs, space)
     if outputs.latent_mean.shape[1]:
-        found["latent"] = _latent(outputs, space)
+        found["latent"] = {**_latent(outputs), **found["samples"]}
     return found
 
 
@@ -134,6 +136,7 @@ def _chunks(outputs: Outputs, space: Space) -> dict[str, Floats]:
     if len(outputs.samples):
         rows["prior samples"] = outputs.samples
         rows[f"best of {len(outputs.samples)} samples"] = _nearest_sample(outputs, space)[None]
+    if outputs.posterior.shape[1]:
         rows["posterior"] = outputs.posterior[None]
     rows["mean action"] = _mean_action(outputs, space)[None]
     rows["hold"] = _hold(outputs, space)[None]
@@ -243,17 +246,23 @@ def _video(outputs: Outputs, views: Sequence[str]) -> dict[str, float | None]:
     }
 
 
-def _latent(outputs: Outputs, space: Space) -> Scores:
-    """How much the latent tells, and how far draws from the prior lie apart."""
+def _spread(outputs: Outputs, space: Space) -> Scores:
+    """How far draws lie apart."""
     arms = list(space.arm_columns)
     spread_A = (outputs.samples.std(0)[outputs.counts]).mean(0)
     words = _in_words(spread_A * _units(space), space)
     return {
+        "sample_spread_std": _number(spread_A[arms].mean()),
+        **{f"sample_spread_{name.replace('_l1', '')}": value for name, value in words.items()},
+    }
+
+
+def _latent(outputs: Outputs) -> Scores:
+    """How much the latent says."""
+    return {
         "dimensions": outputs.latent_mean.shape[1],
         "active_dimensions": active_dimensions(torch.from_numpy(outputs.latent_mean)),
         "kl_nats": _number(outputs.kl.mean()),
-        "sample_spread_std": _number(spread_A[arms].mean()),
-        **{f"sample_spread_{name.replace('_l1', '')}": value for name, value in words.items()},
     }
 
 

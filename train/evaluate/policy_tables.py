@@ -46,12 +46,15 @@ def _rows(name: str, row: dict[str, Any]) -> Iterator[str]:
     yield f"jerk, m/s³                        {jerk}"
     nats = "   ".join(f"{view} {_said(v, '.3f')}" for view, v in row["video_nats"].items())
     yield f"next picture, nats a code         {nats}"
+    spread = f"samples {_said(row.get('samples', {}).get('sample_spread_std'), '.3f')} std apart"
     if latent := row.get("latent"):
         yield (
             f"latent                            {latent['active_dimensions']} of "
             f"{latent['dimensions']} dimensions active, {_said(latent['kl_nats'], '.2f')} nats a "
-            f"chunk, samples {_said(latent['sample_spread_std'], '.3f')} std apart"
+            f"chunk, {spread}"
         )
+    elif "samples" in row:
+        yield f"draws                             {spread}"
 
 
 def _said(value: float | None, form: str, unit: str = "") -> str:

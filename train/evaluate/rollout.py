@@ -16,13 +16,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from handloom.errors import UserError
+from handloom.files import write_text
 from handloom.train.evaluate.rollout_config import RolloutEval
 from handloom.train.generate import pictures
 from handloom.train.policy.policy import Execution, Policy
 from handloom.train.tabletop import chains, protocol, tasks
 from handloom.train.tabletop.oracle import Oracle, RandomPolicy
 from handloom.train.tabletop.spread import SpreadOut
-from handloom.train.trainer.whole_files import write_atomically
 
 STATE = 7  # of an ee_delta policy with one arm, as CALVIN's robot has
 SIDE, CAPTION = 200, 24  # pixels of the films
@@ -103,7 +103,7 @@ def run(config: RolloutEval) -> dict[str, Any]:
         found["act_ms"] = {f"p{p}": round(float(np.percentile(ms, p)), 1) for p in (50, 99)}
         print(f"policy: {len(ms)} calls, p50 {found['act_ms']['p50']} ms, p99 "
               f"{found['act_ms']['p99']} ms")  # fmt: skip
-    write_atomically(config.out / "rollout.json", json.dumps(found, indent=2) + "\n")
+    write_text(config.out / "rollout.json", json.dumps(found, indent=2) + "\n")
     print(f"wrote {config.out / 'rollout.json'}")
     return found
 

@@ -6,7 +6,6 @@ OUT/export/config.json          format, shape, space (statistics), tokenizer, te
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,10 @@ def save(folder: Path, model: RobotModel, facts: dict[str, Any]) -> None:
         model: to write.
         facts: plain JSON beside it: `space`, `stride`, `tokenizer`, `text_encoder`, ….
     """
-    config = {"format": FORMAT, "version": VERSION, "shape": asdict(model.shape), **facts}
+    shape = asdict(model.shape)
+    if shape["other_head"] is None:
+        del shape["other_head"]  # as in exports from before there was a choice
+    config = {"format": FORMAT, "version": VERSION, "shape": shape, **facts}
     export.write(folder, model, config)
 
 
@@ -47,22 +49,16 @@ def load(folder: Path, device: str = "cpu") -> tuple[RobotModel, Space, dict[str
         UserError: there is no export, it is of another format, it lacks the normalisation
             statistics, or it is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = find(folder)
-    try:
-        facts: dict[str, Any] = json.loads((folder / export.CONFIG).read_text())
-        _check_format(folder, facts)
-        space = Space.from_dict(facts["space"])
-        model = RobotModel(shape_of(facts["shape"]))
-        model.load_state_dict(load_file(folder / export.WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} does not load as a policy of handloom ({str(error).splitlines()[0][:200]}): "
-            "fine-tune again, the same command continues from the last checkpoint."
-        ) from error
-    return model.to(device).eval(), space, facts
+    again = "fine-tune again, the same command continues from the last checkpoint"
+    spaces: list[Space] = []  # checked before a model is built
+
+    def build(facts: dict[str, Any]) -> RobotModel:
+        spaces.append(Space.from_dict(facts["space"]))
+        return RobotModel(shape_of(facts["shape"]))
+
+    model, facts = export.read(folder, build, device, _check_format, again)
+    return model, spaces[0], facts
 
 
 def find(folder: Path) -> Path:
@@ -71,9 +67,8 @@ def find(folder: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    for place in (folder, folder / "export"):
-        if (place / export.CONFIG).is_file() and (place / export.WEIGHTS).is_file():
-            return place
+    if found := export.holds_export(folder):
+        return found
     raise UserError(
         f"{folder} holds no fine-tuned model ({export.WEIGHTS} and {export.CONFIG}): name the "
         "--out of a `handloom train finetune` that has finished, or its `export` folder."
@@ -81,14 +76,21 @@ def find(folder: Path) -> Path:
 
 
 def shape_of(plain: dict[str, Any]) -> RobotShape:
-    """A shape from JSON."""
+    """A shape from JSON, of former versions too.
+
+    Raises:
+        ValueError: it lets states into the pictures, which this version cannot.
+    """
+    head = dict(plain["head"])
+    if head.pop("state_to_images", False):
+        raise ValueError("it was trained with --head.state-to-images, which is gone")
     return RobotShape(
         **{
             **plain,
             "trunk": Shape(**plain["trunk"]),
             "views": tuple(plain["views"]),
             "grippers": tuple(plain["grippers"]),
-            "head": HeadOptions(**plain["head"]),
+            "head": HeadOptions(**head),
         }
     )
 

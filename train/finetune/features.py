@@ -5,14 +5,13 @@
 A file is written under a temporary name and renamed when it is whole. Its fingerprint covers the
 GPT, the episodes and how windows are cut, so features of another run are never taken for these.
 
-Shape legend: B windows, M features of X numbers (robot/model.py).
+Shape legend: B windows, M features of X numbers (finetune/model.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handloom.errors import RunError
-from handloom.train.trainer.log_lines import duration
+from handloom.files import whole
+from handloom.train.trainer.numbers import duration
 
 AT_A_TIME = 32
 Features = NDArray[np.float16]
@@ -67,23 +67,27 @@ def store(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     _refuse_full_disk(path, windows, shape_MX)
-    partial = path.with_name(path.name + ".partial")
-    # open_memmap writes the header of a .npy, so that the whole file is one any reader knows
-    out = np.lib.format.open_memmap(
-        partial, mode="w+", dtype=np.float16, shape=(windows, *shape_MX)
-    )
-    began = told = time.monotonic()
+    with whole(path) as partial:
+        # open_memmap writes the header of a .npy, so that the whole file is one any reader knows
+        out = np.lib.format.open_memmap(
+            partial, mode="w+", dtype=np.float16, shape=(windows, *shape_MX)
+        )
+        _fill(out, compute)
+        out.flush()
+        del out
+    print(f"wrote {path}: features of {windows:,} windows, {path.stat().st_size / 1e9:.2f} GB")
+
+
+def _fill(out: Features, compute: Callable[[range], Tensor]) -> None:
+    windows = len(out)
+    began = reported = time.monotonic()
     for start in range(0, windows, AT_A_TIME):
         part = range(start, min(start + AT_A_TIME, windows))
         out[part.start : part.stop] = compute(part).half().cpu().numpy()
-        if (now := time.monotonic()) - told > 10:
+        if (now := time.monotonic()) - reported > 10:
             left_s = (now - began) / part.stop * (windows - part.stop)
             print(f"features {part.stop:,} / {windows:,}   {duration(left_s)} left", flush=True)
-            told = now
-    out.flush()
-    del out
-    os.replace(partial, path)
-    print(f"wrote {path}: features of {windows:,} windows, {path.stat().st_size / 1e9:.2f} GB")
+            reported = now
 
 
 def _refuse_full_disk(path: Path, windows: int, shape_MX: tuple[int, int]) -> None:

@@ -1,30 +1,34 @@
-"""The stage-2 model: the GPT of stage 1, a readout for the action, and a conditional VAE on top.
+"""The stage-2 model: the GPT of stage 1, a readout of its features, and an action head on top.
 
     [text][frame: view 0, view 1, ...][...]  ->  GPT  ->  codes of the next frame of every view
                                                   |
-            [states][one query for each action] looks at it  ->  VAE  ->  a chunk of actions
+       [states][one query for each action]  <-  readout  ->  action head  ->  a chunk of actions
 
 Nothing flows from states or queries back into the pictures, so stage-1 predictions are preserved
-bit for bit while the GPT is frozen, features of it can be stored, and an action takes one pass over
-the frames seen and no sampling of pictures. `state_to_images` gives that up: states then move the
-codes of the frame they belong to.
+bit for bit while the GPT is frozen, its features can be stored, and an action takes one pass over
+the frames given and no sampling of pictures.
 
-Shape legend: B windows, h frames seen (the current one last), F = h + 1 frames, V views, R rows,
-C columns, n = F*V*R*C codes, L and E text length and width, S numbers of an encoded state, k
-actions of a chunk, A numbers of an action, Z latent, D width of the GPT, X numbers of a feature.
+Shape legend: B windows, h frames given (the current one last), F = h + 1 frames, V views, R rows,
+C columns, n = F*V*R*C codes, S numbers of an encoded state, k actions of a chunk, A numbers of an
+action, D width of the GPT, X numbers of a feature, M features, W width of the Q = h + k context
+tokens.
 """
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handloom.train.finetune.config import HeadOptions, LossOptions
-from handloom.train.finetune.heads.cvae import ActionVAE, Posterior
+from handloom.train.finetune.heads.catalog import make_head
+from handloom.train.finetune.heads.head import ActionHead, Demonstrated, HeadShape, mean_of_each
+from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.readout import Readout
-from handloom.train.model.gpt import GPT, Shape, to_sequence
+from handloom.train.model.gpt import GPT, Shape
 
 
 @dataclass(frozen=True)
@@ -40,21 +44,23 @@ class RobotShape:
     grippers: tuple[int, ...]
     """Columns of an action that are grippers, 0 closed to 1 open."""
     head: HeadOptions
+    other_head: dict[str, Any] | None = None
+    """`name` and options of an action head that is not the cVAE."""
 
     @property
     def given(self) -> int:
-        """Codes of the frames seen."""
+        """Codes of the frames given."""
         return self.history * self.trunk.codes_per_frame
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
-        """h, V, R, C of the features that the head looks at."""
+        """h, V, R, C of the features that the readout attends to."""
         pool = self.head.pool
         return (self.history, self.trunk.views, self.trunk.rows // pool, self.trunk.cols // pool)
 
     @property
     def layers(self) -> tuple[int, int]:
-        """Whose output is a feature: the block in the middle and the last."""
+        """Blocks whose output is a feature: the one in the middle and the last."""
         return (self.trunk.layers + 1) // 2, self.trunk.layers
 
     @property
@@ -62,54 +68,19 @@ class RobotShape:
         """X: numbers of a feature."""
         return len(self.layers) * self.trunk.width
 
-
-class Inputs(NamedTuple):
-    """Windows on the device of the model."""
-
-    codes_Bn: Tensor
-    """int64, those of the frame to predict included."""
-    seen_BFV: Tensor
-    """bool: pictures that there are."""
-    text_BLE: Tensor
-    state_BhS: Tensor
-    """Encoded (`Space.encode_state`)."""
-    state_seen_Bh: Tensor
-    action_BkA: Tensor
-    """Normalised (`Space.normalise`)."""
-    action_seen_Bk: Tensor
-    """bool: actions that count."""
-    features_BMX: Tensor | None = None
-    """Of the GPT, where they were computed before."""
-
-
-class Losses(NamedTuple):
-    """Parts of the loss, each a mean over windows of the mean over what counts in a window."""
-
-    video: Tensor
-    """Cross entropy of the next frame's codes, nats; a window without a next frame counts 0."""
-    video_BV: Tensor
-    """The same of each view; NaN where there is no picture to predict."""
-    arm: Tensor
-    """Smooth L1 (beta 1) of the normalised arm numbers."""
-    gripper: Tensor
-    """Binary cross entropy, nats."""
-    kl: Tensor
-    """Of all latent dimensions together, nats a chunk."""
-    kl_paid: Tensor
-    """The same, where a dimension pays no less than its free bits."""
-
-    def total(self, weights: LossOptions, kl_share: float = 1.0) -> Tensor:
-        """What is minimised; the weight of the divergence rises while a run is young."""
-        return (
-            weights.video * self.video
-            + weights.arm * self.arm
-            + weights.gripper * self.gripper
-            + weights.kl * kl_share * self.kl_paid
+    def make_head(self) -> ActionHead:
+        """The action head, with random weights."""
+        shape = HeadShape(
+            self.chunk, self.action_width, self.state_width, self.head.width, self.grippers
         )
+        options = dict(self.other_head or {"name": "cvae", **asdict(self.head)})
+        return make_head(options.pop("name"), shape, options)
 
 
 class RobotModel(nn.Module):
     """Pictures, instruction and states in; the next pictures and a chunk of actions out."""
+
+    fsdp_methods = ("loss", "features", "context", "act", "measure", "video_nats")
 
     def __init__(self, shape: RobotShape) -> None:
         super().__init__()
@@ -119,23 +90,29 @@ class RobotModel(nn.Module):
             shape.grid, shape.feature_width, trunk.text_length, trunk.text_width,
             shape.state_width, shape.chunk, head.width, head.layers,
         )  # fmt: skip
-        self.vae = ActionVAE(
-            shape.chunk, shape.action_width, shape.state_width, head.width,
-            head.latent, head.vae_width, head.vae_blocks,
-        )  # fmt: skip
-        if head.state_to_images:
-            self.state_to_images = nn.Linear(shape.state_width, trunk.width)
-            nn.init.zeros_(self.state_to_images.weight)
-            nn.init.zeros_(self.state_to_images.bias)
+        made = shape.make_head()
+        self._key = made.key  # names its parameters in exports
+        self.add_module(made.key, made)
 
-    def forward(
-        self, inputs: Inputs, free_bits: float, video: bool = True
-    ) -> tuple[Losses, Posterior | None]:
-        """The losses of a batch of windows.
+    @property
+    def head(self) -> ActionHead:
+        """The action head."""
+        head = self.get_submodule(self._key)
+        assert isinstance(head, ActionHead)
+        return head
+
+    def fsdp_blocks(self) -> list[nn.Module]:
+        """The modules that FSDP gathers one after the other."""
+        return list(self.trunk.blocks)
+
+    def loss(self, inputs: Inputs, weights: LossOptions, video: bool = True) -> dict[str, Tensor]:
+        """The parts of the loss of a batch of windows, scalars.
+
+        `video` is the cross entropy of the next frame's codes, nats; the others are the head's.
 
         Args:
             inputs: of the windows.
-            free_bits: nats that a latent dimension may use unpaid.
+            weights: what the head wants to know of them.
             video: predict the next pictures too; else that part is 0, at a third of the cost.
         """
         if video:
@@ -145,26 +122,29 @@ class RobotModel(nn.Module):
             video_BV = inputs.state_BhS.new_zeros(inputs.seen_BFV[:, -1].shape)
             stored = inputs.features_BMX
             features_BMX = self.features(inputs) if stored is None else stored
-        seen_BCW = self.look(features_BMX, inputs)
-        posterior = self._posterior(inputs)
-        out_BkA = self.vae.decode(seen_BCW, None if posterior is None else posterior.draw())
-        return self._losses(out_BkA, posterior, video_BV, inputs, free_bits), posterior
+        next_BV = inputs.seen_BFV[:, -1]
+        losses = self.head.losses(self.context(features_BMX, inputs), _true(inputs), weights)
+        return {"video": mean_of_each(video_BV[..., None], next_BV), **losses}
+
+    def total(self, losses: dict[str, Tensor], weights: LossOptions, step: int) -> Tensor:
+        """What is minimised after so many steps."""
+        total = weights.video * losses["video"]
+        for part in self.head.weighted(losses, weights, step):
+            total = total + part
+        return total
 
     def features(self, inputs: Inputs) -> Tensor:
-        """What the GPT makes of the frames seen: [B, M, X], M = h*V*R/p*C/p of `pool` p."""
-        given = self.shape.given
-        seen_Bn, extra_BnD = self.hidden_codes(inputs)
-        extra_BnD = None if extra_BnD is None else extra_BnD[:, :given]
+        """Features of the GPT of the frames given: [B, M, X], M = h*V*R/p*C/p of `pool` p."""
+        given, seen_Bn = self.shape.given, inputs.seen_codes()
         stream = self.trunk.hidden(
             inputs.codes_Bn[:, :given],
             inputs.text_BLE,
             None if seen_Bn is None else seen_Bn[:, :given],
-            extra_BnD,
         )
         return self._features(stream)
 
-    def look(self, features_BMX: Tensor, inputs: Inputs) -> Tensor:
-        """Tokens that tell the VAE what is seen: [B, h + k, W]."""
+    def context(self, features_BMX: Tensor, inputs: Inputs) -> Tensor:
+        """Context tokens of the action head: [B, Q, W]."""
         out: Tensor = self.readout(
             features_BMX.float(),
             inputs.seen_BFV[:, : self.shape.history],
@@ -174,35 +154,30 @@ class RobotModel(nn.Module):
         )
         return out
 
-    def act(self, seen_BCW: Tensor, z_BZ: Tensor | None = None) -> Tensor:
-        """Chunks [B, k, A] of normalised actions; grippers as probabilities of being open."""
-        out_BkA = self.vae.decode(seen_BCW, z_BZ)
-        grippers = list(self.shape.grippers)
-        out_BkA[..., grippers] = out_BkA[..., grippers].sigmoid()
-        return out_BkA
+    def act(self, context_BQW: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Chunks [B, k, A] of normalised actions; grippers 0 closed to 1 open.
 
-    def hidden_codes(self, inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
-        """Which codes may be looked at, bool [B, n] or None for all; what states add to them."""
-        each = self.shape.trunk.rows * self.shape.trunk.cols
-        seen_Bn = None
-        if not bool(inputs.seen_BFV.all()):
-            seen_Bn = inputs.seen_BFV.flatten(1).repeat_interleave(each, 1)
-        if not self.shape.head.state_to_images:
-            return seen_Bn, None
-        moved_BhD = self.state_to_images(inputs.state_BhS) * inputs.state_seen_Bh[..., None]
-        moved_BFD = F.pad(moved_BhD, (0, 0, 0, 1))  # the next state is not known
-        return seen_Bn, moved_BFD.repeat_interleave(self.shape.trunk.codes_per_frame, 1)
+        Args:
+            context_BQW: see `context`.
+            noise: normal, [B, *head.noise_shape]; without it the chunk that a policy executes.
+        """
+        return self.head.act(context_BQW, noise)
+
+    def measure(self, context_BQW: Tensor, inputs: Inputs) -> dict[str, Tensor]:
+        """What the head's scores need of these windows."""
+        return self.head.measure(context_BQW, _true(inputs))
+
+    def video_nats(self, inputs: Inputs) -> Tensor:
+        """Cross entropy of the next frame's codes by view, nats [B, V]; NaN without a picture."""
+        _, nats_BV = self._run_with_next_frame(inputs)
+        return nats_BV.where(inputs.seen_BFV[:, -1], torch.nan)
 
     def _run_with_next_frame(self, inputs: Inputs) -> tuple[list[Tensor], Tensor]:
-        seen_Bn, extra_BnD = self.hidden_codes(inputs)
-        codes_Bn = inputs.codes_Bn
+        seen_Bn, codes_Bn = inputs.seen_codes(), inputs.codes_Bn
         stream = self.trunk.hidden(
-            codes_Bn[:, :-1],
-            inputs.text_BLE,
-            None if seen_Bn is None else seen_Bn[:, :-1],
-            None if extra_BnD is None else extra_BnD[:, :-1],
+            codes_Bn[:, :-1], inputs.text_BLE, None if seen_Bn is None else seen_Bn[:, :-1]
         )
-        # Only the next frame is to be predicted: logits of the frames seen would double the cost.
+        # Only the next frame is to be predicted: logits of the frames given would double the cost.
         logits_BmK = self.trunk.predict_last_frame(stream[-1], codes_Bn).float()
         true_Bm = codes_Bn[:, self.shape.given :]
         loss = F.cross_entropy(logits_BmK.flatten(0, 1), true_Bm.flatten(), reduction="none")
@@ -218,66 +193,6 @@ class RobotModel(nn.Module):
         features_BMX: Tensor = tiles.mean((2, 4)).flatten(1, 2)
         return features_BMX
 
-    def _posterior(self, inputs: Inputs) -> Posterior | None:
-        if not self.shape.head.latent:
-            return None
-        now_BS = inputs.state_BhS[:, -1]
-        return self.vae.posterior(inputs.action_BkA, inputs.action_seen_Bk, now_BS)
 
-    def _losses(
-        self,
-        out_BkA: Tensor,
-        posterior: Posterior | None,
-        video_BV: Tensor,
-        inputs: Inputs,
-        free_bits: float,
-    ) -> Losses:
-        arm_BkA, gripper_BkA = action_errors(out_BkA, inputs.action_BkA, self.shape.grippers)
-        next_BV = inputs.seen_BFV[:, -1]
-        zero = out_BkA.new_zeros(())
-        kl_BZ = posterior.kl() if posterior is not None else out_BkA.new_zeros(1, 1)
-        return Losses(
-            video=_mean_of_each(video_BV[..., None], next_BV),
-            video_BV=video_BV.detach().where(next_BV, torch.nan),
-            arm=_mean_of_each(arm_BkA, inputs.action_seen_Bk),
-            gripper=_mean_of_each(gripper_BkA, inputs.action_seen_Bk),
-            kl=kl_BZ.sum(-1).mean(),
-            # Means over the batch are compared with the free bits (Kingma et al. 1606.04934).
-            kl_paid=kl_BZ.mean(0).clamp(min=free_bits).sum() if posterior is not None else zero,
-        )
-
-
-def _mean_of_each(values_BnM: Tensor, counts_Bn: Tensor) -> Tensor:
-    """The mean of each window over what counts in it, then of all windows.
-
-    So windows weigh the same however they are split into parts; what counts nowhere is 0.
-    """
-    if not values_BnM.shape[-1]:
-        return values_BnM.new_zeros(())
-    sums_B = (values_BnM.mean(-1) * counts_Bn).sum(-1)
-    return (sums_B / counts_Bn.sum(-1).clamp(min=1)).mean()
-
-
-def action_errors(
-    out_BkA: Tensor, true_BkA: Tensor, grippers: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """Smooth L1 of arm numbers [B, k, arm] and cross entropy of grippers [B, k, grippers].
-
-    Args:
-        out_BkA: decoded; logits where the grippers are.
-        true_BkA: normalised.
-        grippers: columns.
-    """
-    columns = list(grippers)
-    arms = [i for i in range(true_BkA.shape[-1]) if i not in grippers]
-    arm = F.smooth_l1_loss(out_BkA[..., arms], true_BkA[..., arms], reduction="none")
-    gripper = F.binary_cross_entropy_with_logits(
-        out_BkA[..., columns], true_BkA[..., columns], reduction="none"
-    )
-    return arm, gripper
-
-
-def codes_of(codes_BFVRC: Any, device: torch.device) -> Tensor:
-    """Codes of windows, uint16 [B, F, V, R, C] of numpy, as the model takes them: int64 [B, n]."""
-    codes_BVFRC = torch.from_numpy(codes_BFVRC.astype("int32")).transpose(1, 2)
-    return to_sequence(codes_BVFRC).to(device)
+def _true(inputs: Inputs) -> Demonstrated:
+    return Demonstrated(inputs.action_BkA, inputs.action_seen_Bk, inputs.state_BhS[:, -1])

@@ -1,50 +1,20 @@
-"""Queries for the action: tokens of their own, which look at what the trunk made of the pictures.
+"""The readout: query tokens that attend to the trunk's features of the pictures.
 
-The trunk never looks back at them, so what it predicts about pictures stays what it was.
+The trunk never attends back to them, so what it predicts about pictures stays what it was.
 
 Shape legend: B windows, h frames seen, V views, R rows, C columns, X numbers of a feature, L and E
 text length and width, S numbers of an encoded state, k actions of a chunk, W width, Q = h + k
-tokens, M = h*V*R*C + L things to look at.
+tokens, M = h*V*R*C + L memory tokens.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class LookBlock(nn.Module):
-    """The tokens look at the pictures and the text, then at each other; then an MLP."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.look_norm, self.own_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.look_out = nn.Linear(width, width)
-        self.qkv, self.own_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(
-        self, x_BQW: Tensor, memory_BMW: Tensor, there_BM: Tensor, there_BQ: Tensor
-    ) -> Tensor:
-        """One residual step."""
-        q, kv = self.q(self.look_norm(x_BQW)), self.kv(memory_BMW)
-        k, v = kv.chunk(2, dim=-1)
-        x_BQW = x_BQW + self.look_out(self._attend(q, k, v, there_BM))
-        q, k, v = self.qkv(self.own_norm(x_BQW)).chunk(3, dim=-1)
-        x_BQW = x_BQW + self.own_out(self._attend(q, k, v, there_BQ))
-        out: Tensor = x_BQW + self.down(F.gelu(self.up(self.mlp_norm(x_BQW))))
-        return out
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, there_BK: Tensor) -> Tensor:
-        q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, there_BK[:, None, None])
-        return y.transpose(1, 2).flatten(2)
+from handloom.train.model.blocks import CrossBlock
 
 
 class Readout(nn.Module):
-    """From features of the trunk, text and states to tokens that say what to do.
+    """From features of the trunk, text and states to the context tokens of the action head.
 
     Args:
         grid: h, V, R, C of the features.
@@ -77,7 +47,7 @@ class Readout(nn.Module):
         self.time = nn.Parameter(0.02 * torch.randn(grid[0], width))
         self.query = nn.Parameter(0.02 * torch.randn(chunk, width))
         self.memory_norm = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(LookBlock(width, max(1, width // 32)) for _ in range(layers))
+        self.blocks = nn.ModuleList(CrossBlock(width, max(1, width // 32)) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(

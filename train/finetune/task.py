@@ -1,170 +1,219 @@
-"""A run of stage 2 in memory: episodes, text encoder, model, optimiser, and how far it has come."""
+"""Stage-2 fine-tuning: windows of robot episodes in; next pictures and chunks of actions to learn.
+
+OUT/features/       with --mode frozen+cached, features of the frozen GPT, see features.py
+OUT/export/         the model for `Policy`, see export.py
+OUT/summary.json    the closing numbers
+"""
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from handloom.errors import UserError
+from handloom.files import write_text
 from handloom.tokenize.shards import ShardDataset
-from handloom.train.finetune import export, stage1
+from handloom.train.finetune import export, features, stage1, validate
 from handloom.train.finetune.config import FinetuneConfig
-from handloom.train.finetune.features import StoredFeatures
-from handloom.train.finetune.model import (
-    Inputs,
-    RobotModel,
-    RobotShape,
-    codes_of,
-)
+from handloom.train.finetune.flops import flops_per_window
+from handloom.train.finetune.inputs import DeviceWindows, windows_of
+from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.finetune.space import Space
-from handloom.train.finetune.windows.windows import Batch, WindowOptions, Windows
+from handloom.train.finetune.windows.windows import WindowBatch, WindowOptions, Windows
 from handloom.train.model import text
 from handloom.train.model.gpt import Shape
-from handloom.train.pretrain.data import folder_and_weight
-from handloom.train.pretrain.task import micro_batch_of, set_up_torch
-from handloom.train.trainer.checkpoints import ShardedCheckpoints
-from handloom.train.trainer.distributed import World
-from handloom.train.trainer.optimizer import make_optimizer, named_state
+from handloom.train.pretrain.task import clips_too_large
+from handloom.train.trainer import flops
+from handloom.train.trainer.distributed import World, spread, whole
+from handloom.train.trainer.feed import fed
+from handloom.train.trainer.optimizer import (
+    accumulate,
+    make_optimizer,
+    named_state,
+    schedule,
+    set_rate,
+    update,
+)
+from handloom.train.trainer.options import place_and_weight
+from handloom.train.trainer.task import (
+    Batch,
+    Scores,
+    Step,
+    Task,
+    Tensors,
+    device_name,
+    share_of,
+)
 
 
-class Job:
-    """A run, in one of the processes that share it.
+class FinetuneTask(Task):
+    """See the module; arguments and errors are those of `Task`."""
 
-    Args:
-        config: of the run.
-        world: the processes; this one alone by default.
+    noun: ClassVar[str] = "windows"
 
-    Raises:
-        UserError: shards, stage 1, processes or the checkpoint do not fit the configuration.
-    """
-
-    def __init__(self, config: FinetuneConfig, world: World | None = None) -> None:
+    def __init__(self, config: FinetuneConfig, world: World) -> None:
         _refuse_contradictions(config)
-        self.config, self.world = config, world or World(torch.device(config.device))
-        self.micro_batch = micro_batch_of(config, self.world.size)
-        set_up_torch(config)
+        super().__init__(config, world)
+        self.here, self.micro_batch = share_of(config.batch_size, config.micro_batch, world.size)
         self.train, self.val = open_windows(config, "train"), open_windows(config, "val")
         self.space, self.manifest = self.train.space, self.train.manifest
         self.stage1_facts: dict[str, Any] | None = None
         torch.manual_seed(config.seed)
         self.shape, trunk = self._shape_and_trunk()
-        self.trained = RobotModel(self.shape).to(self.world.device)
+        self.trained = RobotModel(self.shape).to(world.device)
         if trunk is not None:
             self.trained.trunk.load_state_dict(stage1.widen(trunk, self.shape.trunk.views))
         self.trained.trunk.activation_checkpointing = config.activation_checkpointing
         self.trained.trunk.requires_grad_(config.mode == "full")
-        self.objective = _spread(self.trained, self.world)
+        self.model = self.trained  # whole; see gather
+        self.objective = spread(self.trained, config, world)
         self.optimizer = make_optimizer(self.trained, config, self._share)
-        self.step = self.position = self.skipped = 0
-        self.checkpoints = ShardedCheckpoints(config.out, self.identity(), config.keep, self.world)
-        if facts := self.resume():
-            self.step, self.position = facts["step"], facts["position"]
-            self.skipped = facts["skipped"]
-        self.stored: dict[str, StoredFeatures] = {}
+        self.stored: dict[str, features.StoredFeatures] = {}
 
     @property
     def predicts_video(self) -> bool:
         """Whether the next pictures are part of what is learned."""
-        return self.config.mode == "full"
+        return bool(self.config.mode == "full")
 
-    def identity(self) -> dict[str, Any]:
-        """All that decides the loss trace, as a flat dict."""
+    def identity(self) -> Scores:
+        """Options, shape, tokenizer, text encoder, stage 1, episodes."""
         tokenizer, shape = self.manifest["tokenizer"], asdict(self.shape)
         stage_1 = self.stage1_facts["weights_sha256"][:12] if self.stage1_facts else "none"
-        config = {**self.config.identity(), **shape.pop("trunk"), **shape}
-        for name in ("head", "loss"):
-            config |= {f"{name}.{field}": value for field, value in config.pop(name).items()}
+        del shape["head"], shape["other_head"]  # the configuration has them, option by option
         return {
-            **config,
+            **self.config.identity(),
+            **shape.pop("trunk"),
+            **shape,
             "tokenizer": f"{tokenizer['name']} ({tokenizer['weights_sha256'][:12]})",
             "text encoder": self.text.weights_sha256[:12],
             "stage 1": stage_1,
             "train shards": self.train.fingerprint(),
         }
 
-    def inputs(self, batch: Batch, split: str = "train") -> Inputs:
+    def begin(self) -> None:
+        """Compute what the frozen GPT makes of every window, once; rank 0 does it for all."""
+        if self.config.mode != "frozen+cached":
+            return
+        folder = self.config.features or self.config.out / "features"
+        for split, windows in (("train", self.train), ("val", self.val)):
+            path = features.path_of(folder, split, self._features_depend_on(windows))
+            if self.world.is_first:
+                size_MX = int(np.prod(self.shape.grid)), self.shape.feature_width
+                features.store(path, len(windows), size_MX, partial(self._features_of, windows))
+            self.world.barrier()
+            self.stored[split] = features.StoredFeatures(path)
+
+    def windows(self, batch: WindowBatch, split: str = "train") -> DeviceWindows:
         """Windows as the model takes them, on the device."""
-        device = self.world.device
+        stored = self.stored[split].read(batch.number) if split in self.stored else None
+        return windows_of(batch, self.space, self.text, self.world.device, stored)
 
-        def on_device(array: Any) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-        features = None
-        if split in self.stored:
-            features = on_device(self.stored[split].read(batch.number))
-        return Inputs(
-            codes_Bn=codes_of(batch.codes, device),
-            seen_BFV=on_device(batch.seen),
-            text_BLE=self.text(batch.caption),
-            state_BhS=self.space.encode_state(on_device(batch.state)),
-            state_seen_Bh=on_device(batch.state_seen),
-            action_BkA=self.space.normalise(on_device(batch.action)),
-            action_seen_Bk=on_device(batch.action_seen),
-            features_BMX=features,
-        )
-
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, position: int) -> Iterator[Batch]:
         """This process's part of the batches that are still to come; endless."""
         config, world = self.config, self.world
-        return self.train.batches(
-            config.batch_size, config.seed, world.rank, world.size, self.position
-        )
+        read = self.train.batches(config.batch_size, config.seed, world.rank, world.size, position)
 
-    def seed_draws(self) -> None:
-        """What is drawn from the posterior depends on the position in the data alone."""
-        torch.manual_seed(hash((self.config.seed, self.position, self.world.rank)) & 0xFFFFFFFF)
+        def prepare() -> Batch:
+            batch = next(read)
+            return Batch(self.windows(batch), len(batch.number), [], batch.position)
 
-    def autocast(self) -> torch.autocast:
-        """Mixed precision, where asked for."""
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.bf16)
+        return fed(prepare, world.device)
 
-    def save(self) -> None:
-        """Start to write a checkpoint of all that the next step depends on."""
-        facts = {"position": self.position, "skipped": self.skipped}
-        self.checkpoints.save(self.step, self._tensors(), facts)
+    def sample_ids(self, position: int) -> list[str]:
+        """The episodes of the windows of the batch that ends at a position."""
+        size = self.config.batch_size
+        return next(self.train.batches(size, self.config.seed, start=position - size)).clip_id
 
-    def resume(self) -> dict[str, Any] | None:
-        """Continue from the newest checkpoint in `out`, if there is one; returns its facts."""
-        if not self.config.resume:
-            self.checkpoints.delete()
-            for name in ("summary.json", "metrics.jsonl"):
-                (self.config.out / name).unlink(missing_ok=True)
-            shutil.rmtree(self.config.out / "tensorboard", ignore_errors=True)
-        return self.checkpoints.load(self._tensors())
+    def take_step(self, batch: Batch, step: int) -> Step:
+        """Accumulate the gradient of a batch and update the model."""
+        config, weights, model = self.config, self.config.loss, self.trained
+        set_rate(self.optimizer, config.lr, schedule(step, config))
+        # What the head draws depends on the position in the data alone.
+        before = batch.position - config.batch_size
+        torch.manual_seed(hash((config.seed, before, self.world.rank)) & 0xFFFFFFFF)
 
-    def export(self) -> None:
-        """Write the model for `Policy` and `handloom eval policy`."""
-        export.save(self.config.out / "export", self.trained, self._export_facts())
+        def loss_of(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            with self.autocast():
+                losses = self.objective(batch.inputs.part(part), weights, self.predicts_video)
+            total = model.total(losses, weights, step)
+            shown = {name: losses[name] for name in ("video", *model.head.parts)}
+            logged = {name: value.detach().float() for name, value in shown.items()}
+            return total, {"loss": total.detach().float(), **logged}
 
-    def is_finished(self) -> bool:
-        """Whether `out` holds the end of this run."""
-        return self.step == self.config.steps and (self.config.out / "summary.json").is_file()
+        parts = accumulate(self.objective, batch.size, self.micro_batch, loss_of)
+        norm = update(list(model.parameters()), self.optimizer, config.clip)
+        means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+        return Step(means, norm)
 
-    def describe(self) -> None:
-        """Print what is about to be trained on what."""
-        if not self.world.is_first:
-            return
+    def validate(self, step: int) -> Scores:
+        """Chunks beside the true ones, the head's own numbers, the next pictures."""
+        self.last = validate.evaluate(self)
+        return {} if self.last is None else self.last.plain()
+
+    def validation_line(self, scores: Scores) -> str:
+        """The scores in one line."""
+        return "" if self.last is None else self.last.line()
+
+    def tensors(self) -> Tensors:
+        """Parameters and the optimiser's state."""
+        return {
+            "model": dict(self.trained.named_parameters()),
+            "optimizer": dict(named_state(self.trained, self.optimizer)),
+        }
+
+    def log_facts(self, step: int) -> Scores:
+        """The learning rate."""
+        return {"lr": self.config.lr * schedule(step - 1, self.config)}
+
+    def share_of_peak(self) -> float | None:
+        """The share of the device's peak that one window a second is; None if it is not known."""
+        dtype = torch.bfloat16 if self.config.bf16 else torch.float32
+        peak = flops.peak_flops(device_name(self.world.device), dtype)
+        return None if peak is None else flops_per_window(self.shape, self.config.mode) / peak
+
+    def too_large(self) -> tuple[str, str]:
+        """So many windows."""
+        return clips_too_large(self.micro_batch, "window{s}")
+
+    def gather(self) -> None:
+        """Make `model` whole in rank 0."""
+        if self.config.parallel == "fsdp":
+            weights = {name: whole(p.detach()) for name, p in self.trained.named_parameters()}
+            if self.world.is_first:
+                self.model = RobotModel(self.shape)
+                self.model.load_state_dict(weights, strict=True)
+
+    def finish(self, step: int, scores: Scores) -> None:
+        """Write export/, say what was reached, write summary.json."""
+        assert self.last is not None
+        export.save(self.config.out / "export", self.model, self._export_facts(step))
+        print("\n".join(["", *validate.table(self.last)]))
+        summary = {"step": step, "val": scores, "run": json.loads(json.dumps(self.identity()))}
+        write_text(self.config.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def describe(self) -> list[str]:
+        """Sizes of model and data."""
         config, model = self.config, self.trained
         trunk = sum(p.numel() for p in model.trunk.parameters()) / 1e6
         head = sum(p.numel() for p in model.parameters()) / 1e6 - trunk
         start = f"stage 1 of {config.stage1}" if config.stage1 else "random weights"
-        resumed = f", resumed after step {self.step}" if self.step else ""
         kept = "trained" if config.mode == "full" else "frozen"
         moments = sum(t.nbytes for state in self.optimizer.state.values() for t in state.values())
-        print(
-            f"GPT {trunk:.1f} M parameters from {start}, {kept}; head {head:.2f} M; optimiser "
-            f"{moments / 1e6:,.1f} MB{resumed}\n{len(self.train):,} train and {len(self.val):,} "
-            f"val windows of {self.train.episodes:,} and {self.val.episodes:,} episodes; views "
-            f"{', '.join(self.shape.views)}; {self.shape.history} frames seen, "
+        return [
+            f"GPT {trunk:.1f} M parameters from {start}, {kept}; readout and {config.action_head} "
+            f"head {head:.2f} M; optimiser {moments / 1e6:,.1f} MB",
+            f"{len(self.train):,} train and {len(self.val):,} val windows of "
+            f"{self.train.episodes:,} and {self.val.episodes:,} episodes; views "
+            f"{', '.join(self.shape.views)}; {self.shape.history} frames given, "
             f"{self.shape.chunk} actions at {self.space.hz:g} Hz",
-            flush=True,
-        )
+        ]
 
     def _shape_and_trunk(self) -> tuple[RobotShape, dict[str, Tensor] | None]:
         config = self.config
@@ -191,6 +240,7 @@ class Job:
             action_width=len(self.space.action_mean),
             grippers=self.space.grippers,
             head=config.head,
+            other_head=config.other_head(),
         )
         return shape, weights
 
@@ -198,15 +248,22 @@ class Job:
         started = self.config.stage1 is not None
         return self.config.trunk_lr if started and name.startswith("trunk.") else 1.0
 
-    def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        return {
-            "model": dict(self.trained.named_parameters()),
-            "optimizer": dict(named_state(self.trained, self.optimizer)),
-        }
+    def _features_depend_on(self, windows: Windows) -> list[Any]:
+        shape = self.shape
+        conditions = [asdict(shape.trunk), shape.history, self.config.stride, shape.head.pool]
+        return [*conditions, self.identity()["stage 1"], windows.fingerprint(), list(shape.views)]
 
-    def _export_facts(self) -> dict[str, Any]:
+    @torch.no_grad()
+    def _features_of(self, windows: Windows, numbers: range) -> Tensor:
+        """Features of windows by their numbers."""
+        batch = windows.read(np.arange(numbers.start, numbers.stop))
+        with self.autocast():
+            found: Tensor = self.trained.features(self.windows(batch, "").inputs)
+        return found
+
+    def _export_facts(self, step: int) -> dict[str, Any]:
         return {
-            "step": self.step,
+            "step": step,
             "mode": self.config.mode,
             "stride": self.config.stride,
             "space": self.space.to_dict(),
@@ -222,7 +279,7 @@ def open_windows(config: FinetuneConfig, split: str) -> Windows:
     Raises:
         UserError: no episodes, or folders that do not go together.
     """
-    places = dict(folder_and_weight(place) for place in config.shards)
+    places = dict(place_and_weight(place) for place in config.shards)
     datasets = {folder: ShardDataset(folder, split=split) for folder in places}
     weights = [places[folder] for folder in datasets]
     return Windows(
@@ -236,23 +293,11 @@ def open_windows(config: FinetuneConfig, split: str) -> Windows:
     )
 
 
-def _spread(model: RobotModel, world: World) -> nn.Module:
-    if world.size == 1:
-        return model
-    ids = [world.device] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-
-
 def _refuse_contradictions(config: FinetuneConfig) -> None:
     if config.mode != "full" and config.stage1 is None:
         raise UserError(
             f"--mode {config.mode} keeps the GPT as it is, and without --stage1 it is random: name "
             "the --out of `handloom train pretrain`, or use --mode full."
-        )
-    if config.mode != "full" and config.head.state_to_images:
-        raise UserError(
-            f"--head.state-to-images changes what the GPT reads, and --mode {config.mode} keeps "
-            "it: leave one of them out."
         )
     if min(config.history, config.stride, config.chunk) < 1:
         raise UserError(

@@ -22,6 +22,7 @@ from handloom.train.generate.config import GenerateConfig
 from handloom.train.model.gpt import Shape
 from handloom.train.model.text import TextEncoder
 from handloom.train.pretrain import data
+from handloom.train.trainer.options import place_and_weight
 
 PICTURE_FPS = 2.0  # of the video made from a picture, which has no rate of its own
 ROWS_AT_A_TIME = 10_000
@@ -67,7 +68,7 @@ def find(
     if config.image:
         return [_from_pictures(config, shape, tokenizer)]
     for folder in config.shards:
-        _refuse_other_codes(data.folder_and_weight(folder)[0], trained_on)
+        _refuse_other_codes(place_and_weight(folder)[0], trained_on)
     samples = _held_out(config) if config.clip is None else [_clip(config, config.clip)]
     return [_from_sample(config, shape, sample) for sample in samples]
 
@@ -145,7 +146,7 @@ def _held_out(config: GenerateConfig) -> list[dict[str, Any]]:
 def _clip(config: GenerateConfig, clip_id: str) -> dict[str, Any]:
     known: list[str] = []
     for text in config.shards:
-        folder, _ = data.folder_and_weight(text)
+        folder, _ = place_and_weight(text)
         for split in read_manifest(folder)["splits"]:
             clips = ShardDataset(folder, split)
             for start in range(0, len(clips), ROWS_AT_A_TIME):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from handloom.errors import UserError
+from handloom.files import write_text
 from handloom.train.generate import fvd, pictures, quality
 from handloom.train.generate.config import GenerateConfig
 from handloom.train.generate.pictures import Comparison
@@ -24,7 +25,6 @@ from handloom.train.model import continuation as rollout
 from handloom.train.model import export, text
 from handloom.train.model.gpt import Shape
 from handloom.train.pretrain import true_frames as source_frames
-from handloom.train.trainer.whole_files import write_atomically
 
 
 def run(config: GenerateConfig) -> None:
@@ -56,7 +56,7 @@ def run(config: GenerateConfig) -> None:
             shown += rollout.shown(prompt.dataset, given, video, true, source)
     if shown:
         found = quality.scores(shown, distance, network)
-        write_atomically(config.out / "scores.json", json.dumps(found, indent=2) + "\n")
+        write_text(config.out / "scores.json", json.dumps(found, indent=2) + "\n")
         print("\n".join(quality.table(found)))
 
 

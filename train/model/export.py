@@ -7,21 +7,22 @@ OUT/export/config.json          format, shape, step, tokenizer, text encoder; wr
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from handloom.errors import UserError
+from handloom.files import whole, write_text
 from handloom.train.model.gpt import GPT, Shape
 from handloom.train.trainer.checkpoints import load_tensors, read_run
-from handloom.train.trainer.whole_files import write_atomically
 
-FORMAT = 1
+FORMAT, VERSION = "handloom-gpt", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def save(folder: Path, model: GPT, shape: Shape, facts: dict[str, Any]) -> None:
@@ -33,7 +34,7 @@ def save(folder: Path, model: GPT, shape: Shape, facts: dict[str, Any]) -> None:
         shape: of the model.
         facts: plain JSON beside it: `step`, `tokenizer`, `text_encoder`, ….
     """
-    config = {"format": "handloom-gpt", "version": FORMAT, "shape": asdict(shape), **facts}
+    config = {"format": FORMAT, "version": VERSION, "shape": asdict(shape), **facts}
     write(folder, model, config)
 
 
@@ -41,19 +42,15 @@ def write(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
     """Write the weights of a module and its config.json, whole or not at all."""
     from safetensors.torch import save_file
 
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(
-        {name: t.cpu().contiguous() for name, t in model.state_dict().items()}, partial / WEIGHTS
-    )
-    write_atomically(partial / CONFIG, json.dumps(config, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole(folder) as partial:
+        partial.mkdir()
+        weights = {name: t.cpu().contiguous() for name, t in model.state_dict().items()}
+        save_file(weights, partial / WEIGHTS)
+        write_text(partial / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def load(folder: Path, device: str = "cpu") -> tuple[GPT, dict[str, Any]]:
-    """Load a model.
+    """Load a model of stage 1.
 
     Args:
         folder: of an export, or of the run that holds one in `export/`.
@@ -65,21 +62,52 @@ def load(folder: Path, device: str = "cpu") -> tuple[GPT, dict[str, Any]]:
     Raises:
         UserError: there is no export, it is of a newer format, or it is damaged.
     """
+    folder = find(folder)
+    again = f"write it again with `handloom train export --out {folder.parent}`"
+    return read(folder, lambda facts: GPT(Shape(**facts["shape"])), device, _check_format, again)
+
+
+def read(
+    folder: Path,
+    build: Callable[[dict[str, Any]], Model],
+    device: str,
+    check: Callable[[Path, dict[str, Any]], None],
+    again: str,
+) -> tuple[Model, dict[str, Any]]:
+    """Read what `write` has written.
+
+    Args:
+        folder: that holds both files.
+        build: a model of the shape that the facts say.
+        device: a torch device.
+        check: raises a UserError where the facts are of another format.
+        again: what to do where it cannot be read.
+
+    Raises:
+        UserError: it is damaged, or what `check` raises.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = find(folder)
     try:
         facts: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-        _check_format(folder, facts)
-        model = GPT(Shape(**facts["shape"]))
+        check(folder, facts)
+        model = build(facts)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder} does not load as a model of handloom ({str(error).splitlines()[0][:200]}): "
-            f"write it again with `handloom train export --out {folder.parent}`."
+            f"{again}."
         ) from error
     return model.to(device).eval(), facts
+
+
+def holds_export(folder: Path) -> Path | None:
+    """The export in a folder, itself or that of a run; None where there is none."""
+    for place in (folder, folder / "export"):
+        if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
+            return place
+    return None
 
 
 def find(folder: Path) -> Path:
@@ -88,9 +116,8 @@ def find(folder: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    for place in (folder, folder / "export"):
-        if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
-            return place
+    if found := holds_export(folder):
+        return found
     if (folder / "checkpoints" / "latest").is_file():
         raise UserError(
             f"{folder} holds a run that is not exported yet: `handloom train export --out "
@@ -129,10 +156,10 @@ def from_checkpoint(out: Path) -> Path:
 
 def _check_format(folder: Path, facts: dict[str, Any]) -> None:
     found = (facts.get("format"), facts.get("version"))
-    if found != ("handloom-gpt", FORMAT):
+    if found != (FORMAT, VERSION):
         raise UserError(
             f"{folder / CONFIG} is of format {found[0]} {found[1]}, this handloom reads "
-            f"handloom-gpt {FORMAT}: update handloom, or export again."
+            f"{FORMAT} {VERSION}: update handloom, or export again."
         )
 
 

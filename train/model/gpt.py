@@ -172,6 +172,7 @@ class GPT(nn.Module):
 
     here_2TP: Tensor
     there_2TP: Tensor
+    fsdp_methods = ("loss",)
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -202,6 +203,10 @@ class GPT(nn.Module):
         there_TP = torch.cat([text_LP[1:], angle_NP, angle_NP[-1:]])
         for name, angle in (("here_2TP", here_TP), ("there_2TP", there_TP)):
             self.register_buffer(name, torch.stack([angle.cos(), angle.sin()]), persistent=False)
+
+    def fsdp_blocks(self) -> list[nn.Module]:
+        """The modules that FSDP gathers one after the other."""
+        return list(self.blocks)
 
     def embed_text(self, text_BLE: Tensor) -> Tensor:
         """[B, L, D] from frozen per-token features."""

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from handloom.train.finetune.model import Inputs, RobotModel
+from handloom.train.finetune.inputs import Inputs
+from handloom.train.finetune.model import RobotModel
 from handloom.train.model.gpt import Cache
 
 
@@ -39,6 +40,8 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
             seen_BFV=seen,
             state_BhS=inputs.state_BhS.roll(-1, 1),
             state_seen_Bh=_slid(inputs.state_seen_Bh),
+            all_seen=bool(seen.all()),
+            seen_Bn=None,
         )
     trunk = model.shape.trunk
     grid = torch.cat(found).view(frames, trunk.views, trunk.rows, trunk.cols)
@@ -48,14 +51,13 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
 def _next_frame(model: RobotModel, inputs: Inputs) -> Tensor:
     """Codes [1, V*R*C] of the frame after those that are seen."""
     trunk, given = model.trunk, model.shape.given
-    seen_Bn, extra_BnD = model.hidden_codes(inputs)
+    seen_Bn = inputs.seen_codes()
     cache = Cache(trunk.shape, len(inputs.codes_Bn), inputs.codes_Bn.device)
     logits_BK = trunk.extend(
         inputs.codes_Bn[:, :given],
         cache,
         inputs.text_BLE,
         None if seen_Bn is None else seen_Bn[:, :given],
-        None if extra_BnD is None else extra_BnD[:, :given],
     )
     each, area = trunk.shape.codes_per_frame, trunk.shape.rows * trunk.shape.cols
     there_V = inputs.seen_BFV[0, -2]  # as the newest frame is seen

@@ -32,7 +32,8 @@ from handloom.errors import UserError
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.vqgan import VQGAN
 from handloom.train.finetune import export
-from handloom.train.finetune.model import Inputs, RobotModel, codes_of
+from handloom.train.finetune.inputs import Inputs, codes_of
+from handloom.train.finetune.model import RobotModel
 from handloom.train.finetune.space import Space
 from handloom.train.generate.pictures import load_tokenizer
 from handloom.train.model import text
@@ -56,9 +57,9 @@ class Execution:
     exp(-ensemble * i) for the i-th oldest (ACT, arXiv 2304.13705, has 0.01). None does not mix."""
     smoothing: float = 0.1
     """How much jerk counts beside the distance from the predicted path; 0 leaves chunks as they
-    are. See robot/smoothing.py."""
+    are. See smoothing.py."""
     sample: bool = False
-    """Draw the latent from the prior; else it is zero, the same trajectory each time."""
+    """Draw a trajectory, by the head's noise; else it is the same one each time, of no noise."""
     seed: int = 0
     """Of the draws."""
 
@@ -229,12 +230,11 @@ class Policy:
 
     @torch.no_grad()
     def _predict(self, inputs: Inputs) -> Floats:
-        shape = self.model.shape
-        seen_1CW = self.model.look(self.model.features(inputs), inputs)
-        z_1Z = None
-        if self.execution.sample and shape.head.latent:
-            z_1Z = torch.randn(1, shape.head.latent, device=self.device, generator=self._generator)
-        chunk: Floats = self.space.denormalise(self.model.act(seen_1CW, z_1Z))[0].cpu().numpy()
+        context_1QW = self.model.context(self.model.features(inputs), inputs)
+        noise, shape = None, self.model.head.noise_shape
+        if self.execution.sample and shape:
+            noise = torch.randn(1, *shape, device=self.device, generator=self._generator)
+        chunk: Floats = self.space.denormalise(self.model.act(context_1QW, noise))[0].cpu().numpy()
         return chunk
 
     def _remember(self, images: Mapping[str, Any], state: Any, ago: int = 0) -> None:
@@ -305,6 +305,7 @@ class Policy:
             state_seen_Bh=batch_of_one(known),
             action_BkA=zeros,
             action_seen_Bk=torch.ones(1, shape.chunk, dtype=torch.bool, device=self.device),
+            all_seen=bool(seen.all()),
         )
 
     def _nearest(self, step: int) -> Seen | None:

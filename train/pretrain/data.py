@@ -7,10 +7,7 @@ L text length, E text width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +16,11 @@ from torch import Tensor
 from handloom.errors import UserError
 from handloom.tokenize.shards import Mixture, ShardDataset
 from handloom.train.model.gpt import to_sequence
+from handloom.train.trainer.feed import fed, on_device
+from handloom.train.trainer.options import place_and_weight
+from handloom.train.trainer.task import Batch
 
 FIELDS = ("tokens", "caption", "clip_id", "meta")
-T = TypeVar("T")
 
 
 class Several:
@@ -74,7 +73,7 @@ def open_split(shards: Sequence[str], split: str, need: int) -> Clips:
     Raises:
         UserError: too few clips, several tokenizers, or codes of several shapes.
     """
-    places = dict(folder_and_weight(text) for text in shards)
+    places = dict(place_and_weight(text) for text in shards)
     datasets = {folder: ShardDataset(folder, split=split) for folder in places}
     found = sum(map(len, datasets.values()))
     if found < need:
@@ -99,17 +98,6 @@ def fingerprint(clips: Clips) -> list[str]:
     return [f"{name} x {weight:g}" for data, weight in parts for name in fingerprint(data)]
 
 
-def folder_and_weight(text: str) -> tuple[str, float | None]:
-    """Split `FOLDER=WEIGHT`; the weight is None where none is given."""
-    folder, sign, weight = text.rpartition("=")
-    if not sign or Path(text).is_dir():
-        return text, None
-    try:
-        return folder, float(weight)
-    except ValueError:
-        return text, None  # a folder with = in its name
-
-
 def _check_shapes(datasets: dict[str, ShardDataset]) -> None:
     shapes = {name: list(data[0]["tokens"].shape) for name, data in datasets.items() if len(data)}
     if len(set(map(tuple, shapes.values()))) > 1:
@@ -120,48 +108,42 @@ def _check_shapes(datasets: dict[str, ShardDataset]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What one process takes of a batch."""
+class ClipInputs(NamedTuple):
+    """What the model takes of a batch."""
 
     codes_BN: Tensor
     """int64, on the device."""
     text_BLE: Tensor
     """float32, on the device."""
-    datasets: list[str]
-    """Of each clip."""
-    position: int
-    """Clips that all processes have consumed after this batch."""
 
 
 def codes_of(tokens_BVFRC: Any, device: torch.device) -> Tensor:
     """Codes uint16 of clips as the model takes them, int64 [B, N] on the device."""
-    codes_BN = to_sequence(torch.from_numpy(tokens_BVFRC.astype(np.int32)))
-    if device.type == "cuda":  # from page-locked memory the copy makes nobody wait
-        return codes_BN.pin_memory().to(device, non_blocking=True)
-    return codes_BN.to(device)
+    return on_device(to_sequence(torch.from_numpy(tokens_BVFRC.astype(np.int32))), device)
 
 
-def make_inputs(
-    batches: Iterator[dict[str, Any]],
+def inputs_of(
+    samples: list[dict[str, Any]],
     device: torch.device,
     encode_text: Callable[[list[str]], Tensor],
-) -> Iterator[Inputs]:
-    """Turn batches into tensors; for a GPU one ahead, in a thread, while it computes."""
-
-    def prepare() -> Inputs:
-        batch = next(batches)
-        names = [str(meta.get("dataset", "unnamed")) for meta in batch["meta"]]
-        codes_BN = codes_of(batch["tokens"], device)
-        return Inputs(codes_BN, encode_text(batch["caption"]), names, batch["position"])
-
-    return _ahead(prepare) if device.type == "cuda" else iter(prepare, None)
+) -> ClipInputs:
+    """Clips, as `Clips[i]` gives them, as the model takes them."""
+    tokens = np.stack([sample["tokens"] for sample in samples])
+    captions = [sample["caption"] for sample in samples]
+    return ClipInputs(codes_of(tokens, device), encode_text(captions))
 
 
-def _ahead(make: Callable[[], T]) -> Iterator[T]:
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(make)
-        while True:
-            made = following.result()
-            following = pool.submit(make)
-            yield made
+def make_batches(
+    samples: Iterator[dict[str, Any]],
+    device: torch.device,
+    encode_text: Callable[[list[str]], Tensor],
+) -> Iterator[Batch]:
+    """Turn samples as `Clips.batches` gives them into batches on the device."""
+
+    def prepare() -> Batch:
+        read = next(samples)
+        names = [str(meta.get("dataset", "unnamed")) for meta in read["meta"]]
+        inputs = ClipInputs(codes_of(read["tokens"], device), encode_text(read["caption"]))
+        return Batch(inputs, len(names), names, read["position"])
+
+    return fed(prepare, device)

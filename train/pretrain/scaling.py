@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from handloom.errors import UserError
-from handloom.train.pretrain import config as pretrain
 from handloom.train.pretrain.config import PretrainConfig
+from handloom.train.trainer.options import Free
+from handloom.train.trainer.start import train
 
 Losses = dict[str, float]  # by dataset; "all" is the mean over all clips
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScalingConfig(PretrainConfig):
     """Train several sizes alike and draw how the validation loss falls. All options of `train
     pretrain` hold for every run; --size is replaced by --sizes."""
 
-    out: Path = Path("runs/scaling")
-    """Where the runs, scaling.svg and scaling.json go."""
+    out: Free[Path] = Path("runs/scaling")
+    """Folder for the runs, scaling.svg and scaling.json."""
     sizes: tuple[str, ...] = ("nano", "micro", "mini", "tiny")
     """Model sizes, small to large; on GPUs `--sizes s b l xl`."""
     lrs: tuple[float, ...] = ()
@@ -36,11 +37,13 @@ class ScalingConfig(PretrainConfig):
     seeds: int = 2
     """Runs of each size, with seeds --seed, --seed + 1, …: they tell differences from luck."""
     steps: int = 100
-    val_every: int = 20
+    """Optimiser steps of each run."""
+    val_every: Free[int] = 20
+    """Steps between validations."""
 
 
 @dataclass(frozen=True)
-class Run:
+class SizeRun:
     """What one run has shown."""
 
     size: str
@@ -57,25 +60,25 @@ def study(config: ScalingConfig) -> None:
     """Train all sizes, fit, draw and say whether larger was better.
 
     Raises:
-        UserError: sizes or learning rates do not fit; and what `pretrain.train` raises.
+        UserError: sizes or learning rates do not fit; and what `train` raises.
     """
     runs = []
     for run in plan(config):
         print(f"\n== {run.size}, seed {run.seed}", flush=True)
-        pretrain.train(run)
+        train(run)
         runs.append(read(run))
+    from handloom.files import write_text
     from handloom.train.pretrain import scaling_chart, scaling_fit
-    from handloom.train.trainer.whole_files import write_atomically
 
     fits = {name: scaling_fit.fit(*ends(runs, name)) for name in runs[0].losses[-1]}
-    write_atomically(config.out / "scaling.svg", scaling_chart.draw(runs, fits))
+    write_text(config.out / "scaling.svg", scaling_chart.draw(runs, fits))
     numbers = {
         "loss": "held-out cross entropy of frames 1 and later, nats",
         "runs": [run.__dict__ for run in runs],
         "fits": {name: fit.as_json() for name, fit in fits.items()},
         "larger_is_better": {name: gaps(runs, name) for name in fits},
     }
-    write_atomically(config.out / "scaling.json", json.dumps(numbers, indent=2) + "\n")
+    write_text(config.out / "scaling.json", json.dumps(numbers, indent=2) + "\n")
     for name, fit in fits.items():
         print("\n" + "\n".join(table(runs, name)) + f"\n{fit}")
     print(f"\nwrote {config.out / 'scaling.svg'} and scaling.json")
@@ -103,7 +106,7 @@ def plan(config: ScalingConfig) -> list[PretrainConfig]:
     ]
 
 
-def read(run: PretrainConfig) -> Run:
+def read(run: PretrainConfig) -> SizeRun:
     """What a finished run has written."""
     from handloom.train.model.gpt import Shape
     from handloom.train.trainer.flops import trainable_parameters
@@ -111,7 +114,7 @@ def read(run: PretrainConfig) -> Run:
     shape = Shape(**json.loads((run.out / "export" / "config.json").read_text())["shape"])
     lines = map(json.loads, (run.out / "metrics.jsonl").read_text().splitlines())
     rows = {row["step"]: row["val"] for row in lines if "val" in row}
-    return Run(
+    return SizeRun(
         run.size,
         run.seed,
         trainable_parameters(shape),
@@ -125,12 +128,12 @@ def _losses(val: dict[str, Any]) -> Losses:
     return {name: scores["later"]["cross_entropy"] for name, scores in by_dataset.items()}
 
 
-def ends(runs: list[Run], dataset: str) -> tuple[list[int], list[float]]:
+def ends(runs: list[SizeRun], dataset: str) -> tuple[list[int], list[float]]:
     """Parameters and final loss of every run."""
     return [run.parameters for run in runs], [run.losses[-1][dataset] for run in runs]
 
 
-def gaps(runs: list[Run], dataset: str) -> list[dict[str, Any]]:
+def gaps(runs: list[SizeRun], dataset: str) -> list[dict[str, Any]]:
     """Each size beside the next larger one: the fall of the mean final loss, and the spread.
 
     The spread is the larger of the two sizes' difference between best and worst seed; a fall
@@ -149,7 +152,7 @@ def gaps(runs: list[Run], dataset: str) -> list[dict[str, Any]]:
     return rows
 
 
-def table(runs: list[Run], dataset: str) -> list[str]:
+def table(runs: list[SizeRun], dataset: str) -> list[str]:
     """Lines that show the final losses of a dataset, and whether larger was better."""
     lines = [f"{dataset}: validation loss after {runs[0].tokens[-1]:,} tokens"]
     for run in runs:

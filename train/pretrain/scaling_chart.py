@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from handloom.train.pretrain.scaling import Run
+    from handloom.train.pretrain.scaling import SizeRun
     from handloom.train.pretrain.scaling_fit import PowerLaw
 
 COLOURS = ("#c47f17", "#4a7c8c", "#8c4a6b", "#4f7d3a", "#5a5a9c", "#777")
@@ -68,7 +68,7 @@ class Panel:
         return parts
 
 
-def draw(runs: Sequence[Run], fits: dict[str, PowerLaw]) -> str:
+def draw(runs: Sequence[SizeRun], fits: dict[str, PowerLaw]) -> str:
     """An SVG file."""
     sizes = list(dict.fromkeys(run.size for run in runs))
     colour = {size: COLOURS[i % len(COLOURS)] for i, size in enumerate(sizes)}
@@ -86,7 +86,7 @@ def draw(runs: Sequence[Run], fits: dict[str, PowerLaw]) -> str:
 
 
 def _against_tokens(
-    runs: Sequence[Run], dataset: str, top: float, colour: Callable[[str], str]
+    runs: Sequence[SizeRun], dataset: str, top: float, colour: Callable[[str], str]
 ) -> list[str]:
     losses = [loss[dataset] for run in runs for loss in run.losses]
     tokens = [tokens for run in runs for tokens in run.tokens]
@@ -103,7 +103,7 @@ def _against_tokens(
 
 
 def _against_parameters(
-    runs: Sequence[Run],
+    runs: Sequence[SizeRun],
     dataset: str,
     top: float,
     colour: Callable[[str], str],

@@ -1,11 +1,19 @@
-"""A run of stage 1 in memory: data, text encoder, model, optimiser, and how far it has come."""
+"""Stage-1 pre-training: clips in, the mean cross entropy of their later frames' codes to lower.
+
+    OUT/predictions.png     predicted frames below true ones; OUT/samples/ has earlier ones
+    OUT/export/             the model for `handloom generate`, see model/export.py
+    OUT/summary.json        the closing numbers
+
+Shapes: B clips of this process, N codes a clip in the order of the model.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,75 +21,52 @@ from torch import Tensor
 from handloom.errors import UserError
 from handloom.train.model import export, text
 from handloom.train.model.gpt import GPT, SIZES, Shape
-from handloom.train.pretrain import data
+from handloom.train.pretrain import data, results, validate
 from handloom.train.pretrain.config import PretrainConfig
-from handloom.train.pretrain.data import Clips, make_inputs
 from handloom.train.trainer import flops
-from handloom.train.trainer.checkpoints import ShardedCheckpoints
 from handloom.train.trainer.distributed import World, spread, whole
-from handloom.train.trainer.log import Log
-from handloom.train.trainer.optimizer import make_optimizer, named_state
+from handloom.train.trainer.optimizer import (
+    accumulate,
+    make_optimizer,
+    named_state,
+    schedule,
+    set_rate,
+    update,
+)
+from handloom.train.trainer.task import (
+    Batch,
+    Scores,
+    Step,
+    Task,
+    Tensors,
+    device_name,
+    share_of,
+)
 
 
-class Machine(Protocol):
-    """What a configuration says about the work of one process."""
+class PretrainTask(Task):
+    """See the module; arguments and errors are those of `Task`."""
 
-    @property
-    def batch_size(self) -> int:
-        """Over all processes."""
+    noun: ClassVar[str] = "clips"
+    unit: ClassVar[str] = "tokens"
 
-    @property
-    def micro_batch(self) -> int | None:
-        """At a time."""
-
-    @property
-    def threads(self) -> int:
-        """0 leaves the choice to torch."""
-
-    @property
-    def device(self) -> str:
-        """A torch device."""
-
-    @property
-    def deterministic(self) -> bool:
-        """On a GPU too."""
-
-
-class Job:
-    """A run, in one of the processes that share it.
-
-    Args:
-        config: of the run.
-        world: the processes; this one alone by default.
-
-    Raises:
-        UserError: shards, text encoder, processes or the checkpoint do not fit the configuration.
-    """
-
-    def __init__(self, config: PretrainConfig, world: World | None = None) -> None:
-        self.config, self.world = config, world or World(torch.device(config.device))
-        self.micro_batch = micro_batch_of(config, self.world.size)
-        set_up_torch(config)
+    def __init__(self, config: PretrainConfig, world: World) -> None:
+        super().__init__(config, world)
+        self.here, self.micro_batch = share_of(config.batch_size, config.micro_batch, world.size)
         self.train = data.open_split(config.shards, "train", need=config.batch_size)
         self.val = data.open_split(config.shards, "val", need=1)
-        self.text = text.load(config.text_encoder, config.text_length, str(self.world.device))
+        self.text = text.load(config.text_encoder, config.text_length, str(world.device))
         self.shape = shape_of(config, self.train, self.text)
         torch.manual_seed(config.seed)
-        self.trained = GPT(self.shape).to(self.world.device)
+        self.trained = GPT(self.shape).to(world.device)
         self.trained.activation_checkpointing = config.activation_checkpointing
-        self.model = self.trained  # whole; see gather_model
-        self.objective = spread(self.trained, self.world, config.parallel, config.compile)
+        self.model = self.trained  # whole; see gather
+        self.objective = spread(self.trained, config, world)
         self.optimizer = make_optimizer(self.trained, config)
-        self.step = self.position = skipped = 0
-        self.checkpoints = ShardedCheckpoints(config.out, self.identity(), config.keep, self.world)
-        facts = self.resume()
-        if facts is not None:
-            self.step, self.position = facts["step"], facts["position"]
-            skipped = facts["skipped"]
-        self.log = Log(config, self.world, self.step, skipped, self)
+        self._said_cut = False
 
-    def identity(self) -> dict[str, Any]:
-        """All that decides the loss trace, as a flat dict."""
+    def identity(self) -> Scores:
+        """Options, shape, tokenizer, text encoder, shards."""
         tokenizer = self.train.manifest["tokenizer"]
         return {
             **self.config.identity(),
@@ -91,68 +76,117 @@ class Job:
             "train shards": data.fingerprint(self.train),
         }
 
-    def inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Codes int64 [B, N] and text features [B, L, E] of a batch."""
-        return data.codes_of(batch["tokens"], self.world.device), self.text(batch["caption"])
-
-    def batches(self) -> Any:
-        """This process's part of the batches that are still to come, as tensors; endless."""
+    def batches(self, position: int) -> Iterator[Batch]:
+        """This process's part of the batches that are still to come; endless."""
         world, config = self.world, self.config
-        order = (config.batch_size, config.seed, world.rank, world.size, self.position)
-        return make_inputs(self.train.batches(*order, fields=data.FIELDS), world.device, self.text)
+        order = (config.batch_size, config.seed, world.rank, world.size, position)
+        samples = self.train.batches(*order, fields=data.FIELDS)
+        return data.make_batches(samples, world.device, self.text)
 
-    def clip_ids(self, position: int) -> list[str]:
+    def sample_ids(self, position: int) -> list[str]:
         """The clips of the batch that ends at a position, those of all processes."""
         size = self.config.batch_size
         order = (size, self.config.seed, 0, 1, position - size)
         ids: list[str] = next(self.train.batches(*order, fields=("clip_id",)))["clip_id"]
         return ids
 
-    def autocast(self) -> torch.autocast:
-        """Mixed precision, where asked for."""
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.bf16)
+    def take_step(self, batch: Batch, step: int) -> Step:
+        """Accumulate the gradient of a batch and update the model."""
+        codes_BN, text_BLE = batch.inputs
+
+        def loss_of(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            with self.autocast():
+                loss_BN = self.objective(codes_BN[part], text_BLE[part])
+            loss_B = self.per_clip(loss_BN)
+            return loss_B.mean(), {"loss": loss_B.detach()}
+
+        parts = accumulate(self.objective, batch.size, self.micro_batch, loss_of)
+        set_rate(self.optimizer, self.config.lr, schedule(step, self.config))
+        norm = update(list(self.trained.parameters()), self.optimizer, self.config.clip)
+        return Step({"loss": torch.cat([part["loss"] for part in parts])}, norm)
 
     def per_clip(self, loss_BN: Tensor) -> Tensor:
         """The mean over the frames to predict, plus a little of the first, which is given: [B]."""
         n = self.shape.codes_per_frame
-        return loss_BN[:, n:].mean(1) + self.config.first_frame_weight * loss_BN[:, :n].mean(1)
+        weight: float = self.config.first_frame_weight
+        return loss_BN[:, n:].mean(1) + weight * loss_BN[:, :n].mean(1)
 
-    def save(self) -> None:
-        """Start to write a checkpoint of all that the next step depends on."""
-        facts = {
-            "position": self.position,
-            "skipped": self.log.skipped,
-            "shape": asdict(self.shape),
-            "export": self.export_facts(),
-        }
-        self.checkpoints.save(self.step, self._tensors(), facts)
+    def inputs(self, samples: list[dict[str, Any]]) -> data.ClipInputs:
+        """Codes and text features of some clips."""
+        return data.inputs_of(samples, self.world.device, self.text)
 
-    def resume(self) -> dict[str, Any] | None:
-        """Continue from the newest checkpoint in `out`, if there is one; returns its facts."""
-        if not self.config.resume:
-            self.checkpoints.delete()
-            for name in ("summary.json", "metrics.jsonl"):
-                (self.config.out / name).unlink(missing_ok=True)
-            shutil.rmtree(self.config.out / "tensorboard", ignore_errors=True)
-        return self.checkpoints.load(self._tensors())
+    def validate(self, step: int) -> Scores:
+        """Teacher-forced cross entropy and accuracy on held-out clips, by dataset and of `all`."""
+        return {name: asdict(found) for name, found in validate.evaluate(self).items()}
 
-    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+    def validation_line(self, scores: Scores) -> str:
+        """The loss over all clips."""
+        loss, later = scores["all"]["loss"], scores["all"]["later"]
+        words = f"{later['cross_entropy']:.3f}, accuracy {later['accuracy']:.1%}"
+        return f"loss {loss:.3f}   frames 1 and later: {words}"
+
+    def draw(self, step: int) -> Path | None:
+        """Draw predictions.png, and keep it as the sample of this step."""
+        results.draw_predictions(self)
+        self.model = self.trained  # a whole copy of a model in parts need not stay
+        drawn = self.config.out / "predictions.png"
+        if not drawn.is_file():
+            return None
+        kept: Path = self.config.out / "samples" / f"{step:08d}.png"
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(drawn, kept)
+        return kept
+
+    def tensors(self) -> Tensors:
+        """Parameters and the optimiser's state."""
         return {
             "model": dict(self.trained.named_parameters()),
             "optimizer": dict(named_state(self.trained, self.optimizer)),
         }
 
-    def gather_model(self) -> None:
-        """Make `model` whole in rank 0, where processes hold parts; all of them must call this."""
+    def facts(self) -> Scores:
+        """What `handloom train export` needs to know."""
+        return {"shape": asdict(self.shape), "export": self.export_facts()}
+
+    def log_facts(self, step: int) -> Scores:
+        """The learning rate, and captions that were too long."""
+        read, cut = self.text.read, self.text.cut
+        if cut and not self._said_cut:
+            self._said_cut = True
+            print(
+                f"{cut:,} of the first {read:,} captions are longer than {self.config.text_length} "
+                "tokens and were cut; --text-length takes more of them. metrics.jsonl goes on "
+                "counting (captions_cut).",
+                flush=True,
+            )
+        return {"lr": self.config.lr * schedule(step - 1, self.config), "captions_cut": cut}
+
+    def units_of(self, batch: Batch) -> int:
+        """Codes."""
+        return batch.size * self.shape.codes
+
+    def share_of_peak(self) -> float | None:
+        """The share of the device's peak that one code a second is; None if it is not known."""
+        dtype = torch.bfloat16 if self.config.bf16 else torch.float32
+        peak = flops.peak_flops(device_name(self.world.device), dtype)
+        return None if peak is None else flops.flops_per_clip(self.shape) / self.shape.codes / peak
+
+    def too_large(self) -> tuple[str, str]:
+        """So many clips."""
+        return clips_too_large(self.micro_batch, f"clip{{s}} of {self.shape.codes:,} codes")
+
+    def gather(self) -> None:
+        """Make `model` whole in rank 0."""
         if self.config.parallel == "fsdp":
             weights = {name: whole(p.detach()) for name, p in self.trained.named_parameters()}
             if self.world.is_first:
                 self.model = export.whole_copy(self.shape, weights)
 
-    def export(self) -> None:
-        """Write `model` for others to load."""
-        facts = {"step": self.step, **self.export_facts()}
+    def finish(self, step: int, scores: Scores) -> None:
+        """Write export/, predictions.png and summary.json."""
+        facts = {"step": step, **self.export_facts()}
         export.save(self.config.out / "export", self.model, self.shape, facts)
+        results.finish(self, step, scores)
 
     def export_facts(self) -> dict[str, Any]:
         """What has to be known to use the model: tokenizer, frames, text encoder."""
@@ -162,68 +196,43 @@ class Job:
         }
         return {**facts, "text_encoder": self.text.facts, "size": self.config.size}
 
-    def is_finished(self) -> bool:
-        """Whether `out` holds the end of this run."""
-        return self.step == self.config.steps and (self.config.out / "summary.json").is_file()
-
-    def share_of_peak(self) -> float | None:
-        """The share of the device's peak that one code a second is; None if it is not known."""
-        dtype = torch.bfloat16 if self.config.bf16 else torch.float32
-        peak = flops.peak_flops(device_name(self.world.device), dtype)
-        return None if peak is None else flops.flops_per_clip(self.shape) / self.shape.codes / peak
-
-    def describe(self) -> None:
-        """Print what is about to be trained on what."""
-        if not self.world.is_first:
-            return
-        shape, start = self.shape, f", resumed after step {self.step}" if self.step else ""
+    def describe(self) -> list[str]:
+        """Sizes of model, data and step."""
+        shape, config, world = self.shape, self.config, self.world
         weights = sum(p.numel() for p in self.trained.parameters())
         frozen = sum(p.numel() for p in self.text.network.parameters())
-        world, config = self.world, self.config
-        accumulated = config.batch_size // (world.size * self.micro_batch)
-        print(
+        return [
             f"{config.size}: {weights / 1e6:.1f} M trainable parameters, text encoder "
-            f"{frozen / 1e6:.1f} M frozen{start}\n{len(self.train)} train and {len(self.val)} val "
-            f"clips of {shape.frames} frames x {shape.codes_per_frame} codes, codebook "
-            f"{shape.codebook_size:,}\na step is {config.batch_size} clips: {world.size} "
-            f"process{'es' * (world.size > 1)} on {device_name(world.device)} x {accumulated} x "
-            f"{self.micro_batch}\n{self._describe_flops()}",
-            flush=True,
-        )
+            f"{frozen / 1e6:.1f} M frozen",
+            f"{len(self.train)} train and {len(self.val)} val clips of {shape.frames} frames x "
+            f"{shape.codes_per_frame} codes, codebook {shape.codebook_size:,}",
+            f"a step is {config.batch_size} clips: {world.size} process{'es' * (world.size > 1)} "
+            f"on {device_name(world.device)} x {self.here // self.micro_batch} x "
+            f"{self.micro_batch}",
+            *self._describe_flops(),
+        ]
 
-    def _describe_flops(self) -> str:
+    def _describe_flops(self) -> list[str]:
         share, each = self.share_of_peak(), flops.flops_per_clip(self.shape)
-        formula = f"{flops.FORMULA}\nhere {each / 1e9:,.1f} GFLOP a clip"
+        here = f"here {each / 1e9:,.1f} GFLOP a clip"
         if share is None:
-            return f"{formula}; no MFU, for the peak of this device is not known"
+            return [flops.FORMULA, f"{here}; no MFU, for the peak of this device is not known"]
         peak = each / self.shape.codes / share
-        return f"{formula}; MFU = that x clips/s of one device / {peak / 1e12:,.0f} TFLOP/s"
+        mfu = f"MFU = that x clips/s of one device / {peak / 1e12:,.0f} TFLOP/s"
+        return [flops.FORMULA, f"{here}; {mfu}"]
 
 
-def device_name(device: torch.device) -> str:
-    """What the device is called."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def clips_too_large(micro: int, what: str) -> tuple[str, str]:
+    """For `Task.too_large`: so many samples of `what`, and options that take less memory."""
+    half = max(1, micro // 2)
+    while micro % half:
+        half -= 1
+    smaller = f"--micro-batch {half} (the result is the same)"
+    lower = smaller if micro > 1 else "a smaller --size"
+    return f"{micro} {what.format(s='s' * (micro > 1))}", f"{lower}, --activation-checkpointing"
 
 
-def micro_batch_of(config: Machine, processes: int) -> int:
-    """Clips that one process takes through the model at a time."""
-    here, rest = divmod(config.batch_size, processes)
-    if rest or not here:
-        lower = here * processes or processes
-        raise UserError(
-            f"--batch-size {config.batch_size} cannot be split evenly over {processes} processes: "
-            f"choose a multiple of {processes}, such as {lower} or {(here + 1) * processes}."
-        )
-    micro = config.micro_batch or here
-    if micro < 1 or here % micro:
-        raise UserError(
-            f"--micro-batch {micro} does not divide the {here} clips that each of {processes} "
-            f"processes gets of --batch-size {config.batch_size}: choose a divisor of {here}."
-        )
-    return micro
-
-
-def shape_of(config: PretrainConfig, clips: Clips, encoder: text.TextEncoder) -> Shape:
+def shape_of(config: PretrainConfig, clips: data.Clips, encoder: text.TextEncoder) -> Shape:
     """The model's shape: its size by name, its grid and codebook from the shards."""
     if config.size not in SIZES:
         raise UserError(f"unknown size {config.size!r}: choose one of {', '.join(SIZES)}.")
@@ -243,14 +252,3 @@ def shape_of(config: PretrainConfig, clips: Clips, encoder: text.TextEncoder) ->
         text_length=encoder.length,
         text_width=encoder.width,
     )
-
-
-def set_up_torch(config: Machine) -> None:
-    """Threads, and whether only operations are used that give the same bits each time."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    deterministic = config.deterministic or config.device == "cpu"
-    if deterministic:
-        # cuBLAS wants this before its first call, and is not deterministic without
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.vqgan import VQGAN
-from handloom.train.pretrain.data import folder_and_weight
+from handloom.train.trainer.options import place_and_weight
 
 Frames = NDArray[np.uint8]
 SEEK_FROM_S = 2.0  # nearer to its start a file is read from there: not every one can be sought in
@@ -42,7 +42,7 @@ def read(
     """
     found, places = {}, {}
     for folder in shards:
-        run = Path(folder_and_weight(folder)[0]).resolve().parent
+        run = Path(place_and_weight(folder)[0]).resolve().parent
         places.update(_media(run, [sample["clip_id"] for sample in samples]))
     for sample in samples:
         path, codes_VFRC = places.get(sample["clip_id"]), sample["tokens"]

@@ -58,7 +58,7 @@ def write(config: TrainReport) -> Path:
     Raises:
         UserError: the folder is not there.
     """
-    from handloom.train.trainer.whole_files import write_atomically
+    from handloom.files import write_text
 
     out = config.out
     if not out.is_dir():
@@ -70,7 +70,7 @@ def write(config: TrainReport) -> Path:
         f"{''.join(''.join(section(out)) for section in sections)}</html>\n"
     )
     path = out / "report.html"
-    write_atomically(path, page)
+    write_text(path, page)
     print(f"wrote {path}")
     return path
 

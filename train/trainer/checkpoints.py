@@ -11,7 +11,6 @@ parts are on disk it is renamed and `latest` points at it: who dies before leave
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 import sys
@@ -27,9 +26,9 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from handloom.errors import RunError
+from handloom.errors import RunError, UserError
+from handloom.files import publish, write_text
 from handloom.train.trainer.distributed import World
-from handloom.train.trainer.whole_files import refuse_another_run, write_atomically
 
 # One process that saves alone is no mistake.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
@@ -37,7 +36,7 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled", categ
 Tensors = dict[str, Any]  # tensors by name, in any nesting of dicts
 
 
-class ShardedCheckpoints:
+class Checkpoints:
     """The checkpoints of one run.
 
     Args:
@@ -159,10 +158,9 @@ class ShardedCheckpoints:
             self._ready.set()
 
     def _rename(self, partial: Path) -> None:
-        whole = partial.with_suffix("")
-        shutil.rmtree(whole, ignore_errors=True)  # of the same step, from before a --no-resume
-        os.replace(partial, whole)
-        write_atomically(self.folder / "latest", whole.name)
+        whole = partial.with_suffix("")  # one of the same step may be left from a --no-resume
+        publish(partial, whole)
+        write_text(self.folder / "latest", whole.name)
         for old in _checkpoints(self.folder)[: -self.keep]:
             shutil.rmtree(old)
 
@@ -177,17 +175,41 @@ def read_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Where the newest checkpoint lies, and its run.json; None where there is none.
 
     Raises:
+        UserError: it is of a former version.
         RunError: `latest` points at nothing that can be read.
     """
     pointer = folder / "latest"
     if not pointer.is_file():
         return None
     path = folder / pointer.read_text().strip()
+    if path.suffix == ".pt":
+        raise UserError(
+            f"{path} was written by a former version of handloom, which kept a VQGAN's training in "
+            "one file: finish it with that version, or start again with --no-resume."
+        )
     try:
         facts: dict[str, Any] = json.loads((path / "run.json").read_text())
     except (OSError, ValueError) as error:
         raise RunError(unreadable(path, error)) from error
     return path, facts
+
+
+# Options of former versions, and the one value of each that means what this version does.
+GONE = {"head.state_to_images": False}
+
+
+def refuse_another_run(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise a UserError that names each difference between two identities."""
+    found = {n: value for n, value in found.items() if not (n in GONE and value == GONE[n])}
+    names = [n for n in {**found, **expected} if found.get(n) != expected.get(n)]
+    if names:
+        differences = "; ".join(
+            f"{name} is {found.get(name)} there and {expected.get(name)} now" for name in names
+        )
+        raise UserError(
+            f"{path} is a checkpoint of another run: {differences}. Name another --out, or "
+            "pass --no-resume to throw the checkpoint away."
+        )
 
 
 def load_tensors(path: Path, tensors: Tensors, group: Any = None) -> None:
@@ -234,7 +256,7 @@ _OWN = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.f
 _PLAIN = {
     ("torch", "Size"),
     ("torch", "device"),
-    ("torch", "float32"),
+    *(("torch", dtype) for dtype in ("float32", "bfloat16", "float16", "int64", "int32", "bool")),
     ("torch.serialization", "_get_layout"),
     ("collections", "OrderedDict"),
     ("pathlib", "Path"),

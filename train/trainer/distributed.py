@@ -61,6 +61,34 @@ class World:
         dist.gather_object(value, found, dst=0, group=self.group)
         return found or []
 
+    def share(self, count: int) -> list[int]:
+        """This process's part of `count` numbers; all processes get equally many, some twice.
+
+        `collect` brings back what was made of them in the order of all numbers.
+        """
+        each = -(-count // self.size)
+        return [min(i * self.size + self.rank, count - 1) for i in range(each)]
+
+    def collect(self, values: list[Any], count: int) -> list[Any]:
+        """Results for the numbers of `share`, of all processes, in order; empty but in rank 0."""
+        parts = self.gather(values)
+        return [parts[i % self.size][i // self.size] for i in range(count)] if parts else []
+
+    def together(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, one behind the other along the first axis."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over the processes, in all of them."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+            tensor = tensor / self.size
+        return tensor
+
     def barrier(self) -> None:
         """Wait until all processes are here."""
         self.any(False)
@@ -132,46 +160,55 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, codes_BN: Tensor, text_BLE: Tensor) -> Tensor:
-        """Cross entropy [B, N] of every code, in nats."""
-        loss_BN: Tensor = self.model.loss(codes_BN, text_BLE)  # type: ignore[operator]
-        return loss_BN
+    def forward(self, *inputs: Any) -> Any:
+        """What `model.loss` returns."""
+        return self.model.loss(*inputs)  # type: ignore[operator]
 
 
-def spread(model: nn.Module, world: World, parallel: str, compiled: bool) -> nn.Module:
+def spread(model: nn.Module, config: Any, world: World, **ddp: Any) -> nn.Module:
     """The model's loss, compiled if asked for and shared between the processes.
 
     Args:
-        model: a GPT on the world's device; under `fsdp` its parameters become parts.
+        model: on the world's device, with a method `loss`. Under FSDP its parameters become parts;
+            then `fsdp_blocks()` names the modules that are gathered one after the other, and
+            `fsdp_methods` those of its methods, beside `forward`, that read parameters.
+        config: TrainOptions; without an option `parallel` it means DDP.
         world: of the run.
-        parallel: `ddp` or `fsdp`.
-        compiled: with static shapes, since every batch of a run has one shape.
+        ddp: further options of DistributedDataParallel.
     """
     objective: nn.Module = Objective(model)
-    if parallel == "fsdp":
-        return _shard(objective, model, world, compiled)
-    if compiled:
+    if getattr(config, "parallel", "ddp") == "fsdp":
+        _shard(model, world, config.compile)
+        return objective
+    if config.compile:  # with static shapes, since every batch of a run has one shape
         objective.compile(dynamic=False)
     if world.size > 1:
         ids = [world.device] if world.device.type == "cuda" else None
-        # gradient_as_bucket_view saves a copy of all gradients
-        return nn.parallel.DistributedDataParallel(
-            objective, device_ids=ids, gradient_as_bucket_view=True
-        )
+        # gradient_as_bucket_view saves a copy of all gradients; buffers are constants.
+        options = {"gradient_as_bucket_view": True, "broadcast_buffers": False, **ddp}
+        return nn.parallel.DistributedDataParallel(objective, device_ids=ids, **options)
     return objective
 
 
-def _shard(objective: nn.Module, model: Any, world: World, compiled: bool) -> nn.Module:
+def _shard(model: Any, world: World, compiled: bool) -> None:
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for block in model.blocks:
+    for block in model.fsdp_blocks():
         if compiled:  # block by block: gathering parameters between them is not compiled
             block.compile(dynamic=False)
         fully_shard(block, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
-    return objective
+    fully_shard(model, mesh=mesh)
+    for method in model.fsdp_methods:
+        register_fsdp_forward_method(model, method)
+
+
+def reshard(model: nn.Module) -> None:
+    """Give up the whole parameters that a forward pass alone leaves behind under FSDP."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 @contextmanager
@@ -181,8 +218,9 @@ def gradients_meet(objective: nn.Module, meet: bool) -> Iterator[None]:
         with objective.no_sync():
             yield
         return
-    if isinstance(objective, FSDPModule):
-        objective.set_requires_gradient_sync(meet)
+    model = getattr(objective, "model", None)
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(meet)
     yield
 
 

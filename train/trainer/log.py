@@ -1,4 +1,4 @@
-"""What a training run tells while it runs: lines on the terminal, metrics.jsonl and TensorBoard.
+"""What a run logs: lines on the terminal, metrics.jsonl and TensorBoard.
 
 {"step": 25, "loss": 2.81, "gradient_norm": 0.9}
 {"step": 26, "loss": null, "gradient_norm": null, "skipped": ["clip ids", …]}
@@ -12,74 +12,79 @@ import json
 import math
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from handloom.errors import RunError
-from handloom.train.pretrain.config import PretrainConfig
-from handloom.train.pretrain.data import Inputs
 from handloom.train.trainer.distributed import World
-from handloom.train.trainer.log_lines import (
+from handloom.train.trainer.numbers import (
     duration,
+    finite_or_none,
     forget_steps_after,
-    json_number,
     mean,
     memory_gb,
     numbers,
     open_board,
 )
-from handloom.train.trainer.optimizer import schedule
+from handloom.train.trainer.options import TrainOptions
+from handloom.train.trainer.task import Batch, Task
 
-if TYPE_CHECKING:
-    from handloom.train.pretrain.task import Job
+NAMED_SAMPLES = 8  # in a message; metrics.jsonl has all
+T = TypeVar("T")
+Row = dict[str, Any]
 
-NAMED_CLIPS = 8  # in a message; metrics.jsonl has all
 
+class Pending(NamedTuple):
+    """A step whose values are on the device, and may not be computed yet."""
 
-@dataclass(frozen=True)
-class Step:
-    """One step as it is pending: the values are on the device, and may not be computed yet."""
-
-    number: int
-    loss_B: Tensor
+    step: int
+    values: dict[str, Tensor]
     norm: Tensor
     datasets: list[str]
     position: int
-    """Clips consumed after it."""
+
+
+class Means(NamedTuple):
+    """Values of one step on the host, over all processes."""
+
+    values: dict[str, float]
+    norm: float
+    datasets: dict[str, list[float]]
+    """Losses of the samples of each dataset."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the step updated the network."""
+        return math.isfinite(self.norm)
 
 
 class Log:
-    """Holds the losses of steps on the device, and writes them in bunches.
+    """Holds the values of steps on the device, and writes them in bunches.
 
     All processes call the same methods at the same steps; rank 0 writes.
 
     Args:
         config: of the run.
-        world: whose losses are gathered.
+        world: whose values are gathered.
+        task: names samples, units and further numbers.
         step: the last step that is done; lines of later ones come from a run that died after its
             checkpoint, and are dropped.
         skipped: steps skipped by then.
-        job: tells the clips of a batch, the captions read so far, the device's peak.
     """
 
     def __init__(
-        self, config: PretrainConfig, world: World, step: int, skipped: int, job: Job
+        self, config: TrainOptions, world: World, task: Task, step: int, skipped: int
     ) -> None:
-        self.config, self.world, self.path = config, world, config.out / "metrics.jsonl"
-        self.skipped, self.tokens_per_s, self.waited_s = skipped, 0.0, 0.0
-        self._clip_ids, self._text, self._share_of_peak = (
-            job.clip_ids,
-            job.text,
-            job.share_of_peak(),
-        )
-        self._pending: list[Step] = []
+        self.config, self.world, self.task = config, world, task
+        self.path, self.skipped = config.out / "metrics.jsonl", skipped
+        self.units_per_s = 0.0
+        self._share_of_peak = task.share_of_peak()
+        self._pending: list[Pending] = []
         self._board: Any = None
-        self._said_cut = False
         if world.is_first:
             config.out.mkdir(parents=True, exist_ok=True)
             forget_steps_after(self.path, step)
@@ -89,12 +94,19 @@ class Log:
 
     def restart_clock(self) -> None:
         """Time training from here: validations and checkpoints do not count."""
-        self._codes, self.waited_s, self._since = 0, 0.0, time.perf_counter()
+        self._units, self._waited_s, self._since = 0, 0.0, time.perf_counter()
 
-    def add(self, step: int, loss_B: Tensor, norm: Tensor, inputs: Inputs) -> None:
+    def timed(self, fetch: Callable[[], T]) -> T:
+        """Fetch a batch; the time counts as waiting for data."""
+        began = time.perf_counter()
+        fetched = fetch()
+        self._waited_s += time.perf_counter() - began
+        return fetched
+
+    def add(self, step: int, values: dict[str, Tensor], norm: Tensor, batch: Batch) -> None:
         """Take in a step; waits for nothing."""
-        self._pending.append(Step(step, loss_B, norm, inputs.datasets, inputs.position))
-        self._codes += inputs.codes_BN.numel()
+        self._pending.append(Pending(step, values, norm, batch.datasets, batch.position))
+        self._units += self.task.units_of(batch)
 
     def flush(self) -> None:
         """Write the pending steps, print their mean.
@@ -102,33 +114,30 @@ class Log:
         Raises:
             RunError: too many steps were skipped.
         """
-        steps, self._pending = self._pending, []
-        norms = torch.stack([step.norm for step in steps]).tolist()
-        losses = [
-            torch.stack([step.loss_B for step in steps]).tolist(),
-            [s.datasets for s in steps],
-        ]
+        pending, self._pending = self._pending, []
+        mine = _on_host(pending)  # waits for the device: the clock stops after it
         seconds = time.perf_counter() - self._since
-        parts = self.world.gather(losses)
-        bad = [step for step, norm in zip(steps, norms, strict=True) if not math.isfinite(norm)]
+        parts = self.world.gather((mine, [step.datasets for step in pending]))
+        bad = [s for s, (_, norm) in zip(pending, mine, strict=True) if not math.isfinite(norm)]
         self.skipped += len(bad)
         if self.world.is_first:
-            self._write_steps(steps, norms, parts)
-            self._write_summary(steps, norms, parts, seconds)
+            means = [
+                _means([part[i] for part, _ in parts], [names[i] for _, names in parts])
+                for i in range(len(pending))
+            ]
+            self._write_steps(pending, means)
+            self._write_summary(pending, means, seconds)
             if self._board is not None:
                 self._board.flush()
         if bad and self.skipped >= self.config.skip_nonfinite:
             self._give_up(bad)
 
-    def validation(self, step: int, scores: Any) -> None:
-        """Write and print a validation, a dataclass or a dict of them by dataset."""
-        plain = _plain(scores)
-        self._write([{"step": step, "val": plain}])
-        for name, value in numbers(plain, "val"):
+    def validation(self, step: int, scores: Row, line: str) -> None:
+        """Write and print a validation."""
+        self._write([{"step": step, "val": scores}])
+        for name, value in numbers(scores, "val"):
             self._show(name, value, step)
-        loss, later = _overall(plain)
-        words = f"{later['cross_entropy']:.3f}, accuracy {later['accuracy']:.1%}"
-        self._print(step, f"val loss   {loss:.3f}   frames 1 and later: {words}")
+        self._print(step, f"val   {line}")
 
     def picture(self, step: int, png: Path) -> None:
         """Show a picture in TensorBoard."""
@@ -144,83 +153,67 @@ class Log:
         if self._board is not None:
             self._board.close()
 
-    def _write_steps(self, steps: list[Step], norms: list[float], parts: list[Any]) -> None:
+    def _write_steps(self, pending: list[Pending], means: list[Means]) -> None:
         rows = []
-        for i, (step, norm) in enumerate(zip(steps, norms, strict=True)):
-            loss = mean([loss for losses, _ in parts for loss in losses[i]])
-            row: dict[str, Any] = {"step": step.number, "loss": json_number(loss)}
-            row["gradient_norm"] = json_number(norm)
-            if not math.isfinite(norm):
-                row["skipped"] = self._clip_ids(step.position)
+        for step, found in zip(pending, means, strict=True):
+            row: Row = {"step": step.step, "loss": finite_or_none(found.values["loss"])}
+            row["gradient_norm"] = finite_or_none(found.norm)
+            if not found.is_finite:
+                row["skipped"] = self.task.sample_ids(step.position)
             rows.append(row)
         self._write(rows)
 
-    def _write_summary(
-        self, steps: list[Step], norms: list[float], parts: list[Any], seconds: float
-    ) -> None:
-        by_dataset: dict[str, list[float]] = defaultdict(list)
-        for losses, datasets in parts:
-            for i in range(len(steps)):
-                for name, loss in zip(datasets[i], losses[i], strict=True):
-                    if math.isfinite(norms[i]):
-                        by_dataset[name].append(loss)
-        loss = mean([loss for values in by_dataset.values() for loss in values])
-        self.tokens_per_s = self._codes * self.world.size / seconds
-        read, cut = self._text.read, self._text.cut
-        facts = {
-            "loss": json_number(loss),
-            "gradient_norm": json_number(mean([norm for norm in norms if math.isfinite(norm)])),
-            "lr": self.config.lr * schedule(steps[-1].number - 1, self.config),
-            "datasets": {name: json_number(mean(v)) for name, v in sorted(by_dataset.items())},
-            "tokens_per_s": round(self.tokens_per_s, 1),
+    def _write_summary(self, pending: list[Pending], means: list[Means], seconds: float) -> None:
+        last, whole = pending[-1].step, [found for found in means if found.is_finite]
+        self.units_per_s = self._units * self.world.size / seconds
+        facts: Row = {
+            **_averaged([found.values for found in whole], list(means[-1].values)),
+            "gradient_norm": finite_or_none(mean([found.norm for found in whole])),
+            **_by_dataset(whole),
+            f"{self.task.unit}_per_s": round(self.units_per_s, 1),
             "mfu": self._mfu(),
-            "data_wait": round(self.waited_s / seconds, 4),
+            "data_wait": round(self._waited_s / seconds, 4),
             "memory_gb": round(memory_gb(self.world.device), 3),
             "skipped": self.skipped,
-            "captions_cut": cut,
+            **self.task.log_facts(last),
         }
-        last = steps[-1].number
         self._write([{"step": last, "train": facts}])
         for name, value in numbers(facts, "train"):
             self._show(name, value, last)
-        self._print(last, self._line(facts, seconds / len(steps), last))
-        self._say_cut(read, cut)
+        self._print(last, self._line(facts, list(means[-1].values), seconds / len(pending), last))
 
-    def _line(self, facts: dict[str, Any], step_s: float, step: int) -> str:
-        loss, norm = (math.nan if facts[n] is None else facts[n] for n in ("loss", "gradient_norm"))
-        parts = [f"train loss {loss:.3f}", f"norm {norm:.2f}"]
-        parts.append(f"{self.tokens_per_s:,.0f} tokens/s")
+    def _line(self, facts: Row, names: list[str], step_s: float, step: int) -> str:
+        wanted = [n for n in names if facts[n] is not None and n in (self.task.shown or names)]
+        shown = [f"{n} {facts[n]:.3f}" for n in wanted]
+        if facts["gradient_norm"] is not None:
+            shown.append(f"norm {facts['gradient_norm']:.2f}")
+        shown.append(
+            f"{self.units_per_s:,.{0 if self.units_per_s > 100 else 1}f} {self.task.unit}/s"
+        )
         if facts["mfu"] is not None:
-            parts.append(f"MFU {facts['mfu']:.1%}")
-        parts.append(f"waits for data {facts['data_wait']:.1%}")
-        parts.append(f"{facts['memory_gb']:.1f} GB")
+            shown.append(f"MFU {facts['mfu']:.1%}")
+        shown.append(f"waits for data {facts['data_wait']:.1%}")
+        shown.append(f"{facts['memory_gb']:.1f} GB")
         if self.skipped:
-            parts.append(f"skipped {self.skipped}")
-        return "   ".join([*parts, f"{duration((self.config.steps - step) * step_s)} left"])
+            shown.append(f"skipped {self.skipped}")
+        left_s = (self.config.steps - step) * step_s
+        return "   ".join(["train", *shown, f"{duration(left_s)} left"])
 
     def _mfu(self) -> float | None:
         if self._share_of_peak is None:
             return None
-        return round(self._share_of_peak * self.tokens_per_s / self.world.size, 4)
+        return round(self._share_of_peak * self.units_per_s / self.world.size, 4)
 
-    def _say_cut(self, read: int, cut: int) -> None:
-        if cut and not self._said_cut:
-            self._said_cut = True
-            print(
-                f"{cut:,} of the first {read:,} captions are longer than {self.config.text_length} "
-                "tokens and were cut; --text-length takes more of them. metrics.jsonl goes on "
-                "counting (captions_cut).",
-                flush=True,
-            )
-
-    def _give_up(self, bad: list[Step]) -> None:
-        ids = [name for step in bad for name in self._clip_ids(step.position)]
-        more = f" and {len(ids) - NAMED_CLIPS} more" if len(ids) > NAMED_CLIPS else ""
+    def _give_up(self, bad: list[Pending]) -> None:
+        noun = self.task.noun
+        ids = [name for step in bad for name in self.task.sample_ids(step.position)]
+        more = f" and {len(ids) - NAMED_SAMPLES} more" if len(ids) > NAMED_SAMPLES else ""
+        named = f", with the {noun} {', '.join(ids[:NAMED_SAMPLES])}{more}" if ids else ""
         raise RunError(
             f"loss or gradient was not finite in {self.skipped} steps, lately in step "
-            f"{', '.join(str(step.number) for step in bad)}, with the clips "
-            f"{', '.join(ids[:NAMED_CLIPS])}{more}. The weights are those from before these steps. "
-            "Lower --lr, raise --warmup or leave these clips out; --skip-nonfinite allows more."
+            f"{', '.join(str(step.step) for step in bad)}{named}. The weights are those from "
+            f"before these steps. Lower --lr, warm up longer or leave these {noun} out; "
+            "--skip-nonfinite allows more."
         )
 
     def _show(self, name: str, value: float, step: int) -> None:
@@ -230,17 +223,48 @@ class Log:
     def _print(self, step: int, line: str) -> None:
         print(f"step {step:>6,} / {self.config.steps:,}   {line}", flush=True)
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
+    def _write(self, rows: list[Row]) -> None:
         with self.path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def _plain(scores: Any) -> Any:
-    if is_dataclass(scores) and not isinstance(scores, type):
-        return asdict(scores)
-    return {name: _plain(value) for name, value in scores.items()}
+Values = dict[str, list[float] | float]
 
 
-def _overall(plain: dict[str, Any]) -> tuple[float, dict[str, float]]:
-    scores = plain.get("all", plain)
-    return scores["loss"], scores["later"]
+def _on_host(pending: list[Pending]) -> list[tuple[Values, float]]:
+    """Values and norms of this process's steps."""
+    return [
+        ({name: value.float().tolist() for name, value in step.values.items()}, step.norm.item())
+        for step in pending
+    ]
+
+
+def _means(parts: list[tuple[Values, float]], datasets: list[list[str]]) -> Means:
+    """One step, over all samples of all processes."""
+    values = {name: mean(_flat([of[name] for of, _ in parts])) for name in parts[0][0]}
+    by_dataset: dict[str, list[float]] = defaultdict(list)
+    for (of, _), names in zip(parts, datasets, strict=True):
+        losses = of["loss"]
+        for name, loss in zip(names, losses if isinstance(losses, list) else [], strict=False):
+            by_dataset[name].append(loss)
+    return Means(values, parts[0][1], by_dataset)
+
+
+def _flat(values: list[list[float] | float]) -> list[float]:
+    return [v for value in values for v in (value if isinstance(value, list) else [value])]
+
+
+def _averaged(rows: list[dict[str, float]], names: list[str]) -> dict[str, float | None]:
+    """The mean over steps of each value; a value that began in their midst counts from there."""
+    return {
+        name: finite_or_none(mean([row[name] for row in rows if name in row])) for name in names
+    }
+
+
+def _by_dataset(steps: list[Means]) -> Row:
+    found: dict[str, list[float]] = defaultdict(list)
+    for step in steps:
+        for name, losses in step.datasets.items():
+            found[name] += losses
+    means = {name: finite_or_none(mean(losses)) for name, losses in sorted(found.items())}
+    return {"datasets": means} if means else {}

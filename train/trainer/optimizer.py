@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from handloom.train.trainer.distributed import whole
-
-
-class Learning(Protocol):
-    """What a configuration says about how fast to learn."""
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run."""
-
-    @property
-    def lr(self) -> float:
-        """At the peak."""
-
-    @property
-    def warmup(self) -> int:
-        """Steps to the peak."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Of matrices."""
+from handloom.train.trainer.distributed import gradients_meet, whole
+from handloom.train.trainer.options import GPTOptions
 
 
 def make_optimizer(
-    model: nn.Module, config: Learning, share: Callable[[str], float] = lambda name: 1.0
+    model: nn.Module, config: GPTOptions, share: Callable[[str], float] = lambda name: 1.0
 ) -> torch.optim.AdamW:
     """AdamW that decays matrices only; it has its state at once, for checkpoints to fill.
 
@@ -59,21 +39,28 @@ def make_optimizer(
         betas=(0.9, 0.95),
         fused=True,
     )
-    for params in groups.values():
-        for p in params:
-            step = torch.zeros((), dtype=torch.float32, device=p.device)
-            moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[p] = {"step": step, **moments}
+    begin_state(optimizer)
     return optimizer
 
 
-def set_rate(optimizer: torch.optim.AdamW, step: int, config: Learning) -> None:
-    """Set the learning rate of a step."""
+def begin_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give Adam its state before the first step, for checkpoints to fill."""
     for group in optimizer.param_groups:
-        group["lr"] = config.lr * group["share"] * schedule(step, config)
+        for p in group["params"]:
+            # The fused kernel counts steps on the device, the others on the host.
+            device = p.device if group.get("fused") else "cpu"
+            step = torch.zeros((), dtype=torch.float32, device=device)
+            moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[p] = {"step": step, **moments}
 
 
-def schedule(step: int, config: Learning) -> float:
+def set_rate(optimizer: torch.optim.Optimizer, peak: float, factor: float = 1.0) -> None:
+    """Set a step's learning rate to `factor` of the peak; each group gets its own share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = peak * group["share"] * factor
+
+
+def schedule(step: int, config: GPTOptions) -> float:
     """The share of the peak learning rate at a step: linear warm-up, then a cosine to 5 %."""
     if step < config.warmup:
         return (step + 1) / config.warmup
@@ -81,25 +68,58 @@ def schedule(step: int, config: Learning) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def update(model: nn.Module, optimizer: torch.optim.AdamW, largest_norm: float) -> Tensor:
+def accumulate(
+    objective: nn.Module,
+    size: int,
+    micro: int,
+    loss_of: Callable[[slice], tuple[Tensor, dict[str, Tensor]]],
+) -> list[dict[str, Tensor]]:
+    """Backward passes over a batch in parts, whose gradients add up to those of the whole.
+
+    Args:
+        objective: as `spread` returns it.
+        size: samples of this process.
+        micro: samples at a time, a divisor of `size`.
+        loss_of: of a part of the samples the mean loss, and values for the log.
+
+    Returns:
+        The values of each part.
+    """
+    logged = []
+    for start in range(0, size, micro):
+        with gradients_meet(objective, meet=start + micro >= size):
+            loss, values = loss_of(slice(start, start + micro))
+            # A loss that is not finite can have a finite gradient; NaN here reaches the norm, and
+            # by it all processes, with no message of its own.
+            poison = torch.where(loss.isfinite(), micro / size, torch.nan)
+            loss.backward(poison)  # type: ignore[no-untyped-call]
+        logged.append(values)
+    return logged
+
+
+def update(
+    parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, largest_norm: float
+) -> Tensor:
     """Clip the gradient and take a step, or none at all if the gradient is not finite.
 
-    The device decides, so that the host need not wait for it: the fused AdamW leaves parameters,
-    moments and its count of steps as they are where `found_inf` is 1, as for a GradScaler.
+    With a fused AdamW the device decides, so that the host need not wait for it: parameters,
+    moments and its count of steps stay as they are where `found_inf` is 1, as for a GradScaler.
 
     Returns:
         The norm of the gradient before clipping, a scalar on the device.
     """
-    norm = whole(nn.utils.clip_grad_norm_(model.parameters(), largest_norm))
-    optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-    optimizer.step()
+    norm = whole(nn.utils.clip_grad_norm_(parameters, largest_norm))
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif norm.isfinite():  # on the host, which is the device
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
 
 
-def named_state(model: nn.Module, optimizer: torch.optim.AdamW) -> Iterator[tuple[str, Tensor]]:
+def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """The optimiser's tensors, named after the parameters that they belong to."""
     for name, p in model.named_parameters():
-        if p.requires_grad:
-            for part, tensor in optimizer.state[p].items():
-                yield f"{name}.{part}", tensor
+        for part, tensor in optimizer.state.get(p, {}).items():
+            yield f"{name}.{part}", tensor

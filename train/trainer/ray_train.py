@@ -1,4 +1,4 @@
-"""Pre-training in the processes of Ray Train: on this machine, or on the cluster of a Ray job.
+"""Training in the processes of Ray Train: on this machine, or on the cluster of a Ray job.
 
 Ray Train starts the processes, joins them to a process group and gives each its GPU. What they run
 is `loop.run`, as under torchrun. A checkpoint of one number of processes resumes in any other.
@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,14 +18,13 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from handloom.errors import RunError, UserError
-from handloom.train.pretrain.config import PretrainConfig
-from handloom.train.pretrain.data import folder_and_weight
+from handloom.train.trainer.options import TrainOptions
 
-# Threads that wait leave a shared core alone (see pretrain.py); lines come once, not twice.
+# Threads that wait leave a shared core alone (see start.py); lines come once, not twice.
 WORKER_ENV = {"OMP_WAIT_POLICY": "PASSIVE", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
 
 
-def with_ray(config: PretrainConfig) -> None:
+def with_ray(config: TrainOptions) -> None:
     """Train in `config.workers` processes.
 
     Raises:
@@ -36,7 +34,7 @@ def with_ray(config: PretrainConfig) -> None:
         refusal = ray.remote(num_cpus=0)(Refusal).remote()
         trainer = TorchTrainer(
             train_in_worker,
-            train_loop_config={"config": with_absolute_paths(config), "refusal": refusal},
+            train_loop_config={"config": config.with_absolute_paths(), "refusal": refusal},
             scaling_config=ScalingConfig(
                 num_workers=config.workers, use_gpu=config.device.startswith("cuda")
             ),
@@ -58,7 +56,7 @@ def train_in_worker(job: dict[str, Any]) -> None:
     """What every process runs."""
     from handloom.train.trainer import loop
 
-    config: PretrainConfig = job["config"]
+    config: TrainOptions = job["config"]
     try:
         loop.run(replace(config, workers=0))
     except (UserError, RunError) as error:
@@ -82,7 +80,7 @@ class Refusal:
 
 
 @contextmanager
-def session(config: PretrainConfig) -> Iterator[None]:
+def session(config: TrainOptions) -> Iterator[None]:
     """Ray for the time of a run: the cluster of a submitted job, else this machine alone."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
     if "RAY_ADDRESS" in os.environ:
@@ -99,23 +97,7 @@ def session(config: PretrainConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
-    """Paths are meant from here; Ray's workers run in folders of their own."""
-    shards = []
-    for text in config.shards:
-        folder, _ = folder_and_weight(text)
-        absolute = folder if "://" in folder else str(Path(folder).absolute())
-        shards.append(absolute + text[len(folder) :])
-    encoder = Path(config.text_encoder).expanduser()
-    return replace(
-        config,
-        shards=tuple(shards),
-        out=config.out.absolute(),
-        text_encoder=str(encoder.absolute()) if encoder.is_dir() else config.text_encoder,
-    )
-
-
-def _check_gpus(config: PretrainConfig) -> None:
+def _check_gpus(config: TrainOptions) -> None:
     found = int(ray.cluster_resources().get("GPU", 0))
     if config.device.startswith("cuda") and found < config.workers:
         raise UserError(
@@ -124,7 +106,7 @@ def _check_gpus(config: PretrainConfig) -> None:
         )
 
 
-def _lost(config: PretrainConfig, error: Exception) -> RunError:
+def _lost(config: TrainOptions, error: Exception) -> RunError:
     return RunError(
         f"a training process was lost ({str(error).strip().splitlines()[-1][:200]}); the same "
         f"command goes on from the last checkpoint in {config.out}."

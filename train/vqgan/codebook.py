@@ -9,8 +9,6 @@ Shapes: B pictures, D code width, I x J codes, K codes, M = B*I*J latents.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,16 +99,24 @@ class Codebook:
         share_k = self.counts_k / self.counts_k.sum()
         return float(torch.exp(-(share_k * (share_k + 1e-12).log()).sum()))
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, but the codes: they are the model's."""
-        names = ("counts_k", "sums_kd", "chosen_at_k", "alive_at_k", "recent_md", "restarted")
-        return {name: getattr(self, name) for name in names}
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that the next step depends on, but the codes: they are the model's.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        for name, value in state.items():
-            moved = value.to(self.weight_kd.device) if isinstance(value, Tensor) else value
-            setattr(self, name, moved)
+        `restore` follows when a checkpoint has been read into them.
+        """
+        missing = RECENT - len(self.recent_md)  # one shape for all checkpoints
+        self._padded_md = F.pad(self.recent_md, (0, 0, 0, missing))
+        names = ("counts_k", "sums_kd", "chosen_at_k", "alive_at_k")
+        return {"recent_md": self._padded_md, **{name: getattr(self, name) for name in names}}
+
+    def facts(self) -> dict[str, int]:
+        """What else the next step depends on, as plain JSON."""
+        return {"recent": len(self.recent_md), "restarted": self.restarted}
+
+    def restore(self, facts: dict[str, int]) -> None:
+        """Go on with the facts of a checkpoint whose tensors have been loaded."""
+        self.recent_md = self._padded_md[: facts["recent"]].clone()
+        self.restarted = facts["restarted"]
 
 
 def nearest(latents_md: Tensor, weight_kd: Tensor) -> Tensor:

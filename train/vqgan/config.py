@@ -1,61 +1,53 @@
-"""Training a VQGAN as the command line sees it: its options, and the call that starts it.
+"""Options of training a VQGAN: pictures in, codes out, and back.
 
     handloom train vqgan --frames runs/ego4d runs/rt1=0.5 --out models/mine
 
 The result is a `diffusers.VQModel` folder that `--tokens.model` accepts, after VQGAN (Esser et al.,
 "Taming Transformers for High-Resolution Image Synthesis", arXiv 2012.09841). What differs: encoder
-and codebook do not start from noise, but from principal components and k-means (`vqgan_linear.py`),
+and codebook do not start from noise, but from principal components and k-means (`linear_start.py`),
 where they reconstruct from the first step and use every code.
-
-    vqgan_frames.py, vqgan_sources.py   frames of several datasets, drawn by weight
-    vqgan_model.py                      the network and where it starts
-    vqgan_codebook.py                   nearest codes, their moving averages, restart of dead ones
-    vqgan_losses.py                     reconstruction, perceptual, hinge, the adaptive weight
-    vqgan_discriminator.py              PatchGAN
-    vqgan_loop.py                       the loop, checkpoints, what is saved at the end
-    vqgan_report.py                     measures, pictures, the card
 
 This file imports no torch, so that `--help` answers at once.
 """
 
 import math
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self
+
+import tyro
 
 from handloom.errors import UserError
+from handloom.train.trainer.options import FREE, Free, TrainOptions, absolute_place
 
+Reopen = Callable[[Path, dict[str, Any]], Any]
 MAX_CODES = 65_536  # codes are stored as uint16
 
-# They decide where and how a run is watched, not what it learns: a resumed run may change them.
-# What was given as frames is compared by its pixels, so that folders may move.
-_FREE = {"frames", "held_out", "out", "name", "perceptual", "device", "threads", "resume", "still"}
-_FREE |= {"begin_with", "log_every", "eval_every", "eval_pairs", "save_every"}
 
-
-@dataclass(frozen=True)
-class VQGANConfig:
+@dataclass(frozen=True, kw_only=True)
+class VQGANConfig(TrainOptions):
     """Train a VQGAN on frames of several datasets: pictures in, codes out, and back."""
 
-    frames: tuple[str, ...]
+    task: ClassVar[str] = "handloom.train.vqgan.task:VQGANTask"
+
+    frames: Free[tuple[str, ...]]
     """Where frames come from, each PATH or PATH=WEIGHT: the output folder of `handloom curate`, or
     a folder of videos and images. A weight of 2 is drawn from twice as often as one of 1."""
-    out: Path
+    out: Free[Path]
     """Folder for checkpoints, metrics.jsonl, pictures, and in the end the model with its card."""
-    held_out: tuple[str, ...] = ()
+    held_out: Free[tuple[str, ...]] = ()
     """Further such folders, for validation alone; by default what a run calls `val`, and of a
     folder a tenth of its files."""
-    name: str = ""
+    name: Free[str] = ""
     """Name recorded in shard manifests; default: the name of `out`."""
     steps: int = 5000
     """Optimiser steps."""
-    batch: int = 8
-    """Crops a step."""
+    batch_size: Annotated[int, tyro.conf.arg(aliases=["--batch"])] = 8
+    """Crops a step, over all processes."""
     lr: float = 4e-3
     """Peak learning rate of AdamW; warms up over 50 steps, then falls to a fiftieth (cosine)."""
-    begin_with: Path | None = None
+    begin_with: Free[Path | None] = None
     """Folder of a VQGAN of the same sizes whose encoder and decoder are learned on; its codebook is
     fitted anew, to the frames given here."""
     encoder_start: int = 1_000_000
@@ -99,7 +91,7 @@ class VQGANConfig:
     """Weight of the absolute difference, of pixels from 0 to 1."""
     l2: float = 1.0
     """Weight of the squared difference."""
-    perceptual: Path | None = None
+    perceptual: Free[Path | None] = None
     """Folder with vgg16-397923af.pth and vgg.pth for LPIPS; without, the differences of image
     gradients at three scales take its place."""
     perceptual_weight: float = 1.0
@@ -124,28 +116,20 @@ class VQGANConfig:
     """Pairs held in memory: 2,000 take 0.8 GB at 256 pixels."""
     refresh: int = 0
     """Steps after which other pairs are read, for corpora larger than memory; 0: never."""
-    still: float = 2.0
+    still: Free[float] = 2.0
     """Mean difference (of 255) below which a code's square counts as still, when evaluated."""
-    log_every: int = 50
+    log_every: Free[int] = 50
     """Steps between lines of the log."""
-    eval_every: int = 500
-    """Steps between evaluations, each with a picture of reconstructions."""
-    eval_pairs: int = 64
-    """Held-out pairs evaluated, the same share of each source."""
-    save_every: int = 500
+    val_every: Annotated[int, tyro.conf.arg(aliases=["--eval-every"]), FREE] = 500
+    """Steps between validations, each with a picture of reconstructions."""
+    eval_pairs: Free[int] = 64
+    """Held-out pairs of frames to validate on, the same share of each source."""
+    save_every: Free[int] = 500
     """Steps between checkpoints; SIGTERM saves too."""
-    threads: int = 2
+    threads: Free[int] = 2
     """CPU threads. Another number may change the last digits."""
-    device: str = "cpu"
-    """A torch device."""
-    resume: bool = True
-    """Continue from the checkpoint in `out`; --no-resume throws it away and starts again."""
-
-    def identity(self) -> dict[str, Any]:
-        """The options that a run keeps for its whole life."""
-        kept = {name: value for name, value in asdict(self).items() if name not in _FREE}
-        kept["widths"] = list(self.widths)
-        return kept
+    skip_nonfinite: Free[int] = 1
+    """Stop after so many steps whose loss or gradient was not finite; each of them is skipped."""
 
     @property
     def downsample(self) -> int:
@@ -157,61 +141,45 @@ class VQGANConfig:
         """The name that shard manifests record."""
         return self.name or self.out.name
 
+    def with_absolute_paths(self) -> Self:
+        """The same options for a process that runs in another folder."""
+        places: Any = {name: tuple(map(absolute_place, getattr(self, name))) for name in PLACES}
+        return replace(super().with_absolute_paths(), **places)
 
-Reopen = Callable[[Path, dict[str, Any]], Any]
-"""Opens a robot episode: given a run's folder and a row of its ingest table, its views by name,
-each a sequence of RGB uint8 [H, W, 3]. Robots' files are known to `handloom.stages` alone."""
+    def check(self) -> None:
+        """Refuse options that cannot work, before anything is read.
+
+        Raises:
+            UserError: which option, and what it has to be.
+        """
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)}: it has to be 1 or more.")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UserError(f"--lr {self.lr:g}: the learning rate has to be above 0.")
+        if self.codes > MAX_CODES:
+            raise UserError(f"--codes {self.codes:,}: uint16 holds {MAX_CODES:,} at most.")
+        _check_widths(self)
+        square = self.downsample
+        for name in ("resolution", "crop"):
+            side = getattr(self, name)
+            if side < square or side % square:
+                raise UserError(
+                    f"--{name} {side}: {len(self.widths)} widths make codes of {square} pixels, so "
+                    f"it has to be a multiple of {square}."
+                )
 
 
-def train(config: VQGANConfig, reopen: Reopen | None = None) -> None:
-    """Train, resume, or say that the run in `config.out` is finished.
-
-    Args:
-        config: the options.
-        reopen: see `Reopen`; without it, runs of robot datasets that hold no videos are refused.
-
-    Raises:
-        UserError: the frames, the options or the checkpoint in `out` do not fit.
-        RunError: the loss is no longer finite, or SIGTERM stopped the run (after saving).
-    """
-    check(config)
-    # Threads that spin while they wait make a step five times slower where cores are shared; OpenMP
-    # reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from handloom.train.vqgan import task as vqgan_loop
-
-    vqgan_loop.run(config, reopen)
-
-
-def check(config: VQGANConfig) -> None:
-    """Refuse options that cannot work, before anything is read.
-
-    Raises:
-        UserError: which option, and what it has to be.
-    """
-    for name in ("steps", "batch", "codes", "max_pairs", "eval_pairs", "dead_after"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{_flag(name)} {getattr(config, name)}: it has to be 1 or more.")
-    for name in ("log_every", "eval_every", "save_every"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{_flag(name)} {getattr(config, name)}: it has to be 1 or more.")
-    if not (math.isfinite(config.lr) and config.lr > 0):
-        raise UserError(f"--lr {config.lr:g}: the learning rate has to be above 0.")
-    if config.codes > MAX_CODES:
-        raise UserError(f"--codes {config.codes:,}: uint16 holds {MAX_CODES:,} at most.")
-    _check_widths(config)
-    square = config.downsample
-    for name in ("resolution", "crop"):
-        side = getattr(config, name)
-        if side < square or side % square:
-            raise UserError(
-                f"--{name} {side}: {len(config.widths)} widths make codes of {square} pixels, so "
-                f"it has to be a multiple of {square}."
-            )
+PLACES = ("frames", "held_out")
+COUNTS = (
+    "steps", "batch_size", "codes", "max_pairs", "eval_pairs", "dead_after", "log_every",
+    "val_every", "save_every",
+)  # fmt: skip
 
 
 def _check_widths(config: VQGANConfig) -> None:
-    """The widths that the start from principal components needs (see `vqgan_linear.py`)."""
+    """The widths that the start from principal components needs (see `linear_start.py`)."""
     widths, signals = config.widths, config.code_width + config.groups
     if len(widths) < 2:
         raise UserError("--widths needs two numbers at least: each one more halves the picture.")
@@ -228,7 +196,3 @@ def _check_widths(config: VQGANConfig) -> None:
             f"the last two of --widths are both {widths[-1]}; the encoder's start needs a last "
             "width of its own."
         )
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")

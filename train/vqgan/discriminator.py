@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from handloom.train.vqgan.losses import hinge
+
 NORM_GROUPS = 4
 
 
@@ -48,3 +50,8 @@ class PatchGAN(nn.Module):
         """Logits [B, 1, rows, columns] of pictures float [B, 3, H, W] in [-1, 1]."""
         logits: Tensor = self.layers(x_bchw)
         return logits
+
+    def loss(self, real_bchw: Tensor, fake_bchw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hinge loss, and the mean logits of real and of decoded pictures."""
+        real, fake = self(real_bchw).float(), self(fake_bchw).float()
+        return hinge(real, fake), real.mean(), fake.mean()

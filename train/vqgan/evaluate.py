@@ -17,6 +17,7 @@ from PIL import Image
 from handloom.tokenize import vqgan
 
 if TYPE_CHECKING:
+    from handloom.train.trainer.distributed import World
     from handloom.train.vqgan.config import VQGANConfig
     from handloom.train.vqgan.frames import Pool
 
@@ -39,16 +40,36 @@ def tokenizer_of(model: Any, config: VQGANConfig) -> vqgan.VQGAN:
     )
 
 
-def evaluate_sources(tokenizer: vqgan.VQGAN, held_out: Pool, still_below: float) -> dict[str, Any]:
-    """What `evaluate` says of all held-out pairs together, and under `sources` of each source's."""
+def evaluate_sources(
+    tokenizer: vqgan.VQGAN, held_out: Pool, still_below: float, world: World | None = None
+) -> dict[str, Any]:
+    """What `evaluate` says of all held-out pairs together, and under `sources` of each source's.
+
+    The processes of a world share the pairs; then only rank 0 has the result, the others {}.
+    """
+    reconstructed = [_shared(tokenizer, pairs, world) for pairs in held_out.pairs]
+    if world is not None and not world.is_first:
+        return {}
     each, parts = [], []
-    for pairs in held_out.pairs:
-        codes_bpij, painted = _reconstructed(tokenizer, pairs)
+    for pairs, (codes_bpij, painted) in zip(held_out.pairs, reconstructed, strict=True):
         each.append(evaluate(tokenizer, pairs, codes_bpij, painted, still_below))
         parts.append((pairs, codes_bpij, painted))
     all_pairs, all_codes, all_painted = (np.concatenate(part) for part in zip(*parts, strict=True))
     facts: dict[str, Any] = evaluate(tokenizer, all_pairs, all_codes, all_painted, still_below)
     return {**facts, "sources": dict(zip(held_out.names, each, strict=True))}
+
+
+def _shared(
+    tokenizer: vqgan.VQGAN, pairs_bphwc: NDArray[np.uint8], world: World | None
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    if world is None or world.size == 1:
+        return _reconstructed(tokenizer, pairs_bphwc)
+    mine = _reconstructed(tokenizer, pairs_bphwc[world.share(len(pairs_bphwc))])
+    rows = world.collect(list(zip(*mine, strict=True)), len(pairs_bphwc))
+    if not rows:
+        return mine
+    codes, painted = zip(*rows, strict=True)
+    return np.stack(codes), np.stack(painted)
 
 
 def _reconstructed(

@@ -37,12 +37,18 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+def adaptive_weight(
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> Tensor:
     """VQGAN's lambda (eq. 7): the ratio of both losses' gradients at the decoder's last layer.
 
-    With it the discriminator pulls as strongly as the reconstruction, whatever its logits.
+    With it the discriminator pulls as strongly as the reconstruction, whatever its logits. `mean`
+    averages gradients over the processes.
     """
     (ours,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (theirs,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    ratio: Tensor = ours.norm() / (theirs.norm() + 1e-6)
+    ratio: Tensor = mean(ours).norm() / (mean(theirs).norm() + 1e-6)
     return ratio.clamp(0, MOST).detach()

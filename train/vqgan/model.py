@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from handloom.errors import UserError
+from handloom.train.vqgan.codebook import Codebook
 from handloom.train.vqgan.config import VQGANConfig
 from handloom.train.vqgan.frames import Pool
 from handloom.train.vqgan.linear_start import fit_codebook, fit_encoder
@@ -79,6 +80,26 @@ def pictures(frames_nhwc: NDArray[np.uint8]) -> Tensor:
     low, high = INPUT_RANGE
     x_nchw = torch.from_numpy(np.ascontiguousarray(frames_nhwc)).permute(0, 3, 1, 2)
     return (x_nchw.float() / 255 * (high - low) + low).contiguous(memory_format=torch.channels_last)
+
+
+class Reconstruction(nn.Module):
+    """Encoder, codebook and decoder as one pass: what is compiled, and what DDP wraps."""
+
+    def __init__(self, model: Any, codebook: Codebook) -> None:
+        super().__init__()
+        self.model, self.codebook = model, codebook
+
+    def loss(self, target_bchw: Tensor, learned: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents [B, D, I, J], code ids [B, I, J], commitment loss, pictures [B, 3, H, W].
+
+        Args:
+            target_bchw: pictures in [-1, 1].
+            learned: whether the encoder gets gradients.
+        """
+        with torch.set_grad_enabled(learned and torch.is_grad_enabled()):
+            latents_bdij = latents_of(self.model, target_bchw).float()
+            codes_bdij, ids_bij, commitment = self.codebook.quantize(latents_bdij)
+        return latents_bdij, ids_bij, commitment, paint(self.model, codes_bdij)
 
 
 def latents_of(model: Any, x_nchw: Tensor) -> Tensor:

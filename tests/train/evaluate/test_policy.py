@@ -21,10 +21,11 @@ from handloom.train.evaluate import policy_pictures as evaluate_pictures
 from handloom.train.evaluate.policy import Evaluated
 from handloom.train.evaluate.policy_config import PolicyEval, evaluate
 from handloom.train.evaluate.policy_scores import Outputs, grouped, scores
-from handloom.train.finetune.config import FinetuneConfig, HeadOptions, finetune
-from handloom.train.finetune.model import Inputs
+from handloom.train.finetune.config import FinetuneConfig, HeadOptions
+from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.space import Space
 from handloom.train.policy.policy import Chunk, Execution, Policy
+from handloom.train.trainer.start import train
 from tests.helpers.robot_shards import wander, write_robot_shards
 
 M, N, K, A = 6, 3, 5, 7
@@ -51,7 +52,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, facts: dict[str, Any]) -> P
 def run(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     out = tmp_path_factory.mktemp("run")
     head = HeadOptions(width=32, layers=1, latent=4, vae_width=32, vae_blocks=1)
-    finetune(
+    train(
         FinetuneConfig(
             shards=(str(shards),), out=out, size="nano", head=head, steps=6, batch_size=8, warmup=2,
             stride=3, chunk=5, text_length=8, threads=1, tensorboard=False,
@@ -261,7 +262,7 @@ def test_imagined_frames_stand_beside_the_true_ones(
     torch.nn.init.constant_(job.model.trunk.copy_gate.bias, 100)  # it repeats the newest frame
     tokenizer = vqgan.load(str(tiny_vqgan), resolution=16)
     tokenizer.network.codebook.data *= 500  # else all codes look alike
-    one, _ = evaluate_pictures.imagine(job.model, batch, job.inputs(batch), tokenizer, 3, 4)
+    one, _ = evaluate_pictures.imagine(job.model, batch, job.on_device(batch), tokenizer, 3, 4)
     (sample,) = [s for s in ShardDataset(shards, split="val") if s["clip_id"] == one.clip_id]
     # With a history of two the first frame given is a stride into the episode.
     assert np.array_equal(one.true, tokenizer.decode(sample["tokens"][0, 3:16:3]))

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +16,17 @@ from safetensors.torch import load_file
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import read_manifest
-from handloom.train.finetune import export, loop, stage1, validate
+from handloom.train.finetune import export, stage1
 from handloom.train.finetune.config import (
     FinetuneConfig,
+    FlowOptions,
     HeadOptions,
     LossOptions,
-    finetune,
 )
-from handloom.train.finetune.task import Job
+from handloom.train.finetune.heads.cvae import has_collapsed
 from handloom.train.model import text
-from handloom.train.pretrain.config import train as pretrain
+from handloom.train.trainer.run import Run
+from handloom.train.trainer.start import train
 from tests.helpers.folders import CHECKOUT
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, rows, small_run, trace, write_clips
@@ -62,14 +64,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stage1")
     clips = write_clips(folder / "clips", side=4)
-    pretrain(small_run(clips, folder / "run", size="nano"))
+    train(small_run(clips, folder / "run", size="nano"))
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def whole_run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    finetune(small_finetune(shards, out))
+    train(small_finetune(shards, out))
     return out
 
 
@@ -88,7 +90,7 @@ def test_a_finished_run_does_nothing(
     whole_run: Path, shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (whole_run / "metrics.jsonl").read_bytes()
-    finetune(small_finetune(shards, whole_run))
+    train(small_finetune(shards, whole_run))
     assert "nothing to do" in capsys.readouterr().out
     assert (whole_run / "metrics.jsonl").read_bytes() == before
 
@@ -98,19 +100,19 @@ def test_a_killed_run_goes_on_bit_for_bit(whole_run: Path, shards: Path, tmp_pat
     code = (
         "import sys, os, signal; from pathlib import Path\n"
         "from tests.train.finetune.test_finetune import small_finetune\n"
-        "from handloom.train.robot import loop\n"
-        "take = loop.take_step\n"
-        "def die(job, batch):\n"
-        "    if job.step == 8:\n"
-        "        job.checkpoints.wait(); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return take(job, batch)\n"
-        "loop.take_step = die\n"
-        "loop.run(small_finetune(Path(sys.argv[1]), Path(sys.argv[2])))\n"
+        "from handloom.train.trainer import log, start\n"
+        "add = log.Log.add\n"
+        "def die(self, step, *rest):\n"
+        "    if step == 9:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    add(self, step, *rest)\n"
+        "log.Log.add = die\n"
+        "start.train(small_finetune(Path(sys.argv[1]), Path(sys.argv[2])))\n"
     )
     died = subprocess.run([sys.executable, "-c", code, shards, tmp_path], cwd=CHECKOUT, check=False)
     assert died.returncode == -signal.SIGKILL
     assert not (tmp_path / "summary.json").exists()
-    finetune(config)
+    train(config)
     assert trace(tmp_path) == trace(whole_run)
 
 
@@ -119,7 +121,6 @@ def test_sigterm_saves(shards: Path, tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from tests.train.finetune.test_finetune import small_finetune\n"
         "from handloom.cli import main\n"
-        "from handloom.train import finetune\n"
         "main.__globals__['parse'] = lambda *_: small_finetune("
         "Path(sys.argv[1]), Path(sys.argv[2]), steps=100_000)\n"
         "sys.exit(main(['train', 'finetune']))\n"
@@ -139,7 +140,7 @@ def test_a_frozen_gpt_stays_bit_for_bit(
     mode: Any, shards: Path, stage_1: Path, tmp_path: Path
 ) -> None:
     config = small_finetune(shards, tmp_path, mode=mode, stage1=stage_1)
-    finetune(config)
+    train(config)
     before = load_file(stage_1 / "export" / "model.safetensors")
     after = load_file(tmp_path / "export" / "model.safetensors")
     widened = stage1.widen(before, views=2)
@@ -158,7 +159,7 @@ def test_stored_features_teach_what_computed_ones_do(
     traces = []
     for mode in ("frozen", "frozen+cached"):
         out = tmp_path / mode
-        finetune(small_finetune(shards, out, mode=mode, stage1=stage_1))
+        train(small_finetune(shards, out, mode=mode, stage1=stage_1))
         traces.append(losses(out))
     assert np.allclose(*traces, rtol=2e-3)  # float16 has eleven bits
 
@@ -167,43 +168,38 @@ def test_the_optimiser_of_a_frozen_run_knows_the_head_alone(
     shards: Path, stage_1: Path, tmp_path: Path
 ) -> None:
     jobs = [
-        Job(small_finetune(shards, tmp_path / mode, mode=mode, stage1=stage_1))
+        Run(small_finetune(shards, tmp_path / mode, mode=mode, stage1=stage_1))
         for mode in ("full", "frozen")
     ]
-    known = [{id(p) for p in job.optimizer.state} for job in jobs]
-    heads = [p for n, p in jobs[1].trained.named_parameters() if not n.startswith("trunk.")]
+    known = [{id(p) for p in job.task.optimizer.state} for job in jobs]
+    heads = [p for n, p in jobs[1].task.trained.named_parameters() if not n.startswith("trunk.")]
     assert known[1] == {id(p) for p in heads}
-    assert len(known[0]) == len(list(jobs[0].trained.parameters()))
+    assert len(known[0]) == len(list(jobs[0].task.trained.parameters()))
 
 
 def test_a_run_from_stage_1_begins_with_its_weights(
     shards: Path, stage_1: Path, tmp_path: Path
 ) -> None:
-    job = Job(small_finetune(shards, tmp_path, stage1=stage_1, trunk_lr=0.3))
+    job = Run(small_finetune(shards, tmp_path, stage1=stage_1, trunk_lr=0.3))
     weights = load_file(stage_1 / "export" / "model.safetensors")
     for name, tensor in stage1.widen(weights, 2).items():
-        assert torch.equal(job.trained.trunk.state_dict()[name], tensor)
-    rates = {group["share"] for group in job.optimizer.param_groups}
+        assert torch.equal(job.task.trained.trunk.state_dict()[name], tensor)
+    rates = {group["share"] for group in job.task.optimizer.param_groups}
     assert rates == {1.0, 0.3}
 
 
 def test_non_finite_windows_are_skipped_and_named(shards: Path, tmp_path: Path) -> None:
-    job = Job(small_finetune(shards, tmp_path))
-    before = {name: p.detach().clone() for name, p in job.trained.named_parameters()}
-    batch = next(job.batches())
-    batch.action[0] = np.nan
-    step = loop.take_step(job, batch)
-    assert not step.norm.isfinite()
-    for name, p in job.trained.named_parameters():
+    job = Run(small_finetune(shards, tmp_path))
+    before = {name: p.detach().clone() for name, p in job.task.trained.named_parameters()}
+    batch = next(job.task.batches(0))
+    batch.inputs.inputs.action_BkA[0] = np.nan
+    assert not job.task.take_step(batch, 0).norm.isfinite()
+    for name, p in job.task.trained.named_parameters():
         assert torch.equal(p, before[name]), name
 
 
 REFUSED = {
     "frozen without stage 1": ({"mode": "frozen", "stage1": None}, "without --stage1"),
-    "states into frozen pictures": (
-        {"mode": "frozen", "head": HeadOptions(state_to_images=True)},
-        "--head.state-to-images",
-    ),
     "odd pool": ({"head": HeadOptions(pool=3)}, "--head.pool 3 does not divide"),
     "too long a history": ({"history": 3}, "lower --history to 2"),
     "no frame": ({"history": 0}, "1 or more"),
@@ -218,35 +214,35 @@ def test_what_does_not_fit_is_said_in_a_sentence(
 ) -> None:
     changes, words = REFUSED[case]
     with pytest.raises(UserError, match=words):
-        Job(small_finetune(shards, tmp_path, **{"stage1": stage_1, **changes}))
+        Run(small_finetune(shards, tmp_path, **{"stage1": stage_1, **changes}))
 
 
 def test_stage_1_of_another_tokenizer_or_grid_is_refused(stage_1: Path, tmp_path: Path) -> None:
     other = {"name": "other", "weights_sha256": "cd" * 32, "codebook_size": 64}
     episodes = write_robot_shards(tmp_path / "other", tokenizer=other)
     with pytest.raises(UserError, match=r"cdcdcdcdcdcd.*--tokens.model"):
-        Job(small_finetune(episodes, tmp_path / "a", stage1=stage_1))
+        Run(small_finetune(episodes, tmp_path / "a", stage1=stage_1))
     episodes = write_robot_shards(tmp_path / "wide", rows=6, cols=6)
     with pytest.raises(UserError, match=r"4 x 4 codes.*6 x 6"):
-        Job(small_finetune(episodes, tmp_path / "b", stage1=stage_1))
+        Run(small_finetune(episodes, tmp_path / "b", stage1=stage_1))
 
 
 def test_stage_1_of_other_views_is_refused(tmp_path: Path, shards: Path) -> None:
     three = write_robot_shards(tmp_path / "three", views=("a", "b", "c"), steps=3)
-    pretrain(small_run(three, tmp_path / "run", size="nano", steps=2))
+    train(small_run(three, tmp_path / "run", size="nano", steps=2))
     with pytest.raises(UserError, match=r"3 views.*2: choose"):
-        Job(small_finetune(shards, tmp_path / "out", stage1=tmp_path / "run", history=1))
+        Run(small_finetune(shards, tmp_path / "out", stage1=tmp_path / "run", history=1))
 
 
 def test_a_checkpoint_of_another_run_is_refused(shards: Path, whole_run: Path) -> None:
     with pytest.raises(UserError, match=r"loss\.kl is 0\.01 there and 0\.5 now"):
-        Job(small_finetune(shards, whole_run, loss=LossOptions(kl=0.5)))
+        Run(small_finetune(shards, whole_run, loss=LossOptions(kl=0.5)))
 
 
 def test_shards_without_statistics_are_refused(tmp_path: Path) -> None:
     bare = write_robot_shards(tmp_path / "bare", statistics=False)
     with pytest.raises(UserError, match=r"no statistics.*handloom curate"):
-        Job(small_finetune(bare, tmp_path / "out"))
+        Run(small_finetune(bare, tmp_path / "out"))
 
 
 def test_an_export_of_stage_1_is_no_policy(stage_1: Path) -> None:
@@ -254,15 +250,52 @@ def test_an_export_of_stage_1_is_no_policy(stage_1: Path) -> None:
         export.load(stage_1)
 
 
+@pytest.mark.parametrize("head", ["cvae", "flow"])
+def test_a_run_with_each_head_can_be_loaded_and_drawn_from(
+    head: Any, shards: Path, tmp_path: Path
+) -> None:
+    flow = FlowOptions(width=32, blocks=1, euler_steps=4)
+    train(small_finetune(shards, tmp_path, action_head=head, flow=flow))
+    job = Run(small_finetune(shards, tmp_path, action_head=head, flow=flow))
+    model, _, _ = export.load(tmp_path)
+    inputs = job.task.windows(job.task.val.read(np.arange(3))).inputs
+    with torch.no_grad():
+        context = model.context(model.features(inputs), inputs)
+        chunk = model.act(context)
+        assert torch.equal(chunk, model.act(context))
+        assert torch.equal(chunk, job.task.trained.eval().act(context))
+        noise = torch.randn(3, *model.head.noise_shape)
+        assert not torch.equal(chunk, model.act(context, noise))
+    other = small_finetune(shards, tmp_path, action_head="flow" if head == "cvae" else "cvae")
+    with pytest.raises(UserError, match=r"action_head is|flow\."):
+        Run(other)
+
+
+def test_an_option_that_is_gone_does_not_make_another_run(
+    whole_run: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Checkpoints of former versions name `head.state_to_images`, which was never switched on."""
+    old = Path(shutil.copytree(whole_run, tmp_path / "old"))
+    facts = old / "checkpoints" / "00000012" / "run.json"
+    record = json.loads(facts.read_text())
+    record["identity"]["head.state_to_images"] = False
+    facts.write_text(json.dumps(record))
+    assert Run(small_finetune(shards, old)).step == 12
+    record["identity"]["head.state_to_images"] = True
+    facts.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"head\.state_to_images is True there and None now"):
+        Run(small_finetune(shards, old))
+
+
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(shards: Path, tmp_path: Path) -> None:
-    # Without a latent: what is drawn for it depends on how many draw.
-    config = small_finetune(shards, tmp_path / "one", head=replace(SMALL, latent=0))
-    finetune(config)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc-per-node", "2", "-m", "tests.helpers.finetune_run"]  # fmt: skip
-    subprocess.run([*command, shards, tmp_path / "two"], cwd=CHECKOUT, check=True, timeout=120)
-    assert np.allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+def test_a_compiled_run_learns_the_same(shards: Path, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile wants a C++ compiler")
+    for compiled in (False, True):
+        head = replace(SMALL, latent=0)  # compiled code draws other noise
+        out = tmp_path / str(compiled)
+        train(small_finetune(shards, out, steps=4, compile=compiled, head=head))
+    assert np.allclose(losses(tmp_path / "True"), losses(tmp_path / "False"), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -273,39 +306,28 @@ def test_two_processes_learn_what_one_does(shards: Path, tmp_path: Path) -> None
 def test_a_collapsed_posterior_is_noticed(
     active: int, posterior_l1: float, latent: int, collapsed: bool
 ) -> None:
-    scores = validate.Scores(
-        windows=9,
-        prior_mean=validate.ActionScores(0.5, 0.9),
-        posterior=validate.ActionScores(posterior_l1, 0.9),
-        mean_action=validate.ActionScores(0.8, 0.5),
-        kl=1.0,
-        active_dimensions=active,
-        latent=latent,
-        video={},
-    )
-    assert scores.has_collapsed is collapsed
-    assert any("collapsed" in line for line in validate.table(scores)) is collapsed
+    assert has_collapsed(active, latent, posterior_l1, prior_l1=0.5) is collapsed
 
 
 def test_features_of_another_stage_1_are_not_taken_for_these(
     shards: Path, stage_1: Path, tmp_path: Path
 ) -> None:
     clips = write_clips(tmp_path / "clips", side=4)
-    pretrain(small_run(clips, tmp_path / "other", size="nano", seed=1))
+    train(small_run(clips, tmp_path / "other", size="nano", seed=1))
     same = {"mode": "frozen+cached", "features": tmp_path / "features", "steps": 1}
     for name, start in (("a", stage_1), ("b", tmp_path / "other"), ("c", stage_1)):
-        finetune(small_finetune(shards, tmp_path / name, stage1=start, **same))
+        train(small_finetune(shards, tmp_path / name, stage1=start, **same))
     kept = sorted(path.name.split("-")[0] for path in (tmp_path / "features").iterdir())
     assert kept == ["train", "train", "val", "val"]
     with pytest.raises(UserError, match="stage 1 is"):
-        Job(small_finetune(shards, tmp_path / "a", stage1=tmp_path / "other", **same))
+        Run(small_finetune(shards, tmp_path / "a", stage1=tmp_path / "other", **same))
 
 
 def test_a_policy_finds_the_text_encoder_of_its_stage_1(shards: Path, tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", side=4)
     encoder = str(write_clip_text(tmp_path / "clip"))
-    pretrain(small_run(clips, tmp_path / "run", size="nano", steps=2, text_encoder=encoder))
-    finetune(small_finetune(shards, tmp_path / "out", stage1=tmp_path / "run", steps=2))
+    train(small_run(clips, tmp_path / "run", size="nano", steps=2, text_encoder=encoder))
+    train(small_finetune(shards, tmp_path / "out", stage1=tmp_path / "run", steps=2))
     _, _, facts = export.load(tmp_path / "out")
     assert facts["text_encoder"]["name"] == encoder
     assert text.load_again(facts["text_encoder"]).weights_sha256

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 
 from handloom.train.finetune import stage1
 from handloom.train.finetune.config import HeadOptions, LossOptions
-from handloom.train.finetune.heads.cvae import Posterior, active_dimensions
-from handloom.train.finetune.model import Inputs, RobotModel, RobotShape
+from handloom.train.finetune.heads.cvae import ConditionalVAE, Posterior, active_dimensions
+from handloom.train.finetune.heads.head import Demonstrated
+from handloom.train.finetune.inputs import Inputs
+from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.model.gpt import GPT, Shape
 
 TRUNK = Shape(2, 32, 2, codebook_size=50, views=2, frames=3, rows=4, cols=4,
@@ -45,14 +47,22 @@ def other(values: torch.Tensor) -> torch.Tensor:
     return values + torch.randn_like(values)
 
 
+FREE = LossOptions(free_bits=0.0)
+
+
+def vae(model: RobotModel) -> ConditionalVAE:
+    assert isinstance(model.head, ConditionalVAE)
+    return model.head
+
+
 def acts(model: RobotModel, inputs: Inputs) -> torch.Tensor:
     with torch.no_grad():
-        return model.act(model.look(model.features(inputs), inputs))
+        return model.act(model.context(model.features(inputs), inputs))
 
 
 def video(model: RobotModel, inputs: Inputs) -> torch.Tensor:
     with torch.no_grad():
-        return model(inputs, 0.0)[0].video_BV
+        return model.video_nats(inputs)
 
 
 def test_pictures_depend_on_no_state_and_no_action(inputs: Inputs) -> None:
@@ -62,18 +72,6 @@ def test_pictures_depend_on_no_state_and_no_action(inputs: Inputs) -> None:
     )
     assert (video(model, changed) == video(model, inputs)).all()
     assert (acts(model, changed) != acts(model, inputs)).any()
-
-
-def test_states_reach_pictures_only_where_that_is_asked_for(inputs: Inputs) -> None:
-    model = robot(state_to_images=True)
-    before = video(model, inputs)
-    assert torch.equal(before, video(robot(), inputs))  # it begins as if they did not
-    torch.nn.init.normal_(model.state_to_images.weight)
-    with_states = video(model, inputs)
-    assert not torch.equal(with_states, before)
-    unseen = inputs._replace(state_seen_Bh=torch.zeros(B, 2, dtype=torch.bool))
-    torch.nn.init.zeros_(model.state_to_images.bias)
-    assert torch.equal(video(model, unseen), before)
 
 
 def test_actions_do_not_see_the_frame_that_is_to_come(inputs: Inputs) -> None:
@@ -92,10 +90,10 @@ def test_one_pass_with_the_next_frame_gives_the_features_of_one_without(inputs: 
         assert torch.allclose(together, model.features(inputs), atol=1e-5)
         stored = inputs._replace(features_BMX=model.features(inputs))
         torch.manual_seed(5)
-        cached = model(stored, 0.0, video=False)[0]
+        cached = model.loss(stored, FREE, video=False)
         torch.manual_seed(5)
-        computed = model(inputs, 0.0, video=False)[0]
-    assert torch.equal(cached.arm, computed.arm)
+        computed = model.loss(inputs, FREE, video=False)
+    assert torch.equal(cached["arm"], computed["arm"])
 
 
 def test_a_view_that_is_missing_says_nothing(inputs: Inputs) -> None:
@@ -107,9 +105,10 @@ def test_a_view_that_is_missing_says_nothing(inputs: Inputs) -> None:
     other_view = blind._replace(codes_Bn=codes.flatten(1))
     assert torch.equal(acts(model, other_view), acts(model, blind))
     assert not torch.equal(acts(model, blind), acts(model, inputs))
-    losses = model(blind, 0.0)[0]
-    assert losses.video_BV[:, 1].isnan().all()
-    assert torch.isclose(losses.video, losses.video_BV[:, 0].mean())
+    nats_BV = video(model, blind)
+    assert nats_BV[:, 1].isnan().all()
+    # A window's mean is over its codes of both views, of which one counts nothing.
+    assert torch.isclose(model.loss(blind, FREE)["video"], nats_BV[:, 0].mean())
 
 
 def test_what_does_not_count_moves_no_loss(inputs: Inputs) -> None:
@@ -120,25 +119,25 @@ def test_what_does_not_count_moves_no_loss(inputs: Inputs) -> None:
     action[:, 3:] = 9.0
     short = inputs._replace(action_seen_Bk=counts)
     with torch.no_grad():
-        one = model(short, 0.0)[0]
-        two = model(short._replace(action_BkA=action), 0.0)[0]
-        assert torch.equal(one.arm, two.arm)
-        assert torch.equal(one.gripper, two.gripper)
-        out = model.vae.decode(model.look(model.features(inputs), inputs), None)[:, :3]
+        one = model.loss(short, FREE)
+        two = model.loss(short._replace(action_BkA=action), FREE)
+        assert torch.equal(one["arm"], two["arm"])
+        assert torch.equal(one["gripper"], two["gripper"])
+        out = vae(model).decode(model.context(model.features(inputs), inputs), None)[:, :3]
     true = inputs.action_BkA[:, :3]
-    assert torch.isclose(one.arm, F.smooth_l1_loss(out[..., :6], true[..., :6]))
+    assert torch.isclose(one["arm"], F.smooth_l1_loss(out[..., :6], true[..., :6]))
     expected = F.binary_cross_entropy_with_logits(out[..., 6], true[..., 6])
-    assert torch.isclose(one.gripper, expected)
+    assert torch.isclose(one["gripper"], expected)
 
 
-def test_the_posterior_looks_at_no_padding(inputs: Inputs) -> None:
+def test_the_posterior_attends_to_no_padding(inputs: Inputs) -> None:
     model = robot()
     counts = inputs.action_seen_Bk.clone()
     counts[:, 3:] = False
     action = inputs.action_BkA.clone()
     action[:, 3:] = 9.0
     means = [
-        model.vae.posterior(a, counts, inputs.state_BhS[:, -1]).mean_BZ
+        vae(model).posterior(Demonstrated(a, counts, inputs.state_BhS[:, -1])).mean_BZ
         for a in (inputs.action_BkA, action)
     ]
     assert torch.equal(*means)
@@ -156,16 +155,15 @@ def test_the_divergence_is_that_of_normal_distributions() -> None:
 def test_a_dimension_pays_no_less_than_its_free_bits(inputs: Inputs) -> None:
     model = robot()
     torch.manual_seed(3)
-    losses, posterior = model(inputs, 1e6)
-    assert posterior is not None
-    assert losses.kl_paid == 4 * 1e6
-    losses, posterior = model(inputs, 0.0)
-    assert posterior is not None
-    assert torch.isclose(losses.kl_paid, posterior.kl().sum(1).mean())
-    weights = LossOptions(video=2.0, arm=3.0, gripper=5.0, kl=7.0)
-    half = losses.total(weights, kl_share=0.5)
-    by_hand = 2 * losses.video + 3 * losses.arm + 5 * losses.gripper + 3.5 * losses.kl_paid
-    assert torch.isclose(half, by_hand)
+    losses = model.loss(inputs, LossOptions(free_bits=1e6))
+    assert losses["kl_paid"] == 4 * 1e6
+    losses = model.loss(inputs, FREE)
+    true = Demonstrated(inputs.action_BkA, inputs.action_seen_Bk, inputs.state_BhS[:, -1])
+    assert torch.isclose(losses["kl_paid"], vae(model).posterior(true).kl().sum(1).mean())
+    weights = LossOptions(video=2.0, arm=3.0, gripper=5.0, kl=7.0, kl_warmup=10)
+    half = model.total(losses, weights, step=4)
+    by_hand = 2 * losses["video"] + 3 * losses["arm"] + 5 * losses["gripper"]
+    assert torch.isclose(half, by_hand + 3.5 * losses["kl_paid"])
 
 
 def test_dimensions_that_do_not_vary_are_not_active() -> None:

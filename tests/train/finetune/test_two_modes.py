@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from handloom.train.finetune.config import FinetuneConfig, HeadOptions, finetune
-from handloom.train.finetune.model import Inputs
-from handloom.train.finetune.task import Job
+from handloom.train.finetune.config import FinetuneConfig, HeadOptions
+from handloom.train.finetune.inputs import Inputs
+from handloom.train.finetune.task import FinetuneTask
+from handloom.train.trainer import start
+from handloom.train.trainer.run import Run
 from tests.helpers.robot_shards import Recorded, write_robot_shards
 
 STEPS, SIDE_M, LATENT = 4, 0.02, 4
@@ -40,32 +42,33 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_robot_shards(tmp_path_factory.mktemp("fork"), found)
 
 
-def train(shards: Path, out: Path, latent: int, seed: int) -> Job:
+def train(shards: Path, out: Path, latent: int, seed: int) -> FinetuneTask:
     config = FinetuneConfig(
         shards=(str(shards),), out=out, size="nano", history=1, stride=1, chunk=STEPS, steps=250,
         batch_size=16, lr=3e-3, warmup=20, seed=seed, text_length=4, threads=1, save_every=0,
         val_every=0, tensorboard=False, log_every=0,
         head=HeadOptions(width=32, layers=1, latent=latent, vae_width=32, vae_blocks=2, pool=2),
     )  # fmt: skip
-    finetune(config)
-    return Job(config)
+    start.train(config)
+    task: FinetuneTask = Run(config).task
+    return task
 
 
 @dataclass(frozen=True)
 class AtFork:
     """A model at the first steps of held-out episodes."""
 
-    job: Job
+    job: FinetuneTask
     inputs: Inputs
     seen: Tensor
 
     @classmethod
-    def of(cls, job: Job) -> "AtFork":
+    def of(cls, job: FinetuneTask) -> "AtFork":
         every = job.val.read(np.arange(len(job.val)))
-        inputs = job.inputs(job.val.read(np.flatnonzero(every.step == 0)))
+        inputs = job.windows(job.val.read(np.flatnonzero(every.step == 0))).inputs
         job.trained.eval()
         with torch.no_grad():
-            seen = job.trained.look(job.trained.features(inputs), inputs)
+            seen = job.trained.context(job.trained.features(inputs), inputs)
         return cls(job, inputs, seen)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from handloom.errors import UserError
 from handloom.tokenize.shards import ShardDataset, read_manifest
 from handloom.train.finetune.space import Space
 from handloom.train.finetune.windows.subsets import PerTask
-from handloom.train.finetune.windows.windows import Batch, WindowOptions, Windows
+from handloom.train.finetune.windows.windows import WindowBatch, WindowOptions, Windows
 from tests.helpers.robot_shards import Recorded, wander, write_robot_shards
 
 OPTIONS = WindowOptions(history=3, stride=4, chunk=5)
@@ -26,9 +26,9 @@ def opened(*folders: Path, split: str = "train", **options: Any) -> Windows:
     return Windows(data, space, **{"options": OPTIONS, **options})
 
 
-def assert_same(one: Batch, other: Batch) -> None:
+def assert_same(one: WindowBatch, other: WindowBatch) -> None:
     """Check every field."""
-    for field in fields(Batch):
+    for field in fields(WindowBatch):
         np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
 
 

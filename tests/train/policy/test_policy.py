@@ -14,12 +14,8 @@ from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
 from handloom.train.finetune import export
 from handloom.train.finetune.config import HeadOptions
-from handloom.train.finetune.model import (
-    Inputs,
-    RobotModel,
-    RobotShape,
-    codes_of,
-)
+from handloom.train.finetune.inputs import Inputs, codes_of
+from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.finetune.space import Space
 from handloom.train.model import text
 from handloom.train.model.gpt import Shape
@@ -98,10 +94,11 @@ def expected(
         torch.tensor([[not masked, True]]),
         torch.zeros(1, K, 7),
         torch.ones(1, K, dtype=torch.bool),
+        all_seen=bool(there.all()),
     )
     with torch.no_grad():
         model = policy.model
-        said = model.act(model.look(model.features(inputs), inputs))
+        said = model.act(model.context(model.features(inputs), inputs))
     chunk: NDArray[np.float32] = SPACE.denormalise(said)[0].numpy()
     return chunk
 

@@ -17,8 +17,10 @@ from tensorboardX.proto.event_pb2 import Event
 from handloom.errors import RunError, UserError
 from handloom.tokenize import vqgan
 from handloom.train.model import export, text
-from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import loop
+from handloom.train.trainer.run import Run
+from handloom.train.trainer.start import train
 from tests.helpers.stage1_runs import TOKENIZER, losses, rows, small_run, trace, write_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -38,8 +40,8 @@ def never() -> bool:
     return False
 
 
-def parameters(job: loop.Job) -> dict[str, torch.Tensor]:
-    tensors = {f"{kind}.{n}": t for kind, of in job._tensors().items() for n, t in of.items()}
+def parameters(job: Run) -> dict[str, torch.Tensor]:
+    tensors = {f"{kind}.{n}": t for kind, of in job.task.tensors().items() for n, t in of.items()}
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
@@ -65,13 +67,13 @@ def test_a_run_is_reproducible_and_a_finished_one_is_left_alone(
 
 
 def test_the_text_encoder_is_frozen(config: PretrainConfig) -> None:
-    job = loop.Job(replace(config, steps=2))
-    before = {name: t.clone() for name, t in job.text.network.state_dict().items()}
+    job = Run(replace(config, steps=2))
+    before = {name: t.clone() for name, t in job.task.text.network.state_dict().items()}
     loop.train(job, never)
-    assert equal(before, job.text.network.state_dict())
-    trained = {id(p) for group in job.optimizer.param_groups for p in group["params"]}
-    assert trained == {id(p) for p in job.model.parameters()}
-    assert not trained & {id(p) for p in job.text.network.parameters()}
+    assert equal(before, job.task.text.network.state_dict())
+    trained = {id(p) for group in job.task.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in job.task.model.parameters()}
+    assert not trained & {id(p) for p in job.task.text.network.parameters()}
 
 
 def test_a_short_run_beats_both_baselines_on_held_out_clips(config: PretrainConfig) -> None:
@@ -87,8 +89,8 @@ def test_saving_memory_changes_no_result(
     config: PretrainConfig, changes: dict[str, bool | int]
 ) -> None:
     config = replace(config, steps=3, batch_size=4, save_every=3)
-    plain, frugal = (loop.Job(replace(config, out=config.out / str(i))) for i in range(2))
-    frugal = loop.Job(replace(frugal.config, **changes))
+    plain, frugal = (Run(replace(config, out=config.out / str(i))) for i in range(2))
+    frugal = Run(replace(frugal.config, **changes))
     loop.train(plain, never)
     loop.train(frugal, never)
     torch.testing.assert_close(
@@ -111,18 +113,18 @@ class Poisoned(torch.nn.Module):
 def test_a_step_that_is_not_finite_is_skipped_exactly_and_its_clips_are_named(
     config: PretrainConfig,
 ) -> None:
-    job = loop.Job(replace(config, log_every=1, skip_nonfinite=2))
-    batch = next(job.train.batches(2, 0, start=2))
-    job.objective = Poisoned(job.objective, int(batch["tokens"][0].flat[0]))
-    inputs = job.batches()
-    loop.take_step(job, next(inputs))
+    job = Run(replace(config, log_every=1, skip_nonfinite=2))
+    batch = next(job.task.train.batches(2, 0, start=2))
+    job.task.objective = Poisoned(job.task.objective, int(batch["tokens"][0].flat[0]))
+    inputs = job.task.batches(job.position)
+    job.task.take_step(next(inputs), 0)
     before = parameters(job)
-    _, norm = loop.take_step(job, next(inputs))
+    _, norm = job.task.take_step(next(inputs), 1)
     assert not norm.isfinite()
     assert equal(before, parameters(job))  # moments and their count of steps too
 
-    job = loop.Job(job.config)
-    job.objective = Poisoned(job.objective, int(batch["tokens"][0].flat[0]))
+    job = Run(job.config)
+    job.task.objective = Poisoned(job.task.objective, int(batch["tokens"][0].flat[0]))
     with pytest.raises(RunError, match="was not finite in 2 steps") as stopped:
         loop.train(job, never)
     skipped = [row for row in rows(config.out) if "skipped" in row]
@@ -133,12 +135,12 @@ def test_a_step_that_is_not_finite_is_skipped_exactly_and_its_clips_are_named(
 
 
 def test_weights_that_are_not_finite_stop_the_run(config: PretrainConfig) -> None:
-    job = loop.Job(replace(config, skip_nonfinite=3))
+    job = Run(replace(config, skip_nonfinite=3))
     with torch.no_grad():
-        job.model.code.weight.fill_(float("nan"))
+        job.task.model.code.weight.fill_(float("nan"))
     with pytest.raises(RunError, match="in step 1, 2, 3, with the clips test-train"):
         loop.train(job, never)
-    assert loop.Job(config).step == 0
+    assert Run(config).step == 0
 
 
 def test_datasets_are_mixed_by_weight_and_logged_apart(
@@ -146,19 +148,25 @@ def test_datasets_are_mixed_by_weight_and_logged_apart(
 ) -> None:
     other = write_clips(tmp_path / "robot", clips=(8, 2), seed=1, dataset="robot")
     both = (f"{shards}=3", f"{other}=1")
-    job = loop.Job(replace(config, shards=both, batch_size=8, log_every=12, steps=12))
-    assert len(job.val) == 8
-    assert [job.val[i]["dataset"] for i in range(5)] == ["test", "robot", "test", "robot", "test"]
+    job = Run(replace(config, shards=both, batch_size=8, log_every=12, steps=12))
+    assert len(job.task.val) == 8
+    assert [job.task.val[i]["dataset"] for i in range(5)] == [
+        "test",
+        "robot",
+        "test",
+        "robot",
+        "test",
+    ]
     loop.train(job, never)
     (row,) = (row for row in rows(config.out) if "train" in row and row["step"] == 12)
     assert row["train"]["datasets"].keys() == {"test", "robot"}
 
-    drawn = next(job.train.batches(4096, seed=0, fields=("meta",)))["meta"]
+    drawn = next(job.task.train.batches(4096, seed=0, fields=("meta",)))["meta"]
     assert [meta["dataset"] for meta in drawn].count("robot") == 1024
 
 
 def test_the_log_says_how_fast_and_how_large(config: PretrainConfig) -> None:
-    job = loop.Job(replace(config, tensorboard=True, steps=3))
+    job = Run(replace(config, tensorboard=True, steps=3))
     loop.train(job, never)
     job.log.close()  # the writer holds events back for a while
     (facts,) = (row["train"] for row in rows(config.out) if "train" in row)
@@ -185,11 +193,11 @@ def events(out: Path) -> list[Any]:
 def test_captions_that_are_too_long_are_cut_counted_and_mentioned_once(
     config: PretrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = loop.Job(replace(config, text_length=3, log_every=2, steps=4))  # "move right" needs 4
+    job = Run(replace(config, text_length=3, log_every=2, steps=4))  # "move right" needs 4
     loop.train(job, never)
     long = sum(
         caption == "move right"
-        for batch, _ in zip(job.train.batches(2, 0), range(4), strict=False)
+        for batch, _ in zip(job.task.train.batches(2, 0), range(4), strict=False)
         for caption in batch["caption"]
     )
     assert 0 < long < 8
@@ -200,11 +208,11 @@ def test_captions_that_are_too_long_are_cut_counted_and_mentioned_once(
 def test_an_export_is_the_model(config: PretrainConfig) -> None:
     train(replace(config, steps=2))
     model, facts = export.load(config.out)
-    job = loop.Job(replace(config, steps=2))
-    assert equal(model.state_dict(), job.model.state_dict())
+    job = Run(replace(config, steps=2))
+    assert equal(model.state_dict(), job.task.model.state_dict())
     assert facts["step"] == 2
     assert facts["tokenizer"]["weights_sha256"] == TOKENIZER["weights_sha256"]
-    assert facts["text_encoder"]["weights_sha256"] == job.text.weights_sha256
+    assert facts["text_encoder"]["weights_sha256"] == job.task.text.weights_sha256
     (config.out / "export" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="does not load as a model of handloom"):
         export.load(config.out)
@@ -216,9 +224,10 @@ def test_an_export_is_the_model(config: PretrainConfig) -> None:
 
 TOO_LARGE = """
 import pickle, resource, sys
-from handloom.train import loop
+from handloom.train.trainer import loop
+from handloom.train.trainer.run import Run
 
-job = loop.Job(pickle.loads(sys.stdin.buffer.read()))
+job = Run(pickle.loads(sys.stdin.buffer.read()))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, resource.RLIM_INFINITY))
 try:
@@ -280,7 +289,7 @@ def test_a_compiled_model_learns_the_same(config: PretrainConfig) -> None:
     outs = [config.out / name for name in ("eager", "compiled")]
     for out in outs:
         compiled = out.name == "compiled"
-        loop.train(loop.Job(replace(config, out=out, steps=2, compile=compiled)), never)
+        loop.train(Run(replace(config, out=out, steps=2, compile=compiled)), never)
     torch.testing.assert_close(losses(outs[0]), losses(outs[1]), rtol=1e-4, atol=0)
 
 

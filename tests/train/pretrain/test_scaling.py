@@ -10,7 +10,7 @@ import pytest
 from handloom.errors import UserError
 from handloom.tokenize.shards import Sample, write_manifest, write_shards
 from handloom.train.pretrain import scaling, scaling_chart, scaling_fit
-from handloom.train.pretrain.scaling import Run, ScalingConfig
+from handloom.train.pretrain.scaling import ScalingConfig, SizeRun
 
 SIZES = [30_000_000, 95_000_000, 312_000_000, 719_000_000]
 
@@ -66,7 +66,7 @@ def test_points_that_fix_no_law_are_said_to(sizes, losses, reason):
 
 def runs_of(losses_by_size):
     return [
-        Run(f"size{i}", seed, 10 ** (4 + i), [100, 200], [{"all": loss + 1}, {"all": loss}])
+        SizeRun(f"size{i}", seed, 10 ** (4 + i), [100, 200], [{"all": loss + 1}, {"all": loss}])
         for i, losses in enumerate(losses_by_size)
         for seed, loss in enumerate(losses)
     ]

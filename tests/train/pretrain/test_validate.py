@@ -15,11 +15,12 @@ from handloom.tokenize.frames import center_square
 from handloom.tokenize.measure.report import psnr_db
 from handloom.train.generate import quality
 from handloom.train.generate.quality import Shown
+from handloom.train.pretrain import results, validate
 from handloom.train.pretrain import true_frames as source_frames
-from handloom.train.pretrain import validate
 from handloom.train.pretrain.baselines import Unigram
-from handloom.train.pretrain.config import train
-from handloom.train.trainer import loop
+from handloom.train.pretrain.task import PretrainTask
+from handloom.train.trainer.run import Run
+from handloom.train.trainer.start import train
 from tests.helpers.stage1_runs import small_run, write_clips
 from tests.helpers.videos import write_grey_video
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> loop.Job:
+def job(tmp_path_factory: pytest.TempPathFactory) -> PretrainTask:
     """A finished run on two datasets."""
     root = tmp_path_factory.mktemp("mixed")
     folders = [write_clips(root / "still", dataset="still", seed=1)]
@@ -36,10 +37,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> loop.Job:
     config = small_run(folders[0], root / "out", steps=40, val_every=40, batch_size=4)
     config = type(config)(**{**config.__dict__, "shards": shards})
     train(config)
-    return loop.Job(config)
+    task: PretrainTask = Run(config).task
+    return task
 
 
-def test_all_is_the_mean_over_the_clips_of_the_datasets(job: loop.Job) -> None:
+def test_all_is_the_mean_over_the_clips_of_the_datasets(job: PretrainTask) -> None:
     found = validate.evaluate(job)
     assert {name: v.clips for name, v in found.items()} == {"all": 9, "other": 3, "still": 6}
     for pick in (lambda v: v.loss, lambda v: v.later.accuracy, lambda v: v.first.cross_entropy):
@@ -51,9 +53,9 @@ def test_all_is_the_mean_over_the_clips_of_the_datasets(job: loop.Job) -> None:
         assert v.loss == pytest.approx(loss / job.shape.codes, rel=1e-5)
 
 
-def test_frame_by_frame_stands_beside_the_same_numbers_as_the_table(job: loop.Job) -> None:
-    scores, frames = validate.evaluate(job), validate.frame_by_frame(job, clips=9)
-    rows = validate.baseline_scores(job, [job.val[i] for i in range(9)])
+def test_frame_by_frame_stands_beside_the_same_numbers_as_the_table(job: PretrainTask) -> None:
+    scores, frames = validate.evaluate(job), results.frame_by_frame(job, clips=9)
+    rows = results.baseline_scores(job, [job.val[i] for i in range(9)])
     for name, found in frames.items():
         later = rows[name]["frames 1 and later"]
         assert found.clips == scores[name].clips
@@ -63,9 +65,9 @@ def test_frame_by_frame_stands_beside_the_same_numbers_as_the_table(job: loop.Jo
         assert 0 < found.temporally_teacher_forced < 1
 
 
-def test_the_baselines_of_a_dataset_are_fitted_on_that_dataset(job: loop.Job) -> None:
+def test_the_baselines_of_a_dataset_are_fitted_on_that_dataset(job: PretrainTask) -> None:
     held = [job.val[i] for i in range(9)]
-    rows = validate.baseline_scores(job, held)
+    rows = results.baseline_scores(job, held)
     for name in ("other", "still"):
         train, val = (
             np.stack([s["tokens"] for s in samples if s["dataset"] == name])
@@ -75,7 +77,7 @@ def test_the_baselines_of_a_dataset_are_fitted_on_that_dataset(job: loop.Job) ->
         assert rows[name]["frames 1 and later"]["unigram"] == expected
 
 
-def test_the_log_and_the_summary_have_each_dataset(job: loop.Job) -> None:
+def test_the_log_and_the_summary_have_each_dataset(job: PretrainTask) -> None:
     lines = (job.config.out / "metrics.jsonl").read_text().splitlines()
     logged = next(row["val"] for row in map(json.loads, lines) if "val" in row)
     summary = json.loads((job.config.out / "summary.json").read_text())

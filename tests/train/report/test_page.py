@@ -21,13 +21,14 @@ from handloom.train.evaluate.policy_config import PolicyEval
 from handloom.train.evaluate.policy_config import evaluate as evaluate_policy
 from handloom.train.evaluate.rollout_config import RolloutEval
 from handloom.train.evaluate.rollout_config import evaluate as roll_out
-from handloom.train.finetune.config import FinetuneConfig, HeadOptions, finetune
+from handloom.train.finetune.config import FinetuneConfig, HeadOptions
 from handloom.train.generate import pictures
-from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.report import charts as report_charts
 from handloom.train.report import page as report
 from handloom.train.report.charts import Line
 from handloom.train.report.page import TrainReport
+from handloom.train.trainer.start import train
 from tests.helpers.folders import CHECKOUT
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import small_run, write_clips
@@ -43,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clips = write_clips(out / "human" / "shards", side=4)
     episodes = write_robot_shards(out / "robot" / "shards", (6, 3), steps=12)
     train(small_run(clips, out / "stage1", size="nano", steps=6))
-    finetune(
+    train(
         FinetuneConfig(
             shards=(str(episodes),), out=out / "stage2", stage1=out / "stage1", mode="frozen",
             head=HEAD, steps=4, batch_size=4, warmup=1, history=1, stride=3, chunk=4, log_every=2,

@@ -1,4 +1,4 @@
-"""Stage 1 in several processes: the same batches, the same losses, the same files."""
+"""Training in several processes: the same batches, the same losses, the same files."""
 
 import json
 import os
@@ -14,13 +14,20 @@ import torch
 
 from handloom.errors import RunError, UserError
 from handloom.tokenize.shards import ShardDataset
+from handloom.train.finetune.config import FinetuneConfig
 from handloom.train.model import export
-from handloom.train.pretrain.config import PretrainConfig, train
-from handloom.train.pretrain.data import FIELDS, make_inputs
+from handloom.train.pretrain.config import PretrainConfig
+from handloom.train.pretrain.data import FIELDS, make_batches
 from handloom.train.trainer import loop
 from handloom.train.trainer.distributed import World
+from handloom.train.trainer.options import TrainOptions
+from handloom.train.trainer.run import Run
+from handloom.train.trainer.start import train
 from tests.helpers.folders import CHECKOUT
+from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, rows, small_run, write_clips
+from tests.helpers.vqgan_training import tiny_config, write_pictures
+from tests.train.finetune.test_finetune import SMALL, small_finetune
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -50,10 +57,10 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainCon
 
 
 @pytest.fixture(scope="module")
-def together(alone: PretrainConfig) -> dict[str, PretrainConfig]:
+def together(alone: PretrainConfig, others: dict[str, TrainOptions]) -> dict[str, PretrainConfig]:
     """The same run in two processes, in several ways; one process began what they resume."""
     begun = replace(alone, out=alone.out.with_name("resumed"))
-    job = loop.Job(begun)
+    job = Run(begun)
     with pytest.raises(RunError, match="after step 3"):
         loop.train(job, lambda: job.step == 3)
     changes: dict[str, dict[str, Any]] = {
@@ -68,9 +75,46 @@ def together(alone: PretrainConfig) -> dict[str, PretrainConfig]:
         for name, options in changes.items()
     }
     listed = alone.out.with_name("configs")
-    listed.write_bytes(pickle.dumps(list(runs.values())))
-    torchrun("tests.helpers.stage1_together", listed)
+    listed.write_bytes(pickle.dumps([*runs.values(), *others.values()]))
+    torchrun("tests.helpers.train_together", listed)
     return runs
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainOptions]:
+    """Runs of the other kinds of training, for two processes."""
+    root = tmp_path_factory.mktemp("others")
+    episodes = write_robot_shards(root / "episodes")
+    # Without a latent: what is drawn for it depends on how many draw.
+    head = replace(SMALL, latent=0)
+    finetune = small_finetune(episodes, root / "finetune", head=head, steps=6, save_every=3)
+    pictures = write_pictures(root / "pictures")
+    return {
+        "finetune": finetune,
+        "finetune in parts": replace(finetune, out=root / "parts", parallel="fsdp"),
+        # 8 crops are 2 whole frames in the last steps, one for each process.
+        "vqgan": replace(tiny_config(pictures, root / "vqgan"), batch_size=8),
+    }
+
+
+@pytest.mark.parametrize("kind", ["finetune", "finetune in parts", "vqgan"])
+def test_two_processes_of_any_kind_learn_what_one_learns(
+    together: dict[str, PretrainConfig], others: dict[str, TrainOptions], kind: str
+) -> None:
+    config = others[kind]
+    alone = replace(config, out=config.out.with_name(f"{config.out.name} alone"))
+    if isinstance(config, FinetuneConfig):
+        alone = replace(alone, parallel="ddp")
+    train(alone)
+    torch.testing.assert_close(losses(config.out), losses(alone.out), rtol=1e-3, atol=0)
+    ours, theirs = (
+        next(row["val"] for row in reversed(rows(out)) if "val" in row)
+        for out in (config.out, alone.out)
+    )
+    assert ours.keys() == theirs.keys()
+    name = "psnr_db" if kind == "vqgan" else "windows"
+    assert ours[name] == pytest.approx(theirs[name], abs=0.02)
+    assert (config.out / ("config.json" if kind == "vqgan" else "summary.json")).is_file()
 
 
 @pytest.mark.parametrize("way", ["ddp", "accumulated", "fsdp", "resumed"])
@@ -99,7 +143,7 @@ def test_each_process_writes_its_part_of_a_checkpoint_that_one_can_read(
     ours = export.load(out)[0].state_dict()
     export.from_checkpoint(out)
     assert all(torch.equal(ours[n], w) for n, w in export.load(out)[0].state_dict().items())
-    job = loop.Job(replace(together["fsdp"], parallel="ddp"))
+    job = Run(replace(together["fsdp"], parallel="ddp"))
     assert (job.step, job.position) == (6, 24)
 
 
@@ -131,13 +175,14 @@ def test_the_processes_share_the_batches_of_one(shards: Path, size: int) -> None
 
     def inputs(rank: int, size: int) -> Any:
         batches = data.batches(4, 0, rank, size, fields=FIELDS)
-        return make_inputs(
+        return make_batches(
             batches, torch.device("cpu"), lambda captions: torch.zeros(len(captions))
         )
 
     ranks = [inputs(rank, size) for rank in range(size)]
     for whole, *parts in zip(inputs(0, 1), *ranks, strict=False):
-        assert torch.equal(whole.codes_BN, torch.cat([part.codes_BN for part in parts]))
+        codes = [part.inputs.codes_BN for part in parts]
+        assert torch.equal(whole.inputs.codes_BN, torch.cat(codes))
         assert {part.position for part in parts} == {whole.position}
         if whole.position > 100:  # several epochs
             break
@@ -146,4 +191,4 @@ def test_the_processes_share_the_batches_of_one(shards: Path, size: int) -> None
 def test_processes_that_do_not_divide_the_batch_are_refused(alone: PretrainConfig) -> None:
     sentence = "--batch-size 4 cannot be split evenly over 3 processes: .* such as 3 or 6"
     with pytest.raises(UserError, match=sentence):
-        loop.Job(alone, World(torch.device("cpu"), rank=0, size=3))
+        Run(alone, World(torch.device("cpu"), rank=0, size=3))

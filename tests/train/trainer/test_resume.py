@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from handloom.errors import RunError, UserError
-from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import loop
 from handloom.train.trainer.checkpoints import Reader
+from handloom.train.trainer.run import Run
+from handloom.train.trainer.start import train
 from tests.helpers.stage1_runs import TOKENIZER, rows, small_run, trace, write_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -36,7 +38,7 @@ def config(shards: Path, tmp_path: Path) -> PretrainConfig:
 
 def saved(config: PretrainConfig, step: int = 0) -> None:
     """Leave a checkpoint of a run that has not begun, as if it were of some step."""
-    job = loop.Job(config)
+    job = Run(config)
     job.step = step
     job.save()
     job.checkpoints.wait()
@@ -49,7 +51,7 @@ def in_another_process(code: str, config: PretrainConfig) -> subprocess.Complete
 
 KILLED = """
 import os, pickle, signal, sys
-from handloom.train import log, pretrain
+from handloom.train.trainer import log, start
 
 def add(self, step, *rest, original=log.Log.add):
     if step == 8:
@@ -57,7 +59,7 @@ def add(self, step, *rest, original=log.Log.add):
     original(self, step, *rest)
 
 log.Log.add = add
-pretrain.train(pickle.loads(sys.stdin.buffer.read()))
+start.train(pickle.loads(sys.stdin.buffer.read()))
 """
 
 
@@ -76,38 +78,38 @@ def test_a_killed_run_resumes_to_the_same_losses_and_the_same_weights(
     train(config)
     assert trace(config.out) == trace(whole.out)
     assert [row["step"] for row in rows(config.out) if "loss" in row] == list(range(1, 13))
-    a, b = (loop.Job(c) for c in (config, whole))
+    a, b = (Run(c) for c in (config, whole))
     assert a.position == b.position == 24
     for one, other in zip(tensors(a), tensors(b), strict=True):
         assert torch.equal(one, other)
 
 
-def tensors(job: loop.Job) -> Iterator[torch.Tensor]:
-    for of_kind in job._tensors().values():
+def tensors(job: Run) -> Iterator[torch.Tensor]:
+    for of_kind in job.task.tensors().values():
         yield from of_kind.values()
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(config: PretrainConfig) -> None:
-    job = loop.Job(config)
+    job = Run(config)
     with loop.sigterm() as asked:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
         with pytest.raises(RunError, match="SIGTERM after step 1 of 12"):
             loop.train(job, asked)
-    assert loop.Job(config).step == 1
+    assert Run(config).step == 1
 
 
 FULL_DISK = """
 import pickle, resource, sys
 from handloom import cli
-from handloom.train import checkpoint_sharded, pretrain
+from handloom.train.trainer import checkpoints, start
 
-def rename(self, partial, original=checkpoint_sharded.ShardedCheckpoints._rename):
+def rename(self, partial, original=checkpoints.Checkpoints._rename):
     original(self, partial)  # after the first checkpoint no file may grow beyond 100 kB
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
-checkpoint_sharded.ShardedCheckpoints._rename = rename
-cli.COMMANDS["go"] = lambda _: pretrain.train(pickle.loads(sys.stdin.buffer.read()))
+checkpoints.Checkpoints._rename = rename
+cli.COMMANDS["go"] = lambda _: start.train(pickle.loads(sys.stdin.buffer.read()))
 sys.exit(cli.main(["go"]))
 """
 
@@ -123,12 +125,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(config: PretrainConfig) -> Non
     assert "Traceback" not in said
     assert [p.name for p in (config.out / "checkpoints").iterdir() if p.is_dir()] == ["00000003"]
 
-    assert loop.Job(config).step == 3
+    assert Run(config).step == 3
 
 
 def test_so_many_checkpoints_are_kept(config: PretrainConfig) -> None:
     config = replace(config, save_every=1, steps=5, keep=3)
-    loop.train(loop.Job(config), lambda: False)
+    loop.train(Run(config), lambda: False)
     folder = config.out / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == [
         "00000003",
@@ -151,13 +153,13 @@ def test_a_checkpoint_of_another_run_is_refused(
 ) -> None:
     saved(config)
     with pytest.raises(UserError, match=sentence):
-        loop.Job(replace(config, **change))
+        Run(replace(config, **change))
 
 
 def test_how_a_run_is_executed_may_change(config: PretrainConfig) -> None:
     saved(config, step=6)
     other = {"micro_batch": 1, "log_every": 1, "keep": 5, "activation_checkpointing": True}
-    assert loop.Job(replace(config, **other)).step == 6  # type: ignore[arg-type]
+    assert Run(replace(config, **other)).step == 6  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(
@@ -167,18 +169,18 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(
     other = {**TOKENIZER, "weights_sha256": "cd" * 32, "codebook_size": 128}
     shards = (str(write_clips(tmp_path / "shards", tokenizer=other)),)
     with pytest.raises(UserError, match=r"codebook_size is 64 there and 128 now; tokenizer is"):
-        loop.Job(replace(config, shards=shards))
-    assert loop.Job(replace(config, shards=shards, resume=False)).step == 0
+        Run(replace(config, shards=shards))
+    assert Run(replace(config, shards=shards, resume=False)).step == 0
 
 
 def test_a_checkpoint_that_was_not_finished_is_not_there(config: PretrainConfig) -> None:
     saved(config, step=6)
     folder = config.out / "checkpoints"
     shutil.copytree(folder / "00000006", folder / "00000007.partial")
-    assert loop.Job(config).step == 6
+    assert Run(config).step == 6
     (folder / "00000006" / "__0_0.distcp").write_bytes(b"damaged")
     with pytest.raises(RunError, match="cannot be read"):
-        loop.Job(config)
+        Run(config)
 
 
 class Harmful:
@@ -195,5 +197,5 @@ def test_a_strangers_checkpoint_runs_no_code(
     assert Reader(contents.parent).read_metadata().state_dict_metadata
     contents.write_bytes(pickle.dumps(Harmful()))
     with pytest.raises(RunError, match=r"names posix\.mkdir"):
-        loop.Job(config)
+        Run(config)
     assert not Path("harm").exists()

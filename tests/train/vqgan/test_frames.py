@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from handloom.errors import UserError
-from handloom.train.vqgan.config import VQGANConfig, train
+from handloom.train.trainer.start import train
+from handloom.train.vqgan.config import VQGANConfig
 from handloom.train.vqgan.frames import Frames, held_out_frames
 from tests.helpers.videos import write_grey_video
 from tests.helpers.vqgan_training import tiny_config, write_pictures

@@ -10,8 +10,10 @@ from PIL import Image
 
 from handloom.errors import RunError, UserError
 from handloom.tokenize import vqgan
-from handloom.train.vqgan import task as vqgan_loop
-from handloom.train.vqgan.config import VQGANConfig, train
+from handloom.train.trainer import loop
+from handloom.train.trainer.run import Run
+from handloom.train.trainer.start import train
+from handloom.train.vqgan.config import VQGANConfig
 from handloom.train.vqgan.evaluate import GRID_SIDE
 from handloom.train.vqgan.frames import Frames
 from handloom.train.vqgan.model import (
@@ -35,11 +37,15 @@ def config(folder: Path, tmp_path: Path) -> VQGANConfig:
     return tiny_config(folder, tmp_path / "model")
 
 
+def summaries(out: Path) -> list[dict[str, Any]]:
+    return [row["train"] for row in log_of(out) if "train" in row]
+
+
 def test_training_lowers_the_loss_and_writes_a_folder_that_loads(
     config: VQGANConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(config)
-    steps = [row for row in log_of(config.out) if "loss" in row]
+    steps = summaries(config.out)
     assert steps[-1]["l1"] < steps[0]["l1"]
     assert {"usage", "perplexity", "psnr_db", "perceptual"} <= set(steps[0])
     assert not {"logits_real", "adaptive", "commitment"} & set(steps[0])  # they begin later
@@ -74,7 +80,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(config: VQGANConfig, refresh: 
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        vqgan_loop.train(vqgan_loop.open_job(killed), dies)
+        loop.train(Run(killed), dies)
     assert log_of(killed.out)[-1]["step"] == 8
     train(killed)
     assert log_of(killed.out) == log_of(whole.out)
@@ -83,7 +89,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(config: VQGANConfig, refresh: 
 
 def test_sigterm_saves_and_a_checkpoint_knows_its_run(config: VQGANConfig, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"stopped by SIGTERM after step 1 of 14.*goes on"):
-        vqgan_loop.train(vqgan_loop.open_job(config), lambda: True)
+        loop.train(Run(config), lambda: True)
     with pytest.raises(UserError, match=r"another run: lr is 0\.003 there and 0\.1 now"):
         train(replace(config, lr=0.1))
     others = write_pictures(tmp_path / "others", 13, first=50)
@@ -95,12 +101,12 @@ def test_sigterm_saves_and_a_checkpoint_knows_its_run(config: VQGANConfig, tmp_p
 
 def test_the_discriminator_does_not_ruin_the_reconstruction(config: VQGANConfig) -> None:
     longer = replace(
-        config, steps=70, batch=4, eval_every=10, discriminator_start=40, save_every=1000
+        config, steps=70, batch_size=4, val_every=10, discriminator_start=40, save_every=1000
     )
     train(longer)
-    psnr_by_step = {r["step"]: r["held_out"]["psnr_db"] for r in log_of(longer.out) if len(r) == 2}
+    psnr_by_step = {r["step"]: r["val"]["psnr_db"] for r in log_of(longer.out) if "val" in r}
     assert min(psnr_by_step[step] for step in range(50, 71, 10)) > psnr_by_step[40] - 1
-    last = [row for row in log_of(longer.out) if "adaptive" in row][-1]
+    last = summaries(longer.out)[-1]
     assert last["adaptive"] > 0
     assert last["logits_real"] > last["logits_fake"]  # it did learn to tell them apart
 
@@ -137,13 +143,14 @@ def test_a_run_can_begin_with_a_trained_model(config: VQGANConfig, tmp_path: Pat
 
 
 def test_a_linear_encoder_is_left_alone(config: VQGANConfig) -> None:
-    before = vqgan_loop.open_job(replace(config, encoder_start=config.steps))
-    kept = {name: value.clone() for name, value in before.model.encoder.state_dict().items()}
-    codes = before.model.quantize.embedding.weight.clone()
-    vqgan_loop.train(before, lambda: False)
-    after = before.average.encoder.state_dict()
+    run = Run(replace(config, encoder_start=config.steps))
+    model = run.task.trained
+    kept = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    codes = model.quantize.embedding.weight.clone()
+    loop.train(run, lambda: False)
+    after = run.task.average.encoder.state_dict()
     assert all(torch.equal(after[name], value) for name, value in kept.items())
-    assert torch.equal(before.average.quantize.embedding.weight, codes)
+    assert torch.equal(run.task.average.quantize.embedding.weight, codes)
 
 
 def test_folders_without_frames_are_refused(config: VQGANConfig, tmp_path: Path) -> None:
@@ -169,7 +176,7 @@ def test_folders_without_frames_are_refused(config: VQGANConfig, tmp_path: Path)
         ({"widths": (40,)}, "two numbers at least"),
         ({"codes": 70_000}, "uint16 holds 65,536 at most"),
         ({"crop": 30}, "--crop 30: 3 widths make codes of 4 pixels"),
-        ({"batch": 0}, "--batch 0: it has to be 1 or more"),
+        ({"batch_size": 0}, "--batch-size 0: it has to be 1 or more"),
         ({"lr": 0.0}, "has to be above 0"),
     ],
 )

@@ -62,7 +62,7 @@ class FolderWindows:
         return [shard["sha256"][:12] for shard in data.manifest["splits"][data.split]["shards"]]
 
     def read(self, numbers: Integers) -> Columns:
-        """Windows by their numbers, int64 [B]: the fields of a `Batch`, text as objects [B]."""
+        """Windows by their numbers, int64 [B]: fields of a `WindowBatch`, text as objects [B]."""
         run = np.searchsorted(self._starts, numbers, side="right") - 1
         episode = self._episode[run].astype(np.int64)
         step = self._first[run] + numbers - self._starts[run]

@@ -72,7 +72,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Batch:
+class WindowBatch:
     """Windows with a leading axis B; see `Window`."""
 
     codes: npt.NDArray[np.uint16]
@@ -166,7 +166,7 @@ class Windows:
 
     def batches(
         self, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
-    ) -> Iterator[Batch]:
+    ) -> Iterator[WindowBatch]:
         """Endless batches whose content depends on (seed, position) alone.
 
         Args:
@@ -190,7 +190,7 @@ class Windows:
             start += batch_size
             yield self._read(*self._places(positions, seed), position=start)
 
-    def read(self, numbers: Integers) -> Batch:
+    def read(self, numbers: Integers) -> WindowBatch:
         """Windows by their numbers, int64 [B]; `position` is B."""
         folders = np.searchsorted(self._starts, numbers, side="right") - 1
         return self._read(folders, numbers - self._starts[folders], position=len(numbers))
@@ -203,12 +203,12 @@ class Windows:
             numbers[here] = order(before[here], len(self._folders[folder]), seed)
         return folders, numbers
 
-    def _read(self, folders: Integers, numbers: Integers, position: int) -> Batch:
+    def _read(self, folders: Integers, numbers: Integers, position: int) -> WindowBatch:
         every = self._starts[folders] + numbers
         parts = [(here, self._folders[i].read(numbers[here])) for i, here in groups(folders)]
         columns = {name: _scattered(name, parts, len(numbers)) for name in parts[0][1]}
         lists = {name: c.tolist() for name, c in columns.items() if c.dtype == object}
-        return Batch(**columns | lists, number=every, position=position)
+        return WindowBatch(**columns | lists, number=every, position=position)
 
 
 def _views(datasets: Sequence[ShardDataset], wanted: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What the logs of both stages are made of: lines of metrics.jsonl, TensorBoard, plain numbers."""
+"""Numbers and lines of a log: metrics.jsonl, TensorBoard, memory, durations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from handloom.train.trainer.whole_files import write_atomically
+from handloom.files import write_text
 
 
 def forget_steps_after(path: Path, step: int) -> None:
@@ -20,7 +20,7 @@ def forget_steps_after(path: Path, step: int) -> None:
     whole = [line for line in lines if line.endswith("}")]
     kept = [line for line in whole if json.loads(line)["step"] <= step]
     if kept != lines:
-        write_atomically(path, "".join(f"{line}\n" for line in kept))
+        write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def open_board(folder: Path, step: int) -> Any:
@@ -43,8 +43,8 @@ def mean(values: list[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def json_number(value: float) -> float | None:
-    """A number as JSON knows it, which has no NaN."""
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON knows it, which has no NaN or infinity."""
     return value if math.isfinite(value) else None
 
 

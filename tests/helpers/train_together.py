@@ -1,8 +1,8 @@
-"""Runs of stage 1, one after the other, in a process that torchrun started.
+"""Trainings of any kind, one after the other, in a process that torchrun started.
 
-    torchrun --nproc-per-node 2 -m tests.helpers.stage1_together CONFIGS
+    torchrun --nproc-per-node 2 -m tests.helpers.train_together CONFIGS
 
-CONFIGS is a pickled list of PretrainConfig. `Outs` named `poisoned` are made not finite in rank 1.
+CONFIGS is a pickled list of TrainOptions. `Outs` named `poisoned` are made not finite in rank 1.
 """
 
 import pickle
@@ -13,27 +13,29 @@ from typing import Any
 import torch
 
 from handloom.errors import RunError
-from handloom.train.pretrain.config import PretrainConfig, train
+from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import loop
+from handloom.train.trainer.run import Run
+from handloom.train.trainer.start import train
 
 
 def poison_step_2(config: PretrainConfig) -> None:
     """Train with a loss that is not finite in one step of one process."""
     with loop.join(config.device) as world:
-        job = loop.Job(config, world)
-        inner = job.objective
+        job = Run(config, world)
+        inner = job.task.objective
 
         def objective(codes_BN: Any, text_BLE: Any) -> Any:
             loss_BN = inner(codes_BN, text_BLE)
             return loss_BN + torch.inf if world.rank == 1 and job.step == 1 else loss_BN
 
-        job.objective = objective  # type: ignore[assignment]
-        before = {name: p.detach().clone() for name, p in job.trained.named_parameters()}
+        job.task.objective = objective  # type: ignore[assignment]
+        before = {name: p.detach().clone() for name, p in job.task.trained.named_parameters()}
         try:
             loop.train(job, lambda: False)
         except RunError as error:
             (config.out / f"stopped-{world.rank}").write_text(str(error))
-        moved = any(not p.equal(before[name]) for name, p in job.trained.named_parameters())
+        moved = any(not p.equal(before[name]) for name, p in job.task.trained.named_parameters())
         (config.out / f"moved-{world.rank}").write_text(str(moved))
 
 

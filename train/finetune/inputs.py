@@ -1,0 +1,107 @@
+"""DeviceWindows of episodes as the stage-2 model takes them.
+
+Shape legend: B windows, h frames given (the current one last), F = h + 1 frames, V views, R rows,
+C columns, n = F*V*R*C codes, L and E text length and width, S numbers of an encoded state, k
+actions of a chunk, A numbers of an action, X numbers of a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from handloom.train.finetune.space import Space
+from handloom.train.finetune.windows.windows import WindowBatch
+from handloom.train.model.gpt import to_sequence
+from handloom.train.trainer.feed import on_device
+
+
+class Inputs(NamedTuple):
+    """DeviceWindows on the device of the model."""
+
+    codes_Bn: Tensor
+    """int64, those of the frame to predict included."""
+    seen_BFV: Tensor
+    """bool: pictures that there are."""
+    text_BLE: Tensor
+    state_BhS: Tensor
+    """Encoded (`Space.encode_state`)."""
+    state_seen_Bh: Tensor
+    action_BkA: Tensor
+    """Normalised (`Space.normalise`)."""
+    action_seen_Bk: Tensor
+    """bool: actions that count."""
+    features_BMX: Tensor | None = None
+    """Of the GPT, where they were computed before."""
+    all_seen: bool = False
+    """Whether all pictures are known to be there; attention then needs no mask, which is faster.
+    The host decides, so that a step need not wait for the device."""
+    seen_Bn: Tensor | None = None
+    """`seen_BFV` of each code, if it was spread out before: see `DeviceWindows.part`."""
+
+    def seen_codes(self) -> Tensor | None:
+        """Which codes may be attended to, bool [B, n]; None for all."""
+        if self.all_seen:
+            return None
+        if self.seen_Bn is not None:
+            return self.seen_Bn
+        each = self.codes_Bn.shape[1] // self.seen_BFV[0].numel()
+        return self.seen_BFV.flatten(1).repeat_interleave(each, 1)
+
+
+class DeviceWindows(NamedTuple):
+    """Inputs of a batch, and what the host knows of each window."""
+
+    inputs: Inputs
+    complete: list[bool]
+    """Whether a window has all its pictures."""
+
+    def part(self, part: slice) -> Inputs:
+        """Some of the windows."""
+        values = self.inputs._asdict()
+        values |= {n: v[part] for n, v in values.items() if isinstance(v, Tensor)}
+        values["all_seen"] = all(self.complete[part])
+        inputs = Inputs(**values)
+        # Outside of what is compiled: inductor's CPU code (torch 2.13) masks wrongly if it is fused
+        # into attention, without an error.
+        return inputs._replace(seen_Bn=inputs.seen_codes())
+
+
+def windows_of(
+    batch: WindowBatch,
+    space: Space,
+    encode_text: Callable[[list[str]], Tensor],
+    device: torch.device,
+    features: Any = None,
+) -> DeviceWindows:
+    """Windows as they are read, on the device.
+
+    Args:
+        batch: of numpy arrays, physical units.
+        space: that normalises states and actions.
+        encode_text: instructions to features [B, L, E].
+        device: of the model.
+        features: stored ones of these windows, if there are.
+    """
+    inputs = Inputs(
+        codes_Bn=codes_of(batch.codes, device),
+        seen_BFV=on_device(batch.seen, device),
+        text_BLE=encode_text(batch.caption),
+        state_BhS=space.encode_state(on_device(batch.state, device)),
+        state_seen_Bh=on_device(batch.state_seen, device),
+        action_BkA=space.normalise(on_device(batch.action, device)),
+        action_seen_Bk=on_device(batch.action_seen, device),
+        features_BMX=None if features is None else on_device(features, device),
+        all_seen=bool(batch.seen.all()),
+    )
+    complete: list[bool] = batch.seen.all((1, 2)).tolist()  # type: ignore[assignment]
+    return DeviceWindows(inputs, complete)
+
+
+def codes_of(codes_BFVRC: Any, device: torch.device) -> Tensor:
+    """Codes of windows, uint16 [B, F, V, R, C] of numpy, as the model takes them: int64 [B, n]."""
+    codes_BVFRC = torch.from_numpy(codes_BFVRC.astype("int32")).transpose(1, 2)
+    return on_device(to_sequence(codes_BVFRC), device)
