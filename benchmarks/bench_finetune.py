@@ -33,14 +33,16 @@ from handloom.train.evaluate import policy_motion as evaluate_motion
 from handloom.train.evaluate.policy import Evaluated, outputs_of
 from handloom.train.evaluate.policy_config import PolicyEval
 from handloom.train.evaluate.policy_scores import grouped
-from handloom.train.finetune.config import FinetuneConfig, HeadOptions, finetune
-from handloom.train.finetune.model import Inputs, RobotModel, RobotShape
-from handloom.train.finetune.task import Job
+from handloom.train.finetune.config import FinetuneConfig, HeadOptions
+from handloom.train.finetune.inputs import Inputs
+from handloom.train.finetune.model import RobotModel, RobotShape
+from handloom.train.finetune.task import FinetuneTask
 from handloom.train.finetune.validate import evaluate
 from handloom.train.model.gpt import SIZES, Shape
 from handloom.train.pretrain.config import PretrainConfig
-from handloom.train.pretrain.config import train as pretrain
+from handloom.train.trainer import start
 from handloom.train.trainer.optimizer import make_optimizer, update
+from handloom.train.trainer.run import Run
 
 MODES = ("full", "frozen", "frozen+cached")
 TASKS = ("open_drawer", "move_slider_left")
@@ -76,9 +78,9 @@ def build(size: str, mode: str, count: int) -> tuple[dict[str, int], Callable[[]
             inputs = inputs._replace(features_BMX=model.features(inputs))
 
     def step() -> None:
-        losses, _ = model(inputs, CONFIG.loss.free_bits, mode == "full")
-        losses.total(CONFIG.loss).backward()
-        update(model, optimizer, CONFIG.clip)
+        losses = model.loss(inputs, CONFIG.loss, mode == "full")
+        model.total(losses, CONFIG.loss, CONFIG.loss.kl_warmup).backward()
+        update(list(model.parameters()), optimizer, CONFIG.clip)
 
     state = [t.nbytes for state in optimizer.state.values() for t in state.values()]
     of_trunk = sum(p.numel() for p in model.trunk.parameters())
@@ -96,6 +98,7 @@ def random_inputs(shape: RobotShape, count: int) -> Inputs:
         state_seen_Bh=yes.expand(count, 2),
         action_BkA=torch.rand(count, shape.chunk, shape.action_width),
         action_seen_Bk=yes.expand(count, shape.chunk),
+        all_seen=True,
     )
 
 
@@ -141,9 +144,9 @@ def chunk_scores(args: argparse.Namespace, length: int, seed: int) -> list[float
     found = grouped(outputs_of(job), job.space, job.model.shape.views, 0.0)["all"]
     played = []
     for batch in job.episodes():
-        inputs = job.inputs(batch)
+        inputs = job.on_device(batch).inputs
         with torch.no_grad():
-            normal = job.model.act(job.model.look(job.model.features(inputs), inputs))
+            normal = job.model.act(job.model.context(job.model.features(inputs), inputs))
         chunks = job.space.denormalise(normal).numpy()
         played.append(evaluate_motion.play(batch, chunks, job.space, job.execution, job.execute_n))
     motion = evaluate_motion.scores(played, job.space)["all"]
@@ -161,6 +164,7 @@ def stage1(args: argparse.Namespace) -> None:
             out = args.work / f"start-{name[:5].strip()}-{seed}"
             job = train(args, out, seed, stage1=given, batch_size=args.batch or 8)
             found = evaluate(job)
+            assert found is not None  # in one process
             nats = ", ".join(f"{view} {value:.3f}" for view, value in found.video.items())
             arm, hand = found.prior_mean.arm_l1, found.prior_mean.gripper_accuracy or 0.0
             print(f"{seed:<6}{name:<18}{nats:<44}{arm:>8.3f}{hand:>9.1%}", flush=True)
@@ -168,18 +172,23 @@ def stage1(args: argparse.Namespace) -> None:
 
 def pretrained(args: argparse.Namespace) -> Path:
     out: Path = args.work / "stage1"
-    pretrain(PretrainConfig((args.shards,), out, size="tiny", steps=300, batch_size=2, threads=1))
+    shards = (args.shards,)
+    start.train(
+        PretrainConfig(shards=shards, out=out, size="tiny", steps=300, batch_size=2, threads=1)
+    )
     return out
 
 
-def train(args: argparse.Namespace, out: Path, seed: int, **changes: Any) -> Job:
+def train(args: argparse.Namespace, out: Path, seed: int, **changes: Any) -> FinetuneTask:
     """Fine-tune, and open the finished run."""
     quiet: dict[str, Any] = {"log_every": 0, "val_every": 0, "save_every": 0, "tensorboard": False}
     config = FinetuneConfig(
-        (args.shards,), out, steps=args.steps, seed=seed, threads=args.threads, **quiet, **changes
-    )
-    finetune(config)
-    return Job(config)
+        shards=(args.shards,), out=out, steps=args.steps, seed=seed, threads=args.threads,
+        **quiet, **changes,
+    )  # fmt: skip
+    start.train(config)
+    task: FinetuneTask = Run(config).task
+    return task
 
 
 def main(asked: Sequence[str] | None = None) -> None:

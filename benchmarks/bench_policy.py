@@ -106,7 +106,7 @@ def breakdown(
     features = model.features(inputs)
 
     def head(_: int) -> None:
-        policy.space.denormalise(model.act(model.look(features, inputs))).cpu()
+        policy.space.denormalise(model.act(model.context(features, inputs))).cpu()
 
     return {
         "of it: encode two pictures": timed(encode, args),

@@ -1,15 +1,15 @@
-"""Round a pillar, left or right as chance had it: a conditional VAE beside a deterministic head.
+"""Round a pillar, left or right as chance had it: the action heads beside a deterministic one.
 
     python benchmarks/bench_two_modes.py                            minutes, most of them curation
     python benchmarks/bench_two_modes.py --episodes 160 --starts 100 --seeds 0 1 2      longer
     python benchmarks/bench_two_modes.py --shards DIR --stage1 RUN  with demonstrations at hand
 
-Demonstrations of the tabletop's `go_round` begin alike and pass the pillar on either side. Both
-heads are trained on them with the same GPT, steps and seeds (frozen+cached where --stage1 is given,
-else a small GPT from random weights). Then:
+Demonstrations of the tabletop's `go_round` begin alike and pass the pillar on either side. A
+deterministic head, the conditional VAE and flow matching are trained on them with the same GPT,
+steps and seeds (frozen+cached where --stage1 is given, else a small GPT from random weights). Then:
 
 chunks     at the first step of held-out episodes, how far to the side the first six actions lead:
-           the share of draws from the prior that go left, right or between (less than half as far
+           the share of draws that go left, right or between (less than half as far
            as the least of the demonstrations), and arm L1 in standard deviations
 rollouts   of the policy from other starts: goal reached without touching the pillar, pillar
            touched, and the side on which it was passed
@@ -27,48 +27,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handloom.train.evaluate.rollout import InCalvin
-from handloom.train.finetune.config import (
-    FinetuneConfig,
-    HeadOptions,
-    LossOptions,
-    finetune,
-)
-from handloom.train.finetune.heads.cvae import active_dimensions
-from handloom.train.finetune.task import Job
+from handloom.train.finetune.config import FinetuneConfig, FlowOptions, HeadOptions, LossOptions
+from handloom.train.finetune.task import FinetuneTask
 from handloom.train.policy.policy import Execution, Policy
 from handloom.train.tabletop import tasks
 from handloom.train.tabletop.env import TabletopEnv, initial_state
 from handloom.train.tabletop.spread import SpreadOut
+from handloom.train.trainer import start
+from handloom.train.trainer.run import Run
 
 AHEAD = 6  # actions of 1/10 s, after which a demonstration is farthest to the side
 LONGEST = 120  # steps of 1/30 s; a demonstration takes about 40
 DRAWS = 64
+HEADS = ("deterministic", "conditional VAE", "flow matching")
 
 
 @dataclass(frozen=True)
 class Fork:
     """First windows of held-out episodes: chunks there are normalised, [M, k, A]."""
 
-    job: Job
+    job: FinetuneTask
     true: Tensor
     there: Tensor
-    seen: Tensor
-    means: Tensor
-    """Of the posterior over all held-out windows; empty without a latent."""
+    context: Tensor
 
 
 @torch.no_grad()
-def fork_of(job: Job) -> Fork:
+def fork_of(job: FinetuneTask) -> Fork:
     model, every = job.trained.eval(), job.val.read(np.arange(len(job.val)))
-    inputs = job.inputs(job.val.read(np.flatnonzero(every.step == 0)))
-    seen = model.look(model.features(inputs), inputs)
-    means = torch.zeros(len(every.step), 0)
-    if job.shape.head.latent:
-        of_all = job.inputs(every)
-        means = model.vae.posterior(
-            of_all.action_BkA, of_all.action_seen_Bk, of_all.state_BhS[:, -1]
-        ).mean_BZ
-    return Fork(job, inputs.action_BkA, inputs.action_seen_Bk, seen, means)
+    inputs = job.windows(job.val.read(np.flatnonzero(every.step == 0))).inputs
+    context = model.context(model.features(inputs), inputs)
+    return Fork(job, inputs.action_BkA, inputs.action_seen_Bk, context)
 
 
 def aside_m(fork: Fork, chunk: Tensor) -> NDArray[np.float32]:
@@ -86,21 +75,20 @@ def error(fork: Fork, chunk: Tensor) -> Tensor:
 @torch.no_grad()
 def tell_chunks(name: str, fork: Fork, seed: int) -> None:
     half = np.abs(aside_m(fork, fork.true)).min() / 2
-    act, latent = fork.job.trained.act, fork.job.shape.head.latent
-    chunks = {"latent zero" if latent else "chunk": act(fork.seen)[None]}
-    if latent:
+    act, shape = fork.job.trained.act, fork.job.trained.head.noise_shape
+    chunks = {"no noise": act(fork.context)[None]}
+    if shape:
         random = torch.Generator().manual_seed(seed)
-        draws = torch.randn(DRAWS, len(fork.seen), latent, generator=random)
-        chunks["draws"] = torch.stack([act(fork.seen, z) for z in draws])
+        draws = torch.randn(DRAWS, len(fork.context), *shape, generator=random)
+        chunks["draws"] = torch.stack([act(fork.context, noise) for noise in draws])
         best = error(fork, chunks["draws"][:8]).amin(0).mean()
     for which, found in chunks.items():
         x = aside_m(fork, found)
         left, right = np.mean(x < -half), np.mean(x > half)
         print(f"{name:<22}{which:<14}{left:>7.0%}{right:>8.0%}{1 - left - right:>9.0%}"
               f"{error(fork, found).mean():>10.3f}")  # fmt: skip
-    if latent:
-        active = active_dimensions(fork.means)
-        print(f"{name:<22}best of 8     {'':>24}{best:>10.3f}   {active} of {latent} active")
+    if shape:
+        print(f"{name:<22}best of 8     {'':>24}{best:>10.3f}")
 
 
 def roll_out(out: Path, sample: bool, starts: int) -> tuple[float, float, float, float]:
@@ -131,33 +119,37 @@ def attempt(model: SpreadOut, number: int) -> tuple[bool, bool, float]:
     return not env.collided and bool(info["scene_info"]["at_goal"]), env.collided, side
 
 
-def train(args: argparse.Namespace, latent: int, seed: int) -> Job:
-    start: dict[str, Any] = {"size": "micro"}
+def train(args: argparse.Namespace, name: str, seed: int) -> FinetuneTask:
+    begin: dict[str, Any] = {"size": "micro"}
     if args.stage1 is not None:
-        start = {"stage1": args.stage1, "mode": "frozen+cached", "features": args.work / "features"}
+        begin = {"stage1": args.stage1, "mode": "frozen+cached", "features": args.work / "features"}
     width, layers = args.width, args.layers
     config = FinetuneConfig(
-        (args.shards,), args.work / f"latent-{latent}-{seed}", steps=args.steps, batch_size=32,
+        shards=(args.shards,), out=args.work / f"{name.replace(' ', '-')}-{seed}",
+        steps=args.steps, batch_size=32, action_head="flow" if name == "flow matching" else "cvae",
         chunk=args.chunk, seed=seed, threads=1, tensorboard=False, log_every=0, val_every=0,
-        save_every=0, loss=LossOptions(kl=args.kl, free_bits=args.free_bits), **start,
+        save_every=0, loss=LossOptions(kl=args.kl, free_bits=args.free_bits), **begin,
         head=HeadOptions(
-            width=width, layers=layers, latent=latent, vae_width=width, vae_blocks=layers
+            width=width, layers=layers, latent=32 * (name == "conditional VAE"),
+            vae_width=width, vae_blocks=layers,
         ),
+        flow=FlowOptions(width=width, blocks=layers),
     )  # fmt: skip
-    finetune(config)
-    return Job(config)
+    start.train(config)
+    task: FinetuneTask = Run(config).task
+    return task
 
 
 def measure(args: argparse.Namespace, seed: int) -> None:
-    heads = {"deterministic": train(args, 0, seed), "conditional VAE": train(args, 32, seed)}
+    heads = {name: train(args, name, seed) for name in HEADS}
     print(f"\nseed {seed}\n{'chunks at the fork':<36}{'left':>7}{'right':>8}{'between':>9}"
           f"{'arm L1':>10}")  # fmt: skip
     for name, job in heads.items():
         tell_chunks(name, fork_of(job), seed)
     print(f"{'rollouts':<36}{'reached':>9}{'touched':>9}{'left':>7}{'right':>8}", flush=True)
     for name, job in heads.items():
-        for sample in (False, True) if job.shape.head.latent else (False,):
-            how = "drawn" if sample else "latent zero" if job.shape.head.latent else ""
+        for sample in (False, True) if job.trained.head.noise_shape else (False,):
+            how = "drawn" if sample else "no noise"
             row = roll_out(job.config.out, sample, args.starts)
             print(f"{name:<22}{how:<14}{row[0]:>9.0%}{row[1]:>9.0%}{row[2]:>7.0%}{row[3]:>8.0%}",
                   flush=True)  # fmt: skip
