@@ -123,7 +123,8 @@ def usage(first: str = "") -> str:
     }
     width = max(map(len, shown))
     lines = [f"  {name:{width}}  {says}" for name, says in shown.items()]
-    head = "usage: handloom COMMAND …        (handloom COMMAND --help says more)\n"
+    what = f"{first} WHAT" if first else "COMMAND"
+    head = f"usage: handloom {what} …        (handloom {what} --help says more)\n"
     return "\n".join([head, *lines])
 
 

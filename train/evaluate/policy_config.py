@@ -2,13 +2,12 @@
 
     handloom eval policy --checkpoint RUN --shards DIR …
 
-This file imports no torch, so that `--help` answers at once; `robot/evaluate.py` does the work.
+This file imports no torch, so that `--help` answers at once; `policy.py` does the work.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from handloom.errors import UserError
 
@@ -63,18 +62,3 @@ class PolicyEval:
             if getattr(self, name) < value:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {getattr(self, name)} cannot be: give {value} or more.")
-
-
-def evaluate(config: PolicyEval) -> dict[str, Any]:
-    """Measure, print tables, and write what was found below `config.out`.
-
-    Returns:
-        What scores.json holds.
-
-    Raises:
-        UserError: checkpoint, shards, tokenizer or text encoder do not fit each other.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see pretrain.py
-    from handloom.train.evaluate import policy as evaluation
-
-    return evaluation.run(config)

@@ -10,7 +10,8 @@ from handloom.tokenize.vqgan import VQGAN
 from handloom.train.evaluate.policy_config import PolicyEval
 from handloom.train.finetune.model import RobotModel
 from handloom.train.finetune.space import Space
-from handloom.train.finetune.windows.windows import WindowOptions, Windows
+from handloom.train.finetune.windows.folder import WindowOptions
+from handloom.train.finetune.windows.windows import Windows
 from handloom.train.generate.pictures import load_tokenizer
 from handloom.train.trainer.options import place_and_weight
 

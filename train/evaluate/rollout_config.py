@@ -4,13 +4,12 @@
     handloom eval rollout --checkpoint RUN --calvin task_ABCD_D  in CALVIN's simulator
     handloom eval rollout --actor oracle                         what is possible, or `random`
 
-This file imports no torch, so that `--help` answers at once; `robot/rollout.py` does the work.
+This file imports no torch, so that `--help` answers at once; `rollout.py` does the work.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from handloom.errors import UserError
 
@@ -74,18 +73,3 @@ class RolloutEval:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {getattr(self, name)} cannot be: give 1 or more.")
-
-
-def evaluate(config: RolloutEval) -> dict[str, Any]:
-    """Roll out, print the table, write what was found below `config.out`.
-
-    Returns:
-        What rollout.json holds.
-
-    Raises:
-        UserError: checkpoint, tasks or simulator are not there or do not fit.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see pretrain.py
-    from handloom.train.evaluate import rollout
-
-    return rollout.run(config)

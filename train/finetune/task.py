@@ -26,7 +26,8 @@ from handloom.train.finetune.flops import flops_per_window
 from handloom.train.finetune.inputs import DeviceWindows, windows_of
 from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.finetune.space import Space
-from handloom.train.finetune.windows.windows import WindowBatch, WindowOptions, Windows
+from handloom.train.finetune.windows.folder import WindowOptions
+from handloom.train.finetune.windows.windows import WindowBatch, Windows
 from handloom.train.model import text
 from handloom.train.model.gpt import Shape
 from handloom.train.pretrain.task import clips_too_large

@@ -4,7 +4,7 @@
     handloom generate --checkpoint RUN --shards DIR --clips 16           held-out clips, with scores
     handloom generate --checkpoint RUN --image FILE --text "…"           a picture, no truth
 
-This file imports no torch, so that `--help` answers at once; `generation.py` does the work.
+This file imports no torch, so that `--help` answers at once; `run.py` does the work.
 """
 
 from dataclasses import dataclass
@@ -104,14 +104,3 @@ class GenerateConfig(Sampling):
                 f"--frames {self.frames} counts the given frames too, and {self.given} "
                 f"{'is' if self.given == 1 else 'are'} given: give {self.given + 1} or more."
             )
-
-
-def generate(config: GenerateConfig) -> None:
-    """Generate, and say what was written.
-
-    Raises:
-        UserError: checkpoint, clip, picture, text, tokenizer or weights do not fit.
-    """
-    from handloom.train.generate import run as generation
-
-    generation.run(config)

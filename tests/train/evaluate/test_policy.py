@@ -19,7 +19,8 @@ from handloom.tokenize.shards import ShardDataset
 from handloom.train.evaluate import policy_motion as evaluate_motion
 from handloom.train.evaluate import policy_pictures as evaluate_pictures
 from handloom.train.evaluate.policy import Evaluated
-from handloom.train.evaluate.policy_config import PolicyEval, evaluate
+from handloom.train.evaluate.policy import run as evaluate
+from handloom.train.evaluate.policy_config import PolicyEval
 from handloom.train.evaluate.policy_scores import Outputs, grouped, scores
 from handloom.train.finetune.config import FinetuneConfig, HeadOptions
 from handloom.train.finetune.inputs import Inputs

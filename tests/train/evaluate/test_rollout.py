@@ -11,7 +11,8 @@ from handloom.errors import UserError
 from handloom.stages.datasets.calvin import adapter as calvin
 from handloom.tokenize import vqgan
 from handloom.train.evaluate.rollout import InCalvin, state_of
-from handloom.train.evaluate.rollout_config import RolloutEval, evaluate
+from handloom.train.evaluate.rollout import run as evaluate
+from handloom.train.evaluate.rollout_config import RolloutEval
 from handloom.train.finetune import export
 from handloom.train.finetune.config import HeadOptions
 from handloom.train.finetune.model import RobotModel, RobotShape

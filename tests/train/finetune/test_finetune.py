@@ -121,7 +121,8 @@ def test_sigterm_saves(shards: Path, tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from tests.train.finetune.test_finetune import small_finetune\n"
         "from handloom.cli import main\n"
-        "main.__globals__['parse'] = lambda *_: small_finetune("
+        "from handloom import flags\n"
+        "flags.parse = lambda *_: small_finetune("
         "Path(sys.argv[1]), Path(sys.argv[2]), steps=100_000)\n"
         "sys.exit(main(['train', 'finetune']))\n"
     )

@@ -12,8 +12,9 @@ import pytest
 from handloom.errors import UserError
 from handloom.tokenize.shards import ShardDataset, read_manifest
 from handloom.train.finetune.space import Space
+from handloom.train.finetune.windows.folder import WindowOptions
 from handloom.train.finetune.windows.subsets import PerTask
-from handloom.train.finetune.windows.windows import WindowBatch, WindowOptions, Windows
+from handloom.train.finetune.windows.windows import WindowBatch, Windows
 from tests.helpers.robot_shards import Recorded, wander, write_robot_shards
 
 OPTIONS = WindowOptions(history=3, stride=4, chunk=5)
@@ -213,14 +214,14 @@ def test_a_number_that_is_not_finite_is_named(tmp_path: Path, name: str) -> None
     folder = write_robot_shards(tmp_path / "broken", broken)
     space = Space.of({"good": read_manifest(good)})
     with pytest.raises(UserError, match=f"robot-0005: {name} 3 of step 7 is nan"):
-        Windows([ShardDataset(folder)], space)
+        Windows([ShardDataset(folder)], space, WindowOptions())
 
 
 def test_episodes_of_another_kind_are_named(folders: list[Path], tmp_path: Path) -> None:
     other = write_robot_shards(tmp_path / "other", (1, 1), arms=2, name="two")
     space = Space.of({"one": read_manifest(folders[0])})
     with pytest.raises(UserError, match=r"two-0000 has ee_delta at 10 Hz with states of 14"):
-        Windows([ShardDataset(other)], space)
+        Windows([ShardDataset(other)], space, WindowOptions())
 
 
 def test_what_cannot_be_asked_for(folders: list[Path], tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from handloom import cli
+from handloom import demo, flags
 from handloom.errors import UserError
+from handloom.train.evaluate.policy import run as evaluate_policy
 from handloom.train.evaluate.policy_config import PolicyEval
-from handloom.train.evaluate.policy_config import evaluate as evaluate_policy
+from handloom.train.evaluate.rollout import run as roll_out
 from handloom.train.evaluate.rollout_config import RolloutEval
-from handloom.train.evaluate.rollout_config import evaluate as roll_out
 from handloom.train.finetune.config import FinetuneConfig, HeadOptions
 from handloom.train.generate import pictures
 from handloom.train.pretrain.config import PretrainConfig
@@ -232,24 +232,19 @@ def points(drawn: str) -> list[tuple[float, float]]:
 # The command
 
 
-def test_options_of_the_target_are_those_of_the_commands() -> None:
-    told = subprocess.run(
-        ["make", "-n", "train-sample", "OUT=/tmp/some where"],
-        cwd=CHECKOUT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+def test_the_steps_of_the_demo_name_options_that_there_are() -> None:
+    out = Path("/tmp/some where")
     kinds = {
         "train pretrain": PretrainConfig, "train finetune": FinetuneConfig,
         "eval policy": PolicyEval, "eval rollout": RolloutEval,
     }  # fmt: skip
     seen = set()
-    for line in told.splitlines():
-        if " -m handloom " not in line:
-            continue
-        words = shlex.split(line.split(" -m handloom ")[1])
+    for step in demo.steps(demo.DemoConfig(out=out)):
+        words = [*shlex.split(step.line), "--out", str(out / step.name)]
         command = " ".join(words[:2])
         if command in kinds:
-            config = cli.parse(kinds[command], words[2:], command)
-            assert str(config.out).startswith("/tmp/some where/")
+            config = flags.parse(kinds[command], words[2:], command)
+            assert config.out == out / step.name
             seen.add(command)
     assert seen == set(kinds)
 

@@ -109,7 +109,10 @@ def rename(self, partial, original=checkpoints.Checkpoints._rename):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
 checkpoints.Checkpoints._rename = rename
-cli.COMMANDS["go"] = lambda _: start.train(pickle.loads(sys.stdin.buffer.read()))
+def go(args: list):
+    start.train(pickle.loads(sys.stdin.buffer.read()))
+
+cli.COMMANDS["go"] = cli.Command("", "__main__:go")
 sys.exit(cli.main(["go"]))
 """
 

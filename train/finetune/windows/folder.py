@@ -6,17 +6,33 @@ Shapes as in windows.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from handloom.errors import UserError
 from handloom.train.finetune.windows.episodes import Episodes, Integers
 
-if TYPE_CHECKING:
-    from handloom.train.finetune.windows.windows import WindowOptions
-
 Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """What a window covers. GR-2 publishes none of these numbers: all are assumptions."""
+
+    history: int = 2
+    """Frames seen, the current one included."""
+    stride: int = 5
+    """Steps from one frame to the next: half a second at 10 Hz, in which an arm visibly moves."""
+    chunk: int = 10
+    """Actions that are predicted, one a step: a second at 10 Hz."""
+
+    def __post_init__(self) -> None:
+        for name in ("history", "stride", "chunk"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} is {getattr(self, name)}; give 1 or more.")
 
 
 class FolderWindows:

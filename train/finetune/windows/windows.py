@@ -19,7 +19,7 @@ from handloom.tokenize.shards import Mixture, ShardDataset
 from handloom.tokenize.shards.batches import groups
 from handloom.tokenize.shards.order import order
 from handloom.train.finetune.windows.episodes import Episodes, Integers
-from handloom.train.finetune.windows.folder import Columns, FolderWindows
+from handloom.train.finetune.windows.folder import Columns, FolderWindows, WindowOptions
 from handloom.train.finetune.windows.subsets import PerTask
 
 if TYPE_CHECKING:
@@ -27,23 +27,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class WindowOptions:
-    """What a window covers. GR-2 publishes none of these numbers: all are assumptions."""
-
-    history: int = 2
-    """Frames seen, the current one included."""
-    stride: int = 5
-    """Steps from one frame to the next: half a second at 10 Hz, in which an arm visibly moves."""
-    chunk: int = 10
-    """Actions that are predicted, one a step: a second at 10 Hz."""
-
-    def __post_init__(self) -> None:
-        for name in ("history", "stride", "chunk"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}; give 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -125,7 +108,7 @@ class Windows:
         self,
         datasets: Sequence[ShardDataset],
         space: Space,
-        options: WindowOptions = WindowOptions(),
+        options: WindowOptions,
         views: Sequence[str] = (),
         weights: Sequence[float | None] | None = None,
         per_task: int | None = None,
