@@ -92,13 +92,13 @@ def random_inputs(shape: RobotShape, count: int) -> Inputs:
     trunk, yes = shape.trunk, torch.ones(1, dtype=torch.bool)
     return Inputs(
         codes_Bn=torch.randint(trunk.codebook_size, (count, 3 * trunk.codes_per_frame)),
-        seen_BFV=yes.expand(count, 3, 2),
+        visible_BFV=yes.expand(count, 3, 2),
         text_BLE=torch.randn(count, trunk.text_length, trunk.text_width),
         state_BhS=torch.randn(count, 2, shape.state_width),
-        state_seen_Bh=yes.expand(count, 2),
+        state_known_Bh=yes.expand(count, 2),
         action_BkA=torch.rand(count, shape.chunk, shape.action_width),
-        action_seen_Bk=yes.expand(count, shape.chunk),
-        all_seen=True,
+        action_valid_Bk=yes.expand(count, shape.chunk),
+        all_visible=True,
     )
 
 

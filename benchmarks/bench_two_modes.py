@@ -57,7 +57,7 @@ def fork_of(job: FinetuneTask) -> Fork:
     model, every = job.trained.eval(), job.val.read(np.arange(len(job.val)))
     inputs = job.windows(job.val.read(np.flatnonzero(every.step == 0))).inputs
     context = model.context(model.features(inputs), inputs)
-    return Fork(job, inputs.action_BkA, inputs.action_seen_Bk, context)
+    return Fork(job, inputs.action_BkA, inputs.action_valid_Bk, context)
 
 
 def aside_m(fork: Fork, chunk: Tensor) -> NDArray[np.float32]:

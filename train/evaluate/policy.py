@@ -1,4 +1,4 @@
-"""What `handloom eval policy` does: load, predict, score, play through, imagine, write.
+"""The steps of `handloom eval policy`: load, predict, score, play through, imagine, write.
 
     OUT/scores.json                                      written last
     OUT/actions.png                                      paths of a few episodes, see evaluate_chart
@@ -100,7 +100,7 @@ def run(config: PolicyEval) -> dict[str, Any]:
 
 @torch.no_grad()
 def outputs_of(job: Evaluated) -> Outputs:
-    """What the model says about windows spread evenly over the split."""
+    """The model's outputs for windows spread evenly over the split."""
     config = job.config
     count = min(len(job.windows), config.windows)
     numbers = np.linspace(0, len(job.windows) - 1, count).astype(np.int64)
@@ -134,7 +134,7 @@ def _batch_outputs(job: Evaluated, batch: WindowBatch, noise_nB: Tensor) -> dict
         "video": model.video_nats(inputs),
     }
     arrays: dict[str, Any] = {name: value.float().cpu().numpy() for name, value in found.items()}
-    masks = {"counts": batch.action_seen, "before_known": known}
+    masks = {"counts": batch.action_valid, "before_known": known}
     return arrays | masks | {"dataset": batch.dataset, "task": batch.task}
 
 
@@ -187,7 +187,7 @@ def _parts(job: Evaluated, batch: WindowBatch) -> Iterator[WindowBatch]:
 
 
 def _chunks(job: Evaluated, batch: WindowBatch) -> npt.NDArray[np.float32]:
-    """What the policy executes, without noise, in physical units: [B, k, A]."""
+    """Chunks that the policy executes, without noise, in physical units: [B, k, A]."""
     inputs = job.on_device(batch).inputs
     acted_BkA = job.model.act(job.model.context(job.model.features(inputs), inputs))
     chunks: npt.NDArray[np.float32] = job.space.denormalise(acted_BkA).cpu().numpy()
@@ -215,6 +215,6 @@ def _imagine(job: Evaluated, episodes: list[WindowBatch], tokenizer: VQGAN) -> d
 
 
 def _execution(config: PolicyEval) -> Execution:
-    """What is left open is as `Policy` has it."""
+    """The options given, those left open as `Policy` has them."""
     asked = {name: getattr(config, name) for name in ("execute_n", "ensemble", "smoothing")}
     return Execution(**{name: value for name, value in asked.items() if value is not None})

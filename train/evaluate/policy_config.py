@@ -22,7 +22,7 @@ class PolicyEval:
     shards: tuple[str, ...]
     """Folders or s3:// URLs of shards of robot episodes."""
     split: Literal["val", "train"] = "val"
-    """Which part of them; `train` shows what was learned by heart."""
+    """The part of the shards to measure on; `train` shows what was learned by heart."""
     windows: int = 512
     """Measure actions on at most so many windows, spread evenly."""
     samples: int = 8
@@ -50,7 +50,7 @@ class PolicyEval:
     threads: int = 2
     """CPU threads."""
     seed: int = 0
-    """Of the draws from the prior."""
+    """Seed of the draws."""
 
     def __post_init__(self) -> None:
         if isinstance(self.shards, str | Path):  # one folder, as Python callers have it

@@ -1,4 +1,4 @@
-"""What an evaluation opens: shards, tokenizer and text encoder that fit a policy, or a sentence."""
+"""Shards and tokenizer that fit a policy are opened; others are refused in a sentence."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def imagine(
             batch.clip_id[0], batch.caption[0], view, **{name: f[v] for name, f in videos.items()}
         )
         for v, view in enumerate(model.shape.views)
-        if batch.seen[rows[0], -2, v]
+        if batch.visible[rows[0], -2, v]
     ]
 
 
@@ -97,7 +97,7 @@ def _rows(batch: WindowBatch, history: int, stride: int, frames: int) -> list[in
         rows: list[int] = []
         for i in range(frames):
             row = row_of.get(start + i * stride)
-            if row is None or not batch.seen[row, -1].any():
+            if row is None or not batch.visible[row, -1].any():
                 break
             rows.append(row)
         if rows:
@@ -108,9 +108,11 @@ def _rows(batch: WindowBatch, history: int, stride: int, frames: int) -> list[in
 def _window(inputs: DeviceWindows, row: int) -> Inputs:
     """One window whose next frame is to be imagined in every view that is seen now."""
     window = inputs.part(slice(row, row + 1))
-    seen_1FV = window.seen_BFV.clone()
-    seen_1FV[:, -1] = seen_1FV[:, -2]
-    return window._replace(seen_BFV=seen_1FV, all_seen=bool(seen_1FV.all()), seen_Bn=None)
+    visible_1FV = window.visible_BFV.clone()
+    visible_1FV[:, -1] = visible_1FV[:, -2]
+    return window._replace(
+        visible_BFV=visible_1FV, all_visible=bool(visible_1FV.all()), visible_Bn=None
+    )
 
 
 def shown(imagined: list[Imagined]) -> dict[str, list[Shown]]:

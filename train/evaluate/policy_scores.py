@@ -38,7 +38,7 @@ Scores = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model said about M windows, and what is true. Actions are normalised, grippers 0 to 1.
+    """A model's outputs for M windows, and the truth. Actions are normalised, grippers 0 to 1.
 
     `posterior`, `samples` and `latent_mean` are empty without a latent.
     """
@@ -131,7 +131,7 @@ def scores(outputs: Outputs, space: Space, views: Sequence[str], smoothing: floa
 
 
 def _chunks(outputs: Outputs, space: Space) -> dict[str, Floats]:
-    """What is compared with the truth, [samples, M, k, A] each."""
+    """Chunks to compare with the truth, [samples, M, k, A] each."""
     rows = {"prior mean": outputs.prior_mean[None]}
     if len(outputs.samples):
         rows["prior samples"] = outputs.samples

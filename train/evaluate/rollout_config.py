@@ -57,7 +57,7 @@ class RolloutEval:
     threads: int = 2
     """CPU threads."""
     seed: int = 0
-    """Of the tabletop's chains."""
+    """Seed of the tabletop's chains."""
 
     def __post_init__(self) -> None:
         if (self.actor == "policy") != (self.checkpoint is not None):

@@ -30,7 +30,7 @@ class TokenizerEval:
     resolution: int | None = None
     """Side of the squared frames, pixels; by default the model's own."""
     input_range: tuple[float, float] | None = None
-    """What the model expects for black and white; by default what its folder says."""
+    """Values that the model expects for black and white; by default those that its folder names."""
     lpips: Path | None = None
     """Folder with vgg16-397923af.pth and vgg.pth; without it LPIPS is left out."""
     device: str = "cpu"

@@ -52,12 +52,12 @@ def _one_window(shape: RobotShape) -> Inputs:
     frames = h + 1
     return Inputs(
         codes_Bn=torch.zeros(1, frames * trunk.codes_per_frame, dtype=torch.long),
-        seen_BFV=torch.ones(1, frames, views, dtype=torch.bool),
+        visible_BFV=torch.ones(1, frames, views, dtype=torch.bool),
         text_BLE=torch.zeros(1, trunk.text_length, trunk.text_width),
         state_BhS=torch.zeros(1, h, shape.state_width),
-        state_seen_Bh=torch.ones(1, h, dtype=torch.bool),
+        state_known_Bh=torch.ones(1, h, dtype=torch.bool),
         action_BkA=torch.zeros(1, shape.chunk, shape.action_width),
-        action_seen_Bk=torch.ones(1, shape.chunk, dtype=torch.bool),
+        action_valid_Bk=torch.ones(1, shape.chunk, dtype=torch.bool),
         features_BMX=torch.zeros(1, h * views * rows * cols, shape.feature_width),
-        all_seen=True,
+        all_visible=True,
     )

@@ -24,32 +24,32 @@ class Inputs(NamedTuple):
 
     codes_Bn: Tensor
     """int64, those of the frame to predict included."""
-    seen_BFV: Tensor
+    visible_BFV: Tensor
     """bool: pictures that there are."""
     text_BLE: Tensor
     state_BhS: Tensor
     """Encoded (`Space.encode_state`)."""
-    state_seen_Bh: Tensor
+    state_known_Bh: Tensor
     action_BkA: Tensor
     """Normalised (`Space.normalise`)."""
-    action_seen_Bk: Tensor
+    action_valid_Bk: Tensor
     """bool: actions that count."""
     features_BMX: Tensor | None = None
-    """Of the GPT, where they were computed before."""
-    all_seen: bool = False
+    """Features of the GPT, if they were computed before."""
+    all_visible: bool = False
     """Whether all pictures are known to be there; attention then needs no mask, which is faster.
     The host decides, so that a step need not wait for the device."""
-    seen_Bn: Tensor | None = None
-    """`seen_BFV` of each code, if it was spread out before: see `DeviceWindows.part`."""
+    visible_Bn: Tensor | None = None
+    """`visible_BFV` of each code, if it was spread out before: see `DeviceWindows.part`."""
 
-    def seen_codes(self) -> Tensor | None:
+    def visible_codes(self) -> Tensor | None:
         """Which codes may be attended to, bool [B, n]; None for all."""
-        if self.all_seen:
+        if self.all_visible:
             return None
-        if self.seen_Bn is not None:
-            return self.seen_Bn
-        each = self.codes_Bn.shape[1] // self.seen_BFV[0].numel()
-        return self.seen_BFV.flatten(1).repeat_interleave(each, 1)
+        if self.visible_Bn is not None:
+            return self.visible_Bn
+        each = self.codes_Bn.shape[1] // self.visible_BFV[0].numel()
+        return self.visible_BFV.flatten(1).repeat_interleave(each, 1)
 
 
 class DeviceWindows(NamedTuple):
@@ -63,11 +63,11 @@ class DeviceWindows(NamedTuple):
         """Some of the windows."""
         values = self.inputs._asdict()
         values |= {n: v[part] for n, v in values.items() if isinstance(v, Tensor)}
-        values["all_seen"] = all(self.complete[part])
+        values["all_visible"] = all(self.complete[part])
         inputs = Inputs(**values)
         # Outside of what is compiled: inductor's CPU code (torch 2.13) masks wrongly if it is fused
         # into attention, without an error.
-        return inputs._replace(seen_Bn=inputs.seen_codes())
+        return inputs._replace(visible_Bn=inputs.visible_codes())
 
 
 def windows_of(
@@ -88,16 +88,16 @@ def windows_of(
     """
     inputs = Inputs(
         codes_Bn=codes_of(batch.codes, device),
-        seen_BFV=on_device(batch.seen, device),
+        visible_BFV=on_device(batch.visible, device),
         text_BLE=encode_text(batch.caption),
         state_BhS=space.encode_state(on_device(batch.state, device)),
-        state_seen_Bh=on_device(batch.state_seen, device),
+        state_known_Bh=on_device(batch.state_known, device),
         action_BkA=space.normalise(on_device(batch.action, device)),
-        action_seen_Bk=on_device(batch.action_seen, device),
+        action_valid_Bk=on_device(batch.action_valid, device),
         features_BMX=None if features is None else on_device(features, device),
-        all_seen=bool(batch.seen.all()),
+        all_visible=bool(batch.visible.all()),
     )
-    complete: list[bool] = batch.seen.all((1, 2)).tolist()  # type: ignore[assignment]
+    complete: list[bool] = batch.visible.all((1, 2)).tolist()  # type: ignore[assignment]
     return DeviceWindows(inputs, complete)
 
 

@@ -119,15 +119,15 @@ class RobotModel(nn.Module):
             stream, video_BV = self._run_with_next_frame(inputs)
             features_BMX = self._features(stream)
         else:
-            video_BV = inputs.state_BhS.new_zeros(inputs.seen_BFV[:, -1].shape)
+            video_BV = inputs.state_BhS.new_zeros(inputs.visible_BFV[:, -1].shape)
             stored = inputs.features_BMX
             features_BMX = self.features(inputs) if stored is None else stored
-        next_BV = inputs.seen_BFV[:, -1]
+        next_BV = inputs.visible_BFV[:, -1]
         losses = self.head.losses(self.context(features_BMX, inputs), _true(inputs), weights)
         return {"video": mean_of_each(video_BV[..., None], next_BV), **losses}
 
     def total(self, losses: dict[str, Tensor], weights: LossOptions, step: int) -> Tensor:
-        """What is minimised after so many steps."""
+        """The loss to minimise, parts weighted, after so many steps."""
         total = weights.video * losses["video"]
         for part in self.head.weighted(losses, weights, step):
             total = total + part
@@ -135,11 +135,11 @@ class RobotModel(nn.Module):
 
     def features(self, inputs: Inputs) -> Tensor:
         """Features of the GPT of the frames given: [B, M, X], M = h*V*R/p*C/p of `pool` p."""
-        given, seen_Bn = self.shape.given, inputs.seen_codes()
+        given, visible_Bn = self.shape.given, inputs.visible_codes()
         stream = self.trunk.hidden(
             inputs.codes_Bn[:, :given],
             inputs.text_BLE,
-            None if seen_Bn is None else seen_Bn[:, :given],
+            None if visible_Bn is None else visible_Bn[:, :given],
         )
         return self._features(stream)
 
@@ -147,10 +147,10 @@ class RobotModel(nn.Module):
         """Context tokens of the action head: [B, Q, W]."""
         out: Tensor = self.readout(
             features_BMX.float(),
-            inputs.seen_BFV[:, : self.shape.history],
+            inputs.visible_BFV[:, : self.shape.history],
             inputs.text_BLE,
             inputs.state_BhS,
-            inputs.state_seen_Bh,
+            inputs.state_known_Bh,
         )
         return out
 
@@ -164,18 +164,18 @@ class RobotModel(nn.Module):
         return self.head.act(context_BQW, noise)
 
     def measure(self, context_BQW: Tensor, inputs: Inputs) -> dict[str, Tensor]:
-        """What the head's scores need of these windows."""
+        """Measurements of these windows that the head's scores are made of."""
         return self.head.measure(context_BQW, _true(inputs))
 
     def video_nats(self, inputs: Inputs) -> Tensor:
         """Cross entropy of the next frame's codes by view, nats [B, V]; NaN without a picture."""
         _, nats_BV = self._run_with_next_frame(inputs)
-        return nats_BV.where(inputs.seen_BFV[:, -1], torch.nan)
+        return nats_BV.where(inputs.visible_BFV[:, -1], torch.nan)
 
     def _run_with_next_frame(self, inputs: Inputs) -> tuple[list[Tensor], Tensor]:
-        seen_Bn, codes_Bn = inputs.seen_codes(), inputs.codes_Bn
+        visible_Bn, codes_Bn = inputs.visible_codes(), inputs.codes_Bn
         stream = self.trunk.hidden(
-            codes_Bn[:, :-1], inputs.text_BLE, None if seen_Bn is None else seen_Bn[:, :-1]
+            codes_Bn[:, :-1], inputs.text_BLE, None if visible_Bn is None else visible_Bn[:, :-1]
         )
         # Only the next frame is to be predicted: logits of the frames given would double the cost.
         logits_BmK = self.trunk.predict_last_frame(stream[-1], codes_Bn).float()
@@ -195,4 +195,4 @@ class RobotModel(nn.Module):
 
 
 def _true(inputs: Inputs) -> Demonstrated:
-    return Demonstrated(inputs.action_BkA, inputs.action_seen_Bk, inputs.state_BhS[:, -1])
+    return Demonstrated(inputs.action_BkA, inputs.action_valid_Bk, inputs.state_BhS[:, -1])

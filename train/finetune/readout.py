@@ -2,7 +2,7 @@
 
 The trunk never attends back to them, so what it predicts about pictures stays what it was.
 
-Shape legend: B windows, h frames seen, V views, R rows, C columns, X numbers of a feature, L and E
+Shape legend: B windows, h frames given, V views, R rows, C columns, X numbers of a feature, L and E
 text length and width, S numbers of an encoded state, k actions of a chunk, W width, Q = h + k
 tokens, M = h*V*R*C + L memory tokens.
 """
@@ -53,32 +53,33 @@ class Readout(nn.Module):
     def forward(
         self,
         features_BMX: Tensor,
-        seen_BhV: Tensor,
+        visible_BhV: Tensor,
         text_BLE: Tensor,
         state_BhS: Tensor,
-        state_seen_Bh: Tensor,
+        state_known_Bh: Tensor,
     ) -> Tensor:
         """Tokens [B, Q, W]: of the states, then of the actions to take.
 
         Args:
             features_BMX: of the trunk [B, h*V*R*C, X].
-            seen_BhV: bool, the pictures that there are.
+            visible_BhV: bool, the pictures that there are.
             text_BLE: features of the instructions, zero behind their end.
             state_BhS: encoded.
-            state_seen_Bh: bool, the states that there are.
+            state_known_Bh: bool, the states that there are.
         """
         h, _, rows, cols = self.grid
         pictures = self.feature_in(self.feature_norm(features_BMX)) + self._places()
         words = self.text_in(text_BLE) + self.text_place
         memory_BMW = self.memory_norm(torch.cat([pictures, words], dim=1))
         there_BM = torch.cat(
-            [seen_BhV.flatten(1).repeat_interleave(rows * cols, 1), (text_BLE != 0).any(-1)], dim=1
+            [visible_BhV.flatten(1).repeat_interleave(rows * cols, 1), (text_BLE != 0).any(-1)],
+            dim=1,
         )
         # The VAE reads these tokens too: what is unknown must say nothing.
-        states = self.state_in(state_BhS * state_seen_Bh[..., None]) + self.time
+        states = self.state_in(state_BhS * state_known_Bh[..., None]) + self.time
         x_BQW = torch.cat([states, self.query.expand(len(states), -1, -1)], dim=1)
-        asked = state_seen_Bh.new_ones(len(states), x_BQW.shape[1] - h)
-        there_BQ = torch.cat([state_seen_Bh, asked], dim=1)
+        asked = state_known_Bh.new_ones(len(states), x_BQW.shape[1] - h)
+        there_BQ = torch.cat([state_known_Bh, asked], dim=1)
         for block in self.blocks:
             x_BQW = block(x_BQW, memory_BMW, there_BM, there_BQ)
         out: Tensor = self.norm(x_BQW)

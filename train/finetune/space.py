@@ -23,7 +23,7 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Space:
-    """What a policy's numbers mean, and their mean and standard deviation over training steps.
+    """Meaning of a policy's numbers, and their mean and standard deviation over training steps.
 
     Args:
         kind: `ee_delta`, `joints` or `as_stored`.
@@ -152,7 +152,7 @@ class Space:
         return action * std + mean
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What to subtract and to divide by, [A] each; 0 and 1 for grippers."""
+        """Mean to subtract and deviation to divide by, [A] each; 0 and 1 for grippers."""
         std = _safe(self.action_std)
         held = set(self.grippers)
         mean = [0.0 if i in held else value for i, value in enumerate(self.action_mean)]

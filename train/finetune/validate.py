@@ -22,7 +22,7 @@ from handloom.train.trainer.distributed import World
 
 
 class Finetuning(Protocol):
-    """What validation wants of a run of stage 2."""
+    """The parts of a stage-2 run that validation reads."""
 
     config: FinetuneConfig
     world: World
@@ -107,7 +107,7 @@ def _outputs(job: Finetuning, windows: DeviceWindows) -> dict[str, Tensor]:
     context_BQW = model.context(features_BMX, inputs)
     found = {
         "true": inputs.action_BkA,
-        "counts": inputs.action_seen_Bk,
+        "counts": inputs.action_valid_Bk,
         "acted": model.act(context_BQW),
         **model.measure(context_BQW, inputs),
     }
@@ -117,14 +117,14 @@ def _outputs(job: Finetuning, windows: DeviceWindows) -> dict[str, Tensor]:
 
 
 def _scores(job: Finetuning, found: dict[str, Tensor]) -> FinetuneScores:
-    true_MkA, counts_Mk, grippers = found.pop("true"), found.pop("counts") > 0, job.shape.grippers
+    true_MkA, valid_Mk, grippers = found.pop("true"), found.pop("counts") > 0, job.shape.grippers
     mean_action = torch.zeros_like(true_MkA)
     columns = list(grippers)
     if columns:
-        mean_action[..., columns] = (true_MkA[counts_Mk][:, columns] > 0.5).float().mean()
+        mean_action[..., columns] = (true_MkA[valid_Mk][:, columns] > 0.5).float().mean()
 
     def judged(chunk_MkA: Tensor) -> ActionScores:
-        return score(chunk_MkA, true_MkA, counts_Mk, grippers)
+        return score(chunk_MkA, true_MkA, valid_Mk, grippers)
 
     acted, video = judged(found.pop("acted")), {}
     if "video" in found:

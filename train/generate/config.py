@@ -25,7 +25,7 @@ class Sampling:
     """Draw among the fewest likeliest codes whose probabilities add up to this, above 0, at most 1;
     after --top-k."""
     seed: int = 0
-    """Of the draws. The same seed gives the same codes on the same machine."""
+    """Seed of the draws. The same one gives the same codes on the same machine."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -59,7 +59,7 @@ class GenerateConfig(Sampling):
     image: tuple[Path, ...] = ()
     """Continue a picture; a model of several views wants one of each, in its order."""
     text: str | None = None
-    """What is to happen. A clip has its own caption, which this replaces."""
+    """The instruction. A clip has its own caption, which this replaces."""
     given: int = 1
     """Frames of a clip that the model gets to see."""
     frames: int | None = None

@@ -1,4 +1,4 @@
-"""What a model is asked to continue: clips of shards, or a picture.
+"""Prompts for a model to continue: clips of shards, or a picture.
 
 Shapes: V views, f frames given, R rows, C columns.
 """
@@ -33,7 +33,7 @@ class Prompt:
     """One thing to continue."""
 
     name: str
-    """Of the files to write."""
+    """Stem of the files to write."""
     text: str
     dataset: str
     given_VfRC: NDArray[np.uint16]

@@ -1,4 +1,4 @@
-"""What `handloom generate` does: load, continue, write, measure.
+"""The steps of `handloom generate`: load, continue, write, measure.
 
     OUT/<name>.mp4, .gif, .png, .tokens.npy     name is the clip's id or the picture's file name
     OUT/scores.json                             where the truth is known

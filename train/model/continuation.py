@@ -39,7 +39,7 @@ def from_sequence(codes_Bn: Tensor, shape: Shape) -> Codes:
 def shown(
     dataset: str, given: int, predicted: Frames, true: Frames, source_FHW3: Frames | None
 ) -> list[Shown]:
-    """What was predicted beside the truth, as far as both go; `predicted` and `true` have views."""
+    """Predicted frames beside the true ones, as far as both go; both have views."""
     span = slice(given, min(predicted.shape[1], true.shape[1]))
     return [
         Shown(

@@ -85,7 +85,7 @@ class Cache:
         length, width = shape.text_length + shape.codes, shape.width // shape.heads
         self.kv = torch.zeros(shape.layers, 2, batch, shape.heads, length, width, device=device)
         self.codes_Bn = torch.zeros(batch, 0, dtype=torch.long, device=device)
-        self.seen_BT: Tensor | None = None  # which positions may be looked at; None for all
+        self.visible_BT: Tensor | None = None  # which positions may be looked at; None for all
         self.filled = 0
 
     def extend(self, layer: int, k_BHTS: Tensor, v_BHTS: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,19 +250,19 @@ class GPT(nn.Module):
         self,
         codes_Bn: Tensor,
         text_BLE: Tensor,
-        seen_Bn: Tensor | None = None,
+        visible_Bn: Tensor | None = None,
         extra_BnD: Tensor | None = None,
     ) -> list[Tensor]:
-        """What enters the first block and what leaves each of them, all [B, L + n, D].
+        """The residual stream before the first block and after each block, all [B, L + n, D].
 
         Args:
             codes_Bn: int64, any number of codes from the start of a clip.
             text_BLE: features of the captions.
-            seen_Bn: bool; codes that are False hide from all others. None hides none.
+            visible_Bn: bool; codes that are False hide from all others. None hides none.
             extra_BnD: added to what the codes are turned into.
         """
         embedded = self.embed_text(text_BLE), self.embed_codes(codes_Bn, extra_BnD=extra_BnD)
-        return self._run_blocks(torch.cat(embedded, dim=1), None, _with_text(seen_Bn, text_BLE))
+        return self._run_blocks(torch.cat(embedded, dim=1), None, _with_text(visible_Bn, text_BLE))
 
     def predict(self, x_BTD: Tensor, codes_Bn: Tensor) -> Tensor:
         """Logits [B, n, K] from what leaves the last block, given text and all codes but the last.
@@ -278,14 +278,14 @@ class GPT(nn.Module):
         return self._predict(x_BTD[:, -m:], codes_Bn[:, -2 * m : -m])
 
     def _run_blocks(
-        self, x_BTD: Tensor, cache: Cache | None = None, seen_BT: Tensor | None = None
+        self, x_BTD: Tensor, cache: Cache | None = None, visible_BT: Tensor | None = None
     ) -> list[Tensor]:
         start = cache.filled if cache is not None else 0
         span = slice(start, start + x_BTD.shape[1])
         turns = Turns(self.here_2TP[:, span], self.there_2TP[:, span])
-        if seen_BT is None and start and x_BTD.shape[1] > 1:
-            seen_BT = x_BTD.new_ones(len(x_BTD), span.stop, dtype=torch.bool)
-        mask = None if seen_BT is None else _causal_and_seen(seen_BT, start)
+        if visible_BT is None and start and x_BTD.shape[1] > 1:
+            visible_BT = x_BTD.new_ones(len(x_BTD), span.stop, dtype=torch.bool)
+        mask = None if visible_BT is None else _causal_and_seen(visible_BT, start)
         stream = [x_BTD]
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -322,22 +322,22 @@ class GPT(nn.Module):
         codes_Bn: Tensor,
         cache: Cache,
         text_BLE: Tensor | None = None,
-        seen_Bn: Tensor | None = None,
+        visible_Bn: Tensor | None = None,
         extra_BnD: Tensor | None = None,
     ) -> Tensor:
         """Take in codes after those in the cache; logits [B, K] of the code that comes next.
 
         The first call brings the caption, and may bring no codes. Where it hides some of them
-        (`seen_Bn`, see `hidden`), each later call says of its codes too.
+        (`visible_Bn`, see `hidden`), each later call says of its codes too.
         """
         x_BtD = self.embed_codes(codes_Bn, cache.codes_Bn.shape[1], extra_BnD)
         if text_BLE is not None:
             x_BtD = torch.cat([self.embed_text(text_BLE), x_BtD], dim=1)
-            cache.seen_BT = _with_text(seen_Bn, text_BLE)
-        elif seen_Bn is not None and cache.seen_BT is not None:
-            cache.seen_BT = torch.cat([cache.seen_BT, seen_Bn], dim=1)
+            cache.visible_BT = _with_text(visible_Bn, text_BLE)
+        elif visible_Bn is not None and cache.visible_BT is not None:
+            cache.visible_BT = torch.cat([cache.visible_BT, visible_Bn], dim=1)
         cache.codes_Bn = torch.cat([cache.codes_Bn, codes_Bn], dim=1)
-        x_B1D = self._run_blocks(x_BtD, cache, cache.seen_BT)[-1][:, -1:]
+        x_B1D = self._run_blocks(x_BtD, cache, cache.visible_BT)[-1][:, -1:]
         place = cache.codes_Bn.shape[1] - self.shape.codes_per_frame
         earlier_Bm = cache.codes_Bn[:, place : place + 1] if place >= 0 else codes_Bn[:, :0]
         return self._predict(x_B1D, earlier_Bm)[:, 0]
@@ -352,19 +352,19 @@ class GPT(nn.Module):
         return torch.cat([cache.codes_Bn, logits_BK.argmax(-1, keepdim=True)], dim=1)
 
 
-def _with_text(seen_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
-    """Of text and codes, which may be looked at: the whole text."""
-    if seen_Bn is None:
+def _with_text(visible_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
+    """Mask of text and codes that may be attended to: the text whole."""
+    if visible_Bn is None:
         return None
-    return torch.cat([seen_Bn.new_ones(text_BLE.shape[:2]), seen_Bn], dim=1)
+    return torch.cat([visible_Bn.new_ones(text_BLE.shape[:2]), visible_Bn], dim=1)
 
 
-def _causal_and_seen(seen_BT: Tensor, start: int) -> Tensor:
+def _causal_and_seen(visible_BT: Tensor, start: int) -> Tensor:
     """Bool [B, 1, t, T]: which positions those from `start` on look at."""
-    total = seen_BT.shape[1]
-    here = torch.arange(start, total, device=seen_BT.device)[:, None]
-    causal_tT = torch.arange(total, device=seen_BT.device) <= here
-    return causal_tT & seen_BT[:, None, None]
+    total = visible_BT.shape[1]
+    here = torch.arange(start, total, device=visible_BT.device)[:, None]
+    causal_tT = torch.arange(total, device=visible_BT.device) <= here
+    return causal_tT & visible_BT[:, None, None]
 
 
 def _angles(place_N4: Tensor, pairs: int) -> Tensor:

@@ -58,7 +58,7 @@ class TextEncoder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What an export records, and `load_again` reads, as plain JSON."""
+        """Name, hash and length, as plain JSON: exports record them, `load_again` reads them."""
         return {"name": self.name, "weights_sha256": self.weights_sha256, "length": self.length}
 
     def __call__(self, captions: list[str]) -> Tensor:

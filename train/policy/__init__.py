@@ -1,4 +1,4 @@
-"""What a robot calls: `Policy`, a fine-tuned model that remembers its episode."""
+"""`Policy`: a fine-tuned model that remembers its episode, for a robot to call."""
 
 from handloom.train.policy.policy import Chunk, Execution, Policy
 

@@ -20,7 +20,7 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
     """The likeliest next frames of one window: uint16 [f, V, R, C].
 
     Beyond the first the window slides: each frame is imagined from the newest ones, the imagined
-    ones among them. Views that are not seen are imagined as code 0.
+    ones among them. Views that are not visible are imagined as code 0.
 
     Args:
         model: in evaluation mode.
@@ -33,15 +33,15 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
         codes_1m = _next_frame(model, inputs)
         found.append(codes_1m)
         window = torch.cat([inputs.codes_Bn[:, each:given], codes_1m], dim=1)
-        seen = inputs.seen_BFV.roll(-1, 1)
-        seen[:, -1] = seen[:, -2]
+        visible = inputs.visible_BFV.roll(-1, 1)
+        visible[:, -1] = visible[:, -2]
         inputs = inputs._replace(
             codes_Bn=torch.cat([window, codes_1m], dim=1),
-            seen_BFV=seen,
+            visible_BFV=visible,
             state_BhS=inputs.state_BhS.roll(-1, 1),
-            state_seen_Bh=_slid(inputs.state_seen_Bh),
-            all_seen=bool(seen.all()),
-            seen_Bn=None,
+            state_known_Bh=_slid(inputs.state_known_Bh),
+            all_visible=bool(visible.all()),
+            visible_Bn=None,
         )
     trunk = model.shape.trunk
     grid = torch.cat(found).view(frames, trunk.views, trunk.rows, trunk.cols)
@@ -51,29 +51,29 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
 def _next_frame(model: RobotModel, inputs: Inputs) -> Tensor:
     """Codes [1, V*R*C] of the frame after those that are seen."""
     trunk, given = model.trunk, model.shape.given
-    seen_Bn = inputs.seen_codes()
+    visible_Bn = inputs.visible_codes()
     cache = Cache(trunk.shape, len(inputs.codes_Bn), inputs.codes_Bn.device)
     logits_BK = trunk.extend(
         inputs.codes_Bn[:, :given],
         cache,
         inputs.text_BLE,
-        None if seen_Bn is None else seen_Bn[:, :given],
+        None if visible_Bn is None else visible_Bn[:, :given],
     )
     each, area = trunk.shape.codes_per_frame, trunk.shape.rows * trunk.shape.cols
-    there_V = inputs.seen_BFV[0, -2]  # as the newest frame is seen
+    there_V = inputs.visible_BFV[0, -2]  # as the newest frame is seen
     found = []
     for i in range(each):
         there = there_V[i // area]
         code_B1 = logits_BK.argmax(-1, keepdim=True) * there
         found.append(code_B1)
         if i < each - 1:
-            seen_B1 = None if seen_Bn is None else there.view(1, 1)
-            logits_BK = trunk.extend(code_B1, cache, seen_Bn=seen_B1)
+            visible_B1 = None if visible_Bn is None else there.view(1, 1)
+            logits_BK = trunk.extend(code_B1, cache, visible_Bn=visible_B1)
     return torch.cat(found, dim=1)
 
 
-def _slid(state_seen_Bh: Tensor) -> Tensor:
+def _slid(state_known_Bh: Tensor) -> Tensor:
     """States of imagined frames are not known."""
-    slid = state_seen_Bh.roll(-1, 1)
+    slid = state_known_Bh.roll(-1, 1)
     slid[:, -1] = False
     return slid

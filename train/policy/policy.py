@@ -13,7 +13,7 @@ The policy keeps its own history: it takes `act` to be called each time `execute
 back to the observation that is `stride` steps old. Whoever sees more calls `observe` in between.
 
 Shapes: H x W pixels, S numbers a state, A an action, k actions a chunk, n of them executed,
-V views, h frames seen, R rows, C columns of codes.
+V views, h frames given, R rows, C columns of codes.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Execution:
     sample: bool = False
     """Draw a trajectory, by the head's noise; else it is the same one each time, of no noise."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What to do next."""
+    """The next actions."""
 
     actions: Floats
     """[k, A], physical units, smoothed; `docs/robot-episodes.md` says what each number means."""
@@ -88,8 +88,8 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was observed at one step; codes are made when they are first looked at."""
+class Observation:
+    """Images and state of one step; codes are made when they are first needed."""
 
     step: int
     images: dict[str, Picture]
@@ -162,7 +162,7 @@ class Policy:
     def reset(self) -> None:
         """Forget the episode; call it before each one."""
         self._step = 0
-        self._seen: deque[Seen] = deque()
+        self._observed: deque[Observation] = deque()
         self._chunks: deque[tuple[int, Floats]] = deque()
         self._done: Floats = np.zeros((0, len(self.space.action_mean)), np.float32)
         self._generator = torch.Generator(self.device).manual_seed(self.execution.seed)
@@ -213,18 +213,18 @@ class Policy:
     def imagine(
         self, instruction: str, images: Mapping[str, Any], state: Any, frames: int = 1
     ) -> dict[str, Picture]:
-        """What the model expects to see: by view uint8 [frames, H, W, 3], `stride` steps apart.
+        """Frames that the model expects: by view uint8 [frames, H, W, 3], `stride` steps apart.
 
         It does not count as a step of the episode.
         """
-        before = self._step, self._seen.copy()
+        before = self._step, self._observed.copy()
         self._remember(images, state)
         inputs = self._inputs(instruction)
-        self._step, self._seen = before
+        self._step, self._observed = before
         codes_fVRC = next_frames(self.model, inputs, frames)
         pictures = {}
         for v, view in enumerate(self.views):
-            if bool(inputs.seen_BFV[0, -2, v]):
+            if bool(inputs.visible_BFV[0, -2, v]):
                 pictures[view] = self.tokenizer.decode(np.ascontiguousarray(codes_fVRC[:, v]))
         return pictures
 
@@ -249,10 +249,10 @@ class Policy:
         checked = {name: self._picture(name, image) for name, image in images.items()}
         if not checked:
             raise UserError(f"no image is given: pass one or more of {', '.join(self.views)}.")
-        seen = Seen(self._step - ago, checked, numbers)
-        kept = [one for one in self._seen if one.step != seen.step]
+        newest = Observation(self._step - ago, checked, numbers)
+        kept = [one for one in self._observed if one.step != newest.step]
         oldest = self._step - self.stride * self.model.shape.history
-        self._seen = deque(one for one in [*kept, seen] if one.step >= oldest)
+        self._observed = deque(one for one in [*kept, newest] if one.step >= oldest)
 
     def _picture(self, name: str, image: Any) -> Picture:
         if name not in self.views:
@@ -265,7 +265,7 @@ class Policy:
                 f"image {name!r} is {picture.dtype} {list(picture.shape)}, expected uint8 [height, "
                 "width, 3] in RGB, 0 to 255."
             )
-        before = next((s.images[name] for s in self._seen if name in s.images), None)
+        before = next((s.images[name] for s in self._observed if name in s.images), None)
         if before is not None and before.shape != picture.shape:
             raise UserError(
                 f"image {name!r} is {picture.shape[1]} x {picture.shape[0]} pixels, and was "
@@ -278,20 +278,20 @@ class Policy:
         shape = self.model.shape
         trunk, h = shape.trunk, shape.history
         codes = np.zeros((h + 1, trunk.views, trunk.rows, trunk.cols), np.uint16)
-        seen = np.zeros((h + 1, trunk.views), np.bool_)
+        visible = np.zeros((h + 1, trunk.views), np.bool_)
         state = np.zeros((h, len(self.space.state_mean)), np.float32)
         known = np.zeros(h, np.bool_)
         for frame in range(h):
             wanted = self._step - (h - 1 - frame) * self.stride
             found = self._nearest(wanted)
             # A moment before the episode looks like its first one, and is masked.
-            shown = found or self._encoded(min(self._seen, key=lambda one: one.step))
+            shown = found or self._encoded(min(self._observed, key=lambda one: one.step))
             assert shown.codes_VRC is not None
             codes[frame], state[frame] = shown.codes_VRC, shown.state
             known[frame] = found is not None
-            seen[frame] = [known[frame] and view in shown.images for view in self.views]
+            visible[frame] = [known[frame] and view in shown.images for view in self.views]
         codes[h] = codes[h - 1]
-        seen[h] = seen[h - 1]
+        visible[h] = visible[h - 1]
 
         def batch_of_one(array: npt.NDArray[Any]) -> torch.Tensor:
             return torch.from_numpy(array)[None].to(self.device)
@@ -299,32 +299,34 @@ class Policy:
         zeros = torch.zeros(1, shape.chunk, len(self.space.action_mean), device=self.device)
         return Inputs(
             codes_Bn=codes_of(codes[None], self.device),
-            seen_BFV=batch_of_one(seen),
+            visible_BFV=batch_of_one(visible),
             text_BLE=self.encoder([instruction]),
             state_BhS=self.space.encode_state(batch_of_one(state)),
-            state_seen_Bh=batch_of_one(known),
+            state_known_Bh=batch_of_one(known),
             action_BkA=zeros,
-            action_seen_Bk=torch.ones(1, shape.chunk, dtype=torch.bool, device=self.device),
-            all_seen=bool(seen.all()),
+            action_valid_Bk=torch.ones(1, shape.chunk, dtype=torch.bool, device=self.device),
+            all_visible=bool(visible.all()),
         )
 
-    def _nearest(self, step: int) -> Seen | None:
+    def _nearest(self, step: int) -> Observation | None:
         """The observation nearest to a step, if it is nearer to it than to the next frame's."""
-        nearest = min(self._seen, key=lambda one: abs(one.step - step))
+        nearest = min(self._observed, key=lambda one: abs(one.step - step))
         near = abs(nearest.step - step) <= self.stride // 2
         return self._encoded(nearest) if near else None
 
-    def _encoded(self, seen: Seen) -> Seen:
-        if seen.codes_VRC is not None:
-            return seen
+    def _encoded(self, observation: Observation) -> Observation:
+        if observation.codes_VRC is not None:
+            return observation
         trunk, side = self.model.shape.trunk, self.tokenizer.resolution
         codes = np.zeros((trunk.views, trunk.rows, trunk.cols), np.uint16)
         for v, view in enumerate(self.views):
-            if view in seen.images:
+            if view in observation.images:
                 # One picture at a time, as in curation: codes do not depend on a batch.
-                codes[v] = self.tokenizer.encode(center_square(seen.images[view], side)[None])[0]
-        encoded = replace(seen, codes_VRC=codes)
-        self._seen = deque(encoded if one is seen else one for one in self._seen)
+                codes[v] = self.tokenizer.encode(
+                    center_square(observation.images[view], side)[None]
+                )[0]
+        encoded = replace(observation, codes_VRC=codes)
+        self._observed = deque(encoded if one is observation else one for one in self._observed)
         return encoded
 
 

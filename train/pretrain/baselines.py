@@ -1,4 +1,4 @@
-"""What a model must beat: predictors that know nothing of the world.
+"""Baselines that a model must beat: predictors that know nothing of the world.
 
     unigram          every code with its frequency in the training clips
     copy last frame  the code at the same place one frame earlier with probability p, else unigram

@@ -91,7 +91,7 @@ def open_split(shards: Sequence[str], split: str, need: int) -> Clips:
 
 
 def fingerprint(clips: Clips) -> list[str]:
-    """What the order and the bytes of the batches depend on: shards by hash, and weights."""
+    """Everything that the order and the bytes of the batches depend on: shard hashes, weights."""
     if isinstance(clips, ShardDataset):
         return [shard["sha256"][:12] for shard in clips.manifest["splits"][clips.split]["shards"]]
     parts = zip(clips.datasets, clips.weights, strict=True)
@@ -109,7 +109,7 @@ def _check_shapes(datasets: dict[str, ShardDataset]) -> None:
 
 
 class ClipInputs(NamedTuple):
-    """What the model takes of a batch."""
+    """A batch as the model takes it."""
 
     codes_BN: Tensor
     """int64, on the device."""

@@ -1,4 +1,4 @@
-"""What a finished run of stage 1 says: its scores beside baselines, its frames, its pictures.
+"""Results of a finished stage-1 run: scores beside baselines, frames, pictures.
 
 Three ways to ask for a code of a frame, from easy to hard:
 
@@ -85,9 +85,9 @@ def baseline_scores(job: Pretraining, held: list[dict[str, Any]]) -> dict[str, R
         one that is fitted on all, as long as there are any.
     """
     size = job.shape.codebook_size
-    seen = [job.train[i] for i in range(min(len(job.train), BASELINE_CLIPS))]
-    train_MVFRC, val_MVFRC = _codes(seen, job.train, size), _codes(held, job.val, size)
-    fit_on = by_dataset(seen)
+    given = [job.train[i] for i in range(min(len(job.train), BASELINE_CLIPS))]
+    train_MVFRC, val_MVFRC = _codes(given, job.train, size), _codes(held, job.val, size)
+    fit_on = by_dataset(given)
     return {
         name: _baselines(train_MVFRC[fit_on.get(name, fit_on["all"])], val_MVFRC[rows], size)
         for name, rows in by_dataset(held).items()

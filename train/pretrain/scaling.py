@@ -44,7 +44,7 @@ class ScalingConfig(PretrainConfig):
 
 @dataclass(frozen=True)
 class SizeRun:
-    """What one run has shown."""
+    """Size and losses of one run."""
 
     size: str
     seed: int
@@ -53,7 +53,7 @@ class SizeRun:
     tokens: list[int]
     """Codes seen at each validation."""
     losses: list[Losses]
-    """The same length."""
+    """Losses at the same validations."""
 
 
 def study(config: ScalingConfig) -> None:
@@ -107,7 +107,7 @@ def plan(config: ScalingConfig) -> list[PretrainConfig]:
 
 
 def read(run: PretrainConfig) -> SizeRun:
-    """What a finished run has written."""
+    """The size and losses that a finished run has written."""
     from handloom.train.model.gpt import Shape
     from handloom.train.trainer.flops import trainable_parameters
 

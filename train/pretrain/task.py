@@ -145,7 +145,7 @@ class PretrainTask(Task):
         }
 
     def facts(self) -> Scores:
-        """What `handloom train export` needs to know."""
+        """Shape and export facts, which `handloom train export` reads."""
         return {"shape": asdict(self.shape), "export": self.export_facts()}
 
     def log_facts(self, step: int) -> Scores:
@@ -189,7 +189,7 @@ class PretrainTask(Task):
         results.finish(self, step, scores)
 
     def export_facts(self) -> dict[str, Any]:
-        """What has to be known to use the model: tokenizer, frames, text encoder."""
+        """Facts that users of the model need: tokenizer, frames, text encoder."""
         manifest = self.train.manifest
         facts: dict[str, Any] = {
             name: manifest[name] for name in ("tokenizer", "frames") if name in manifest

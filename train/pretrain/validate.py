@@ -20,7 +20,7 @@ from handloom.train.trainer.distributed import World
 
 
 class Pretraining(Protocol):
-    """What validation and results want of a run of stage 1."""
+    """The parts of a stage-1 run that validation and results read."""
 
     config: PretrainConfig
     world: World
@@ -38,7 +38,7 @@ class Pretraining(Protocol):
         """Codes and text features of some clips."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the loss trace."""
+        """Everything that decides the loss trace."""
 
     def autocast(self) -> torch.autocast:
         """Mixed precision, where asked for."""

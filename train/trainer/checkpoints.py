@@ -231,7 +231,7 @@ def load_tensors(path: Path, tensors: Tensors, group: Any = None) -> None:
 
 
 def unreadable(path: Path, error: BaseException) -> str:
-    """What to do about a damaged checkpoint."""
+    """The sentence that says what to do about a damaged checkpoint."""
     others = [other.name for other in _checkpoints(path.parent) if other != path]
     return (
         f"{path} cannot be read ({_why(error)}): write the name of an older checkpoint "

@@ -161,7 +161,7 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, *inputs: Any) -> Any:
-        """What `model.loss` returns."""
+        """The result of `model.loss`."""
         return self.model.loss(*inputs)  # type: ignore[operator]
 
 

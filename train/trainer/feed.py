@@ -22,7 +22,7 @@ def on_device(array: Any, device: torch.device) -> Tensor:
 
 
 def fed(make: Callable[[], T], device: torch.device) -> Iterator[T]:
-    """What `make` makes, endlessly; for a GPU one ahead, in a thread, while it computes."""
+    """Results of `make`, endless; for a GPU one ahead, in a thread, while it computes."""
     if device.type != "cuda":
         while True:
             yield make()

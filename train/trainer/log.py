@@ -1,4 +1,4 @@
-"""What a run logs: lines on the terminal, metrics.jsonl and TensorBoard.
+"""A run's log: lines on the terminal, metrics.jsonl and TensorBoard.
 
 {"step": 25, "loss": 2.81, "gradient_norm": 0.9}
 {"step": 26, "loss": null, "gradient_norm": null, "skipped": ["clip ids", …]}

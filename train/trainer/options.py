@@ -15,7 +15,7 @@ Free = Annotated[T, FREE]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What the one training loop needs to know, whatever is trained."""
+    """Options of the training loop, whatever is trained."""
 
     task: ClassVar[str]
     """`module:Class` of the `Task` that these options describe."""
@@ -85,7 +85,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GPTOptions(TrainOptions):
-    """What both stages of training a GPT on token shards share."""
+    """Options that both stages of training a GPT on token shards share."""
 
     shards: Free[tuple[str, ...]]
     """Folders or s3:// URLs of token shards: manifest.json, train/ and val/. Several are mixed,

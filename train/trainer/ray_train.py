@@ -53,7 +53,7 @@ def with_ray(config: TrainOptions) -> None:
 
 
 def train_in_worker(job: dict[str, Any]) -> None:
-    """What every process runs."""
+    """The program of every process."""
     from handloom.train.trainer import loop
 
     config: TrainOptions = job["config"]
@@ -75,7 +75,7 @@ class Refusal:
         self.error = self.error or error
 
     def tell(self) -> Exception | None:
-        """What the first one said."""
+        """The first process's error."""
         return self.error
 
 

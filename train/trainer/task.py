@@ -1,4 +1,4 @@
-"""What a kind of training is to the loop: data in, one optimiser step, validation, results.
+"""The interface of a kind of training: data in, one optimiser step, validation, results.
 
 `handloom.train.pretrain.task`, `.finetune.task` and `.vqgan.task` are the three that there are.
 """
@@ -28,7 +28,7 @@ class Batch:
     """One process's part of a step, on its device."""
 
     inputs: Any
-    """What the task's `take_step` reads."""
+    """Input of the task's `take_step`."""
     size: int
     """Samples of this process."""
     datasets: list[str]
@@ -38,7 +38,7 @@ class Batch:
 
 
 class Step(NamedTuple):
-    """What a step leaves for the log. The values are on the device and may not be computed yet."""
+    """Values of a step for the log. They are on the device and may not be computed yet."""
 
     values: dict[str, Tensor]
     """Each [B], one a sample, or a scalar, the mean of this process; `loss` comes first."""
@@ -62,7 +62,7 @@ class Task:
     """
 
     noun: ClassVar[str] = "clips"
-    """What a batch holds."""
+    """Plural name of the samples of a batch."""
     finished_by: ClassVar[str] = "summary.json"
     """The file in `out` that is written last: a run that has it is finished."""
     shown: ClassVar[tuple[str, ...]] = ()
@@ -142,7 +142,7 @@ class Task:
 
     @property
     def unit(self) -> str:
-        """What speed is counted in."""
+        """Unit in which speed is counted."""
         return self.noun
 
     def share_of_peak(self) -> float | None:
@@ -184,7 +184,7 @@ def forget_results(config: TrainOptions, kind: type[Task]) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called."""
+    """The device's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

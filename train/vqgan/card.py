@@ -1,4 +1,4 @@
-"""What a VQGAN's training leaves behind: the model's folder and its card."""
+"""The result of a VQGAN's training: the model's folder and its card."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Codebook:
         return float(recent_k.float().mean())
 
     def perplexity(self) -> float:
-        """Of the running counts: how many equally frequent codes would carry as much."""
+        """Perplexity of the running counts: so many equally frequent codes would carry as much."""
         share_k = self.counts_k / self.counts_k.sum()
         return float(torch.exp(-(share_k * (share_k + 1e-12).log()).sum()))
 
@@ -110,7 +110,7 @@ class Codebook:
         return {"recent_md": self._padded_md, **{name: getattr(self, name) for name in names}}
 
     def facts(self) -> dict[str, int]:
-        """What else the next step depends on, as plain JSON."""
+        """The rest that the next step depends on, as plain JSON."""
         return {"recent": len(self.recent_md), "restarted": self.restarted}
 
     def restore(self, facts: dict[str, int]) -> None:

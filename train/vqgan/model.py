@@ -103,7 +103,7 @@ class Reconstruction(nn.Module):
 
 
 def latents_of(model: Any, x_nchw: Tensor) -> Tensor:
-    """What the encoder makes of pictures, not yet quantised: [N, D, I, J]."""
+    """Latents of images before quantisation: [N, D, I, J]."""
     latents: Tensor = model.quant_conv(model.encoder(x_nchw))
     return latents
 

@@ -236,7 +236,7 @@ class VQGANTask(Task):
 
     @property
     def seconds(self) -> float:
-        """What the run has taken so far, with all that went before an interruption."""
+        """Seconds of training so far, those before an interruption included."""
         return round(time.monotonic() - self._began, 1)
 
     def too_large(self) -> tuple[str, str]:

@@ -27,13 +27,13 @@ def test_the_flops_of_a_window_are_what_torch_counts(mode: Any, other_head: Any)
     model.trunk.requires_grad_(mode == "full")
     inputs = Inputs(
         codes_Bn=torch.randint(1024, (1, 3 * 2 * 64)),
-        seen_BFV=torch.ones(1, 3, 2, dtype=torch.bool),
+        visible_BFV=torch.ones(1, 3, 2, dtype=torch.bool),
         text_BLE=torch.randn(1, 24, 128),
         state_BhS=torch.randn(1, 2, 10),
-        state_seen_Bh=torch.ones(1, 2, dtype=torch.bool),
+        state_known_Bh=torch.ones(1, 2, dtype=torch.bool),
         action_BkA=torch.rand(1, 10, 7),
-        action_seen_Bk=torch.ones(1, 10, dtype=torch.bool),
-        all_seen=True,
+        action_valid_Bk=torch.ones(1, 10, dtype=torch.bool),
+        all_visible=True,
     )
     if mode == "frozen+cached":
         inputs = inputs._replace(features_BMX=model.features(inputs).detach())

@@ -88,7 +88,7 @@ def test_scores_are_plain(head: ActionHead, context: torch.Tensor, true: Demonst
     assert all(len(value) == B for value in measured.values())
 
     def judge(chunk: torch.Tensor) -> ActionScores:
-        return score(chunk, true.action_BkA, true.counts_Bk, SHAPE.grippers)
+        return score(chunk, true.action_BkA, true.valid_Bk, SHAPE.grippers)
 
     scores = head.scores(measured, judge(head.act(context)), judge)
     assert scores.rows

@@ -34,12 +34,12 @@ def inputs() -> Inputs:
     torch.manual_seed(1)
     return Inputs(
         codes_Bn=torch.randint(50, (B, 3 * 2 * 16)),
-        seen_BFV=torch.ones(B, 3, 2, dtype=torch.bool),
+        visible_BFV=torch.ones(B, 3, 2, dtype=torch.bool),
         text_BLE=torch.randn(B, 6, 16),
         state_BhS=torch.randn(B, 2, S),
-        state_seen_Bh=torch.ones(B, 2, dtype=torch.bool),
+        state_known_Bh=torch.ones(B, 2, dtype=torch.bool),
         action_BkA=torch.rand(B, K, A),
-        action_seen_Bk=torch.ones(B, K, dtype=torch.bool),
+        action_valid_Bk=torch.ones(B, K, dtype=torch.bool),
     )
 
 
@@ -97,9 +97,9 @@ def test_one_pass_with_the_next_frame_gives_the_features_of_one_without(inputs: 
 
 
 def test_a_view_that_is_missing_says_nothing(inputs: Inputs) -> None:
-    model, seen = robot(), inputs.seen_BFV.clone()
+    model, seen = robot(), inputs.visible_BFV.clone()
     seen[:, :, 1] = False
-    blind = inputs._replace(seen_BFV=seen)
+    blind = inputs._replace(visible_BFV=seen)
     codes = blind.codes_Bn.view(B, 3, 2, 16).clone()
     codes[:, :, 1] = torch.randint(50, (B, 3, 16))
     other_view = blind._replace(codes_Bn=codes.flatten(1))
@@ -113,11 +113,11 @@ def test_a_view_that_is_missing_says_nothing(inputs: Inputs) -> None:
 
 def test_what_does_not_count_moves_no_loss(inputs: Inputs) -> None:
     model = robot(latent=0)
-    counts = inputs.action_seen_Bk.clone()
+    counts = inputs.action_valid_Bk.clone()
     counts[:, 3:] = False
     action = inputs.action_BkA.clone()
     action[:, 3:] = 9.0
-    short = inputs._replace(action_seen_Bk=counts)
+    short = inputs._replace(action_valid_Bk=counts)
     with torch.no_grad():
         one = model.loss(short, FREE)
         two = model.loss(short._replace(action_BkA=action), FREE)
@@ -132,7 +132,7 @@ def test_what_does_not_count_moves_no_loss(inputs: Inputs) -> None:
 
 def test_the_posterior_attends_to_no_padding(inputs: Inputs) -> None:
     model = robot()
-    counts = inputs.action_seen_Bk.clone()
+    counts = inputs.action_valid_Bk.clone()
     counts[:, 3:] = False
     action = inputs.action_BkA.clone()
     action[:, 3:] = 9.0
@@ -158,7 +158,7 @@ def test_a_dimension_pays_no_less_than_its_free_bits(inputs: Inputs) -> None:
     losses = model.loss(inputs, LossOptions(free_bits=1e6))
     assert losses["kl_paid"] == 4 * 1e6
     losses = model.loss(inputs, FREE)
-    true = Demonstrated(inputs.action_BkA, inputs.action_seen_Bk, inputs.state_BhS[:, -1])
+    true = Demonstrated(inputs.action_BkA, inputs.action_valid_Bk, inputs.state_BhS[:, -1])
     assert torch.isclose(losses["kl_paid"], vae(model).posterior(true).kl().sum(1).mean())
     weights = LossOptions(video=2.0, arm=3.0, gripper=5.0, kl=7.0, kl_warmup=10)
     half = model.total(losses, weights, step=4)
@@ -194,10 +194,10 @@ def test_more_views_begin_as_the_one_that_stage_1_knew() -> None:
 
 
 def test_a_state_that_is_not_known_says_nothing(inputs: Inputs) -> None:
-    model, known = robot(), inputs.state_seen_Bh.clone()
+    model, known = robot(), inputs.state_known_Bh.clone()
     known[:, 0] = False
     state = inputs.state_BhS.clone()
     state[:, 0] += 5.0
-    unknown = inputs._replace(state_seen_Bh=known)
+    unknown = inputs._replace(state_known_Bh=known)
     assert torch.equal(acts(model, unknown._replace(state_BhS=state)), acts(model, unknown))
     assert not torch.equal(acts(model, inputs._replace(state_BhS=state)), acts(model, inputs))

@@ -62,11 +62,11 @@ def expected(episode: Recorded, t: int, views: tuple[str, ...]) -> dict[str, Any
     chunk = range(t, t + 5)
     return {
         "codes": codes,
-        "seen": seen,
+        "visible": seen,
         "state": np.stack(state),
-        "state_seen": [frame >= 0 for frame in frames[:3]],
+        "state_known": [frame >= 0 for frame in frames[:3]],
         "action": np.stack([episode.action[min(step, steps - 1)] for step in chunk]),
-        "action_seen": [step < steps and step not in episode.idle for step in chunk],
+        "action_valid": [step < steps and step not in episode.idle for step in chunk],
         "caption": episode.caption,
         "task": episode.task,
         "clip_id": episode.clip_id,
@@ -96,9 +96,9 @@ def test_a_view_that_an_episode_lacks_is_masked(folders: list[Path]) -> None:
     batch = windows.read(np.arange(len(windows)))
     lacks = np.array(batch.dataset) == "robot"
     assert 0 < lacks.sum() < len(lacks)
-    assert not batch.seen[lacks][:, :, 2].any()
+    assert not batch.visible[lacks][:, :, 2].any()
     assert not batch.codes[lacks][:, :, 2].any()
-    assert batch.seen[~lacks][:, 2].all()  # the frame of step t itself
+    assert batch.visible[~lacks][:, 2].all()  # the frame of step t itself
 
 
 def test_episodes_with_none_of_the_views_are_left_out_and_counted(tmp_path: Path) -> None:

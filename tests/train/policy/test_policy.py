@@ -94,7 +94,7 @@ def expected(
         torch.tensor([[not masked, True]]),
         torch.zeros(1, K, 7),
         torch.ones(1, K, dtype=torch.bool),
-        all_seen=bool(there.all()),
+        all_visible=bool(there.all()),
     )
     with torch.no_grad():
         model = policy.model

@@ -103,8 +103,8 @@ class ConditionalVAE(ActionHead):
         # Means over the batch are compared with the free bits (Kingma et al. 1606.04934).
         paid = kl_BZ.mean(0).clamp(min=weights.free_bits).sum()
         return {
-            "arm": mean_of_each(arm_BkA, true.counts_Bk),
-            "gripper": mean_of_each(gripper_BkA, true.counts_Bk),
+            "arm": mean_of_each(arm_BkA, true.valid_Bk),
+            "gripper": mean_of_each(gripper_BkA, true.valid_Bk),
             "kl": kl_BZ.sum(-1).mean(),
             "kl_paid": paid if posterior is not None else out_BkA.new_zeros(()),
         }
@@ -127,7 +127,7 @@ class ConditionalVAE(ActionHead):
 
     def posterior(self, true: Demonstrated) -> Posterior:
         """The latent of true chunks; actions that do not count are not attended to."""
-        valid_Bk = true.counts_Bk
+        valid_Bk = true.valid_Bk
         actions_BkW = self.action_in(true.action_BkA * valid_Bk[..., None]) + self.posterior_step
         first_B2W = torch.stack(
             [self.summary.expand(len(valid_Bk), -1), self.state_in(true.state_BS)], dim=1

@@ -83,7 +83,7 @@ class FlowMatching(ActionHead):
         wrong_BkA = self.velocity(x_BkA, time_B, context_BCW) - (target_BkA - noise_BkA)
         columns = {"arm": self.shape.arms, "gripper": list(self.shape.grippers)}
         return {
-            name: mean_of_each(wrong_BkA[..., of].square(), true.counts_Bk)
+            name: mean_of_each(wrong_BkA[..., of].square(), true.valid_Bk)
             for name, of in columns.items()
         }
 

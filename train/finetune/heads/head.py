@@ -1,4 +1,4 @@
-"""What an action head is: context tokens in, a chunk of actions out.
+"""The interface of an action head: context tokens in, a chunk of actions out.
 
 `cvae.py` is GR-2's, `flow.py` another; `catalog.py` names them. A new one is a file like these, its
 options in `finetune/config.py`, and a line in the catalogue.
@@ -45,7 +45,7 @@ class Demonstrated(NamedTuple):
 
     action_BkA: Tensor
     """Normalised."""
-    counts_Bk: Tensor
+    valid_Bk: Tensor
     """bool: False behind the end of an episode and where the arm is idle."""
     state_BS: Tensor
     """The current state, encoded."""
@@ -66,7 +66,7 @@ Score = Callable[[Tensor], ActionScores]
 
 @dataclass(frozen=True)
 class HeadScores:
-    """What validation says of a head beyond the chunks that a policy would execute."""
+    """A head's own validation scores, beside those of the chunks that a policy executes."""
 
     rows: dict[str, ActionScores] = field(default_factory=dict)
     """Further chunks beside the truth, by the name under which a table shows them."""
@@ -107,7 +107,7 @@ class ActionHead(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no losses")
 
     def weighted(self, losses: dict[str, Tensor], weights: LossOptions, step: int) -> list[Tensor]:
-        """What is added up and minimised after so many steps."""
+        """The weighted parts, whose sum is minimised, after so many steps."""
         raise TypeError(f"{type(self).__name__} defines no weighted")
 
     def act(self, context_BCW: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -120,7 +120,7 @@ class ActionHead(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no act")
 
     def measure(self, context_BCW: Tensor, true: Demonstrated) -> dict[str, Tensor]:
-        """What `scores` needs of some windows, each [B, …]."""
+        """Measurements of some windows for `scores`, each [B, …]."""
         return {}
 
     def scores(
@@ -168,18 +168,18 @@ def action_errors(out_BkA: Tensor, true_BkA: Tensor, shape: HeadShape) -> tuple[
 
 @torch.no_grad()
 def score(
-    found_MkA: Tensor, true_MkA: Tensor, counts_Mk: Tensor, grippers: tuple[int, ...]
+    found_MkA: Tensor, true_MkA: Tensor, valid_Mk: Tensor, grippers: tuple[int, ...]
 ) -> ActionScores:
     """Compare chunks.
 
     Args:
         found_MkA: normalised; grippers as probabilities of being open.
         true_MkA: normalised; grippers 0 to 1.
-        counts_Mk: bool, the actions that count.
+        valid_Mk: bool, the actions that count.
         grippers: columns.
     """
     arms = [i for i in range(true_MkA.shape[-1]) if i not in grippers]
-    found, true = found_MkA[counts_Mk], true_MkA[counts_Mk]
+    found, true = found_MkA[valid_Mk], true_MkA[valid_Mk]
     hands = list(grippers)
     right = (found[:, hands] > 0.5) == (true[:, hands] > 0.5)
     return ActionScores(

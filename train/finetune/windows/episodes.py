@@ -24,7 +24,7 @@ AT_ONCE = 256  # episodes whose metadata are held at a time
 
 
 class Label(NamedTuple):
-    """What many episodes have in common."""
+    """Sizes and texts that many episodes share."""
 
     dataset: str
     task: str
@@ -94,7 +94,7 @@ class Episodes:
         return numbers
 
     def have_any(self, views: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which episodes have one of the views, [E]."""
+        """Mask of the episodes that have one of the views, [E]."""
         numbers = self.view_numbers(np.arange(len(self)), views)
         return np.asarray((numbers >= 0).any(axis=1), bool)
 

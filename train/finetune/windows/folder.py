@@ -20,7 +20,7 @@ Columns = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """What a window covers. GR-2 publishes none of these numbers: all are assumptions."""
+    """The extent of a window. GR-2 publishes none of these numbers: all are assumptions."""
 
     history: int = 2
     """Frames seen, the current one included."""
@@ -102,22 +102,22 @@ class FolderWindows:
         wanted = step[:, None] + options.stride * np.arange(1 - options.history, 2)
         at = np.clip(wanted, 0, steps[:, None] - 1)
         view = self.episodes.view_numbers(episode, self.views)
-        seen = (wanted == at)[:, :, None] & (view >= 0)[:, None, :]
+        visible = (wanted == at)[:, :, None] & (view >= 0)[:, None, :]
         size = 2 * self.episodes.grid[0] * self.episodes.grid[1]
         picture = (view.clip(0) * steps[:, None])[:, None, :] + at[:, :, None]
         places = found.offsets[:, None, None] + size * picture
         files = np.broadcast_to(found.files[:, None, None], places.shape)
         read = self.episodes.data.files.gather(files.ravel(), places.ravel(), size)
         codes = read.view("<u2").reshape(*places.shape, *self.episodes.grid)
-        codes[np.broadcast_to((view < 0)[:, None, :], seen.shape)] = 0
-        return {"codes": codes, "seen": seen}
+        codes[np.broadcast_to((view < 0)[:, None, :], visible.shape)] = 0
+        return {"codes": codes, "visible": visible}
 
     def _states(self, episode: Integers, step: Integers, states: Any) -> Columns:
         options = self.options
         wanted = step[:, None] + options.stride * np.arange(1 - options.history, 1)
         at = wanted.clip(0)
         rows = [state[here] for state, here in zip(states, at, strict=True)]
-        return {"state": np.stack(rows), "state_seen": wanted == at}
+        return {"state": np.stack(rows), "state_known": wanted == at}
 
     def _actions(self, episode: Integers, step: Integers, actions: Any) -> Columns:
         steps = self.episodes.steps[episode]
@@ -126,7 +126,7 @@ class FolderWindows:
         rows = [action[here] for action, here in zip(actions, at, strict=True)]
         pairs = zip(episode.tolist(), at, strict=True)
         told = np.stack([self.episodes.told(number)[here] for number, here in pairs])
-        return {"action": np.stack(rows), "action_seen": (wanted == at) & told}
+        return {"action": np.stack(rows), "action_valid": (wanted == at) & told}
 
 
 def _runs(told: npt.NDArray[np.bool_], chunk: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Windows of robot episodes: a few frames up to now, the frame to come, and the next actions.
 
 Which windows make a batch is a function of (seed, position), as with `ShardDataset.batches`.
-Shapes: B windows, h frames seen, F = h + 1 with the frame to predict, V views of the model, R rows
+Shapes: B windows, h frames given, F = h + 1 with the frame to predict, V views of the model, R rows
 and C columns of codes, S and A numbers of a state and an action, k actions of a chunk.
 """
 
@@ -34,16 +34,16 @@ class Window:
     """One window at step t of an episode; frames stand at t - (h - 1) stride … t, t + stride."""
 
     codes: npt.NDArray[np.uint16]
-    """[F, V, R, C]; where not `seen` the episode's nearest frame, or 0 for a view that it lacks."""
-    seen: Bools
+    """[F, V, R, C]; where not `visible` the nearest frame, or 0 for a view that is not there."""
+    visible: Bools
     """[F, V]: False before the start, behind the end, and for a view that the episode lacks."""
     state: Floats
     """[h, S], physical units; before the start that of the first step."""
-    state_seen: Bools
+    state_known: Bools
     """[h]"""
     action: Floats
     """[k, A], physical units, of steps t … t + k - 1; behind the end the last one."""
-    action_seen: Bools
+    action_valid: Bools
     """[k]: False behind the end and where the arm is told nothing."""
     caption: str
     dataset: str
@@ -59,18 +59,18 @@ class WindowBatch:
     """Windows with a leading axis B; see `Window`."""
 
     codes: npt.NDArray[np.uint16]
-    seen: Bools
+    visible: Bools
     state: Floats
-    state_seen: Bools
+    state_known: Bools
     action: Floats
-    action_seen: Bools
+    action_valid: Bools
     caption: list[str]
     dataset: list[str]
     task: list[str]
     clip_id: list[str]
     step: Integers
     number: Integers
-    """Which windows these are: `windows.read(number)` gives them again."""
+    """Their numbers: `windows.read(number)` gives them again."""
     position: int
     """Windows that all ranks together have consumed after this batch."""
 
@@ -142,7 +142,7 @@ class Windows:
         return Window(**one | {"step": int(one["step"])})
 
     def fingerprint(self) -> list[str]:
-        """What the order and the content of the batches depend on."""
+        """Everything that the order and the content of the batches depend on."""
         shards = [shard for folder in self._folders for shard in folder.shards()]
         weights = " : ".join(f"{weight:g}" for weight in self.weights)
         return [*shards, weights, str(self.options), *self.views, str(self._subset or "all")]
@@ -208,7 +208,7 @@ def _views(datasets: Sequence[ShardDataset], wanted: Sequence[str]) -> tuple[str
 
 
 def _chosen(opened: Sequence[Episodes], kept: Sequence[Bools], part: PerTask) -> list[Bools]:
-    """Of the episodes that are kept, those of the subset."""
+    """Mask of the kept episodes that belong to the subset."""
     tasks, clip_ids = list[str](), list[str]()
     for source in opened:
         for names, found in zip((tasks, clip_ids), source.tasks(), strict=True):
