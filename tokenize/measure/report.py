@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handloom.errors import UserError
+from handloom.files import write_text
 from handloom.tokenize.vqgan import VQGAN
 
 GRID_FRAMES = 8  # pairs of a dataset that are drawn: original above, reconstruction below
@@ -78,7 +79,7 @@ def measure(
         "datasets": results,
         "all": total.facts() if total.frames else {},
     }
-    (out / "tokenizer.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_text(out / "tokenizer.json", json.dumps(facts, indent=2) + "\n")
     return facts
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from handloom.files import whole
 from handloom.train.evaluate.policy_motion import Played
 from handloom.train.finetune.space import Space
 
@@ -57,9 +58,8 @@ def draw(played: Sequence[Played], space: Space, path: Path) -> None:
         for p, panel in enumerate(panels):
             _draw_panel(pen, panel, LEFT + p * (LEFT + PANEL), r * height + CAPTION)
     canvas = canvas.resize((width, height * len(rows)), Image.Resampling.LANCZOS)
-    temporary = path.with_name(path.name + ".tmp")
-    canvas.save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole(path) as temporary:
+        canvas.save(temporary, format="PNG")
 
 
 def _motion_panels(one: Played, space: Space) -> list[Panel]:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from handloom.files import sync_tree
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import RESIZE_RULE
 from handloom.train.vqgan.config import VQGANConfig
@@ -45,6 +46,7 @@ def save_model(
     facts |= speed(tokenizer, held_out.pairs[0][0])
     draw_grid(tokenizer, held_out, partial / GRID)
     (partial / "README.md").write_text(card(config, tokenizer, frames, held_out, facts, seconds))
+    sync_tree(partial)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == vqgan.CONFIG):
         path.replace(out / path.name)
     partial.rmdir()

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from handloom.files import whole
 from handloom.tokenize import vqgan
 
 if TYPE_CHECKING:
@@ -163,9 +164,8 @@ def draw_grid(tokenizer: vqgan.VQGAN, held_out: Pool, path: Path) -> None:
     frames_thwc = np.concatenate(chosen)
     painted_thwc = tokenizer.decode(tokenizer.encode(frames_thwc))
     grid = np.concatenate([_row(frames_thwc), _row(painted_thwc)])
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(grid).save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    with whole(path) as temporary:
+        Image.fromarray(grid).save(temporary, format="PNG", optimize=True)
 
 
 def _row(frames_thwc: NDArray[np.uint8]) -> NDArray[np.uint8]:
