@@ -16,6 +16,7 @@ from PIL import Image
 
 from handloom.files import whole
 from handloom.tokenize import vqgan
+from handloom.tokenize.measure.pixels import psnr_db
 
 if TYPE_CHECKING:
     from handloom.train.trainer.distributed import World
@@ -125,15 +126,6 @@ def _still(pairs_bphwc: NDArray[np.uint8], square: int, below: float) -> NDArray
     squares = moved_bhwc.reshape(count, height // square, square, width // square, square, 3)
     still: NDArray[np.bool_] = squares.mean((2, 4, 5)) < below
     return still
-
-
-def psnr_db(a_thwc: NDArray[Any], b_thwc: NDArray[Any]) -> float:
-    """Peak signal-to-noise ratio in decibels, of pixels from 0 to 255.
-
-    Of the error over all frames: a mean of each frame's ratio would be ruled by one black video.
-    """
-    error = (a_thwc.astype(np.float32) - b_thwc.astype(np.float32)).ravel()
-    return float(10 * np.log10(255**2 / max(float(np.square(error).mean()), 1e-6)))
 
 
 def speed(tokenizer: vqgan.VQGAN, frames_thwc: NDArray[np.uint8]) -> dict[str, float]:
