@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from handloom.errors import RunError, UserError
+from handloom.errors import RunError, UserError, first_line
 from handloom.files import publish, write_text
 from handloom.train.trainer.distributed import World
 from handloom.unpickle import Unpickler
@@ -286,4 +286,4 @@ def _why(error: BaseException | None) -> str:
         return "in another process"
     if "inline_container" in str(error):  # torch.save keeps what the system said to itself
         return "a file could not be written to its end"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return first_line(error)
