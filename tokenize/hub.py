@@ -43,8 +43,8 @@ def from_hub(name: str, files: list[str], load: Callable[[Path], Model], advice:
     except (OSError, ValueError) as error:
         raise UserError(
             f'"{name}" is neither a folder here nor a model that the Hugging Face hub gave '
-            f"({first_line(cached or error)}): where the hub can be reached run `hf download {name} "
-            f"--local-dir DIR`{advice}"
+            f"({first_line(cached or error)}): where the hub can be reached run `hf download "
+            f"{name} --local-dir DIR`{advice}"
         ) from error
 
 
