@@ -17,6 +17,7 @@ VERSION = 1
 SPLITS = ("train", "val")
 LAYOUTS = ("samples", "packed")
 ARRAYS = ("state", "action")  # float32 [T, ·], robot data only
+ARM = 7  # numbers of one arm in both: x y z, three of rotation, gripper; or six joints, gripper
 
 Layout = Literal["samples", "packed"]
 Codes = npt.NDArray[np.uint16]

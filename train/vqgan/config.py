@@ -22,7 +22,6 @@ from handloom.errors import UserError
 from handloom.train.trainer.options import FREE, Free, TrainOptions, absolute_place
 
 Reopen = Callable[[Path, dict[str, Any]], Any]
-MAX_CODES = 65_536  # codes are stored as uint16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +157,8 @@ class VQGANConfig(TrainOptions):
                 raise UserError(f"--{flag} {getattr(self, name)}: it has to be 1 or more.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"--lr {self.lr:g}: the learning rate has to be above 0.")
+        from handloom.tokenize.vqgan import MAX_CODES
+
         if self.codes > MAX_CODES:
             raise UserError(f"--codes {self.codes:,}: uint16 holds {MAX_CODES:,} at most.")
         _check_widths(self)
