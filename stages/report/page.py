@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from handloom import svg
 from handloom.errors import MediaError, UserError
 from handloom.files import write_text
 from handloom.stages.caption.stage import instruction
@@ -101,7 +102,7 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path) -> Path:
         *_ended_sections(tables, ingest, gallery),
     ]
     path = out / "report" / "index.html"
-    write_text(path, charts.page(f"handloom: {out.name}", sections))
+    write_text(path, svg.page(f"handloom: {out.name}", sections))
     return path
 
 

@@ -151,14 +151,14 @@ class VQGANConfig(TrainOptions):
         Raises:
             UserError: which option, and what it has to be.
         """
+        from handloom.tokenize.vqgan import MAX_CODES  # here: it takes as long as all of --help
+
         for name in COUNTS:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {getattr(self, name)}: it has to be 1 or more.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"--lr {self.lr:g}: the learning rate has to be above 0.")
-        from handloom.tokenize.vqgan import MAX_CODES
-
         if self.codes > MAX_CODES:
             raise UserError(f"--codes {self.codes:,}: uint16 holds {MAX_CODES:,} at most.")
         _check_widths(self)
