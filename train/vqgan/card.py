@@ -20,16 +20,6 @@ from handloom.train.vqgan.model import INPUT_RANGE
 GRID = "reconstructions.png"
 
 
-def is_finished(out: Path) -> bool:
-    """Whether a folder holds a model: its configuration is what is written last."""
-    return (out / vqgan.CONFIG).is_file()
-
-
-def forget_model(out: Path) -> None:
-    """Make a folder's model one that does not load, before another takes its place."""
-    (out / vqgan.CONFIG).unlink(missing_ok=True)
-
-
 def save_model(
     model: Any, config: VQGANConfig, frames: Frames, held_out: Pool, seconds: float
 ) -> None:
