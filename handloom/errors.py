@@ -14,3 +14,8 @@ class RunError(Exception):
 
 class MediaError(Exception):
     """One media file cannot be read. It costs the clips of that file and nothing else."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

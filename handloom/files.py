@@ -9,7 +9,7 @@ from uuid import uuid4
 
 
 @contextmanager
-def whole(path: Path, suffix: str = "") -> Iterator[Path]:
+def whole(path: Path, suffix: str = "", sync: bool = True) -> Iterator[Path]:
     """Write a file or folder under a temporary name; it gets its own when it is complete.
 
     What is renamed has reached the disk first, so that a power cut leaves no name without bytes.
@@ -18,6 +18,8 @@ def whole(path: Path, suffix: str = "") -> Iterator[Path]:
     Args:
         path: a file, or a folder if the body makes one; one that exists is replaced.
         suffix: ending of the temporary name, for writers that choose a format by it.
+        sync: wait for the disk. Without it a power cut, but no killed process, may leave a name
+            without bytes: for thousands of small files that a marker completes, see `sync_tree`.
 
     Yields:
         The temporary path, beside `path`.
@@ -26,7 +28,7 @@ def whole(path: Path, suffix: str = "") -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp{suffix}")
     try:
         yield temporary
-        publish(temporary, path)
+        publish(temporary, path, sync)
     except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -35,19 +37,26 @@ def whole(path: Path, suffix: str = "") -> Iterator[Path]:
         raise
 
 
-def publish(temporary: Path, path: Path) -> None:
+def publish(temporary: Path, path: Path, sync: bool = True) -> None:
     """Give a complete file or folder its name, once its bytes are on the disk."""
-    _sync_tree(temporary)
+    if sync:
+        sync_tree(temporary)
     if temporary.is_dir():
         shutil.rmtree(path, ignore_errors=True)  # a folder cannot be renamed onto a full one
     os.replace(temporary, path)
-    _sync(path.parent)
+    if sync:
+        _sync(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8), whole or not at all."""
-    with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
+    """Write a file whole or not at all; `sync` as in `whole`."""
+    with whole(path, sync=sync) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str, sync: bool = True) -> None:
+    """Write a text file (UTF-8, line ends as they are), whole or not at all."""
+    write_bytes(path, text.encode(), sync)
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -59,10 +68,11 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sync_tree(path: Path) -> None:
+def sync_tree(path: Path) -> None:
+    """Wait until the disk holds a file, or a folder with all that is in it."""
     if path.is_dir():
         for child in path.iterdir():
-            _sync_tree(child)
+            sync_tree(child)
     _sync(path)
 
 

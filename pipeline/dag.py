@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
+from handloom.files import remove_temporaries
 from handloom.pipeline.batches import (
     count_remaining,
     forget_failed,
@@ -36,7 +37,7 @@ from handloom.stages.report import page as report
 from handloom.stages.tables.columns import TableStage
 from handloom.stages.tables.merging import complete_merges, merge_parts
 from handloom.stages.tables.parts import effort, read_marker, write_marker
-from handloom.tokenize.shards import ShardInfo, sha256_file, shard_path, write_manifest
+from handloom.tokenize.shards import SPLITS, ShardInfo, sha256_file, shard_path, write_manifest
 
 # For every process that computes. glibc returns big blocks to the kernel and faults them in again
 # for each picture otherwise, which cost 40 % of encoding; MediaPipe and TF Lite log a line a model.
@@ -169,6 +170,8 @@ def pack(job: Job, progress: Any, *after: None) -> None:
         for path in root.glob("*/*.*"):
             path.unlink()
         write_marker(root, {"inputs": inputs, "finished": False})
+    for split in SPLITS:
+        remove_temporaries(root / split)
     plans = plan_shards(job.tables, job.config.pack)
     progress.start.remote("pack", sum(plan.count for plan in plans))
     shards: dict[str, list[ShardInfo]] = {"train": [], "val": []}

@@ -14,6 +14,7 @@ import yaml
 
 import handloom
 from handloom.errors import UserError
+from handloom.files import write_text
 from handloom.pipeline.job import Job
 from handloom.stages.tables.parts import write_flow
 
@@ -113,9 +114,7 @@ def _version(package: str) -> str:
 
 
 def _write_yaml(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".yaml.tmp")
-    temporary.write_text(yaml.safe_dump(_plain(record), sort_keys=False))
-    os.replace(temporary, path)
+    write_text(path, yaml.safe_dump(_plain(record), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ from typing import Any
 
 import ijson
 
-from handloom.errors import UserError
+from handloom.errors import UserError, first_line
 from handloom.stages.datasets.source import Adapter, CutRule, SourceVideo, Span
 
 HOW_TO_GET = (
@@ -239,7 +239,7 @@ def _parsed(path: Path, items: Iterable[Any]) -> Iterator[Any]:
         yield from items
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} is not complete JSON ({str(error).splitlines()[0]}); download it again."
+            f"{path} is not complete JSON ({first_line(error)}); download it again."
         ) from None
 
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import ijson
 
-from handloom.errors import UserError
+from handloom.errors import UserError, first_line
 from handloom.stages.datasets.media import contents, files_below
 from handloom.stages.datasets.source import TO_THE_END, Adapter, CutRule, SourceVideo, Span
 
@@ -146,7 +146,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
         except ijson.JSONError as error:
             raise UserError(
-                f"{path} is not complete JSON ({str(error).splitlines()[0]}); download it again."
+                f"{path} is not complete JSON ({first_line(error)}); download it again."
             ) from None
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 from handloom.stages.datasets.formats import rotations
+from handloom.tokenize.shards.format import ARM
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.floating[Any] | np.integer[Any]]
-ARM = 7  # x y z, three of rotation, gripper
 NEARLY = 1e-6  # of a step: times that are equal but for rounding
 
 

@@ -1,12 +1,12 @@
 """The dataset card: what a run took in, of which releases, and on what terms."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handloom.files import write_text
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.probes import Probe, probe_table
 from handloom.stages.ingest.videos import Ingest
@@ -62,11 +62,8 @@ def write(table: Table, ingest: Ingest | EpisodeIngest, cache: Path) -> None:
     card = read(table.folder)
     if card | told == card:
         return
-    path = table.folder / NAME
-    temporary = path.with_suffix(".json.tmp")
     counted = _counted(table, {} if isinstance(ingest, EpisodeIngest) else _media(cache))
-    temporary.write_text(json.dumps(told | counted, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_text(table.folder / NAME, json.dumps(told | counted, indent=2) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any]:

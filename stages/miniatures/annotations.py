@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from handloom.files import whole
 from handloom.stages.miniatures.people.cast import (
     FPS,
     TAIL_S,
@@ -134,14 +135,14 @@ def _interval(start_s: float, end_s: float) -> dict[str, float]:
 
 def write_manifest(folder: Path, videos: Iterable[Video]) -> None:
     """Write full_scale/manifest.csv, with lists in the original's unquoted form."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [_manifest_row(_listed(video)) for video in videos]
-    partial = folder / "manifest.csv.partial"
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        whole(folder / "manifest.csv", sync=False) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    partial.rename(folder / "manifest.csv")
     (folder / "manifest.ver").write_text("v2\n")
 
 

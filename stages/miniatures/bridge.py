@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from handloom.stages.datasets.formats.rotations import from_rpy, to_rpy
-from handloom.stages.miniatures.folder import Folder, write_json, write_text
+from handloom.stages.miniatures.folder import Folder, write_bytes, write_json, write_text
 from handloom.stages.miniatures.robots.files import (
     embedding,
     object_npy,
     pickled,
-    write_bytes,
 )
 from handloom.stages.miniatures.robots.tfrecords import (
     Leaf,

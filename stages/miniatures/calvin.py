@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.stages.datasets.formats.rotations import wrapped
-from handloom.stages.miniatures.folder import Folder, write_text
+from handloom.stages.miniatures.folder import Folder, write_bytes, write_text
 from handloom.stages.miniatures.robots.files import (
     embedding,
     npy,
     object_npy,
-    write_bytes,
 )
 from handloom.stages.miniatures.robots.views import static_view, wrist_view
 from handloom.stages.miniatures.robots.world import (

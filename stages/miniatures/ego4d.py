@@ -36,4 +36,4 @@ def write(out: Path, clips: int = 110, seed: int = 0) -> None:
     folder.in_parallel(
         partial(write_video, out / f"v2/full_scale/{video.uid}.mp4", video) for video in videos
     )
-    folder.write_json(out / MARKER, marker)
+    folder.complete(out, marker, ("v2",))

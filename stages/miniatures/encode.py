@@ -12,6 +12,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from handloom.errors import RunError
+from handloom.files import whole
 from handloom.stages.miniatures.people import scene
 from handloom.stages.miniatures.people.cast import FPS, Video
 from handloom.stages.miniatures.people.paint import Frame
@@ -79,12 +80,10 @@ def write_file(
     path: Path, images: Iterable[Frame], form: Format, kept: Fraction = Fraction(1)
 ) -> None:
     """Encode frames, [H, W, 3] uint8, and leave the first `kept` of the file's bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw = path.with_name(path.name + ".partial")
-    _encode(list(images), raw, form)
-    if kept < 1:
-        os.truncate(raw, int(raw.stat().st_size * kept))
-    raw.rename(path)
+    with whole(path, sync=False) as temporary:
+        _encode(list(images), temporary, form)
+        if kept < 1:
+            os.truncate(temporary, int(temporary.stat().st_size * kept))
 
 
 def _encode(images: list[Frame], path: Path, form: Format) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from handloom import files
 from handloom.errors import UserError
 
 LETTERS = list(string.ascii_letters + string.digits)  # of the ids, which also hold `-` and `_`
@@ -60,13 +61,21 @@ class Folder:
         clear(self.out, owner, title, self.parts)
         write_text(owner, title + "\n")
         write()
-        write_json(self.out / MARKER, self._marker)
+        complete(self.out, self._marker, self.parts)
 
 
 def is_complete(out: Path, marker: dict[str, Any]) -> bool:
     """Whether a miniature was written to its end with the same settings."""
     done = out / MARKER
     return done.is_file() and json.loads(done.read_text()) == marker
+
+
+def complete(out: Path, marker: dict[str, Any], parts: Iterable[str]) -> None:
+    """Write the marker of a finished miniature when its parts, relative to `out`, are on disk."""
+    for part in parts:
+        if (out / part).exists():
+            files.sync_tree(out / part)  # once: each of thousands of files apart takes longer
+    files.write_text(out / MARKER, json.dumps(marker, indent=1) + "\n")
 
 
 def refuse_foreign(path: Path) -> None:
@@ -94,11 +103,13 @@ def clear(out: Path, owner: Path, title: str, parts: Iterable[str]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, with the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(text, encoding="utf-8", newline="")
-    unfinished.rename(path)
+    """Write a file whole or not at all, with the folders above it; the marker syncs it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, with the folders above it; the marker syncs it."""
+    files.write_bytes(path, content, sync=False)
 
 
 def write_json(path: Path, value: object, indent: int | None = 1) -> None:
@@ -110,13 +121,13 @@ def write_table(
     path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ","
 ) -> None:
     """Write a table with a header whole or not at all; values are quoted where they must be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
+    with (
+        files.whole(path, sync=False) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-    unfinished.rename(path)
 
 
 def web_video_id(rng: np.random.Generator, first: str = "") -> str:

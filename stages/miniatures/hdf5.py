@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handloom.files import whole
 from handloom.stages.datasets.formats.rotations import from_rpy
 from handloom.stages.miniatures.folder import Folder
 from handloom.stages.miniatures.robots.views import jpeg, static_view, wrist_view
@@ -83,14 +84,11 @@ def _write_file(path: Path, tables: Tables, root: Tables, attributes: Tables | N
     """
     import h5py
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    with h5py.File(unfinished, "w") as file:
+    with whole(path, sync=False) as temporary, h5py.File(temporary, "w") as file:
         _fill(file, tables)
         file.attrs.update(root)
         for name, values in (attributes or {}).items():
             file[name].attrs.update(values)
-    unfinished.rename(path)
 
 
 def _fill(group: Any, tables: Tables) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handloom.files import whole
 from handloom.stages.miniatures.encode import Format, write_file
 from handloom.stages.miniatures.folder import Folder, write_json, write_text
 from handloom.stages.miniatures.people.paint import Frame
@@ -150,13 +151,13 @@ def _write_parquet(path: Path, tables: Iterable[Any]) -> None:
     """Write tables of one schema as the row groups of a file."""
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     tables = list(tables)
-    unfinished = path.with_name(path.name + ".partial")
-    with pq.ParquetWriter(unfinished, tables[0].schema) as writer:
+    with (
+        whole(path, sync=False) as temporary,
+        pq.ParquetWriter(temporary, tables[0].schema) as writer,
+    ):
         for table in tables:
             writer.write_table(table)
-    unfinished.rename(path)
 
 
 def _h264(fps: int) -> Format:

@@ -2,9 +2,9 @@
 
 import html
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from handloom import svg
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table, effort
 from handloom.stages.tables.rows import CaptionRow, Clip, Row
@@ -156,9 +156,9 @@ def _flag_table(tables: Tables, found: Tally) -> str:
         )
         counts = (found.answer_flags[flag] or "", found.flags[flag] or "")
         meaning = f"{html.escape(flag)}<br><small>{html.escape(FLAGS.get(flag, ''))}</small>"
-        rows.append(_table_row((meaning, *map(str, counts)), examples))
-    head = ("flag", "answers", "captions")
-    return _table(head, "examples", rows) if rows else "<p>No flags.</p>"
+        rows.append((svg.Markup(meaning), *counts, svg.Markup(examples)))
+    heads = ("flag", "answers", "captions", "examples")
+    return svg.table(heads, rows, words=(3,)) if rows else "<p>No flags.</p>"
 
 
 def _example(tables: Tables, flag: str, clip_id: str, bucket: str) -> str:
@@ -177,18 +177,8 @@ def _pair_table(tables: Tables, found: Tally) -> str:
     for clip_id, bucket in sorted(found.shown.items()):
         text = tables["ingest"].get(Clip, bucket, clip_id).text
         row = tables["caption"].get(CaptionRow, bucket, clip_id)
-        rows.append(_table_row((html.escape(_short(text)), row.source), html.escape(row.caption)))
-    return _table(("the clip's own text", "from"), "caption", rows) if rows else ""
-
-
-def _table(heads: Iterable[str], last: str, rows: list[str]) -> str:
-    cells = "".join(f"<th>{head}</th>" for head in heads)
-    return f"<table><tr>{cells}<th class=words>{last}</th></tr>{''.join(rows)}</table>"
-
-
-def _table_row(cells: Iterable[str], words: str) -> str:
-    found = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f"<tr>{found}<td class=words>{words}</td></tr>"
+        rows.append((_short(text), row.source, row.caption))
+    return svg.table(("the clip's own text", "from", "caption"), rows, words=(2,)) if rows else ""
 
 
 def _short(text: str, most: int = 160) -> str:

@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from handloom import svg
 from handloom.errors import MediaError, UserError
+from handloom.files import write_text
 from handloom.stages.caption.stage import instruction
 from handloom.stages.hands.stage import open_video
 from handloom.stages.ingest import card
@@ -101,10 +102,7 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path) -> Path:
         *_ended_sections(tables, ingest, gallery),
     ]
     path = out / "report" / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".html.tmp")
-    temporary.write_text(charts.page(f"handloom: {out.name}", sections), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, svg.page(f"handloom: {out.name}", sections))
     return path
 
 

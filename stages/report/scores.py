@@ -6,13 +6,13 @@ be run again with another one in seconds.
 
 import heapq
 import html
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from handloom import svg
 from handloom.stages.select import Criterion, Select
 from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Clip
@@ -20,8 +20,7 @@ from handloom.stages.tables.rows import Clip
 BINS = 50
 SHOWN = 4  # examples on either side of a threshold
 MOST_REPEATS = 50.0  # of a score that counts; beyond lies the last bin
-WIDTH, HEIGHT, LEFT = 640, 110, 46
-COLOUR = "#4a7c8c"
+WIDTH, HEIGHT = 640, 110  # of a histogram, pixels
 
 Example = tuple[float, str, str]  # distance from the threshold, clip id, bucket
 
@@ -122,39 +121,14 @@ def _examples(
 
 
 def _histogram(one: Distribution) -> str:
-    decades = max(1, math.ceil(math.log10(int(one.counts.max(initial=0)) + 1)))
-    step = WIDTH / BINS
-    bars = []
-    for i, count in enumerate(one.counts.tolist()):
-        if count:
-            tall = max(2.0, HEIGHT * math.log10(count + 1) / decades)
-            bars.append(
-                f'<rect x="{LEFT + i * step:.1f}" y="{HEIGHT - tall + 5:.1f}" '
-                f'width="{step - 1:.1f}" height="{tall:.1f}" fill="{COLOUR}">'
-                f"<title>{count:,} clips</title></rect>"
-            )
-    ticks = [_tick(one, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    count = f"{int(one.counts.max()):,}"
-    most = f'<text x="{LEFT - 6}" y="14" text-anchor="end" fill="#666">{count}</text>'
-    return (
-        f'<svg width="{WIDTH + LEFT + 20}" height="{HEIGHT + 30}" font-size="12">'
-        f"{''.join(bars)}{''.join(ticks)}{most}{_line(one)}</svg>"
-    )
-
-
-def _tick(one: Distribution, share: float) -> str:
-    x = LEFT + share * WIDTH
-    return (
-        f'<text x="{x:.1f}" y="{HEIGHT + 22}" text-anchor="middle" fill="#666">'
-        f"{share * one.top:g}</text>"
-    )
-
-
-def _line(one: Distribution) -> str:
-    if one.threshold is None:
-        return ""
-    x = LEFT + min(one.threshold / one.top, 1.0) * WIDTH
-    return (
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT + 5}" stroke="#b3402a" '
-        f'stroke-width="2"/>'
-    )
+    counts = svg.counts(int(one.counts.max(initial=0)))
+    axes = svg.Axes(46, 8, WIDTH, HEIGHT, (0.0, one.top), counts, log_y=True)
+    step = one.top / BINS
+    bars = [
+        axes.column((i * step, (i + 0.92) * step), count, svg.COLOURS[0], f"{count:,} clips")
+        for i, count in enumerate(one.counts.tolist())
+    ]
+    parts = [*axes.grid("{:,.0f}".format), *bars, *axes.numbers()]
+    if one.threshold is not None:
+        parts.append(axes.rule(min(one.threshold, one.top), svg.RED))
+    return svg.drawing(axes.x + WIDTH + 20, axes.bottom + 24, parts)

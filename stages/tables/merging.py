@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handloom.stages.tables.parts import Table
+from handloom.stages.tables.parts import Table, replace_part
 
 MANY = 8  # parts of a bucket that are worth merging
 SMALL_BYTES = 16 << 20  # a part from this size on is left as it is
@@ -66,7 +66,5 @@ def _merge(table: Table, bucket: str, paths: list[Path]) -> None:
     names = [path.name for path in paths]
     print_ = hashlib.blake2b("/".join(names).encode(), digest_size=6).hexdigest()
     merged = table.folder / f"{bucket}-{table.fingerprint[:12]}-{print_}.parquet.merging"
-    temporary = merged.with_suffix(f".{os.getpid()}.tmp")
     metadata = {_SOURCES: json.dumps(names)}
-    pq.write_table(rows.replace_schema_metadata(metadata), temporary, compression="zstd")
-    os.replace(temporary, merged)
+    replace_part(merged, rows.replace_schema_metadata(metadata))

@@ -11,7 +11,6 @@ Readers such as pyarrow and DuckDB skip names that begin with an underscore.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from pyarrow.dataset import dataset
 
 from handloom.errors import UserError
-from handloom.files import write_text
+from handloom.files import remove_temporaries, whole, write_text
 from handloom.stages.tables.rows import Row, arrow_schema
 
 FLOW = "_flow.json"
@@ -56,12 +55,11 @@ class Table:
 
     def write(self, bucket: str, batch: str, rows: Iterable[Row], row_type: type[Row]) -> None:
         """Write one part, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{bucket}-{self.fingerprint[:12]}-{batch}.parquet"
         rows, schema = list(rows), arrow_schema(row_type)
         # By attribute: `asdict` copies every value, which took half of the time of ingest.
         columns = [[getattr(row, name) for row in rows] for name in schema.names]
-        _replace(
+        replace_part(
             path, pa.Table.from_pydict(dict(zip(schema.names, columns, strict=True)), schema=schema)
         )
 
@@ -70,7 +68,6 @@ class Table:
 
         Columns of `row_type` that are missing are filled with its defaults.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         schema = arrow_schema(row_type)
         defaults = {f.name: f.default for f in fields(row_type)}
         columns = [
@@ -79,9 +76,9 @@ class Table:
             else pa.repeat(pa.scalar(defaults[f.name], f.type), rows.num_rows)
             for f in schema
         ]
-        whole = pa.table(columns, schema=schema).combine_chunks()
-        name = hashlib.blake2b(_bytes(whole), digest_size=6).hexdigest()
-        _replace(self.folder / f"{bucket}-{self.fingerprint[:12]}-{name}.parquet", whole)
+        part = pa.table(columns, schema=schema).combine_chunks()
+        name = hashlib.blake2b(_bytes(part), digest_size=6).hexdigest()
+        replace_part(self.folder / f"{bucket}-{self.fingerprint[:12]}-{name}.parquet", part)
 
     def columns(self, names: Sequence[str], buckets: Iterable[str] | None = None) -> pa.Table:
         """Columns of some buckets, or of all, as one Arrow table; files are read in parallel."""
@@ -136,7 +133,7 @@ class Table:
             columns = table.select([f.name for f in fields(row_type)]).to_pylist()
             gone = [unwanted(row_type(**row)) for row in columns]
             if any(gone):
-                _replace(path, table.filter(pa.array([not g for g in gone])))
+                replace_part(path, table.filter(pa.array([not g for g in gone])))
                 dropped |= {
                     row["clip_id"]: row["attempts"]
                     for row, g in zip(columns, gone, strict=True)
@@ -147,7 +144,8 @@ class Table:
     def clear_stale(self) -> None:
         """Remove parts of other fingerprints, and files whose writing was cut off."""
         current = set(self.parts())
-        for path in [*self.folder.glob("*.parquet"), *self.folder.glob("*.tmp")]:
+        remove_temporaries(self.folder)
+        for path in self.folder.glob("*.parquet"):
             if path not in current:
                 path.unlink(missing_ok=True)
 
@@ -220,10 +218,7 @@ def effort(folder: Path) -> tuple[int, float, int]:
 
 def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     """Write a stage's marker, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "_stage.json.tmp"
-    temporary.write_text(json.dumps(marker, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, folder / "_stage.json")
+    write_text(folder / "_stage.json", json.dumps(marker, indent=2, sort_keys=True) + "\n")
 
 
 def _bytes(table: pa.Table) -> pa.Buffer:
@@ -233,7 +228,7 @@ def _bytes(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _replace(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, path)
+def replace_part(path: Path, table: pa.Table) -> None:
+    """Write a part, whole or not at all, in place of one of the same name."""
+    with whole(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

@@ -11,17 +11,18 @@ import pytest
 from handloom.files import remove_temporaries, whole, write_text
 
 
-def write_half(path: Path) -> None:
-    with whole(path) as temporary:
+def fail_halfway(path: Path, sync: bool) -> None:
+    with whole(path, sync=sync) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
 
 
-def test_a_failed_write_leaves_the_former_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_failed_write_leaves_the_former_file(tmp_path: Path, sync: bool) -> None:
     path = tmp_path / "a.json"
-    write_text(path, "before")
+    write_text(path, "before", sync)
     with pytest.raises(ZeroDivisionError):
-        write_half(path)
+        fail_halfway(path, sync)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 

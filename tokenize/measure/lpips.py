@@ -1,15 +1,18 @@
 """LPIPS with VGG16: how different two pictures look to a network, learned from people's answers.
 
-Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018),
-eq. 1, as in the authors' version 0.1. Two files are needed, which are not part of handloom:
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (arXiv
+1801.03924), eq. 1, as in the authors' version 0.1; a measure, and a loss with gradients. Two files
+are needed, which are not part of handloom:
 
 - `vgg16-397923af.pth`, torchvision's VGG16 (https://download.pytorch.org/models/);
 - `vgg.pth`, the five linear layers (lpips/weights/v0.1/ of richzhang/PerceptualSimilarity).
+
+Shapes: B pictures, H x W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from handloom.errors import UserError
+from handloom.tokenize.measure.pixels import Distance
 
 VGG, LINEAR = "vgg16-397923af.pth", "vgg.pth"
 # torchvision's numbers of VGG16's convolutions, by block; a block ends where LPIPS compares
@@ -27,56 +31,84 @@ BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the authors' ScalingLayer
 
 
-def load(
-    folder: Path, device: str = "cpu"
-) -> Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]:
+def load(folder: Path, device: str = "cpu") -> Distance:
     """A function that gives the distance of two pictures, uint8 [H, W, 3]; 0 for the same.
 
     Raises:
-        UserError: a file is missing or is not what it should be.
+        UserError: as `LPIPS`.
     """
-    vgg, linear = (_tensors(folder / name) for name in (VGG, LINEAR))
-    try:
-        steps = [
-            [(vgg[f"features.{i}.weight"], vgg[f"features.{i}.bias"]) for i in block]
-            for block in BLOCKS
-        ]
-        weights = [linear[f"lin{i}.model.1.weight"] for i in range(len(BLOCKS))]
-    except KeyError as error:
-        raise UserError(f"{folder}: {error} is missing; expected {VGG} and {LINEAR}") from error
+    network = LPIPS(folder).to(device)
 
+    @torch.inference_mode()
     def distance(a_hwc: NDArray[np.uint8], b_hwc: NDArray[np.uint8]) -> float:
-        with torch.inference_mode():
-            features_a, features_b = (_features(x, steps, device) for x in (a_hwc, b_hwc))
-            parts = [
-                F.conv2d((a - b).square(), weight.to(device)).mean()
-                for a, b, weight in zip(features_a, features_b, weights, strict=True)
-            ]
-            return float(sum(parts))
+        pair = (torch.from_numpy(np.array(picture)).to(device) for picture in (a_hwc, b_hwc))
+        a_bchw, b_bchw = (x.permute(2, 0, 1)[None] / 127.5 - 1 for x in pair)
+        return float(network(a_bchw, b_bchw))
 
     return distance
 
 
-def _features(
-    picture_hwc: NDArray[np.uint8], steps: list[list[tuple[Tensor, Tensor]]], device: str
-) -> list[Tensor]:
-    """After each block, scaled to length 1 at every place: [1, C, H', W']."""
-    x = torch.from_numpy(np.array(picture_hwc)).to(device).permute(2, 0, 1)[None] / 127.5 - 1
-    shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (SHIFT, SCALE))
-    x, found = (x - shift) / scale, []
-    for number, block in enumerate(steps):
-        x = F.max_pool2d(x, 2) if number else x
-        for weight, bias in block:
-            x = F.relu(F.conv2d(x, weight.to(device), bias.to(device), padding=1))
-        found.append(x / (x.norm(dim=1, keepdim=True) + 1e-10))
-    return found
+class LPIPS(nn.Module):
+    """The distance of pictures in [-1, 1], a mean over the batch; nothing in it learns.
+
+    Args:
+        folder: holds both files.
+
+    Raises:
+        UserError: a file is missing, or does not hold the tensors of VGG16 or of LPIPS.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        vgg, linear = (_tensors(folder / name) for name in (VGG, LINEAR))
+        try:
+            for number in (number for block in BLOCKS for number in block):
+                self.register_buffer(f"weight{number}", vgg[f"features.{number}.weight"].float())
+                self.register_buffer(f"bias{number}", vgg[f"features.{number}.bias"].float())
+            for number in range(len(BLOCKS)):
+                self.register_buffer(f"linear{number}", linear[f"lin{number}.model.1.weight"])
+        except (KeyError, AttributeError) as error:
+            raise UserError(
+                f"{folder}: {error} is missing; expected torchvision's {VGG} and the linear layers "
+                f"{LINEAR} of LPIPS 0.1."
+            ) from error
+        for name, value in (("shift", SHIFT), ("scale", SCALE)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))
+
+    def forward(self, a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
+        """The mean distance of two batches [B, 3, H, W], a scalar."""
+        total = a_bchw.new_zeros(())
+        pairs = zip(self._features(a_bchw), self._features(b_bchw), strict=True)
+        for number, (a, b) in enumerate(pairs):
+            total = total + F.conv2d((a - b).square(), self._get(f"linear{number}")).mean()
+        return total
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        """After each block, scaled to length 1 at every place: [B, C, H', W']."""
+        x, found = (x - self._get("shift")) / self._get("scale"), []
+        for number, block in enumerate(BLOCKS):
+            x = F.max_pool2d(x, 2) if number else x
+            for layer in block:
+                x = F.conv2d(x, self._get(f"weight{layer}"), self._get(f"bias{layer}"), padding=1)
+                x = F.relu(x)
+            # the square root is not differentiable at zero, where a black patch may lie
+            length = (x.square().sum(1, keepdim=True) + 1e-20).sqrt()
+            found.append(x / (length + 1e-10))
+        return found
+
+    def _get(self, name: str) -> Tensor:
+        return self.get_buffer(name)
 
 
 def _tensors(path: Path) -> dict[str, Any]:
     try:
+        # weights_only: a stranger's file must not run code
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what the pickle makes it raise
-        raise UserError(f"{path} is not readable: LPIPS needs {VGG} and {LINEAR}") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        raise UserError(
+            f"{path} is not there or not readable ({type(error).__name__}): LPIPS needs {VGG} and "
+            f"{LINEAR}, torchvision's VGG16 and the linear layers of LPIPS 0.1."
+        ) from error
     if not isinstance(found, dict):
         raise UserError(f"{path} should hold named tensors, found a {type(found).__name__}")
     return found

@@ -6,7 +6,7 @@ T frames of a batch, H x W pixels, I x J codes, K codes in the codebook.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handloom.errors import UserError
+from handloom.files import write_text
+from handloom.tokenize.measure.pixels import Distance, psnr_db, ssim
 from handloom.tokenize.vqgan import VQGAN
 
 GRID_FRAMES = 8  # pairs of a dataset that are drawn: original above, reconstruction below
-SSIM_TAPS, SSIM_SIGMA = 11, 1.5
-Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
 
 def measure(
@@ -36,7 +36,7 @@ def measure(
         frames_by_dataset: per name, batches uint8 [T, H, W, 3] as `frames.center_square` prepares
             them; only one batch is held at a time.
         out: a folder; `tokenizer.json` and one `<dataset>.png` are written into it.
-        lpips: a folder with the weights of LPIPS (see `measure_lpips.load`); without it LPIPS is
+        lpips: a folder with the weights of LPIPS (see `lpips.load`); without it LPIPS is
             left out.
 
     Returns:
@@ -51,9 +51,9 @@ def measure(
     """
     distance: Distance | None = None
     if lpips is not None:
-        from handloom.tokenize.measure import lpips as measure_lpips
+        from handloom.tokenize.measure.lpips import load
 
-        distance = measure_lpips.load(lpips, model.device)
+        distance = load(lpips, model.device)
     out.mkdir(parents=True, exist_ok=True)
     total = Tally(model.codebook_size)
     results: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def measure(
         "datasets": results,
         "all": total.facts() if total.frames else {},
     }
-    (out / "tokenizer.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_text(out / "tokenizer.json", json.dumps(facts, indent=2) + "\n")
     return facts
 
 
@@ -135,48 +135,6 @@ class Tally:
             "perplexity": round(2**bits, 2),
             "codebook_bits": round(float(np.log2(self.codebook_size)), 4),
         }
-
-
-def psnr_db(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """10 log10(255^2 / mean squared error) over all pixels and channels; 100 where nothing differs.
-
-    Args:
-        a: [H, W, 3], values 0 to 255.
-        b: the same shape.
-    """
-    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
-    return min(100.0, 10 * float(np.log10(255.0**2 / error))) if error else 100.0
-
-
-def ssim(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Structural similarity, mean over places and channels.
-
-    Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004),
-    eq. 13 with the paper's Gaussian window of 11 x 11 pixels and sigma 1.5, K1 = 0.01, K2 = 0.03,
-    L = 255, at places where the window lies inside the picture.
-
-    Args:
-        a: [H, W, 3], values 0 to 255, at least 11 pixels each way.
-        b: the same shape.
-    """
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mean_x, mean_y = _window(x), _window(y)
-    var_x, var_y = _window(x * x) - mean_x**2, _window(y * y) - mean_y**2
-    covariance = _window(x * y) - mean_x * mean_y
-    top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return float(np.mean(top / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))))
-
-
-def _window(picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.ndimage import correlate1d
-
-    at = np.arange(SSIM_TAPS) - SSIM_TAPS // 2
-    taps = np.exp(-(at**2) / (2 * SSIM_SIGMA**2))
-    taps /= taps.sum()
-    rows = correlate1d(picture, taps, axis=0)[SSIM_TAPS // 2 : -(SSIM_TAPS // 2)]
-    both: NDArray[np.float64] = correlate1d(rows, taps, axis=1)
-    return both[:, SSIM_TAPS // 2 : -(SSIM_TAPS // 2)]
 
 
 def entropy_bits(used_k: NDArray[np.int64]) -> float:

@@ -1,10 +1,11 @@
 """From positions to batches: what is common to one dataset, a mixture, and torch's workers."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,16 +44,58 @@ class Slicing:
         return frames if self.views is None else frames[list(self.views)]
 
 
-class Source(Protocol):
-    """What `stream` reads from: a ShardDataset or a Mixture of them."""
+class Stream(ABC):
+    """An endless order of samples: that of a ShardDataset, or of a Mixture of them."""
 
     path: Any
     split: str
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def pick(self, positions: Integers, seed: int, fields: Sequence[str]) -> "Picked":
         """Find the samples at positions of the endless stream, without reading their codes."""
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        *,
+        fields: Sequence[str] = FIELDS,
+        pin: bool = False,
+        worker: int = 0,
+        workers: int = 1,
+    ) -> Iterator[Batch]:
+        """Endless batches whose content depends on (seed, position) alone.
+
+        Args:
+            batch_size: samples a step over all ranks; each rank gets an equal contiguous part.
+            seed: of the order. Every epoch has its own order and holds each sample once.
+            rank: of this process.
+            world_size: number of processes; there may be more of them than shards.
+            start: samples that all ranks together have consumed before.
+            fields: what to read: `tokens`, `caption`, `clip_id`, `state`, `action`, `meta`.
+            pin: collate into page-locked memory; `tokens` are then a torch tensor.
+            worker: of the `workers` that share the steps of this rank: step s is given by worker
+                s % workers.
+            workers: number of loading processes of this rank.
+
+        Yields:
+            `tokens` uint16 [B, V, T, I, J], `caption` and `clip_id` lists of B strings, `state` and
+            `action` float32 [B, T, ·], `meta` a list of B objects, and `position`, the samples
+            consumed after this batch.
+
+        Raises:
+            UserError: the ranks do not divide the batch, the split is empty, an unknown field, or
+                samples of different shapes in one batch.
+        """
+        return _stream(
+            self, batch_size, seed, rank, world_size, start, fields, pin, worker, workers
+        )
 
 
 @dataclass
@@ -124,8 +167,8 @@ def groups(numbers: Integers) -> Iterator[tuple[int, Integers]]:
             yield int(numbers[here[0]]), here
 
 
-def stream(
-    source: Source,
+def _stream(
+    source: Stream,
     batch_size: int,
     seed: int,
     rank: int,
@@ -136,7 +179,7 @@ def stream(
     worker: int,
     workers: int,
 ) -> Iterator[Batch]:
-    """Endless batches of a dataset or mixture; see `ShardDataset.batches`."""
+    """See `Stream.batches`."""
     _check(source, batch_size, rank, world_size, fields)
     share = batch_size // world_size
     first, stride = start + worker * batch_size, workers * batch_size
@@ -294,7 +337,7 @@ def _differ(shapes: Sequence[Any]) -> str:
 
 
 def _check(
-    source: Source, batch_size: int, rank: int, world_size: int, fields: Sequence[str]
+    source: Stream, batch_size: int, rank: int, world_size: int, fields: Sequence[str]
 ) -> None:
     if batch_size < 1 or batch_size % world_size or not len(source):
         raise UserError(

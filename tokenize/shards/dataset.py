@@ -12,12 +12,10 @@ import numpy as np
 
 from handloom.errors import UserError
 from handloom.tokenize.shards.batches import (
-    FIELDS,
-    Batch,
     Picked,
     Slicing,
+    Stream,
     groups,
-    stream,
 )
 from handloom.tokenize.shards.files import Files, LocalFiles
 from handloom.tokenize.shards.format import ARRAYS, Integers, parse_manifest
@@ -43,7 +41,7 @@ def read_manifest(root: Path | str) -> dict[str, Any]:
     return parse_manifest(path.read_bytes(), str(path))
 
 
-class ShardDataset:
+class ShardDataset(Stream):
     """Random access and deterministic batches over the shards of one split.
 
     It can be pickled: the copy opens the files itself. Shards are opened when they are first read.
@@ -106,44 +104,6 @@ class ShardDataset:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every sample once, in the order of the shards."""
         return (self[i] for i in range(len(self)))
-
-    def batches(
-        self,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-        *,
-        fields: Sequence[str] = FIELDS,
-        pin: bool = False,
-        worker: int = 0,
-        workers: int = 1,
-    ) -> Iterator[Batch]:
-        """Endless batches whose content depends on (seed, position) alone.
-
-        Args:
-            batch_size: samples a step over all ranks; each rank gets an equal contiguous part.
-            seed: of the order. Every epoch has its own order and holds each sample once.
-            rank: of this process.
-            world_size: number of processes; there may be more of them than shards.
-            start: samples that all ranks together have consumed before.
-            fields: what to read: `tokens`, `caption`, `clip_id`, `state`, `action`, `meta`.
-            pin: collate into page-locked memory; `tokens` are then a torch tensor.
-            worker: of the `workers` that share the steps of this rank: step s is given by worker
-                s % workers.
-            workers: number of loading processes of this rank.
-
-        Yields:
-            `tokens` uint16 [B, V, T, I, J], `caption` and `clip_id` lists of B strings, `state` and
-            `action` float32 [B, T, ·], `meta` a list of B objects, and `position`, the samples
-            consumed after this batch.
-
-        Raises:
-            UserError: the ranks do not divide the batch, the split is empty, an unknown field, or
-                samples of different shapes in one batch.
-        """
-        return stream(self, batch_size, seed, rank, world_size, start, fields, pin, worker, workers)
 
     def pick(self, positions: Integers, seed: int, fields: Sequence[str]) -> Picked:
         """Find the samples at positions of the endless stream, without reading their codes."""

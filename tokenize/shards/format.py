@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.errors import UserError
+from handloom.files import write_text
 
 FORMAT = "handloom-token-shards"
 VERSION = 1
 SPLITS = ("train", "val")
 LAYOUTS = ("samples", "packed")
 ARRAYS = ("state", "action")  # float32 [T, ·], robot data only
+ARM = 7  # numbers of one arm in both: x y z, three of rotation, gripper; or six joints, gripper
 
 Layout = Literal["samples", "packed"]
 Codes = npt.NDArray[np.uint16]
@@ -93,26 +92,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name; when the block ends well, its file is on disk and takes this name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    yield temporary
-    _flush(temporary)
-    os.replace(temporary, path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or folder is on disk: a power cut must not leave a name without bytes."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_manifest(
     root: Path, shards: dict[str, list[ShardInfo]], tokenizer: dict[str, Any], **facts: Any
 ) -> None:
@@ -130,8 +109,7 @@ def write_manifest(
     }
     manifest = {"format": FORMAT, "version": VERSION, "splits": splits, "tokenizer": tokenizer}
     text = json.dumps(manifest | facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    with whole_file(root / "manifest.json") as temporary:
-        temporary.write_text(text)
+    write_text(root / "manifest.json", text)
 
 
 def parse_manifest(text: bytes, path: str) -> dict[str, Any]:

@@ -5,18 +5,16 @@ which ones is a permutation keyed by (seed, block). So the source of a position,
 source came before, need nothing but the position.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from handloom.errors import UserError
 from handloom.tokenize.shards.batches import (
-    FIELDS,
-    Batch,
     Picked,
+    Stream,
     groups,
-    stream,
 )
 from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.format import Integers
@@ -25,7 +23,7 @@ from handloom.tokenize.shards.order import order, permute_many
 BLOCK = 4096
 
 
-class Mixture:
+class Mixture(Stream):
     """Endless batches drawn from several datasets.
 
     Each source advances through its own permutations, and shows every sample once in each epoch of
@@ -59,22 +57,6 @@ class Mixture:
     def __len__(self) -> int:
         """Samples of all sources together; an epoch of the mixture has no other meaning."""
         return sum(map(len, self.datasets))
-
-    def batches(
-        self,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-        *,
-        fields: Sequence[str] = FIELDS,
-        pin: bool = False,
-        worker: int = 0,
-        workers: int = 1,
-    ) -> Iterator[Batch]:
-        """Endless batches; see `ShardDataset.batches`."""
-        return stream(self, batch_size, seed, rank, world_size, start, fields, pin, worker, workers)
 
     def places(self, positions: Integers, seed: int) -> tuple[Integers, Integers]:
         """The source of each position, and how many samples it gave before; int64 [B] both."""

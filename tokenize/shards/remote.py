@@ -6,7 +6,6 @@ only the blocks that are asked for are fetched, many at a time, and the last use
 
 import hashlib
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from handloom.errors import UserError
+from handloom.files import write_bytes
 from handloom.tokenize.shards.files import Bytes
 from handloom.tokenize.shards.format import Integers, index_name
 
@@ -114,7 +114,7 @@ class RemoteFiles:
                     f"{self._folder.url}/{name} does not have the SHA-256 that the manifest "
                     "records; copy the shards there again."
                 )
-            _store(path, data)
+            write_bytes(path, data)
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
     def size(self, file: int) -> int:
@@ -171,12 +171,3 @@ class RemoteFiles:
 
 def _blocks(file: int, offset: int, size: int) -> Iterable[Block]:
     return [(file, n) for n in range(offset // BLOCK, -(-(offset + size) // BLOCK))]
-
-
-def _store(path: Path, data: bytes) -> None:
-    """Write a file of the cache; several processes may write the same one at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    os.replace(temporary, path)

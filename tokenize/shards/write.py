@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from handloom.errors import UserError
+from handloom.files import remove_temporaries, whole
 from handloom.tokenize.shards import packed as shard_packed
 from handloom.tokenize.shards import samples as shard_samples
 from handloom.tokenize.shards import tar as shard_tar
@@ -18,7 +19,6 @@ from handloom.tokenize.shards.format import (
     index_name,
     sha256_file,
     shard_path,
-    whole_file,
 )
 
 # Large writes give large folios in the page cache, and gathering from those is a quarter faster.
@@ -40,7 +40,7 @@ def write_shard(path: Path, samples: Iterable[Sample], layout: Layout = "samples
     """
     if layout not in LAYOUTS:
         raise UserError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}.")
-    with whole_file(path) as temporary:
+    with whole(path) as temporary:
         with temporary.open("wb", buffering=WRITE_BYTES) as tar:
             if layout == "packed":
                 shard_packed.write(tar, samples, path.stem)
@@ -64,6 +64,7 @@ def write_shards(
     layout: Layout = "samples",
 ) -> list[ShardInfo]:
     """Write samples in the given order as `root/<split>/000000.tar, …`, without a manifest."""
+    remove_temporaries(root / split)
     stream, infos = iter(samples), list[ShardInfo]()
     while (first := next(stream, None)) is not None:
         chunk = _then(first, islice(stream, samples_per_shard - 1))
@@ -85,7 +86,7 @@ def build_index(path: Path) -> pa.Table:
 def write_index(index: pa.Table, path: Path) -> None:
     """Write an index as an Arrow IPC file, whole or not at all."""
     with (
-        whole_file(path) as temporary,
+        whole(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, index.schema) as writer,
     ):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from handloom.errors import UserError
+from handloom.tokenize.measure.pixels import psnr_db
 from handloom.tokenize.vqgan.checkpoints import SIDECAR, Checkpoint
 from handloom.tokenize.vqgan.network import Network
 from handloom.tokenize.vqgan.search import ExactSearch
@@ -107,7 +108,7 @@ def check_input_range(loaded: VQGAN, found: Checkpoint) -> None:
     probe = _probe(side)
     flat = np.broadcast_to(probe.mean((0, 1)), probe.shape)
     given = replace(loaded, resolution=side, exact=False)
-    floor, quality = _psnr_db(flat, probe), _reconstruction_db(given, probe)
+    floor, quality = psnr_db(flat, probe), _reconstruction_db(given, probe)
     for other in RANGES:
         if other == loaded.input_range:
             continue
@@ -123,11 +124,7 @@ def check_input_range(loaded: VQGAN, found: Checkpoint) -> None:
 
 
 def _reconstruction_db(tokenizer: VQGAN, frame_hwc: NDArray[np.uint8]) -> float:
-    return _psnr_db(tokenizer.decode(tokenizer.encode(frame_hwc[None]))[0], frame_hwc)
-
-
-def _psnr_db(a: NDArray[Any], b: NDArray[Any]) -> float:
-    return float(-10 * np.log10(np.mean((a / 255.0 - b / 255.0) ** 2) + 1e-10))
+    return psnr_db(tokenizer.decode(tokenizer.encode(frame_hwc[None]))[0], frame_hwc)
 
 
 def _probe(side: int) -> NDArray[np.uint8]:

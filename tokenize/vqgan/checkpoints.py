@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handloom.errors import UserError
+from handloom.errors import UserError, first_line
 from handloom.tokenize.vqgan.layouts import (
     DIFFUSERS,
     JANUS,
@@ -242,8 +242,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold a JSON object, found a {type(content).__name__}")
     return content
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of an error's text, for use inside a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -14,14 +14,13 @@ from typing import Any
 
 from handloom.errors import UserError
 from handloom.tokenize.frames import RESIZE_RULE
-from handloom.tokenize.hub import ask_hub
+from handloom.tokenize.hub import HUB_ID, from_hub
 from handloom.tokenize.vqgan.checkpoints import (
     CONFIG,
     SIDECAR,
     WEIGHTS,
     Checkpoint,
     diffusers,
-    first_line,
     janus,
     read_json,
     torch_file,
@@ -57,7 +56,7 @@ def find(model: str) -> Checkpoint:
         found = _in_folder(path, path.resolve().name)
     elif path.suffix in TORCH_FILES and path.is_file():
         found = torch_file(path)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", model) and path.suffix not in TORCH_FILES:
+    elif re.fullmatch(HUB_ID, model) and path.suffix not in TORCH_FILES:
         found = _from_hub(model)
     else:
         raise UserError(
@@ -176,25 +175,15 @@ def _torch_files(folder: Path) -> list[Path]:
 
 
 def _from_hub(model: str) -> Checkpoint:
-    from huggingface_hub import snapshot_download
-
     # never the whole repository: beside a 0.3 GB VQModel lie transformers of several GB
     wanted = [str(Path(name) / file) for name in SUBFOLDERS for file in (CONFIG, WEIGHTS)]
-    try:
-        cached = snapshot_download(model, allow_patterns=wanted, local_files_only=True)
-        return _in_folder(Path(cached), model)
-    except (OSError, ValueError, UserError):  # not in the cache, or only other files of it
-        pass
-    try:
-        ask_hub()
-        return _in_folder(Path(snapshot_download(model, allow_patterns=wanted)), model)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f'"{model}" is neither a folder here nor a model that the Hugging Face hub gave '
-            f"({first_line(error)}): where the hub can be reached run `hf download {model} "
-            f"--local-dir DIR` (needed are {CONFIG} and {WEIGHTS} of its root or of its vqvae/ "
-            "folder), bring DIR here and pass `--tokens.model DIR`"
-        ) from error
+    return from_hub(
+        model,
+        wanted,
+        lambda folder: _in_folder(folder, model),
+        f" (needed are {CONFIG} and {WEIGHTS} of its root or of its vqvae/ folder), bring DIR here "
+        "and pass `--tokens.model DIR`",
+    )
 
 
 def _sha256(paths: tuple[Path, ...]) -> str:

@@ -4,12 +4,12 @@
 them since 1.6 are a zip of a pickle and one file for each storage. A pickle names functions to
 call, so whoever wrote it decides what runs; and public training checkpoints hold Lightning
 callbacks or an argparse Namespace beside the weights, which `torch.load(weights_only=True)` refuses
-as a whole. Here tensors and containers are read, and every other class becomes an inert stand-in.
+as a whole. Here tensors and containers are read (by `handloom.unpickle`), and every other class
+becomes an inert stand-in.
 
 Neither torch nor safetensors is imported: describing a model takes its shapes alone.
 """
 
-import io
 import json
 import math
 import pickle
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import UserError
+from handloom.unpickle import Unpickler
 
 MAX_HEADER_BYTES = 100_000_000  # as safetensors itself
 MAX_PICKLE_BYTES = 256_000_000
@@ -148,26 +149,17 @@ class _Storage:
             return np.frombuffer(archive.read(self.member), _raw(self.kind), self.count)
 
 
-# the pure Python unpickler: the one in C lets a pickle of ten bytes ask for gigabytes of memo
-class _Reader(pickle._Unpickler):
+class _Reader(Unpickler):
     """Loads tensors, containers and plain values; calls nothing that the pickle names."""
 
     def __init__(
         self, pickled: bytes, path: Path, infos: dict[str, zipfile.ZipInfo], folder: str
     ) -> None:
-        super().__init__(io.BytesIO(pickled), encoding="latin1")
+        super().__init__(pickled, _NAMES)
         self._path, self._infos, self._folder = path, infos, folder
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return _rebuild_tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _rebuild_parameter
-        if module == "torch" and name in STORAGE_TYPES:
-            return name
-        return type(name if name.isidentifier() else "Unknown", (_StandIn,), {})
+    def unknown(self, name: str) -> Any:
+        return _StandIn
 
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
@@ -235,6 +227,15 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any)
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
     return data
+
+
+_NAMES: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    **{f"torch.{name}": name for name in STORAGE_TYPES},
+}
 
 
 def _raw(kind: str) -> np.dtype[Any]:

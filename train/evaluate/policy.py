@@ -1,7 +1,7 @@
 """The steps of `handloom eval policy`: load, predict, score, play through, imagine, write.
 
     OUT/scores.json                                      written last
-    OUT/actions.png                                      paths of a few episodes, see evaluate_chart
+    OUT/actions.svg                                      paths of a few episodes, see policy_chart
     OUT/pictures.png, OUT/<clip_id>-<view>.mp4, .gif     see evaluate_pictures
 
 Shapes as in evaluate_scores.py; B windows of a batch.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from handloom.files import write_text
 from handloom.tokenize.vqgan import VQGAN
-from handloom.train.evaluate import policy_chart as evaluate_chart
+from handloom.train.evaluate import policy_chart
 from handloom.train.evaluate import policy_motion as evaluate_motion
 from handloom.train.evaluate import policy_pictures as evaluate_pictures
 from handloom.train.evaluate.policy_config import PolicyEval
@@ -174,8 +174,9 @@ def _play(job: Evaluated, episodes: list[WindowBatch]) -> dict[str, Any]:
         played.append(evaluate_motion.play(batch, chunks, job.space, job.execution, job.execute_n))
     found = evaluate_motion.scores(played, job.space)
     print("\n".join(evaluate_motion.table(found)))
-    evaluate_chart.draw(played, job.space, job.config.out / "actions.png")
-    print(f"wrote {job.config.out / 'actions.png'}", flush=True)
+    path = job.config.out / "actions.svg"
+    write_text(path, policy_chart.draw(played, job.space))
+    print(f"wrote {path}", flush=True)
     return found
 
 

@@ -2,27 +2,24 @@
 
 Of `ee_delta`: the path from above, the height, the gripper. Each predicted chunk begins where the
 arm truly was when it was predicted. Other kinds: three of the numbers over time.
-Shapes as in evaluate_motion.py; P points of a line.
+Shapes as in policy_motion.py; P points of a line.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
+from handloom import svg
 from handloom.train.evaluate.policy_motion import Played
 from handloom.train.finetune.space import Space
 
 Points = npt.NDArray[np.float64]
-TRUE, PREDICTED = "#333333", "#c4571f"
-PANEL, LEFT, CAPTION, BELOW, GAP = 260, 56, 46, 40, 70  # pixels
-FINER = 2  # drawn so much larger and then reduced: Pillow's lines are jagged
+TRUE, PREDICTED = "#333", "#c4571f"
+PANEL, LEFT, CAPTION, BELOW = 260, 56, 50, 60  # pixels
 
 
 @dataclass(frozen=True)
@@ -37,29 +34,22 @@ class Panel:
     """Whether x and y are of one unit."""
 
 
-def draw(played: Sequence[Played], space: Space, path: Path) -> None:
-    """Write a PNG.
+def draw(played: Sequence[Played], space: Space) -> str:
+    """An SVG file.
 
     Args:
         played: episodes.
         space: of their actions.
-        path: to write, whole or not at all.
     """
     rows = [_motion_panels(one, space) if space.arms else _number_panels(one, space)
             for one in played]  # fmt: skip
     height = CAPTION + PANEL + BELOW
-    width = max(map(len, rows)) * (LEFT + PANEL) + GAP
-    canvas = Image.new("RGB", (FINER * width, FINER * height * len(rows)), "white")
-    pen = ImageDraw.Draw(canvas)
+    parts = []
     for r, (one, panels) in enumerate(zip(played, rows, strict=True)):
-        caption = f"{one.caption} ({one.clip_id})"
-        _text(pen, 12, r * height + 4, textwrap.shorten(caption, width // 8, placeholder=" …"))
+        parts.append(svg.text(12, r * height + 18, f"{one.caption} ({one.clip_id})"))
         for p, panel in enumerate(panels):
-            _draw_panel(pen, panel, LEFT + p * (LEFT + PANEL), r * height + CAPTION)
-    canvas = canvas.resize((width, height * len(rows)), Image.Resampling.LANCZOS)
-    temporary = path.with_name(path.name + ".tmp")
-    canvas.save(temporary, format="PNG")
-    temporary.replace(path)
+            parts += _drawn(panel, LEFT + p * (LEFT + PANEL), r * height + CAPTION)
+    return svg.drawing(max(map(len, rows)) * (LEFT + PANEL) + 20, height * len(rows), parts, True)
 
 
 def _motion_panels(one: Played, space: Space) -> list[Panel]:
@@ -102,33 +92,18 @@ def _over_time(start: int, values: npt.NDArray[np.floating], hz: float) -> Point
     return np.stack([(start + np.arange(len(values))) / hz, values.astype(np.float64)], axis=1)
 
 
-def _draw_panel(pen: ImageDraw.ImageDraw, panel: Panel, x: int, y: int) -> None:
+def _drawn(panel: Panel, x: int, y: int) -> list[str]:
     points = np.concatenate([panel.true, *panel.predicted])
     low, high = points.min(0), points.max(0)
     span = np.maximum(high - low, 1e-9)
     if panel.same_scale:
         span = np.full(2, span.max())
-    middle, span = (low + high) / 2, 1.1 * span
-
-    def page(line: Points) -> list[tuple[float, float]]:
-        share = (line - middle) / span + 0.5
-        return [(FINER * (x + PANEL * u), FINER * (y + PANEL * (1 - v))) for u, v in share]
-
-    pen.rectangle([FINER * n for n in (x, y, x + PANEL, y + PANEL)], outline="#bbbbbb", width=2)
-    pen.line(page(panel.true), fill=TRUE, width=3 * FINER)
+    (left, lower), (right, upper) = (low + high) / 2 - 0.55 * span, (low + high) / 2 + 0.55 * span
+    axes = svg.Axes(x, y, PANEL, PANEL, (left, right), (lower, upper))
+    parts = [*axes.box(panel.title, ""), *axes.grid(), *axes.numbers()]
+    parts.append(axes.line(panel.true, TRUE, width=3))
     for line in panel.predicted:
-        pen.line(page(line), fill=PREDICTED, width=FINER)
-        (u, v), r = page(line[:1])[0], 2.5 * FINER
-        pen.ellipse((u - r, v - r, u + r, v + r), fill=PREDICTED)
-    _text(pen, x, y - 20, panel.title)
-    _text(pen, x + PANEL - 130, y + PANEL + 20, "true", TRUE)
-    _text(pen, x + PANEL - 90, y + PANEL + 20, "each chunk", PREDICTED)
-    for corner, at in ((middle - span / 2, 0), (middle + span / 2, 1)):
-        _text(pen, x + at * (PANEL - 34), y + PANEL + 4, f"{corner[0]:.4g}", "#666666")
-        _text(pen, x - 46, y + (1 - at) * (PANEL - 14), f"{corner[1]:.3g}", "#666666")
-
-
-def _text(
-    pen: ImageDraw.ImageDraw, x: float, y: float, words: str, colour: str = "#222222"
-) -> None:
-    pen.text((FINER * x, FINER * y), words, colour, ImageFont.load_default(size=12 * FINER))
+        parts += [axes.line(line, PREDICTED, width=1.2), axes.dot(line[0], PREDICTED)]
+    keys = (("true", TRUE), ("each chunk", PREDICTED))
+    parts += [svg.key(x + 80 * i, axes.bottom + 38, *key) for i, key in enumerate(keys)]
+    return parts

@@ -32,7 +32,7 @@ class PolicyEval:
     frames: int = 6
     """Frames that are imagined of each, `stride` steps apart: code after code, which is slow."""
     out: Path = Path("runs/eval-policy")
-    """Where scores.json, actions.png, pictures.png and the videos go."""
+    """Where scores.json, actions.svg, pictures.png and the videos go."""
     execute_n: int | None = None
     """Actions that are executed of each chunk; by default as `Policy` does."""
     ensemble: float | None = None

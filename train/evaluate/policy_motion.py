@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from handloom.tokenize.shards.format import ARM
 from handloom.train.evaluate.policy_scores import jerk, rms
-from handloom.train.finetune.space import ARM, Space
+from handloom.train.finetune.space import Space
 from handloom.train.finetune.windows.windows import WindowBatch
 from handloom.train.policy.policy import Execution, as_motion
 

@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from handloom.tokenize.shards.format import ARM
 from handloom.train.finetune.heads.cvae import active_dimensions
-from handloom.train.finetune.space import ARM, Space
+from handloom.train.finetune.space import Space
 from handloom.train.policy.smoothing import jerk_m_s3, smooth
 
 Floats = npt.NDArray[np.float32]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from handloom.errors import UserError
+from handloom.tokenize.shards.format import ARM
 
-ARM = 7  # ee_delta: x y z, three of rotation, gripper; joints: six joints, gripper
 LEAST_STD = 1e-6  # a number that never moves is not to be blown up: its std counts as 1
 Numbers = tuple[float, ...]
 

@@ -6,13 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import sha256_file
 from handloom.train.finetune.config import FinetuneConfig
-from handloom.train.finetune.model import RobotModel
 from handloom.train.model import export, text
 from handloom.train.model.gpt import GPT, SIZES, Shape
 
@@ -72,15 +70,6 @@ def widen(weights: dict[str, Tensor], views: int) -> dict[str, Tensor]:
     if len(rows) == views:
         return weights
     return {**weights, VIEWS: rows[:1].repeat(views, 1)}
-
-
-@torch.no_grad()
-def as_stage1(model: RobotModel, views: int) -> GPT:
-    """The trunk as a GPT of stage 1 again, of the first so many views."""
-    gpt = GPT(replace(model.shape.trunk, views=views))
-    weights = model.trunk.state_dict()
-    gpt.load_state_dict({**weights, VIEWS: weights[VIEWS][:views]})
-    return gpt.to(next(model.parameters()).device).eval()
 
 
 def from_scratch(

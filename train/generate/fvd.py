@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handloom.errors import UserError
+from handloom.errors import UserError, first_line
 
 FRAMES = 16
 """Frames that the network sees. A shorter clip is shown slower, in both sets alike, each frame
@@ -56,7 +56,7 @@ def load(path: Path, device: str = "cpu") -> Network:
         network = load_module(str(path), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"{path} does not load as a TorchScript module ({str(error).splitlines()[0][:160]}): "
+            f"{path} does not load as a TorchScript module ({first_line(error)}): "
             "--i3d wants i3d_torchscript.pt, as StyleGAN-V uses it."
         ) from error
 
@@ -67,7 +67,7 @@ def load(path: Path, device: str = "cpu") -> Network:
             found = network(x_1cthw, rescale=True, resize=True, return_features=True)
         except RuntimeError as error:
             raise UserError(
-                f"{path} does not work as the I3D of StyleGAN-V ({str(error).splitlines()[0]}): "
+                f"{path} does not work as the I3D of StyleGAN-V ({first_line(error)}): "
                 "--i3d wants i3d_torchscript.pt, which takes rescale, resize and return_features."
             ) from error
         row: Features = found[0].double().cpu().numpy()

@@ -6,7 +6,6 @@ Shapes: V views, F frames, R rows and C columns of codes, H and W pixels.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from handloom.errors import UserError
+from handloom.files import whole
 from handloom.tokenize import vqgan
 
 SIDE = 160  # pixels of a frame in the picture
@@ -76,7 +76,8 @@ def draw(comparisons: list[Comparison], path: Path) -> None:
     canvas = Image.new("RGB", (LABEL + frames * (SIDE + MARGIN), tops[-1]), "white")
     for top, one in zip(tops[:-1], comparisons, strict=True):
         _draw_clip(canvas, top, one)
-    _write(path, lambda temporary: canvas.save(temporary, format="PNG"))
+    with whole(path) as temporary:
+        canvas.save(temporary, format="PNG")
 
 
 def _height(one: Comparison) -> int:
@@ -103,28 +104,18 @@ def write_gif(video_FHW3: Frames, fps: float, path: Path) -> None:
     first, *others = [Image.fromarray(frame) for frame in video_FHW3]
     each_ms = max(20, round(1000 / fps))  # browsers slow down what is faster
     options: dict[str, Any] = {"append_images": others, "duration": each_ms, "loop": 0}
-    _write(path, lambda temporary: first.save(temporary, format="GIF", save_all=True, **options))
+    with whole(path) as temporary:
+        first.save(temporary, format="GIF", save_all=True, **options)
 
 
 def write_mp4(video_FHW3: Frames, fps: float, path: Path) -> None:
     """Write an H.264 video that browsers play; sides have to be even."""
-    _write(path, lambda temporary: _encode(video_FHW3, fps, temporary))
-
-
-def _encode(video_FHW3: Frames, fps: float, path: Path) -> None:
     import av
 
-    with av.open(str(path), "w", format="mp4") as container:
+    with whole(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = video_FHW3.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "12"}
         for picture_HW3 in video_FHW3:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture_HW3, format="rgb24")))
         container.mux(stream.encode(None))
-
-
-def _write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    save(temporary)
-    temporary.replace(path)

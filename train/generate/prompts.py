@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from handloom.errors import UserError
+from handloom.errors import UserError, first_line
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.shards import ShardDataset, read_manifest
 from handloom.tokenize.vqgan import VQGAN
@@ -113,7 +113,7 @@ def _read(path: Path, side: int) -> NDArray[np.uint8]:
             return center_square(np.asarray(image.convert("RGB")), side)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
-            f"--image {path} is not a picture that can be read ({str(error).splitlines()[0]}): "
+            f"--image {path} is not a picture that can be read ({first_line(error)}): "
             "name a JPEG or PNG file."
         ) from error
 

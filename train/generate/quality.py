@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.tokenize.measure.report import Distance, psnr_db, ssim
+from handloom.tokenize.measure.pixels import Distance, psnr_db, ssim
 from handloom.train.generate.fvd import Network, frechet_distance
 from handloom.train.pretrain.baselines import to_say
 

@@ -78,9 +78,9 @@ def _judges(config: GenerateConfig) -> tuple[Any, fvd.Network | None]:
     """LPIPS and the network of FVD, loaded before minutes of generating are spent."""
     distance = None
     if config.lpips is not None:
-        from handloom.tokenize.measure import lpips as measure_lpips
+        from handloom.tokenize.measure import lpips
 
-        distance = measure_lpips.load(config.lpips, config.device)
+        distance = lpips.load(config.lpips, config.device)
     return distance, fvd.load(config.i3d, config.device) if config.i3d is not None else None
 
 

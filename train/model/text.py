@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handloom.errors import UserError
-from handloom.tokenize.hub import ask_hub
+from handloom.errors import UserError, first_line
+from handloom.tokenize.hub import HUB_ID, from_hub
 
 CACHED_CAPTIONS = 8_192  # at L = 24 and E = 512 about 0.4 GB
 HUB_FILES = ["config.json", "model.safetensors", "*token*.json", "vocab.json", "merges.txt"]
@@ -129,9 +129,7 @@ def load(name: str, length: int, device: str = "cpu") -> TextEncoder:
     if name == "seeded":
         return TextEncoder(name, _seeded_network(), hash_words, length, device)
     folder = Path(name).expanduser()
-    if not folder.is_dir():
-        folder = _from_hub(name)
-    network, tokenize = _clip(folder)
+    network, tokenize = _clip(folder) if folder.is_dir() else _from_hub(name)
     return TextEncoder(name, network, tokenize, length, device)
 
 
@@ -204,34 +202,20 @@ def _clip(folder: Path) -> tuple[nn.Module, Tokenize]:
         network: nn.Module = CLIPTextModel.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{folder} does not load as a CLIP text encoder ({_first_line(error)}): expected "
+            f"{folder} does not load as a CLIP text encoder ({first_line(error)}): expected "
             "config.json, model.safetensors, vocab.json and merges.txt as `hf download "
             "openai/clip-vit-base-patch32` writes them."
         ) from error
     return network, lambda caption: list(tokenizer(caption)["input_ids"])
 
 
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+def _from_hub(name: str) -> tuple[nn.Module, Tokenize]:
+    if not re.fullmatch(HUB_ID, name):
         raise UserError(
             f"no text encoder at {name!r}: name a folder with a CLIP checkpoint, a hub id such as "
             "openai/clip-vit-base-patch32, or `seeded`."
         )
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
-    except (OSError, ValueError):  # not downloaded before
-        pass
-    try:
-        ask_hub()
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{name!r} is neither a folder here nor a model that the Hugging Face hub gave "
-            f"({_first_line(error)}): where the hub can be reached run `hf download {name} "
-            "--local-dir DIR`, bring DIR here and pass `--text-encoder DIR`."
-        ) from error
+    return from_hub(name, HUB_FILES, _clip, ", bring DIR here and pass `--text-encoder DIR`.")
 
 
 def _hash_weights(network: nn.Module) -> str:
@@ -240,7 +224,3 @@ def _hash_weights(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

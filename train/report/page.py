@@ -23,25 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handloom import svg
 from handloom.errors import UserError
+from handloom.files import write_text
+from handloom.svg import Line
 from handloom.train.report import charts
-from handloom.train.report.charts import Line
 
 TITLE = "Trained on the sample"
 PAGE_WIDTH = 1100  # pixels of the widest picture
 STILLS, STRIPS = 6, 6
 ACTORS = ("policy", "random", "oracle")
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fafaf8; margin: 2rem auto;
-       max-width: 70rem; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; margin: .8rem 0; } td, th { padding: .25rem .8rem;
-       text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
-td:first-child, th:first-child { text-align: left; }
-img { max-width: 100%; display: block; margin: .6rem 0; } svg { max-width: 100%; height: auto; }
-.missing { background: #f3ead7; padding: .4rem .8rem; } pre { background: #eee; padding: .6rem; }
-.charts { display: flex; flex-wrap: wrap; gap: .5rem 1rem; }
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +49,12 @@ def write(config: TrainReport) -> Path:
     Raises:
         UserError: the folder is not there.
     """
-    from handloom.files import write_text
-
     out = config.out
     if not out.is_dir():
         raise UserError(f"{out} is not a folder, expected that of `make train-sample OUT=…`.")
     sections = (summary, materials, first_stage, second_stage, actions, imagined, rollouts, onward)
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{TITLE}</title>'
-        f"<style>{STYLE}</style><h1>{TITLE}</h1>"
-        f"{''.join(''.join(section(out)) for section in sections)}</html>\n"
-    )
     path = out / "report.html"
-    write_text(path, page)
+    write_text(path, svg.page(TITLE, (part for section in sections for part in section(out))))
     print(f"wrote {path}")
     return path
 
@@ -121,7 +105,7 @@ def materials(out: Path) -> Iterator[str]:
             )
         )
     heads = ("", "data", "parameters", "trained", "steps x batch", "seen", "minutes")
-    yield charts.table(heads, rows)
+    yield svg.table(heads, rows)
     yield (
         "<p><small>Minutes are those of the training steps, without starting, validating and "
         "storing features. Frames are codes of the bundled tokenizer, which has seen miniatures "
@@ -154,7 +138,7 @@ def first_stage(out: Path) -> Iterator[str]:
             f" Guessing codes by their frequency has {unigram['cross_entropy']:.2f}. Right codes: "
             f"model {later['model']['accuracy']:.1%}, copy {copy['accuracy']:.1%}."
         )
-    yield charts.line_chart("nats a code, frames after the first", "steps", lines)
+    yield svg.line_chart("nats a code, frames after the first", "steps", lines)
     yield (
         "<p>The training line holds a fiftieth of the first frame's loss too. Where it goes on "
         "falling and the held-out line does not, the few clips are being learned by heart."
@@ -200,18 +184,16 @@ def _second_stage_charts(log: list[dict[str, Any]]) -> Iterator[str]:
             Line(said, measured(key, name), dashed=said == "mean action")
             for said, key in who.items()
         ]
-        yield charts.line_chart(f"{title} windows" if "held" in title else title, "steps", lines)
-    yield charts.line_chart(
+        yield svg.line_chart(f"{title} windows" if "held" in title else title, "steps", lines)
+    yield svg.line_chart(
         "training: smooth L1 of the arm, cross entropy of the gripper",
         "steps",
         [Line("arm", trained("arm")), Line("gripper", trained("gripper"))],
     )
-    yield charts.line_chart(
-        "training: KL of the latent, nats", "steps", [Line("KL", trained("kl"))]
-    )
+    yield svg.line_chart("training: KL of the latent, nats", "steps", [Line("KL", trained("kl"))])
     if any(value for _, value in trained("video")):
         pictures = [Line("next pictures", trained("video"))]
-        yield charts.line_chart("training: nats a code", "steps", pictures)
+        yield svg.line_chart("training: nats a code", "steps", pictures)
 
 
 def actions(out: Path) -> Iterator[str]:
@@ -223,13 +205,13 @@ def actions(out: Path) -> Iterator[str]:
         return
     rows = [(who, *_errors(row)) for who, row in found["all"]["chunks"].items()]
     heads = ("", "arm L1, std", "position, mm", "rotation, °", "gripper right")
-    yield f"<p>{found['all']['windows']} windows.</p>{charts.table(heads, rows)}"
+    yield f"<p>{found['all']['windows']} windows.</p>{svg.table(heads, rows)}"
     rows = [
         (task.replace("_", " "), *_errors(row["chunks"]["prior mean"]))
         for tasks in found["tasks"].values()
         for task, row in tasks.items()
     ]
-    yield f"<p>By task, as the policy acts:</p>{charts.table(heads, rows)}"
+    yield f"<p>By task, as the policy acts:</p>{svg.table(heads, rows)}"
 
 
 def imagined(out: Path) -> Iterator[str]:
@@ -258,13 +240,11 @@ def imagined(out: Path) -> Iterator[str]:
             if isinstance(row, dict)
         ]
         yield (
-            charts.table(("against the decoded true codes", "PSNR, dB", "SSIM"), rows)
-            if rows
-            else ""
+            svg.table(("against the decoded true codes", "PSNR, dB", "SSIM"), rows) if rows else ""
         )
         picture = out / name / "pictures.png"
         if picture.is_file():
-            yield charts.inline(Image.open(picture), PAGE_WIDTH, "true and imagined frames")
+            yield svg.inline(Image.open(picture), "true and imagined frames", PAGE_WIDTH)
         else:
             yield charts.missing(picture)
 
@@ -308,7 +288,7 @@ def _strips(folder: Path, lengths: list[int]) -> Iterator[str]:
         except OSError as error:
             yield f"<p class=missing>{html.escape(str(error))}.</p>"
             continue
-        yield f"<p><b>{came}</b></p>{charts.inline(strip, PAGE_WIDTH, f'a rollout, {came}')}"
+        yield f"<p><b>{came}</b></p>{svg.inline(strip, f'a rollout, {came}', PAGE_WIDTH)}"
 
 
 def onward(out: Path) -> Iterator[str]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import RunError, UserError
+from handloom.files import sync_tree, write_text
 from handloom.train.tabletop import tasks
 from handloom.train.tabletop import world as w
 from handloom.train.tabletop.env import Scene, TabletopEnv, initial_state, relative
@@ -236,11 +237,11 @@ def _fill(out: Path, wanted: Sequence[Wanted], seed: int, settings: dict[str, An
     done.unlink(missing_ok=True)
     if home.exists():
         shutil.rmtree(home)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_bytes(owner, f"{TITLE}\n".encode())
+    write_text(owner, f"{TITLE}\n")
     for split in ("training", "validation"):
         _write_split(home / split, [one for one in wanted if one.split == split], seed)
-    _write_bytes(done, (json.dumps(marker) + "\n").encode())
+    sync_tree(home)  # once: each of thousands of frames apart would take longer
+    write_text(done, json.dumps(marker) + "\n")
 
 
 def _write_split(folder: Path, wanted: Sequence[Wanted], seed: int) -> None:
@@ -283,10 +284,3 @@ def _write_frame(path: Path, frames: dict[str, NDArray[Any]], step: int) -> None
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, member.getvalue(), compresslevel=1)
     path.write_bytes(file.getvalue())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_bytes(content)
-    unfinished.rename(path)

@@ -16,19 +16,23 @@ import shutil
 import sys
 import threading
 import warnings
+from collections import OrderedDict
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from handloom.errors import RunError, UserError
+from handloom.errors import RunError, UserError, first_line
 from handloom.files import publish, write_text
 from handloom.train.trainer.distributed import World
+from handloom.unpickle import Unpickler
 
 # One process that saves alone is no mistake.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
@@ -245,32 +249,29 @@ class Reader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The table of contents; a stranger's checkpoint must not run code."""
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            metadata: Metadata = _Unpickler(file).load()
-        if metadata.storage_meta is not None:
-            metadata.storage_meta.load_id = self.load_id
-        return metadata
+        pickled = (Path(self.path) / ".metadata").read_bytes()
+        found: Metadata = Unpickler(pickled, _names()).load()
+        if found.storage_meta is not None:
+            found.storage_meta.load_id = self.load_id
+        return found
 
 
-_OWN = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-_PLAIN = {
-    ("torch", "Size"),
-    ("torch", "device"),
-    *(("torch", dtype) for dtype in ("float32", "bfloat16", "float16", "int64", "int32", "bool")),
-    ("torch.serialization", "_get_layout"),
-    ("collections", "OrderedDict"),
-    ("pathlib", "Path"),
-    ("pathlib", "PosixPath"),
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module in _OWN and name.lstrip("_")[:1].isupper()) or (module, name) in _PLAIN:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(
-            f"its .metadata names {module}.{name}, which none of ours does"
-        )
+def _names() -> dict[str, Any]:
+    """What a table of contents may name: the classes that make one, and what they hold."""
+    own = {
+        f"{module.__name__}.{name}": kind
+        for module in (metadata, filesystem)
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and kind.__module__ == module.__name__
+    }
+    types = ("float32", "bfloat16", "float16", "int64", "int32", "bool")
+    return own | {
+        **{f"torch.{name}": getattr(torch, name) for name in ("Size", "device", *types)},
+        "torch.serialization._get_layout": torch.serialization._get_layout,
+        "collections.OrderedDict": OrderedDict,
+        "pathlib.Path": Path,
+        "pathlib.PosixPath": Path,
+    }
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -285,4 +286,4 @@ def _why(error: BaseException | None) -> str:
         return "in another process"
     if "inline_container" in str(error):  # torch.save keeps what the system said to itself
         return "a file could not be written to its end"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return first_line(error)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from handloom.files import sync_tree
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import RESIZE_RULE
 from handloom.train.vqgan.config import VQGANConfig
@@ -17,16 +18,6 @@ from handloom.train.vqgan.frames import Frames, Pool, folder_name
 from handloom.train.vqgan.model import INPUT_RANGE
 
 GRID = "reconstructions.png"
-
-
-def is_finished(out: Path) -> bool:
-    """Whether a folder holds a model: its configuration is what is written last."""
-    return (out / vqgan.CONFIG).is_file()
-
-
-def forget_model(out: Path) -> None:
-    """Make a folder's model one that does not load, before another takes its place."""
-    (out / vqgan.CONFIG).unlink(missing_ok=True)
 
 
 def save_model(
@@ -45,6 +36,7 @@ def save_model(
     facts |= speed(tokenizer, held_out.pairs[0][0])
     draw_grid(tokenizer, held_out, partial / GRID)
     (partial / "README.md").write_text(card(config, tokenizer, frames, held_out, facts, seconds))
+    sync_tree(partial)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == vqgan.CONFIG):
         path.replace(out / path.name)
     partial.rmdir()

@@ -22,7 +22,6 @@ from handloom.errors import UserError
 from handloom.train.trainer.options import FREE, Free, TrainOptions, absolute_place
 
 Reopen = Callable[[Path, dict[str, Any]], Any]
-MAX_CODES = 65_536  # codes are stored as uint16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +151,8 @@ class VQGANConfig(TrainOptions):
         Raises:
             UserError: which option, and what it has to be.
         """
+        from handloom.tokenize.vqgan import MAX_CODES  # here: it takes as long as all of --help
+
         for name in COUNTS:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")

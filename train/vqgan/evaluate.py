@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from handloom.files import whole
 from handloom.tokenize import vqgan
+from handloom.tokenize.measure.pixels import psnr_db
 
 if TYPE_CHECKING:
     from handloom.train.trainer.distributed import World
@@ -126,15 +128,6 @@ def _still(pairs_bphwc: NDArray[np.uint8], square: int, below: float) -> NDArray
     return still
 
 
-def psnr_db(a_thwc: NDArray[Any], b_thwc: NDArray[Any]) -> float:
-    """Peak signal-to-noise ratio in decibels, of pixels from 0 to 255.
-
-    Of the error over all frames: a mean of each frame's ratio would be ruled by one black video.
-    """
-    error = (a_thwc.astype(np.float32) - b_thwc.astype(np.float32)).ravel()
-    return float(10 * np.log10(255**2 / max(float(np.square(error).mean()), 1e-6)))
-
-
 def speed(tokenizer: vqgan.VQGAN, frames_thwc: NDArray[np.uint8]) -> dict[str, float]:
     """Time `encode` and `decode`, in milliseconds a frame, as the best of five runs."""
     codes_tij = tokenizer.encode(frames_thwc)
@@ -163,9 +156,8 @@ def draw_grid(tokenizer: vqgan.VQGAN, held_out: Pool, path: Path) -> None:
     frames_thwc = np.concatenate(chosen)
     painted_thwc = tokenizer.decode(tokenizer.encode(frames_thwc))
     grid = np.concatenate([_row(frames_thwc), _row(painted_thwc)])
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(grid).save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    with whole(path) as temporary:
+        Image.fromarray(grid).save(temporary, format="PNG", optimize=True)
 
 
 def _row(frames_thwc: NDArray[np.uint8]) -> NDArray[np.uint8]:

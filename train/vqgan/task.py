@@ -324,6 +324,6 @@ def side_and_batch(step: int, config: VQGANConfig) -> tuple[int, int]:
 def _perceptual(config: VQGANConfig, device: torch.device) -> Any:
     if config.perceptual is None:
         return gradient_difference
-    from handloom.train.vqgan.perceptual import LPIPS
+    from handloom.tokenize.measure.lpips import LPIPS
 
     return LPIPS(config.perceptual).to(device)

@@ -23,9 +23,9 @@ from pathlib import PurePosixPath
 from handloom.errors import MediaError
 from handloom.stages.datasets.formats.hdf5 import Recording
 from handloom.stages.datasets.source import ActionKind, Episode, EpisodeOptions, SourceEpisode
+from handloom.tokenize.shards.format import ARM
 
 HZ = 50.0
-ARM = 7  # joints and gripper
 IMAGES = "observations/images"
 MAIN = ("cam_high", "top")
 

@@ -34,10 +34,10 @@ from handloom.errors import MediaError
 from handloom.stages.datasets.formats import rotations
 from handloom.stages.datasets.formats.hdf5 import Recording
 from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode
+from handloom.tokenize.shards.format import ARM
 
 Floats = NDArray[np.float64]
 
-ARM = 7  # six numbers for the hand's motion, one for its gripper
 HZ = 20.0  # robosuite's default
 OPENING_M = 0.08
 """Between the fingers of Panda's hand, wide open: the sum of both fingers' ways."""

@@ -47,6 +47,7 @@ from handloom.stages.datasets.source import (
     RobotAdapter,
     SourceEpisode,
 )
+from handloom.tokenize.shards.format import ARM
 
 HOW_TO_GET = (
     "`huggingface-cli download --repo-type dataset OWNER/NAME --local-dir DIR` takes a set from "
@@ -55,7 +56,6 @@ HOW_TO_GET = (
 STATE_KEYS = ("observation.state", "state")
 ACTION_KEYS = ("action", "actions")
 INDEX = ("episode_index", "frame_index", "timestamp", "task_index", "next.success", "next.reward")
-ARM = 7  # six numbers for the hand, one for its gripper
 TOLERANCE_S = 1e-4
 """Of time stamps, which are float32: LeRobot's own tolerance."""
 

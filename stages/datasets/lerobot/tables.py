@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from handloom.errors import MediaError, UserError
+from handloom.errors import MediaError, UserError, first_line
 from handloom.stages.datasets.formats.json_stream import load_value
 from handloom.stages.datasets.lerobot.files import (
     MAX_JSON_BYTES,
@@ -218,7 +218,7 @@ def table(path: Path, name: str, columns: list[str] | None, episode: int | None 
                 f"{name} has no Parquet footer: its writer did not finish; finalize the recording "
                 "or download it again"
             ) from None
-        why = str(error).splitlines()[0][:200].replace(str(path), name)
+        why = first_line(error).replace(str(path), name)
         raise MediaError(f"{name} is damaged ({why}); download it again") from None
     if episode is not None and "episode_index" in present:
         found = found.filter(pc.equal(found["episode_index"], episode))

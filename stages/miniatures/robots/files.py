@@ -3,19 +3,10 @@
 import hashlib
 import io
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, with the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_bytes(content)
-    unfinished.rename(path)
 
 
 def pickled(value: Any) -> bytes:

@@ -14,8 +14,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.miniatures.folder import write_json
-from handloom.stages.miniatures.robots.files import write_bytes
+from handloom.stages.miniatures.folder import write_bytes, write_json
 
 Values = list[bytes] | NDArray[Any]
 Tree = dict[str, Union["Leaf", "Tree"]]

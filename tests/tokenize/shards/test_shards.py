@@ -108,6 +108,15 @@ def test_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     assert write_shards(tmp_path / "b", "train", make_samples(7)) == first
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/000000.tar.0123abcd.tmp").write_bytes(b"half a shard")
+    write_shards(tmp_path, "train", make_samples(2))
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [
+        "000000.index.arrow", "000000.tar",
+    ]  # fmt: skip
+
+
 def test_batches_do_not_depend_on_the_number_of_ranks(shards: tuple[Path, list[Sample]]) -> None:
     dataset = ShardDataset(shards[0])
     whole = dataset.batches(8, seed=3)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from handloom.errors import UserError
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
-from handloom.train.vqgan.evaluate import psnr_db
+from handloom.tokenize.measure.pixels import psnr_db
 
 
 def table_top(seed: int, size: int = 256) -> np.ndarray:

@@ -237,9 +237,12 @@ def test_pictures_videos_and_paths(
                 assert sum(1 for _ in video.decode(video=0)) == 1 + 3
             with Image.open(tmp_path / f"{clip}-{view}.gif") as gif:
                 assert gif.height > gif.width // 3
-    for name in ("pictures.png", "actions.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.width > 300
+    with Image.open(tmp_path / "pictures.png") as picture:
+        assert picture.width > 300
+    drawn = (tmp_path / "actions.svg").read_text()
+    panels = 3 * len(found["played"]["by_episode"])
+    assert drawn.count("<polyline") == panels + drawn.count("<circle")  # where each chunk begins
+    assert drawn.count("<circle") >= panels
     assert not list(tmp_path.glob("*.tmp"))
     assert "last given repeated" in capsys.readouterr().out
 
@@ -250,7 +253,7 @@ def test_without_its_tokenizer_actions_are_measured(
     found = evaluate(config(run, shards, tmp_path, clips=1))
     assert "no pictures: " in capsys.readouterr().out
     assert "pictures" not in found
-    assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "actions.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "actions.svg"}
     with pytest.raises(UserError, match="nowhere"):
         evaluate(config(run, shards, tmp_path, clips=1, tokenizer="/nowhere"))
 

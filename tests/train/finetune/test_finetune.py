@@ -30,6 +30,7 @@ from handloom.train.trainer.start import train
 from tests.helpers.folders import CHECKOUT
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, rows, small_run, trace, write_clips
+from tests.helpers.stage1_trunk import as_stage1
 from tests.helpers.tiny_clip_text import write_clip_text
 
 SMALL = HeadOptions(width=32, layers=1, latent=4, vae_width=32, vae_blocks=1)
@@ -151,7 +152,7 @@ def test_a_frozen_gpt_stays_bit_for_bit(
     model, _, _ = export.load(tmp_path)
     gpt, _ = stage1.load(stage_1, (2, 4, 4), read_manifest(shards))
     codes, text = torch.randint(64, (2, 48)), torch.randn(2, 8, 128)
-    assert torch.equal(stage1.as_stage1(model, 1).loss(codes, text), gpt.loss(codes, text))
+    assert torch.equal(as_stage1(model, 1).loss(codes, text), gpt.loss(codes, text))
 
 
 def test_stored_features_teach_what_computed_ones_do(

@@ -11,6 +11,7 @@ from handloom.train.finetune.heads.head import Demonstrated
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.model.gpt import GPT, Shape
+from tests.helpers.stage1_trunk import as_stage1
 
 TRUNK = Shape(2, 32, 2, codebook_size=50, views=2, frames=3, rows=4, cols=4,
               text_length=6, text_width=16)  # fmt: skip
@@ -179,7 +180,7 @@ def test_more_views_begin_as_the_one_that_stage_1_knew() -> None:
     shape = RobotShape(stage1.trunk_shape(gpt.shape, 2), ("a", "b"), 2, K, S, A, (6,), SMALL)
     model = RobotModel(shape)
     model.trunk.load_state_dict(stage1.widen(gpt.state_dict(), 2))
-    again = stage1.as_stage1(model, 1)
+    again = as_stage1(model, 1)
     for name, tensor in gpt.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     codes, text = torch.randint(50, (2, 48)), torch.randn(2, 6, 16)

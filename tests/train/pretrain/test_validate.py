@@ -12,7 +12,7 @@ import yaml
 
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
-from handloom.tokenize.measure.report import psnr_db
+from handloom.tokenize.measure.pixels import psnr_db
 from handloom.train.generate import quality
 from handloom.train.generate.quality import Shown
 from handloom.train.pretrain import results, validate

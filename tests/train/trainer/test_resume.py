@@ -199,6 +199,6 @@ def test_a_strangers_checkpoint_runs_no_code(
     contents = config.out / "checkpoints" / "00000006" / ".metadata"
     assert Reader(contents.parent).read_metadata().state_dict_metadata
     contents.write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(RunError, match=r"names posix\.mkdir"):
+    with pytest.raises(RunError, match=r"asks for posix\.mkdir"):
         Run(config)
     assert not Path("harm").exists()
