@@ -17,15 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from handloom.stages.duplicates.rows import DuplicateRow
+from handloom.stages.hands.rows import HandRow
 from handloom.stages.select import Select
 from handloom.stages.tables.parts import BUCKETS, Table
-from handloom.stages.tables.rows import (
-    Clip,
-    DuplicateRow,
-    HandRow,
-    Row,
-    arrow_schema,
-)
+from handloom.stages.tables.rows import Clip, Row, arrow_schema
 
 FRAMES = 6  # of a clip, between the two of an early yes and the sixteen of a full look
 PRINT = "0" * 16

@@ -14,18 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from handloom.stages.hands.recheck import TRUSTED
+from handloom.stages.stage import TableStage
 from handloom.stages.tables.columns import (
     Floats,
     Frames,
-    Tables,
-    TableStage,
     bucket_groups,
     by_bucket,
     matched,
     numbered,
     rank_within,
 )
-from handloom.stages.tables.rows import Row, SelectRow
+from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.rows import Row
 
 Bools = npt.NDArray[np.bool_]
 
@@ -35,6 +35,41 @@ HAND_COLUMNS = (
 )  # fmt: skip
 CLIP_COLUMNS = ("clip_id", "bucket", "video_id", "text", "start_s", "end_s")
 DUPLICATE_COLUMNS = ("clip_id", "similarity", "leak_similarity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectRow(Row):
+    """A row of the `select` table: the decision and the numbers it was made from.
+
+    Shares are of the sampled frames of the clip's longest shot, 0 to 1.
+    """
+
+    hand_share: float
+    """Frames with a hand, of those in which hands were looked for."""
+    lone_hand: float
+    """1 where of four or more such frames a single one shows a hand, else 0."""
+    dark_share: float
+    """Frames too dark to show anything."""
+    blank_share: float
+    """Frames of one flat colour."""
+    flat_share: float
+    """Frames of which most has one and the same luma: slides and title cards."""
+    sharpness: float
+    """Of the sharpest frame, 0 to 1."""
+    change: float
+    """How much the most changing part of the picture ever changes, 0 to 1."""
+    bar_share: float
+    """Share of the picture that is black bars."""
+    stereo_score: float
+    """How alike the halves of the picture are, as two eyes' pictures are, 0 to 1."""
+    shot_share: float
+    """The longest shot's share of the clip."""
+    similarity: float
+    """To the most similar clip that is kept instead, 0 to 1."""
+    leak_similarity: float
+    """Of a clip of train, to the most similar one held out."""
+    repeats: float
+    """Clips of the same video with the same text that come before this one."""
 
 
 @dataclass(frozen=True)

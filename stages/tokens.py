@@ -10,21 +10,31 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.stages.datasets.source import Pictures
+from handloom.stages.episodes.rows import EpisodeSteps
+from handloom.stages.hands.rows import Framing
 from handloom.stages.hands.stage import open_video
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.media.clip_frames import framed, uniform_times
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import (
-    Clip,
-    EpisodePlace,
-    EpisodeSteps,
-    Framing,
-    Row,
-    TokenRow,
-)
+from handloom.stages.tables.rows import Clip, EpisodePlace, Row
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.vqgan.stream import encode_stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRow(Row):
+    """A row of the `tokens` table."""
+
+    codes: bytes
+    """uint16 little-endian, C order, of `shape`."""
+    shape: list[int]
+    """[views, frames, rows, columns]"""
+    times_s: list[float]
+    """Of each frame, from the start of the video."""
+    width: int
+    height: int
+    """Upright size of the decoded picture, before cropping."""
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from handloom.errors import MediaError, UserError
+from handloom.files import file_digest
 from handloom.stages.caption.doubts import Candidate, doubts, tidy
 from handloom.stages.caption.frames import clip_frames
 from handloom.stages.caption.journal import Journal
 from handloom.stages.caption.prompt import Prompt, read_prompt
 from handloom.stages.caption.requests import Answer, Asker, Request
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.source_text import clean
-from handloom.stages.ingest.videos import file_digest
+from handloom.stages.hands.rows import Framing
 from handloom.stages.media.clip_frames import longest_shot
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import (
-    CaptionRow,
-    Clip,
-    Framing,
-    Row,
-)
+from handloom.stages.tables.rows import Clip, Row
 
 # Speech is about what is seen half of the time, so it is no caption when a model has failed.
 NO_CAPTION = frozenset({"asr"})

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.errors import RunError
-from handloom.stages.tables.rows import Hand
+from handloom.stages.hands.rows import Hand
 
 MODEL = Path(__file__).parent / "models" / "hand_landmarker.task"
 

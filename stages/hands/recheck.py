@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.stages.hands.landmarker import Window, find_hands
-from handloom.stages.tables.rows import Hand
+from handloom.stages.hands.rows import Hand
 
 Look = tuple[Window | None, bool]
 """What is looked at (None is the whole picture), and whether upside down."""

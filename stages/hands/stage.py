@@ -21,6 +21,7 @@ from handloom.stages.hands.recheck import (
     first_look,
     look_again,
 )
+from handloom.stages.hands.rows import Hand, HandRow
 from handloom.stages.hands.schedule import Outside, Plan, Sample
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
@@ -28,12 +29,7 @@ from handloom.stages.media.video import open_video as open_video
 from handloom.stages.quality.columns import NOTHING, measures
 from handloom.stages.quality.frames import change, small_luma
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import (
-    Clip,
-    Hand,
-    HandRow,
-    Row,
-)
+from handloom.stages.tables.rows import Clip, Row
 from handloom.tokenize.shards import sha256_file
 
 DETECTIONS_KEPT = 256

@@ -20,12 +20,7 @@ from handloom.stages.datasets.source import (
 from handloom.stages.ingest.videos import hashed_split, inputs
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import bucket_of
-from handloom.stages.tables.rows import (
-    EpisodeClip,
-    EpisodePlace,
-    Row,
-    clip_id,
-)
+from handloom.stages.tables.rows import EpisodeClip, EpisodePlace, Row, clip_id
 
 OTHER_FOLDER = "copy the file there, or name the folder it is in with --data"
 

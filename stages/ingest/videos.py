@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from handloom.files import file_digest
 from handloom.stages.datasets.catalog import video_adapter
 from handloom.stages.datasets.source import (
     TO_THE_END,
@@ -160,17 +161,3 @@ def inputs(name: str, adapter: Any, data: Path) -> dict[str, Any]:
     found = {p.relative_to(data).as_posix(): file_digest(p) for p in adapter.annotations(data)}
     own = {"adapter": file_digest(module_file(name))} if is_outside(name) else {}
     return {"annotations": found} | own
-
-
-def file_digest(path: Path) -> str:
-    """Content of a file as a hash; of a large file its size and 16 evenly spaced megabytes."""
-    size, megabyte = path.stat().st_size, 1 << 20
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        if size <= 64 * megabyte:
-            digest.update(file.read())
-        else:
-            for i in range(16):
-                file.seek((size - megabyte) * i // 15)
-                digest.update(file.read(megabyte))
-    return digest.hexdigest()

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from handloom.stages.hands.rows import Framing
 from handloom.stages.media.video import FramesTHWC, Video
-from handloom.stages.tables.rows import Clip, Framing
+from handloom.stages.tables.rows import Clip
 
 
 def uniform_times(framing: Framing, count: int) -> npt.NDArray[np.float64]:

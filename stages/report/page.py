@@ -16,7 +16,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from handloom.errors import MediaError, UserError
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.stage import instruction
+from handloom.stages.episodes.rows import EpisodeRow
+from handloom.stages.hands.rows import Hand, HandRow
 from handloom.stages.hands.stage import open_video
 from handloom.stages.ingest import card
 from handloom.stages.ingest.episodes import EpisodeIngest
@@ -25,22 +28,12 @@ from handloom.stages.report import captions as report_captions
 from handloom.stages.report import scores as report_scores
 from handloom.stages.report import sections as charts
 from handloom.stages.report.words import verb_and_noun
-from handloom.stages.select import Select
+from handloom.stages.select import Select, SelectRow
 from handloom.stages.stage import Stage
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table
-from handloom.stages.tables.rows import (
-    CaptionRow,
-    Clip,
-    EpisodePlace,
-    EpisodeRow,
-    Hand,
-    HandRow,
-    Row,
-    SelectRow,
-    TokenRow,
-)
-from handloom.stages.tokens import Encoding
+from handloom.stages.tables.rows import Clip, EpisodePlace, Row
+from handloom.stages.tokens import Encoding, TokenRow
 from handloom.tokenize.frames import center_square
 
 Tables = dict[str, Table]

@@ -162,6 +162,10 @@ class Table:
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
+Tables = Mapping[str, Table]
+"""The tables of a run, by stage."""
+
+
 def stage_folder(out: Path, stage: str) -> Path:
     """Where a stage's table and marker lie; pack's marker lies beside its shards."""
     return out / "shards" if stage == "pack" else out / "tables" / stage

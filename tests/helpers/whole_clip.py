@@ -1,6 +1,7 @@
 """What a stage that looks at frames is given for a clip without shot changes and bars."""
 
-from handloom.stages.tables.rows import Clip, Framing
+from handloom.stages.hands.rows import Framing
+from handloom.stages.tables.rows import Clip
 
 
 def whole(clip: Clip) -> tuple[Clip, Framing]:

@@ -11,9 +11,9 @@ from PIL import Image
 from handloom.stages.hands import landmarker
 from handloom.stages.hands.landmarker import cut, find_hands
 from handloom.stages.hands.recheck import LookOptions, look_again, shows_hand
+from handloom.stages.hands.rows import Hand
 from handloom.stages.miniatures.people import scene
 from handloom.stages.miniatures.people.hand import draw_hand
-from handloom.stages.tables.rows import Hand
 
 Frame = npt.NDArray[np.uint8]
 OPTIONS = LookOptions()

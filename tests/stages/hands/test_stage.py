@@ -9,11 +9,12 @@ import pytest
 
 from handloom.stages.hands import schedule as sampling
 from handloom.stages.hands import stage as hands
+from handloom.stages.hands.rows import HandRow
 from handloom.stages.hands.stage import Hands
 from handloom.stages.miniatures.encode import write_video
 from handloom.stages.miniatures.people import cast
 from handloom.stages.stage import run_isolated
-from handloom.stages.tables.rows import Clip, HandRow
+from handloom.stages.tables.rows import Clip
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
