@@ -95,7 +95,7 @@ def column(name: str, kind: pa.DataType, clips: int, rng: np.random.Generator) -
 def hand(rng: np.random.Generator) -> dict[str, Any]:
     """A detected hand."""
     return {
-        "frame": 0, "handedness": "Left", "score": 0.9, "trust": 1.0,
+        "frame": 0, "handedness": "Left", "score": 0.9, "confidence": 1.0,
         "box_xyxy": [0.1, 0.1, 0.2, 0.2], "landmarks_xyz": rng.random(63).tolist(),
     }  # fmt: skip
 

@@ -5,6 +5,10 @@ from typing import TypedDict
 
 from handloom.stages.tables.rows import Row
 
+CONFIDENT = 1 / 3
+"""From this `confidence` a hand counts. What is taken for a hand comes and goes: on robots and
+animals it shows in up to a quarter of the frames, hands at work mostly in more than half."""
+
 
 class Hand(TypedDict):
     """One detected hand; coordinates are relative to the picture's width and height."""
@@ -12,9 +16,10 @@ class Hand(TypedDict):
     frame: int
     handedness: str
     score: float
-    """Of the handedness, as MediaPipe gives it."""
-    trust: float
-    """1 where a closer look confirms the hand, else the support of the clip's other frames."""
+    """How sure MediaPipe is of the handedness, 0 to 1."""
+    confidence: float
+    """How sure it is that this is a hand, 0 to 1: 1 where it was detected again in a second pass,
+    else the share of the clip's other frames that show one."""
     box_xyxy: list[float]
     landmarks_xyz: list[float]
     """21 points, x y z each, in MediaPipe's order."""
@@ -26,24 +31,20 @@ class HandRow(Row):
 
     times_s: list[float]
     """Of each sampled frame, from the start of the video, ascending."""
-    looked: list[bool]
+    detector_ran: list[bool]
     """Whether hands were looked for in the frame; where not, its count is 0."""
     hand_counts: list[int]
-    """Hands that are trusted to be some."""
-    trust: list[float]
-    """Of the frame's most trusted hand, 0 to 1; 0 where there is none."""
+    """Hands of at least `CONFIDENT` confidence."""
+    confidence: list[float]
+    """The highest among the frame's hands, 0 to 1; 0 where there is none."""
     brightness: list[float]
     """Mean luma, 0 black to 1 white."""
     contrast: list[float]
     """Range of the luma without its extremes; 0 is one flat colour."""
     sharpness: list[float]
     """How much of its strongest edges a further blur takes away, 0 to 1."""
-    glare: list[float]
-    """Share of the frame that is white without detail."""
     flat_share: list[float]
     """Share of the frame that has one and the same luma."""
-    motion: list[float]
-    """Largest change since the frame before, 0 to 1; 0 for the first."""
     change: float
     """Largest change among all frames, 0 to 1."""
     picture_xyxy: list[float]
