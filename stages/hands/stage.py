@@ -24,7 +24,6 @@ from handloom.stages.hands.rows import CONFIDENT, Hand, HandRow
 from handloom.stages.hands.schedule import Outside, Plan, Sample
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
-from handloom.stages.media.video import open_video as open_video
 from handloom.stages.quality.columns import NOTHING, measures
 from handloom.stages.quality.frames import change, small_luma
 from handloom.stages.stage import Stage
