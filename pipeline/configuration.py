@@ -170,8 +170,9 @@ def _stored(default: Any, stored: dict[str, Any]) -> Any:
     """Options with the stored values of those that are still known."""
     known = {}
     for option in fields(default):
-        if option.name in stored:
-            value, before = stored[option.name], getattr(default, option.name)
+        name = option.name if option.name in stored else option.metadata.get("formerly")
+        if name in stored:
+            value, before = stored[name], getattr(default, option.name)
             if is_dataclass(before):
                 known[option.name] = _stored(before, value)
             else:
