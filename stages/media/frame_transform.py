@@ -10,14 +10,13 @@ The function is named, not handed over, so that workers, later runs and training
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 
 from handloom.errors import UserError
 from handloom.files import file_digest
 from handloom.stages.media.video import FrameHWC, FramesTHWC
+from handloom.stages.outside import load, module_file
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip
 
@@ -49,16 +48,7 @@ def load_transform(name: str) -> FrameTransform | None:
     Raises:
         UserError: there is no such function.
     """
-    if not name:
-        return None
-    module, _, function = name.partition(":")
-    try:
-        transform: FrameTransform = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"--ingest.frame-transform {name} cannot be loaded ({error}); name a function as "
-            "module:function, in a module that Python finds on every machine (PYTHONPATH)."
-        ) from None
+    transform: FrameTransform | None = load(name) if name else None
     return transform
 
 
@@ -68,11 +58,9 @@ def transform_facts(stage: Stage) -> dict[str, str]:
     Nothing where there is none, so that a run without one has the fingerprints it always had.
     """
     name = transform_name(stage)
-    if not name:
+    if not load_transform(name):
         return {}
-    load_transform(name)
-    source = import_module(name.partition(":")[0]).__file__
-    return {"frame_transform": f"{name} {file_digest(Path(source))[:16] if source else ''}"}
+    return {"frame_transform": f"{name} {file_digest(module_file(name))[:16]}"}
 
 
 def transformed(transform: FrameTransform | None, clip: Clip, frame_hwc: FrameHWC) -> FrameHWC:

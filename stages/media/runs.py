@@ -14,6 +14,7 @@ from handloom.stages.datasets.source import EpisodeOptions
 from handloom.stages.media.clip_frames import ClipFrames, Framing, whole
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.media.frame_transform import load_transform
+from handloom.stages.outside import search
 from handloom.stages.tables.parts import Tables, open_tables
 from handloom.stages.tables.rows import Clip, EpisodePlace, Row
 
@@ -44,6 +45,7 @@ class RecordedRun:
     def pictures(self) -> ClipFrames | EpisodeViews:
         """Opens the clips of videos, or the robot episodes, in any order."""
         options = self._record.get("config", {}).get("ingest", {})
+        search(map(Path, self._record.get("folders", ())))
         transform = load_transform(options.get("frame_transform", ""))
         if not self.holds_episodes:
             return ClipFrames(self.data, transform, scattered=True)

@@ -10,20 +10,27 @@ import yaml
 from handloom.stages.hands.rows import HandRow
 from handloom.stages.hands.stage import Hands
 from handloom.stages.media.clip_frames import Framing
-from handloom.stages.tables.parts import Table, write_marker
+from handloom.stages.tables.parts import Table, write_flow, write_marker
 from handloom.stages.tables.rows import Clip, Row
 
 FINGERPRINT = "ab" * 32
+FLOW = {
+    "ingest": "", "hands": "ingest", "duplicates": "hands", "select": "hands",
+    "caption": "select", "tokens": "select",
+}  # fmt: skip
 
 
 def write_run(
     out: Path, data: Path, tables: dict[str, Iterable[Row]], ingest: dict[str, Any] | None = None
 ) -> Path:
-    """Write run.yaml, with the options of `ingest`, and a table for each stage."""
+    """Write run.yaml, with the options of `ingest`, and a table for each stage; if these are all,
+    the gates too."""
     for stage, rows in tables.items():
         write_table(out, stage, rows)
     record = {"dataset": "ego4d", "data": str(data), "config": {"ingest": ingest or {}}}
     (out / "run.yaml").write_text(yaml.safe_dump(record))
+    if tables.keys() >= FLOW.keys():
+        write_flow(out, FLOW)
     return out
 
 

@@ -222,9 +222,9 @@ def test_codes_depend_on_the_transform_and_clips_do_not(
     )  # who shows no picture to a model
 
 
-@pytest.mark.parametrize("name", ["nothing", "no_such_module:f", "json:no_such_function", ":f"])
+@pytest.mark.parametrize("name", ["no_such_module:f", "json:no_such_function", "json"])
 def test_a_transform_that_is_not_there_is_told_of(name: str) -> None:
-    with pytest.raises(UserError, match=rf"frame-transform {name} cannot be loaded.*PYTHONPATH"):
+    with pytest.raises(UserError, match=rf"^{name} (cannot be imported|is not there)"):
         load_transform(name)
 
 
