@@ -19,7 +19,7 @@ from handloom.errors import MediaError, UserError
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.stage import instruction
 from handloom.stages.episodes.rows import EpisodeRow
-from handloom.stages.hands.rows import Framing, HandRow
+from handloom.stages.hands.rows import Framing, Hand
 from handloom.stages.ingest import card
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.media.clip_frames import pictures_of, whole
@@ -46,6 +46,15 @@ ENDED_SHOWN = 6  # for each reason of a rejection, and each stage with failures
 TOKENS_SHOWN = 6
 TOKEN_FRAMES_SHOWN = 6
 THUMBNAIL_PX = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sampled(Row):
+    """The columns of the `hands` table that a picture is chosen by and drawn from."""
+
+    times_s: list[float]
+    hand_counts: list[int]
+    detections: list[Hand]
 
 
 @dataclass
@@ -245,14 +254,14 @@ def _thumbnail(tables: Tables, ingest: Stage, clip: Clip, framing: Framing) -> s
     return _image(_draw(frame_hwc, [_in_picture(box, framing) for box in boxes]), THUMBNAIL_PX)
 
 
-def _hands(tables: Tables, clip: Clip) -> HandRow | None:
+def _hands(tables: Tables, clip: Clip) -> _Sampled | None:
     try:
-        return _row(tables["hands"], HandRow, clip)
+        return _row(tables["hands"], _Sampled, clip)
     except KeyError:
         return None  # it ended before hands were looked for, or has a robot's
 
 
-def _most_hands(hands: HandRow, framing: Framing) -> int:
+def _most_hands(hands: _Sampled, framing: Framing) -> int:
     """The frame with the most hands, within the shot; of several the one nearest to the middle."""
     counts, middle = hands.hand_counts, len(hands.hand_counts) // 2
     inside = [framing.shot_start_s <= time_s <= framing.shot_end_s for time_s in hands.times_s]
