@@ -76,8 +76,11 @@ def source_files() -> list[Path]:
     return [path.relative_to(CHECKOUT) for path in paths]
 
 
-# Circles that are still to be cut; nothing is added to these.
-IN_CIRCLES = ("handloom.train.", "handloom.tokenize.", "handloom.cli", "handloom.pipeline.")
+IN_CIRCLES = {  # still to be cut; nothing is added to these
+    "handloom.tokenize.shards.dataset", "handloom.tokenize.shards.verify",
+    "handloom.tokenize.vqgan", "handloom.tokenize.vqgan.build",
+    "handloom.train.pretrain.scaling", "handloom.train.pretrain.scaling_chart",
+}  # fmt: skip
 
 
 def test_no_import_leads_back_to_its_module() -> None:
@@ -95,7 +98,7 @@ def test_no_import_leads_back_to_its_module() -> None:
         for module, path in files.items()
     }
     for module in graph:
-        if not module.startswith(IN_CIRCLES):
+        if module not in IN_CIRCLES:
             is_in_circle = module in reached_from(module, graph)
             assert not is_in_circle, f"{module} imports itself in a circle"
 
