@@ -24,12 +24,13 @@ import ray
 from handloom.pipeline.batches import Batch
 from handloom.pipeline.dag import WORKER_ENV
 from handloom.pipeline.pool import Pool
+from handloom.stages.hands.rows import HandRow
 from handloom.stages.hands.stage import Hands
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures import ego4d
 from handloom.stages.stage import run_isolated
 from handloom.stages.tables.parts import Table
-from handloom.stages.tables.rows import Clip, HandRow, arrow_schema
+from handloom.stages.tables.rows import Clip, arrow_schema
 
 BATCH = 8
 

@@ -17,15 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from handloom.stages.duplicates.rows import DuplicateRow
+from handloom.stages.hands.rows import HandRow
 from handloom.stages.select import Select
 from handloom.stages.tables.parts import BUCKETS, Table
-from handloom.stages.tables.rows import (
-    Clip,
-    DuplicateRow,
-    HandRow,
-    Row,
-    arrow_schema,
-)
+from handloom.stages.tables.rows import Clip, Row, arrow_schema
 
 FRAMES = 6  # of a clip, between the two of an early yes and the sixteen of a full look
 PRINT = "0" * 16
@@ -99,7 +95,7 @@ def column(name: str, kind: pa.DataType, clips: int, rng: np.random.Generator) -
 def hand(rng: np.random.Generator) -> dict[str, Any]:
     """A detected hand."""
     return {
-        "frame": 0, "handedness": "Left", "score": 0.9, "trust": 1.0,
+        "frame": 0, "handedness": "Left", "score": 0.9, "confidence": 1.0,
         "box_xyxy": [0.1, 0.1, 0.2, 0.2], "landmarks_xyz": rng.random(63).tolist(),
     }  # fmt: skip
 

@@ -83,7 +83,7 @@ COMMANDS = {
         options=f"{TRAIN}.generate.config:GenerateConfig",
     ),
     "eval tokenizer": Command(
-        "a tokenizer on held-out frames", "handloom.commands:evaluate_tokenizer"
+        "a tokenizer on held-out frames", "handloom.train.evaluate.tokenizer:evaluate"
     ),
     "eval policy": Command(
         "a policy on held-out episodes",

@@ -9,7 +9,6 @@ import tyro
 
 from handloom.flags import choice
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
-from handloom.train.evaluate.tokenizer import TokenizerEval
 
 TABLETOP = "tabletop"
 SAMPLES = f"""{", ".join(MINIATURES)}; or {TABLETOP}, demonstrations for `handloom eval \
@@ -70,11 +69,3 @@ def submit(args: Sequence[str]) -> None:
     from handloom.train.pretrain.config import PretrainConfig
 
     submission.submit(args, pretrain_out=PretrainConfig.out)
-
-
-def evaluate_tokenizer(config: TokenizerEval) -> None:
-    """Measure a tokenizer; frames of robot episodes are read as for training."""
-    from handloom.pipeline.commands import reopen_episode
-    from handloom.train.evaluate.tokenizer import evaluate
-
-    evaluate(config, reopen=reopen_episode)

@@ -12,16 +12,10 @@ from handloom.stages.datasets.source import SourceEpisode, SourceVideo
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.probes import Probe, probe_table
 from handloom.stages.ingest.videos import Ingest
-from handloom.stages.stage import clip_order
-from handloom.stages.tables.columns import TableStage
+from handloom.stages.stage import TableStage, clip_order
 from handloom.stages.tables.funnel import coming
 from handloom.stages.tables.parts import bucket_of, read_marker
-from handloom.stages.tables.rows import (
-    Clip,
-    EpisodeClip,
-    Row,
-    clip_id,
-)
+from handloom.stages.tables.rows import Clip, EpisodeClip, Row, clip_id
 
 Source = SourceVideo | SourceEpisode
 

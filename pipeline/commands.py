@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -27,7 +26,7 @@ from handloom.stages.outside import is_outside
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table, open_tables, read_flow, read_marker
-from handloom.stages.tables.rows import EpisodePlace, Row
+from handloom.stages.tables.rows import Row
 
 
 def curate(args: Sequence[str]) -> None:
@@ -117,20 +116,6 @@ def report(command: ReportCommand) -> None:
 
     job = recorded_job(command.out)
     print(pages.write(_stored_tables(command.out)[0], job.stages, command.out))
-
-
-def reopen_episode(out: Path, row: dict[str, Any]) -> Any:
-    """The views of a robot episode, from a row of its run's ingest table."""
-    known = {f.name for f in fields(EpisodePlace)}
-    place = EpisodePlace(**{key: value for key, value in row.items() if key in known})
-    return _recorded_ingest(out).reopen(place).views
-
-
-@cache
-def _recorded_ingest(out: Path) -> EpisodeIngest:
-    ingest = recorded_job(out).stages["ingest"]
-    assert isinstance(ingest, EpisodeIngest)
-    return ingest
 
 
 def _stored_tables(out: Path) -> tuple[dict[str, Table], dict[str, str]]:

@@ -54,13 +54,20 @@ class Request:
         dataset: as it was named.
         words: the other words; options of the file stand behind those of the command line.
         stages: stages of the user's own, as `module:CLASS`.
+        transforms: a mask or blur of frames, as `module:function`; one at most.
         folders: where their modules are looked for; none where all is handloom's.
     """
 
     dataset: str
     words: tuple[str, ...]
     stages: tuple[str, ...]
+    transforms: tuple[str, ...]
     folders: tuple[Path, ...]
+
+    @property
+    def modules(self) -> list[str]:
+        """All names of the kind `module:NAME`."""
+        return [*filter(is_outside, (self.dataset, *self.stages, *self.transforms))]
 
 
 def read_request(args: Sequence[str], command: str) -> Request:
@@ -83,8 +90,9 @@ def read_request(args: Sequence[str], command: str) -> Request:
         folders.insert(0, path.absolute().parent)
     if not dataset and not {"-h", "--help"} & set(words):
         raise UserError(f"{command} needs a dataset; handloom knows {', '.join(RECIPES)}.")
-    is_own = any(map(is_outside, (dataset, *stages)))
-    return Request(dataset, tuple(words), tuple(stages), tuple(folders) if is_own else ())
+    transforms = tuple(value_of("--ingest.frame-transform", words))
+    request = Request(dataset, tuple(words), tuple(stages), transforms, tuple(folders))
+    return request if request.modules else replace(request, folders=())
 
 
 def read_command(args: Sequence[str], command: str, description: str = "") -> Job:
@@ -170,8 +178,9 @@ def _stored(default: Any, stored: dict[str, Any]) -> Any:
     """Options with the stored values of those that are still known."""
     known = {}
     for option in fields(default):
-        if option.name in stored:
-            value, before = stored[option.name], getattr(default, option.name)
+        name = option.name if option.name in stored else option.metadata.get("formerly")
+        if name in stored:
+            value, before = stored[name], getattr(default, option.name)
             if is_dataclass(before):
                 known[option.name] = _stored(before, value)
             else:

@@ -13,7 +13,6 @@ import yaml
 from handloom.errors import UserError
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.job import Job
-from handloom.stages.caption.prompt import read_prompt
 from handloom.stages.caption.stage import Caption
 from handloom.stages.report.captions import effort_line, tally
 from handloom.stages.tables.parts import effort
@@ -95,7 +94,7 @@ def estimate(stage: Caption, clips: int, prices: Prices) -> Usage:
     """What captioning takes, before anything has been measured."""
     pixels = stage.resolution**2 * ASPECT
     picture = prices.tokens_per_picture or pixels / PIXELS_A_TOKEN
-    text = len(read_prompt(stage.prompt).text) / SIGNS_A_TOKEN + HINT_TOKENS * stage.hint
+    text = len(stage.instructions.text) / SIGNS_A_TOKEN + HINT_TOKENS * stage.hint
     requests = clips * (1 + SECOND_TRIES)
     return Usage(requests, requests * (stage.frames * picture + text), requests * COMPLETION_TOKENS)
 

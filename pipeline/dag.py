@@ -34,7 +34,7 @@ from handloom.stages.ingest import card
 from handloom.stages.pack.stage import plan_shards, write_planned
 from handloom.stages.pack.statistics import Trajectories, shard_trajectories
 from handloom.stages.report import page as report
-from handloom.stages.tables.columns import TableStage
+from handloom.stages.stage import TableStage
 from handloom.stages.tables.merging import complete_merges, merge_parts
 from handloom.stages.tables.parts import effort, read_marker, write_marker
 from handloom.tokenize.shards import SPLITS, ShardInfo, sha256_file, shard_path, write_manifest

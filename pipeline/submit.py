@@ -20,7 +20,7 @@ from handloom.errors import RunError, UserError
 from handloom.flags import parse
 from handloom.pipeline.configuration import Request, read_request
 from handloom.pipeline.recipes import RECIPES, dataset_name
-from handloom.stages.outside import is_outside, search, source_of
+from handloom.stages.outside import search, source_of
 
 AGENT_TRIES, AGENT_WAIT_S = 6, 2.0  # the cluster itself waits ten seconds at each
 # What a checkout holds beside the code; the job's working directory is limited to 500 MB.
@@ -84,9 +84,9 @@ def _curation(request: Request) -> list[str]:
 
 
 def _travelling(request: Request) -> Iterator[Path]:
-    """The modules of the user's own stages and adapter; says which ones have to be installed."""
+    """The modules of the user's own; says which ones have to be installed."""
     search(request.folders)
-    for name in filter(is_outside, (request.dataset, *request.stages)):
+    for name in request.modules:
         place = source_of(name)
         if place is None:
             raise UserError(f"{name} cannot be found; expected module:NAME, importable from here.")

@@ -1,4 +1,4 @@
-"""Stages and adapters that lie outside the checkout, named as `module:NAME`."""
+"""Stages, adapters and frame transforms outside the checkout, named as `module:NAME`."""
 
 import sys
 from collections.abc import Iterable

@@ -5,36 +5,72 @@ moved at no cost. A threshold of `None` switches its criterion off.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import tyro
 
-from handloom.stages.hands.recheck import TRUSTED
+from handloom.stages.hands.rows import CONFIDENT
+from handloom.stages.stage import TableStage
 from handloom.stages.tables.columns import (
     Floats,
     Frames,
-    Tables,
-    TableStage,
     bucket_groups,
     by_bucket,
     matched,
     numbered,
     rank_within,
 )
-from handloom.stages.tables.rows import Row, SelectRow
+from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.rows import Row
 
 Bools = npt.NDArray[np.bool_]
 
 HAND_COLUMNS = (
-    "clip_id", "status", "times_s", "looked", "trust", "brightness", "contrast", "sharpness",
-    "flat_share", "change", "bar_share", "stereo_score", "shot_start_s", "shot_end_s",
+    "clip_id", "status", "times_s", "detector_ran", "confidence", "brightness", "contrast",
+    "sharpness", "flat_share", "change", "bar_share", "stereo_score", "shot_start_s", "shot_end_s",
 )  # fmt: skip
 CLIP_COLUMNS = ("clip_id", "bucket", "video_id", "text", "start_s", "end_s")
 DUPLICATE_COLUMNS = ("clip_id", "similarity", "leak_similarity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectRow(Row):
+    """A row of the `select` table: the decision and the numbers it was made from.
+
+    Shares are of the sampled frames of the clip's longest shot, 0 to 1.
+    """
+
+    hand_share: float
+    """Frames with a hand, of those in which hands were looked for."""
+    lone_hand: float
+    """1 where of four or more such frames a single one shows a hand, else 0."""
+    dark_share: float
+    """Frames too dark to show anything."""
+    blank_share: float
+    """Frames of one flat colour."""
+    flat_share: float
+    """Frames of which most has one and the same luma: slides and title cards."""
+    sharpness: float
+    """Of the sharpest frame, 0 to 1."""
+    change: float
+    """How much the most changing part of the picture ever changes, 0 to 1."""
+    bar_share: float
+    """Share of the picture that is black bars."""
+    stereo_score: float
+    """How alike the halves of the picture are, as two eyes' pictures are, 0 to 1."""
+    shot_share: float
+    """The longest shot's share of the clip."""
+    similarity: float
+    """To the most similar clip that is kept instead, 0 to 1."""
+    leak_similarity: float
+    """Of a clip of train, to the most similar one held out."""
+    repeats: float
+    """Clips of the same video with the same text that come before this one."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +107,11 @@ class Select(TableStage):
     filters: ClassVar[bool] = True
 
     min_hand_share: float | None = 0.1
-    """Keep a clip when at least this share of the frames that were looked at shows a hand."""
-    min_trust: float = TRUSTED
-    """A hand counts from this trust on, 0 to 1."""
+    """Keep a clip when at least this share of the frames that were searched for hands shows one."""
+    min_confidence: Annotated[float, tyro.conf.arg(aliases=["--select.min-trust"])] = field(
+        default=CONFIDENT, metadata={"formerly": "min_trust"}
+    )
+    """A detected hand counts from this confidence on, 0 to 1."""
     lone_hand: bool = False
     """Keep a clip that shows a hand in one frame alone, of four or more: mostly something else."""
     dark_below: float = 0.04
@@ -185,14 +223,14 @@ class Select(TableStage):
         start_s, end_s = (hands[name].to_numpy() for name in ("shot_start_s", "shot_end_s"))
         time_s, clip = frames.column("times_s"), frames.clip
         shown = (time_s >= start_s[clip]) & (time_s <= end_s[clip])
-        looked = shown & (frames.column("looked") > 0)
+        searched = shown & (frames.column("detector_ran") > 0)
         dark = frames.column("brightness") < self.dark_below
         length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
-        hand = frames.column("trust") >= self.min_trust
-        alone = (frames.count(looked & hand) == 1) & (frames.count(looked) >= 4)
+        hand = frames.column("confidence") >= self.min_confidence
+        alone = (frames.count(searched & hand) == 1) & (frames.count(searched) >= 4)
         plain = ("change", "bar_share", "stereo_score")
         return {
-            "hand_share": frames.share(hand, looked),
+            "hand_share": frames.share(hand, searched),
             "lone_hand": alone.astype(np.float64),
             "dark_share": frames.share(dark, shown),
             "blank_share": frames.share(frames.column("contrast") < self.blank_below, shown),

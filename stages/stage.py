@@ -6,12 +6,16 @@ Nothing here knows Ray. In a REPL: `stage.setup(); list(stage(clip))`.
 import copy
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import pyarrow as pa
+
 from handloom.errors import MediaError
+from handloom.stages.tables.parts import Table, Tables
 from handloom.stages.tables.rows import Clip, Row
 
 
@@ -83,6 +87,23 @@ class Stage:
         for name, value in (("data", data), ("cache", cache), ("source", source)):
             object.__setattr__(placed, name, value)  # frozen for everyone else
         return placed
+
+
+@dataclass(frozen=True)
+class TableStage(Stage):
+    """A stage that reads tables as a whole; it runs again whenever one of them has changed."""
+
+    light: ClassVar[bool] = True
+
+    def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
+        """The stage's table, as (bucket, its rows) for every bucket once."""
+        raise TypeError(f"{type(self).__name__} defines no rows")
+
+    def write(self, tables: Tables, table: Table) -> Iterator[Counter[str]]:
+        """Write all rows; yields how many have which status."""
+        for bucket, rows in self.rows(tables):
+            table.write_columns(bucket, rows, self.row_type)
+            yield Counter(rows["status"].to_pylist())
 
 
 def _plain(value: Any) -> Any:

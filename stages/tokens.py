@@ -1,6 +1,6 @@
 """Tokens: frames as codes of a VQGAN; of a clip a few, of a robot episode every step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -10,21 +10,32 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.stages.datasets.source import Pictures
-from handloom.stages.hands.stage import open_video
+from handloom.stages.episodes.rows import EpisodeSteps
+from handloom.stages.hands.rows import Framing
 from handloom.stages.ingest.episodes import EpisodeIngest
-from handloom.stages.media.clip_frames import framed, uniform_times
+from handloom.stages.media.clip_frames import pictures_of, uniform_times
+from handloom.stages.media.frame_transform import transform_facts
+from handloom.stages.media.video import FrameHWC
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import (
-    Clip,
-    EpisodePlace,
-    EpisodeSteps,
-    Framing,
-    Row,
-    TokenRow,
-)
+from handloom.stages.tables.rows import Clip, EpisodePlace, Row
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.vqgan.stream import encode_stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRow(Row):
+    """A row of the `tokens` table."""
+
+    codes: bytes
+    """uint16 little-endian, C order, of `shape`."""
+    shape: list[int]
+    """[views, frames, rows, columns]"""
+    times_s: list[float]
+    """Of each frame, from the start of the video."""
+    width: int
+    height: int
+    """Size of the encoded picture, upright and without bars, before it was cropped to a square."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Encoding(Stage):
 
     def settings(self) -> dict[str, Any]:
         """The options; the model counts by its weights, not by its path."""
-        settings = super().settings() | {"models": self.tokenizer()}
+        settings = super().settings() | {"models": self.tokenizer()} | transform_facts(self)
         return {
             k: v for k, v in settings.items() if k not in ("model", "resolution", "input_range")
         }
@@ -66,10 +77,10 @@ class Encoding(Stage):
         """The VQGAN, loaded once in a process."""
         return _loaded(self.model, self.input_range, self.resolution)
 
-    def _encode(self, frames_thwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
-        """Codes [T, I, J] of frames of any one size."""
+    def _encode(self, frames_hwc: Sequence[FrameHWC]) -> npt.NDArray[np.uint16]:
+        """Codes [T, I, J] of frames of any size."""
         model = self.vqgan()
-        return model.encode(np.stack([center_square(f, model.resolution) for f in frames_thwc]))
+        return model.encode(np.stack([center_square(f, model.resolution) for f in frames_hwc]))
 
     def _without_codes(self, clip: Clip, **values: Any) -> TokenRow:
         row: dict[str, Any] = {"codes": b"", "shape": [], "times_s": [], "width": 0, "height": 0}
@@ -89,15 +100,16 @@ class Tokens(Encoding):
     def __call__(self, clip: Clip, framing: Framing) -> Iterator[TokenRow]:
         """Encode one clip. Its frames are one batch, so codes do not depend on its neighbours."""
         times_s = uniform_times(framing, self.frames)
-        frames_thwc = framed(open_video(self.data / clip.media_path), framing, times_s)
-        codes_vtij = self._encode(frames_thwc)[None]
+        frames = list(pictures_of(self).frames(clip, framing, times_s))
+        codes_vtij = self._encode(frames)[None]
+        height, width, _ = frames[0].shape
         yield TokenRow(
             clip_id=clip.clip_id,
             codes=codes_vtij.astype("<u2").tobytes(),
             shape=list(codes_vtij.shape),
             times_s=times_s.tolist(),
-            width=frames_thwc.shape[2],
-            height=frames_thwc.shape[1],
+            width=width,
+            height=height,
         )
 
 
@@ -114,7 +126,7 @@ class EpisodeTokens(Encoding):
     def __call__(self, clip: EpisodePlace, steps: EpisodeSteps) -> Iterator[TokenRow]:
         """Encode one episode. A picture that several steps show is encoded once."""
         assert isinstance(self.source, EpisodeIngest)
-        views = self.source.reopen(clip).views
+        views = self.source.pictures.views(clip)
         shown = np.unique(steps.steps_taken)
         if any(frozen_share(view, shown) > self.max_frozen_share for view in views.values()):
             yield self._without_codes(clip, status="rejected", reason="frozen_camera")

@@ -11,22 +11,22 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from PIL import Image
+
 from handloom.errors import MediaError, UserError
+from handloom.files import file_digest
 from handloom.stages.caption.doubts import Candidate, doubts, tidy
-from handloom.stages.caption.frames import clip_frames
 from handloom.stages.caption.journal import Journal
 from handloom.stages.caption.prompt import Prompt, read_prompt
-from handloom.stages.caption.requests import Answer, Asker, Request
+from handloom.stages.caption.requests import Answer, Asker, FrameHWC, Request
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.source_text import clean
-from handloom.stages.ingest.videos import file_digest
-from handloom.stages.media.clip_frames import longest_shot
+from handloom.stages.hands.rows import Framing
+from handloom.stages.media.clip_frames import pictures_of, uniform_times
+from handloom.stages.media.frame_transform import transform_facts
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import (
-    CaptionRow,
-    Clip,
-    Framing,
-    Row,
-)
+from handloom.stages.tables.rows import Clip, Row
 
 # Speech is about what is seen half of the time, so it is no caption when a model has failed.
 NO_CAPTION = frozenset({"asr"})
@@ -46,7 +46,7 @@ class Caption(Stage):
 
     name: ClassVar[str] = "caption"
     row_type: ClassVar[type[Row]] = CaptionRow
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
 
     route: Literal["auto", "source", "vlm", "server"] = "source"
@@ -146,13 +146,15 @@ class Caption(Stage):
         media = ("media",) if self.chosen == "vlm" else ()
         kept = ("code_version", "columns", "models", *asked, *media)
         found = super().settings()
-        return {name: found[name] for name in kept} | {"route": self.chosen}
+        settings = {name: found[name] for name in kept} | {"route": self.chosen}
+        decodes = self.chosen != "source" or self.agreement_model
+        return settings | (transform_facts(self) if decodes else {})
 
     def models(self) -> dict[str, str]:
         """The model by its weights, or by its name; and the prompt."""
         found: dict[str, str] = {}
         if self.chosen != "source":
-            found |= {"model": _identity(self.model), "prompt": self._prompt.digest}
+            found |= {"model": _identity(self.model), "prompt": self.instructions.digest}
         if self.agreement_model:
             found["agreement"] = _identity(self.agreement_model)
         return found
@@ -179,16 +181,20 @@ class Caption(Stage):
         """Caption several clips; a model is asked about all of them at a time."""
         if self.light:
             return super().batch(inputs)
-        clips = {clip.clip_id: longest_shot(clip, framing) for clip, framing in inputs}
-        rows = self._asked(clips) if self.chosen != "source" else map(source_row, clips.values())
-        return [self._scored(clips[row.clip_id], row) for row in rows]
+        clips = [clip for clip, _ in inputs]
+        rows = self._asked(inputs) if self.chosen != "source" else map(source_row, clips)
+        return [
+            self._scored(clip, framing, row)
+            for (clip, framing), row in zip(inputs, rows, strict=True)
+        ]
 
     def failed(self, error: str, clip: Clip, framing: Framing) -> Iterator[CaptionRow]:
         """A row without a caption."""
         yield failed_row(error, clip)
 
     @property
-    def _prompt(self) -> Prompt:
+    def instructions(self) -> Prompt:
+        """The content of `prompt`."""
         return read_prompt(self.prompt)
 
     @property
@@ -201,14 +207,16 @@ class Caption(Stage):
             return server
         return _local(self.model, self._answers, self.clips_at_once, self.media)
 
-    def _asked(self, clips: dict[str, Clip]) -> Iterator[CaptionRow]:
+    def _asked(self, inputs: Sequence[tuple[Clip, Framing]]) -> Iterator[CaptionRow]:
+        """Rows from a model's answers, one for each input in order."""
+        clips = {clip.clip_id: clip for clip, _ in inputs}
         for bucket in {clip.bucket for clip in clips.values()}:
             self._answers.refresh(bucket)
-        composers = [partial(self._request, clip) for clip in clips.values()]
+        composers = [partial(self._request, *one) for one in inputs]
         outcomes = self._asker().ask_all(
             composers, lambda request, answer: not self._doubts(clips[request.clip_id], answer)
         )
-        for clip, outcome in zip(clips.values(), outcomes, strict=True):
+        for (clip, _), outcome in zip(inputs, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 known = isinstance(outcome, MediaError)
                 why = str(outcome) if known else f"{type(outcome).__name__}: {outcome}"
@@ -216,30 +224,31 @@ class Caption(Stage):
             else:
                 yield self._row(clip, outcome)
 
-    def _request(self, clip: Clip) -> Request:
+    def _request(self, clip: Clip, framing: Framing) -> Request:
         """What the model is asked; decodes the clip's frames."""
         told = clean(clip.text, clip.text_kind).text if self.hint else ""
         return Request(
             clip_id=clip.clip_id,
             bucket=clip.bucket,
             model=self.model if self.chosen == "server" else _identity(self.model),
-            prompt=self._prompt.about(told, clip.text_kind),
-            frames_hwc=self._frames(clip),
+            prompt=self.instructions.about(told, clip.text_kind),
+            frames_hwc=self._frames(clip, framing),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             seed=self.seed,
         )
 
-    def _frames(self, clip: Clip) -> Any:
-        path = self.data / clip.media_path
-        return clip_frames(path, clip.start_s, clip.end_s, self.frames, self.resolution)
+    def _frames(self, clip: Clip, framing: Framing) -> tuple[FrameHWC, ...]:
+        """The frames that a model is shown; on a thread of its own where many clips are asked."""
+        frames = pictures_of(self).frames(clip, framing, uniform_times(framing, self.frames))
+        return tuple(_shrunk(frame_hwc, self.resolution) for frame_hwc in frames)
 
     def _doubts(self, clip: Clip, answer: Answer) -> tuple[str, ...]:
         return doubts(
             Candidate(
                 text=tidy(answer.text),
                 is_whole=answer.is_whole,
-                prompt=self._prompt.text,
+                prompt=self.instructions.text,
                 source=clean(clip.text, clip.text_kind).text,
                 kind=clip.text_kind,
                 max_words=self.max_words,
@@ -268,13 +277,13 @@ class Caption(Stage):
             seconds=sum(answer.seconds for answer in answers),
         )
 
-    def _scored(self, clip: Clip, row: CaptionRow) -> CaptionRow:
+    def _scored(self, clip: Clip, framing: Framing, row: CaptionRow) -> CaptionRow:
         if not (self.agreement_model and row.caption):
             return row
         from handloom.stages.caption.agreement import agreement
 
         try:
-            score = agreement(self.agreement_model, row.caption, self._frames(clip))
+            score = agreement(self.agreement_model, row.caption, self._frames(clip, framing))
         except MediaError:  # of the source route, which needs no pictures: the caption stands
             return row
         return replace(row, agreement=score)
@@ -329,6 +338,16 @@ def _fallen_back(clip: Clip, flags: tuple[str, ...]) -> CaptionRow:
     if clip.text_kind in NO_CAPTION or not row.caption:
         row = replace(row, status="rejected", reason="no_caption", caption="")
     return replace(row, flags=[*row.flags, *flags])
+
+
+def _shrunk(frame_hwc: FrameHWC, longer_side: int) -> FrameHWC:
+    """A frame whose longer side is at most so many pixels."""
+    height, width = frame_hwc.shape[:2]
+    scale = longer_side / max(height, width)
+    if scale >= 1:
+        return frame_hwc
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(frame_hwc).resize(size, Image.Resampling.BICUBIC))
 
 
 @cache

@@ -8,12 +8,8 @@ of the videos is there, and some belong to the other release: what does not matc
 Each annotator's pass narrates the whole video. The pass with more narrations of the camera wearer
 cuts the video into spans; the other pass's texts are attached to the spans they fall into.
 
-A narration is a point in time. Two rules make a span of it, both limited by `max_s`:
-
-    next    from the narration to the next one of its pass, by whomever.
-    window  a window around it whose width follows the density of the video's narrations, as for
-            EgoVLP (Lin et al., 2022): the mean distance of narrations in the video, divided by that
-            over the dataset, in seconds. About one second; neighbours may overlap.
+A narration is a point in time. Its span reaches to the next one of its pass, by whomever, and is
+no longer than `max_s`.
 """
 
 import re
@@ -40,9 +36,6 @@ PASSES = ("narration_pass_1", "narration_pass_2")
 
 # "#C C opens the door", "# C c opens", "#c #C C opens", "#unsure #C C opens", "#O A man X sits"
 LATEST_S = 1e7  # four months; later times are no times
-MEAN_GAP_S = 4.9
-"""Mean over Ego4D of the mean distance between narrations, `alpha` of EgoVLP: the rows of its
-EgoClip table are of the width that this constant gives."""
 
 _LAYOUTS = {  # of videos cut into pieces, by the way their folders are called
     True: "LaViLa's, pieces of 300 s called <video_uid>.mp4/<start>.mp4",
@@ -99,7 +92,7 @@ def cut(
 
     Args:
         entry: the value of the video's uid in narration.json.
-        rule: how far a narration reaches, and how long a span may be.
+        rule: how long a span may be.
         redacted_s: intervals of blanked picture, seconds.
     """
     passes = [_by_time(entry.get(name)) for name in PASSES]
@@ -134,14 +127,8 @@ def who_acts(text: str) -> str:
 def _reaches(times: list[int], rule: CutRule) -> Iterator[tuple[int, int]]:
     """Start and end of the span of each narration; milliseconds, as the times are."""
     longest = round(rule.max_s * 1000)
-    if rule.rule == "next":
-        for i, ms in enumerate(times):
-            yield ms, min([ms + longest, *times[i + 1 : i + 2]])
-        return
-    # A lone narration has no density: it gets the second that videos of mean density get.
-    gap_s = (times[-1] - times[0]) / 1000 / (len(times) - 1) if len(times) > 1 else MEAN_GAP_S
-    half = max(1, min(round(gap_s / MEAN_GAP_S * 500), longest // 2))
-    yield from ((max(0, ms - half), ms + half) for ms in times)
+    for i, ms in enumerate(times):
+        yield ms, min([ms + longest, *times[i + 1 : i + 2]])
 
 
 def _span(start_s: float, end_s: float, texts: list[str], others: list[str], reason: str) -> Span:

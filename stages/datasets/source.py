@@ -91,18 +91,15 @@ class SourceVideo:
 
 @dataclass(frozen=True)
 class CutRule:
-    """How points in time, and lines of speech, become spans.
+    """How points in time, which reach to the next one, and lines of speech become spans.
 
     Attributes:
         min_s: lines of speech are merged until a span has at least this length.
         max_s: no span is longer.
-        rule: for points in time: `next`, up to the next one; `window`, a window around each whose
-            width follows the density of the video's narrations (EgoVLP).
     """
 
     min_s: float = 2.0
     max_s: float = 8.0
-    rule: Literal["next", "window"] = "next"
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ import pyarrow.compute as pc
 
 from handloom.stages.duplicates.candidates import ClipFrames, near_duplicates
 from handloom.stages.duplicates.fingerprints import BYTES
+from handloom.stages.duplicates.rows import DuplicateRow, Match
+from handloom.stages.stage import TableStage
 from handloom.stages.tables.columns import (
-    Tables,
-    TableStage,
     bucket_groups,
     by_bucket,
     matched,
 )
-from handloom.stages.tables.parts import open_tables
-from handloom.stages.tables.rows import DuplicateRow, Match, Row
+from handloom.stages.tables.parts import Tables, open_tables
+from handloom.stages.tables.rows import Row
 
 MATCHES_KEPT = 8  # of a clip, the most similar: a title card may have thousands
 HAND_COLUMNS = ("clip_id", "status", "times_s", "fingerprints")

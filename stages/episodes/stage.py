@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.episodes.trajectories import (
     Smoothness,
     Trajectory,
@@ -13,12 +14,7 @@ from handloom.stages.episodes.trajectories import (
     smoothness,
 )
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import (
-    Clip,
-    EpisodeArrays,
-    EpisodeRow,
-    Row,
-)
+from handloom.stages.tables.rows import Clip, EpisodeArrays, Row
 
 
 @dataclass(frozen=True)

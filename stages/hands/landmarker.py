@@ -1,6 +1,7 @@
 """Finding hands in a picture with MediaPipe's hand landmarker."""
 
 import os
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.errors import RunError
-from handloom.stages.tables.rows import Hand
+from handloom.stages.hands.rows import Hand
 
 MODEL = Path(__file__).parent / "models" / "hand_landmarker.task"
 
@@ -74,6 +75,9 @@ def cut(frame_hwc: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint
     return view_hwc
 
 
+_open: list[Any] = []
+
+
 @cache
 def load(max_hands: int, detection: float, presence: float) -> Any:
     """The landmarker with these options, one for each process.
@@ -96,7 +100,20 @@ def load(max_hands: int, detection: float, presence: float) -> Any:
         min_hand_detection_confidence=detection,
         min_hand_presence_confidence=presence,
     )
-    return vision.HandLandmarker.create_from_options(options)
+    landmarker = vision.HandLandmarker.create_from_options(options)
+    if not _open:
+        # A landmarker closes itself on a thread pool. `atexit` runs when pools have ended, and
+        # `__del__` when modules are gone: both print an exception.
+        threading._register_atexit(close)  # type: ignore[attr-defined]
+    _open.append(landmarker)
+    return landmarker
+
+
+def close() -> None:
+    """Close the landmarkers of this process; `load` makes new ones."""
+    load.cache_clear()
+    while _open:
+        _open.pop().close()
 
 
 def _from_window(
@@ -115,7 +132,7 @@ def _hand(frame: int, xyz: npt.NDArray[np.float64], side: Any) -> Hand:
         frame=frame,
         handedness=side.category_name,
         score=side.score,
-        trust=0.0,
+        confidence=0.0,
         box_xyxy=[float(left), float(top), float(right), float(bottom)],
         landmarks_xyz=xyz.ravel().tolist(),
     )

@@ -18,14 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.stages.hands.landmarker import Window, find_hands
-from handloom.stages.tables.rows import Hand
+from handloom.stages.hands.rows import CONFIDENT, Hand
 
 Look = tuple[Window | None, bool]
 """What is looked at (None is the whole picture), and whether upside down."""
 
-TRUSTED = 1 / 3
-"""From this `trust` a hand counts. What is taken for a hand comes and goes: on robots and animals
-it shows in up to a quarter of the frames, hands at work mostly in more than half."""
 CLEAR_NO = 8  # looks without a hand, first and blind ones, after which there is none
 NEVER = 2.0  # a `gap_share` that no clip reaches
 FAR = 0.25  # of width and height, added as black on each side
@@ -107,7 +104,7 @@ def look_again(
 
 def shows_hand(hands: Sequence[Hand]) -> bool:
     """Whether a frame shows a hand: one of its hands is trusted."""
-    return any(hand["trust"] >= TRUSTED for hand in hands)
+    return any(hand["confidence"] >= CONFIDENT for hand in hands)
 
 
 @dataclass
@@ -120,10 +117,10 @@ class _Clip:
         """Trust what the first look found by the support of other frames, or by looking again."""
         support = self.support()
         lone = support == 0 and len(self.hands) > 3
-        unchecked = support >= TRUSTED or (lone and not self.options.check_lone)
+        unchecked = support >= CONFIDENT or (lone and not self.options.check_lone)
         for frame, hands in enumerate(self.hands):
             self.hands[frame] = [
-                _with_trust(hand, support)
+                _with_confidence(hand, support)
                 if unchecked
                 else self.checked(hand, (None, False), (self.around(frame, hand, CHECK), False))
                 for hand in hands
@@ -138,7 +135,7 @@ class _Clip:
         """The hand, trusted if one of the looks finds it again."""
         seen = (self.look(hand["frame"], look, self.options.check_confidence) for look in looks)
         again = any(_same_place(hand, other) for others in seen for other in others)
-        return _with_trust(hand, float(again))
+        return _with_confidence(hand, float(again))
 
     def look_blindly(self) -> None:
         """Spend a few looks on frames spread over the clip, until one finds a hand."""
@@ -174,8 +171,8 @@ class _Clip:
         confidence = options.check_confidence if magnified else options.detection_confidence
         for hand in self.look(frame, look, confidence):
             closer = self.around(frame, hand, CHECK), look[1]
-            sure = support >= TRUSTED
-            rated = _with_trust(hand, support) if sure else self.checked(hand, closer)
+            sure = support >= CONFIDENT
+            rated = _with_confidence(hand, support) if sure else self.checked(hand, closer)
             self.hands[frame].append(rated)
         return shows_hand(self.hands[frame])
 
@@ -208,8 +205,8 @@ class _Clip:
         )
 
 
-def _with_trust(hand: Hand, trust: float) -> Hand:
-    return {**hand, "trust": trust}
+def _with_confidence(hand: Hand, confidence: float) -> Hand:
+    return {**hand, "confidence": confidence}
 
 
 def _same_place(one: Hand, other: Hand) -> bool:

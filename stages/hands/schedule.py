@@ -49,7 +49,7 @@ ENOUGH_KEYS = 4
 APART_S = 0.4
 
 # Stored for the other measures even where one look was enough: nearly free as key frames; by time
-# the second is half a second further on, for motion.
+# the second is half a second further on, which shows whether anything moves.
 STORED_KEYS = 4
 STORED_BY_TIME = 2
 

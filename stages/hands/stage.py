@@ -16,24 +16,18 @@ from handloom.stages.hands import landmarker
 from handloom.stages.hands import schedule as sampling
 from handloom.stages.hands.recheck import (
     NEVER,
-    TRUSTED,
     LookOptions,
     first_look,
     look_again,
 )
+from handloom.stages.hands.rows import CONFIDENT, Hand, HandRow
 from handloom.stages.hands.schedule import Outside, Plan, Sample
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
-from handloom.stages.media.video import open_video as open_video
 from handloom.stages.quality.columns import NOTHING, measures
 from handloom.stages.quality.frames import change, small_luma
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import (
-    Clip,
-    Hand,
-    HandRow,
-    Row,
-)
+from handloom.stages.tables.rows import Clip, Row
 from handloom.tokenize.shards import sha256_file
 
 DETECTIONS_KEPT = 256
@@ -63,7 +57,7 @@ class Hands(Stage):
 
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
-    code_version: ClassVar[int] = 5
+    code_version: ClassVar[int] = 6
     filters: ClassVar[bool] = True  # a clip that cannot be decoded goes no further
 
     until_clear: bool = True
@@ -109,9 +103,9 @@ class Hands(Stage):
             status="failed",
             error=error,
             times_s=[],
-            looked=[],
+            detector_ran=[],
             hand_counts=[],
-            trust=[],
+            confidence=[],
             detections=[],
             cuts_s=[],
             shot_start_s=clip.start_s,
@@ -180,11 +174,13 @@ def row_of(clip: Clip, frames: list[Seen], cuts_s: list[float]) -> HandRow:
     return HandRow(
         clip_id=clip.clip_id,
         times_s=[frame.time_s for frame in frames],
-        looked=[frame.hands is not None for frame in frames],
+        detector_ran=[frame.hands is not None for frame in frames],
         hand_counts=[
-            sum(hand["trust"] >= TRUSTED for hand in frame.hands or []) for frame in frames
+            sum(hand["confidence"] >= CONFIDENT for hand in frame.hands or []) for frame in frames
         ],
-        trust=[max((h["trust"] for h in frame.hands or []), default=0.0) for frame in frames],
+        confidence=[
+            max((h["confidence"] for h in frame.hands or []), default=0.0) for frame in frames
+        ],
         detections=[
             Hand(**{**hand, "frame": number})
             for number, frame in enumerate(frames)

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,23 +13,17 @@ from handloom.stages.datasets.source import (
     EpisodeOptions,
     RobotAdapter,
     SourceEpisode,
-    refuse_outside,
 )
 from handloom.stages.ingest.videos import hashed_split, inputs
+from handloom.stages.media.episode_views import EpisodeViews
+from handloom.stages.media.frame_transform import FrameOptions, load_transform
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import bucket_of
-from handloom.stages.tables.rows import (
-    EpisodeClip,
-    EpisodePlace,
-    Row,
-    clip_id,
-)
-
-OTHER_FOLDER = "copy the file there, or name the folder it is in with --data"
+from handloom.stages.tables.rows import EpisodeClip, Row, clip_id
 
 
 @dataclass(frozen=True)
-class EpisodeIngest(Stage, EpisodeOptions):
+class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
     """Options of `ingest` for robot datasets."""
 
     name: ClassVar[str] = "ingest"
@@ -58,23 +50,19 @@ class EpisodeIngest(Stage, EpisodeOptions):
 
     def settings(self) -> dict[str, Any]:
         """The options and the files that say how to read the episodes."""
-        return super().settings() | inputs(self.format, self.adapter, self.data)
+        found = super().settings() | inputs(self.format, self.adapter, self.data)
+        del found["frame_transform"]  # episodes are the same whatever their pictures look like
+        return found
 
     def sources(self) -> Iterator[SourceEpisode]:
         """Stream the places of the dataset's episodes."""
         return self.adapter.episodes(self.data, self)
 
-    def load(self, source: SourceEpisode) -> Episode:
-        """Open an episode. Raises MediaError where it is damaged or out of the data folder."""
-        refuse_outside(self.data, source.media_path, OTHER_FOLDER)
-        return self.adapter.load(self.data, source, self)
-
-    def reopen(self, clip: EpisodePlace) -> Episode:
-        """Open the episode of a row again, for its pictures; the last one is kept open."""
-        source = SourceEpisode(
-            clip.unit, clip.media_path, tuple(clip.place), clip.split, clip.version
-        )
-        return _opened(self, self.data, source)
+    @property
+    def pictures(self) -> EpisodeViews:
+        """Opens the episodes and their cameras."""
+        transform = load_transform(self.frame_transform)
+        return EpisodeViews(self.data, self.format, self, transform)
 
     def __call__(self, source: SourceEpisode) -> Iterator[EpisodeClip]:
         """Read an episode without its pictures, except for the first."""
@@ -83,7 +71,7 @@ class EpisodeIngest(Stage, EpisodeOptions):
         if source.reason:
             yield self._row(source, status="rejected", reason=source.reason)
             return
-        episode = self.load(source)
+        episode = self.pictures.open(source)
         if not episode.views:
             yield self._row(source, status="rejected", reason="no_pictures")
             return
@@ -144,8 +132,3 @@ def _facts(
         "steps": steps,
         "facts": [f"{key}: {value}" for key, value in episode.facts.items()],
     }
-
-
-@lru_cache(maxsize=1)
-def _opened(stage: EpisodeIngest, data: Path, source: SourceEpisode) -> Episode:
-    return stage.load(source)

@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
+from handloom.files import file_digest
 from handloom.stages.datasets.catalog import video_adapter
 from handloom.stages.datasets.source import (
     TO_THE_END,
@@ -16,6 +17,7 @@ from handloom.stages.datasets.source import (
     refuse_outside,
 )
 from handloom.stages.ingest.probes import Probes
+from handloom.stages.media.frame_transform import FrameOptions
 from handloom.stages.media.video import MediaFacts
 from handloom.stages.outside import is_outside, module_file
 from handloom.stages.stage import Stage
@@ -27,7 +29,7 @@ SHORT_FILE_S = 1.0  # a file this much shorter than its annotations say was not 
 
 
 @dataclass(frozen=True)
-class Ingest(Stage):
+class Ingest(Stage, FrameOptions):
     """Options of `ingest`."""
 
     name: ClassVar[str] = "ingest"
@@ -43,8 +45,6 @@ class Ingest(Stage):
     """Shorter spans are rejected; lines of speech are merged until they are this long."""
     max_seconds: float = 8.0
     """A narration's span, or a clip made of speech, is no longer than this."""
-    span_rule: Literal["next", "window"] = "next"
-    """How far a narration reaches: to the next one, or EgoVLP's window around it (Ego4D)."""
     follow_links: bool = False
     """Read files that links in the data folder lead to, wherever they are; only for your own."""
     val_percent: float = 5.0
@@ -62,7 +62,9 @@ class Ingest(Stage):
 
     def settings(self) -> dict[str, Any]:
         """The options and the content of the annotation files."""
-        return super().settings() | inputs(self.format, self.adapter, self.data)
+        found = super().settings() | inputs(self.format, self.adapter, self.data)
+        del found["frame_transform"]  # clips are the same whatever their pictures look like
+        return found | {"span_rule": "next"}  # once an option: tables of that time stay valid
 
     def sources(self) -> Iterator[SourceVideo]:
         """Stream the dataset's annotated videos."""
@@ -93,7 +95,7 @@ class Ingest(Stage):
         Probes.of(self.cache).flush()
 
     def _rule(self) -> CutRule:
-        return CutRule(min_s=self.min_seconds, max_s=self.max_seconds, rule=self.span_rule)
+        return CutRule(min_s=self.min_seconds, max_s=self.max_seconds)
 
     def _spans(self, video: SourceVideo) -> tuple[Span, ...]:
         if video.raw is None or self.adapter.cut is None:
@@ -160,17 +162,3 @@ def inputs(name: str, adapter: Any, data: Path) -> dict[str, Any]:
     found = {p.relative_to(data).as_posix(): file_digest(p) for p in adapter.annotations(data)}
     own = {"adapter": file_digest(module_file(name))} if is_outside(name) else {}
     return {"annotations": found} | own
-
-
-def file_digest(path: Path) -> str:
-    """Content of a file as a hash; of a large file its size and 16 evenly spaced megabytes."""
-    size, megabyte = path.stat().st_size, 1 << 20
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        if size <= 64 * megabyte:
-            digest.update(file.read())
-        else:
-            for i in range(16):
-                file.seek((size - megabyte) * i // 15)
-                digest.update(file.read(megabyte))
-    return digest.hexdigest()

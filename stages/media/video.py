@@ -4,6 +4,7 @@ Times are seconds from the first frame of the file's best video stream. Frames c
 (rotation metadata applied) with square pixels, RGB uint8.
 """
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,7 @@ from handloom.errors import MediaError
 # A frame may be asked for slightly after the last one: durations are rounded, frame rates vary.
 TAIL_S = 0.5
 
+FrameHWC = npt.NDArray[np.uint8]
 FramesTHWC = npt.NDArray[np.uint8]
 
 
@@ -57,7 +59,7 @@ def probe(path: Path) -> MediaFacts:
             height=frame.height,
             codec=stream.codec_context.codec.canonical_name,
             rotation=int(frame.rotation) % 360,
-            pixel_aspect=float(stream.sample_aspect_ratio or 1) or 1.0,
+            pixel_aspect=_pixel_aspect(stream),
         )
 
 
@@ -87,8 +89,11 @@ class Video:
         frames = self._decord.frames_at(times_s) if self._decord else None
         if frames is None:
             self._decord = None
-            frames = np.stack(list(_pyav_frames_at(self.path, times_s)))
-        return _square_pixels(frames, self.facts)
+            return np.stack(list(frames_once(self.path, times_s)))
+        if _is_square(self.facts.pixel_aspect):
+            return frames
+        aspect, rotation = self.facts.pixel_aspect, self.facts.rotation
+        return np.stack([_square_pixels(frame, aspect, rotation) for frame in frames])
 
 
 class _DecordReader:
@@ -123,9 +128,26 @@ class _DecordReader:
         return frames
 
 
-def _pyav_frames_at(path: Path, times_s: npt.NDArray[np.float64]) -> Iterator[FramesTHWC]:
-    """Walk forward from the key frame before the first time, yielding one frame for each time."""
-    with opened(path) as (container, stream):
+def frames_once(
+    path: Path, times_s: npt.NDArray[np.float64], threads: int = 1
+) -> Iterator[FrameHWC]:
+    """The frame on screen at each time, from a file that is opened for these frames alone.
+
+    It seeks, where `Video` reads the whole file first for decord's index: that pays for clips of
+    one video after another, not for a few frames of each of many videos. Both give the same pixels.
+
+    Args:
+        path: a video file.
+        times_s: float64 [T], ascending.
+        threads: of the decoder; 0 is one for each core. They change no pixel.
+
+    Yields:
+        uint8 [H, W, 3] RGB, one at a time: a decoder walks forward from the key frame before.
+
+    Raises:
+        MediaError: the file cannot be opened, is damaged there or ends earlier.
+    """
+    with opened(path, threads=threads) as (container, stream):
         start_s = float((stream.start_time or 0) * stream.time_base)
         if times_s[0] > 2.0 and container.duration:  # GIF and raw streams cannot seek
             container.seek(int((times_s[0] + start_s) / stream.time_base), stream=stream)
@@ -134,18 +156,24 @@ def _pyav_frames_at(path: Path, times_s: npt.NDArray[np.float64]) -> Iterator[Fr
         for frame in _decoded(path, container, stream):
             time_s = float(frame.pts * stream.time_base) - start_s if frame.pts is not None else 0.0
             while wanted and shown is not None and wanted[0] + 1e-4 < time_s:
-                yield upright(shown.to_ndarray(format="rgb24"), shown.rotation)
+                yield _as_shown(shown, stream)
                 wanted.pop(0)
             if not wanted:
                 return
             shown, end_s = frame, time_s + float((frame.duration or 0) * stream.time_base)
         while wanted and shown is not None and wanted[0] <= end_s + TAIL_S:
-            yield upright(shown.to_ndarray(format="rgb24"), shown.rotation)
+            yield _as_shown(shown, stream)
             wanted.pop(0)
         if wanted:
             raise MediaError(
                 f"{path.name}: no frame at {wanted[0]:.2f} s, the picture ends at {end_s:.2f} s"
             )
+
+
+def _as_shown(frame: Any, stream: Any) -> FrameHWC:
+    """RGB uint8 [H, W, 3] of a decoded frame, upright, with square pixels."""
+    picture_hwc = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
+    return _square_pixels(picture_hwc, _pixel_aspect(stream), frame.rotation)
 
 
 def _decoded(path: Path, container: Any, stream: Any) -> Iterator[Any]:
@@ -161,13 +189,16 @@ class opened:
     Args:
         path: a video file.
         decoding: FFmpeg's decoder options.
+        threads: of the decoder; 0 is one for each core.
 
     Raises:
         MediaError: the file cannot be opened or holds no video.
     """
 
-    def __init__(self, path: Path, decoding: dict[str, str] | None = None) -> None:
-        self.path, self._decoding = path, decoding or {}
+    def __init__(
+        self, path: Path, decoding: dict[str, str] | None = None, threads: int = 1
+    ) -> None:
+        self.path, self._decoding, self._threads = path, decoding or {}, threads
 
     def __enter__(self) -> tuple[Any, Any]:
         try:
@@ -179,7 +210,10 @@ class opened:
         if stream is None:
             self.container.close()
             raise MediaError(f"{self.path.name}: the file holds no video stream")
-        stream.codec_context.thread_count = 1  # a worker has one core; threads halve probing
+        # One by default: a worker has one core, and threads halve the speed of probing.
+        stream.codec_context.thread_count = self._threads
+        if self._threads != 1:
+            stream.thread_type = "AUTO"
         stream.codec_context.options = self._decoding
         return self.container, stream
 
@@ -213,15 +247,25 @@ def upright(picture_hwc: npt.NDArray[np.uint8], degrees: float) -> npt.NDArray[n
     return np.ascontiguousarray(np.rot90(picture_hwc, k=int(degrees) // 90 % 4))
 
 
-def _square_pixels(frames: FramesTHWC, facts: MediaFacts) -> FramesTHWC:
-    if abs(facts.pixel_aspect - 1) < 0.01:
-        return frames
-    height, width = frames.shape[1:3]
-    if facts.rotation % 180:
-        size = width, round(height * facts.pixel_aspect)
+def _pixel_aspect(stream: Any) -> float:
+    """Width of a stored pixel over its height."""
+    return float(stream.sample_aspect_ratio or 1) or 1.0
+
+
+def _is_square(pixel_aspect: float) -> bool:
+    return abs(pixel_aspect - 1) < 0.01
+
+
+def _square_pixels(picture_hwc: FrameHWC, pixel_aspect: float, rotation: float) -> FrameHWC:
+    """An upright picture, stretched where the stored pixels are not square."""
+    if _is_square(pixel_aspect):
+        return picture_hwc
+    height, width = picture_hwc.shape[:2]
+    if int(rotation) % 180:  # what was stored as width is the height now
+        size = width, round(height * pixel_aspect)
     else:
-        size = round(width * facts.pixel_aspect), height
-    return np.stack([np.asarray(Image.fromarray(f).resize(size)) for f in frames])
+        size = round(width * pixel_aspect), height
+    return np.asarray(Image.fromarray(picture_hwc).resize(size))
 
 
 def why(error: OSError) -> str:
@@ -229,12 +273,17 @@ def why(error: OSError) -> str:
     return error.strerror or type(error).__name__  # str(error) would add the absolute path
 
 
-_open: dict[Path, Video] = {}
+_open = threading.local()
 
 
 def open_video(path: Path) -> Video:
-    """The video at path; the last one stays open, since a video's clips come one after another."""
-    if path not in _open:
-        _open.clear()
-        _open[path] = Video(path)
-    return _open[path]
+    """The video at path; the last one stays open, since a video's clips come one after another.
+
+    Each thread has its own: a decoder must not be shared.
+    """
+    if getattr(_open, "path", None) != path:
+        _open.path = None  # should opening fail
+        _open.video = Video(path)
+        _open.path = path
+    video: Video = _open.video
+    return video

@@ -13,17 +13,14 @@ from typing import Any
 import numpy as np
 
 from handloom.errors import RunError, UserError
+from handloom.stages.caption.rows import CaptionRow
+from handloom.stages.episodes.rows import EpisodeRow
+from handloom.stages.hands.rows import Framing
 from handloom.stages.stage import clip_order
 from handloom.stages.tables.funnel import ok_ids, reached
 from handloom.stages.tables.parts import Table
-from handloom.stages.tables.rows import (
-    CaptionRow,
-    Clip,
-    EpisodeClip,
-    EpisodeRow,
-    Framing,
-    TokenRow,
-)
+from handloom.stages.tables.rows import Clip, EpisodeClip
+from handloom.stages.tokens import TokenRow
 from handloom.tokenize.shards import SPLITS, Layout, Sample, ShardInfo, shard_path, write_shard
 
 Tables = dict[str, Table]

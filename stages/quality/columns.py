@@ -1,7 +1,6 @@
 """What is stored of a clip's decoded frames beside hands: numbers for `select`, fingerprints."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,9 @@ def measures(frames: Sequence[FrameHWC], lumas: Sequence[quality.LumaHW]) -> dic
     """
     each = [quality.measure_frame(luma) for luma in lumas]
     clip = quality.measure_clip(lumas)
-    names = ("brightness", "contrast", "sharpness", "glare", "flat_share")
-    motion = (quality.change(pair) for pair in pairwise(lumas))
+    names = ("brightness", "contrast", "sharpness", "flat_share")
     return {
         **{name: [getattr(frame, name) for frame in each] for name in names},
-        "motion": [0.0, *motion],
         "change": clip.change,
         "picture_xyxy": list(clip.picture_xyxy),
         "bar_share": clip.bar_share,
@@ -37,8 +34,8 @@ def measures(frames: Sequence[FrameHWC], lumas: Sequence[quality.LumaHW]) -> dic
 
 
 NOTHING: dict[str, Any] = {
-    "brightness": [], "contrast": [], "sharpness": [], "glare": [], "flat_share": [], "motion": [],
-    "change": 0.0, "picture_xyxy": [0.0, 0.0, 1.0, 1.0], "bar_share": 0.0, "stereo": "",
-    "stereo_score": 0.0, "fingerprints": b"",
+    "brightness": [], "contrast": [], "sharpness": [], "flat_share": [], "change": 0.0,
+    "picture_xyxy": [0.0, 0.0, 1.0, 1.0], "bar_share": 0.0, "stereo": "", "stereo_score": 0.0,
+    "fingerprints": b"",
 }  # fmt: skip
 """The same columns of a clip that could not be decoded."""

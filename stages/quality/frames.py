@@ -23,7 +23,6 @@ DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # down, right
 STRONGEST = 0.02  # share of the steps that tell
 EDGE = 4  # levels of 255; a lower step is noise
 NEAR = 2  # levels around a colour that coding leaves of one flat colour
-WHITE = 250  # from this level nothing can be told apart
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,6 @@ class FrameQuality:
     """Luma between the darkest and the brightest twentieth of the picture; 0 is one flat colour."""
     sharpness: float
     """How much of its strongest edges a further blur takes away, see `sharpness`."""
-    glare: float
-    """Share of the picture that is white without any detail."""
     flat_share: float
     """Share of the picture that has one and the same luma: the ground of a slide or a title."""
 
@@ -65,7 +62,6 @@ def measure_frame(luma_hw: LumaHW) -> FrameQuality:
         brightness=float(counts @ np.arange(256)) / luma_hw.size / 255,
         contrast=(level_at(counts, 0.95) - level_at(counts, 0.05)) / 255,
         sharpness=sharpness(luma_hw),
-        glare=float(counts[WHITE:].sum()) / luma_hw.size,
         flat_share=float(np.convolve(counts, np.ones(2 * NEAR + 1)).max()) / luma_hw.size,
     )
 

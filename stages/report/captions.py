@@ -5,9 +5,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from handloom import svg
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table, effort
-from handloom.stages.tables.rows import CaptionRow, Clip, Row
+from handloom.stages.tables.rows import Clip, Row
 
 Tables = dict[str, Table]
 

@@ -17,31 +17,24 @@ from PIL import Image, ImageDraw
 from handloom import svg
 from handloom.errors import MediaError, UserError
 from handloom.files import write_text
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.stage import instruction
-from handloom.stages.hands.stage import open_video
+from handloom.stages.episodes.rows import EpisodeRow
+from handloom.stages.hands.rows import Framing, Hand
 from handloom.stages.ingest import card
 from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.media.clip_frames import pictures_of, whole
 from handloom.stages.pack.stage import kept_clips
 from handloom.stages.report import captions as report_captions
 from handloom.stages.report import scores as report_scores
 from handloom.stages.report import sections as charts
 from handloom.stages.report.words import verb_and_noun
-from handloom.stages.select import Select
+from handloom.stages.select import Select, SelectRow
 from handloom.stages.stage import Stage
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table
-from handloom.stages.tables.rows import (
-    CaptionRow,
-    Clip,
-    EpisodePlace,
-    EpisodeRow,
-    Hand,
-    HandRow,
-    Row,
-    SelectRow,
-    TokenRow,
-)
-from handloom.stages.tokens import Encoding
+from handloom.stages.tables.rows import Clip, EpisodePlace, Row
+from handloom.stages.tokens import Encoding, TokenRow
 from handloom.tokenize.frames import center_square
 
 Tables = dict[str, Table]
@@ -54,6 +47,15 @@ ENDED_SHOWN = 6  # for each reason of a rejection, and each stage with failures
 TOKENS_SHOWN = 6
 TOKEN_FRAMES_SHOWN = 6
 THUMBNAIL_PX = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sampled(Row):
+    """The columns of the `hands` table that a picture is chosen by and drawn from."""
+
+    times_s: list[float]
+    hand_counts: list[int]
+    detections: list[Hand]
 
 
 @dataclass
@@ -158,7 +160,7 @@ def _kept_section(tables: Tables, ingest: Stage, gallery: Gallery) -> str:
     cards = []
     for clip in gallery.kept.values():
         caption = _row(tables["caption"], CaptionRow, clip).caption
-        picture = _thumbnail(tables, ingest, clip)
+        picture = _thumbnail(tables, ingest, clip, _framing(tables, clip))
         cards.append(_card(picture, caption, f"{_why_kept(tables, clip)} · {clip.split}"))
     return f"<h2>Kept</h2><div class=cards>{''.join(cards)}</div>"
 
@@ -168,7 +170,7 @@ def _ended_sections(tables: Tables, ingest: Stage, gallery: Gallery) -> Iterator
         cards = []
         for clip in clips.values():
             note = f"{clip.video_id} at {clip.start_s:.1f} s. {gallery.errors[clip.clip_id]}"
-            cards.append(_card(_thumbnail(tables, ingest, clip), clip.text, note))
+            cards.append(_uncut_card(tables, ingest, clip, note))
         title = f"Rejected: {why}" if status == "rejected" else f"Failed in {why}"
         yield f"<h2>{html.escape(title)}</h2><div class=cards>{''.join(cards)}</div>"
 
@@ -179,7 +181,7 @@ def _score_sections(tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
         yield from report_scores.section(
             tables,
             select,
-            lambda clip, note: _card(_thumbnail(tables, ingest, clip), clip.text, note),
+            lambda clip, note: _uncut_card(tables, ingest, clip, note),
         )
 
 
@@ -192,7 +194,8 @@ def _tokens_section(tables: Tables, ingest: Stage, gallery: Gallery, encoder: En
         shown = np.linspace(0, count - 1, min(count, TOKEN_FRAMES_SHOWN)).round().astype(int)
         try:
             decoder = encoder.vqgan()
-            frames = _frames(ingest, tables, clip, np.asarray(tokens.times_s)[shown])
+            times_s = np.asarray(tokens.times_s)[shown]
+            frames = _frames(ingest, tables, clip, _framing(tables, clip), times_s)
         except (MediaError, UserError) as error:
             return f"<h2>Codes</h2><p>not shown: {html.escape(str(error))}</p>"
         codes = np.frombuffer(tokens.codes, "<u2").reshape(tokens.shape)[0].astype(np.uint16)
@@ -219,44 +222,56 @@ def _why_kept(tables: Tables, clip: Clip) -> str:
     return f"hands in {share:.0%} of the frames"
 
 
-def _frames(ingest: Stage, tables: Tables, clip: Clip, times_s: Times) -> FrameHWC:
-    """Frames [T, H, W, 3] at times in seconds from the start of the file or episode."""
-    if not isinstance(ingest, EpisodeIngest):
-        return open_video(ingest.data / clip.media_path).frames_at(times_s)
-    place = _row(tables["ingest"], EpisodePlace, clip)
-    if not place.views:
-        raise MediaError("the episode was not opened")
-    view = next(iter(ingest.reopen(place).views.values()))
-    steps = np.floor(times_s * clip.fps + 1e-6).astype(int).clip(0, len(view) - 1)
-    return np.stack([view[int(step)] for step in steps])
+def _frames(
+    ingest: Stage, tables: Tables, clip: Clip, framing: Framing, times_s: Times
+) -> list[FrameHWC]:
+    """Frames at times in seconds from the start of the file or episode."""
+    if isinstance(ingest, EpisodeIngest):
+        place = _row(tables["ingest"], EpisodePlace, clip)
+        return list(ingest.pictures.frames(place, framing, times_s))
+    return list(pictures_of(ingest).frames(clip, framing, times_s))
 
 
-def _thumbnail(tables: Tables, ingest: Stage, clip: Clip) -> str:
+def _framing(tables: Tables, clip: Clip) -> Framing:
+    """What of a kept clip models are shown."""
+    return _row(tables["hands"], Framing, clip) if "hands" in tables else whole(clip)
+
+
+def _thumbnail(tables: Tables, ingest: Stage, clip: Clip, framing: Framing) -> str:
     """The sampled frame with the most hands, boxes drawn; without samples the middle."""
     time_s, boxes = (clip.start_s + clip.end_s) / 2, []
     hands = _hands(tables, clip)
     if hands and hands.times_s:
-        best = _most_hands(hands.hand_counts)
+        best = _most_hands(hands, framing)
         time_s = hands.times_s[best]
-        boxes = [hand for hand in hands.detections if hand["frame"] == best]
+        boxes = [hand["box_xyxy"] for hand in hands.detections if hand["frame"] == best]
     try:
-        (frame_hwc,) = _frames(ingest, tables, clip, np.array([time_s]))
+        (frame_hwc,) = _frames(ingest, tables, clip, framing, np.array([time_s]))
     except (MediaError, ValueError, OverflowError):  # overflow: the end of a file never opened
         return "<div class=nothing>no picture</div>"
-    return _image(_draw(frame_hwc, boxes), THUMBNAIL_PX)
+    return _image(_draw(frame_hwc, [_in_picture(box, framing) for box in boxes]), THUMBNAIL_PX)
 
 
-def _hands(tables: Tables, clip: Clip) -> HandRow | None:
+def _hands(tables: Tables, clip: Clip) -> _Sampled | None:
     try:
-        return _row(tables["hands"], HandRow, clip)
+        return _row(tables["hands"], _Sampled, clip)
     except KeyError:
         return None  # it ended before hands were looked for, or has a robot's
 
 
-def _most_hands(counts: list[int]) -> int:
-    """The frame with the most hands; of several the one nearest to the middle."""
-    middle = len(counts) // 2
-    return max(range(len(counts)), key=lambda i: (counts[i], -abs(i - middle)))
+def _most_hands(hands: _Sampled, framing: Framing) -> int:
+    """The frame with the most hands, within the shot; of several the one nearest to the middle."""
+    counts, middle = hands.hand_counts, len(hands.hand_counts) // 2
+    inside = [framing.shot_start_s <= time_s <= framing.shot_end_s for time_s in hands.times_s]
+    return max(range(len(counts)), key=lambda i: (inside[i], counts[i], -abs(i - middle)))
+
+
+def _in_picture(box_xyxy: list[float], framing: Framing) -> list[float]:
+    """A box relative to the frame as one relative to the picture without bars."""
+    left, top, right, bottom = framing.picture_xyxy
+    x0, y0, x1, y1 = box_xyxy
+    width, height = right - left, bottom - top
+    return [(x0 - left) / width, (y0 - top) / height, (x1 - left) / width, (y1 - top) / height]
 
 
 def _card(picture: str, text: str, note: str) -> str:
@@ -264,6 +279,11 @@ def _card(picture: str, text: str, note: str) -> str:
         f"<figure>{picture}<figcaption>{html.escape(text)}<br><small>{html.escape(note)}</small>"
         "</figcaption></figure>"
     )
+
+
+def _uncut_card(tables: Tables, ingest: Stage, clip: Clip, note: str) -> str:
+    """A clip that was not kept, with its bars, which may be the reason."""
+    return _card(_thumbnail(tables, ingest, clip, whole(clip)), clip.text, note)
 
 
 def _image(frame_hwc: FrameHWC, height: int) -> str:
@@ -275,11 +295,10 @@ def _image(frame_hwc: FrameHWC, height: int) -> str:
     return f'<img alt="" src="data:image/jpeg;base64,{data}">'
 
 
-def _draw(frame_hwc: FrameHWC, hands: list[Hand]) -> FrameHWC:
+def _draw(frame_hwc: FrameHWC, boxes: list[list[float]]) -> FrameHWC:
     picture = Image.fromarray(frame_hwc)
     pen = ImageDraw.Draw(picture)
-    for hand in hands:
-        x0, y0, x1, y1 = hand["box_xyxy"]
+    for x0, y0, x1, y1 in boxes:
         box = (x0 * picture.width, y0 * picture.height, x1 * picture.width, y1 * picture.height)
         pen.rectangle(box, outline=(60, 220, 90), width=max(2, picture.width // 160))
     return np.asarray(picture)

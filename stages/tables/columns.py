@@ -1,44 +1,24 @@
-"""Stages that work on whole tables instead of one clip after another, and the columns they read.
+"""Whole tables as columns, for stages that decide on many clips at a time.
 
 A decision about a clip may hang on other clips (its duplicates, how often its video says the same),
 and 100,000 decisions from stored numbers should take a second: both want columns, not rows.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
 
-Tables = Mapping[str, Table]
 Floats = npt.NDArray[np.float64]
 GROUP_BYTES = 256 << 20  # of Parquet, read at a time: about 200,000 clips of the hands table
-
-
-@dataclass(frozen=True)
-class TableStage(Stage):
-    """A stage that reads tables as a whole; it runs again whenever one of them has changed."""
-
-    light: ClassVar[bool] = True
-
-    def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
-        """The stage's table, as (bucket, its rows) for every bucket once."""
-        raise TypeError(f"{type(self).__name__} defines no rows")
-
-    def write(self, tables: Tables, table: Table) -> Iterator[Counter[str]]:
-        """Write all rows; yields how many have which status."""
-        for bucket, rows in self.rows(tables):
-            table.write_columns(bucket, rows, self.row_type)
-            yield Counter(rows["status"].to_pylist())
 
 
 def bucket_groups(table: Table) -> Iterator[list[str]]:

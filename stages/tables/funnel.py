@@ -5,14 +5,11 @@ them; which stages there are does not matter here.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from handloom.errors import RunError, UserError
-from handloom.stages.tables.parts import Table
+from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Row
-
-Tables = Mapping[str, Table]
 
 
 @dataclass

@@ -11,7 +11,7 @@ Readers such as pyarrow and DuckDB skip names that begin with an underscore.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,12 +100,16 @@ class Table:
 
     def get(self, row_type: type[R], bucket: str, clip_id: str) -> R:
         """The row of one clip; KeyError where there is none."""
-        columns = [f.name for f in fields(row_type)]
-        for path in self.parts(bucket):
-            found = pq.read_table(path, columns=columns, filters=[("clip_id", "=", clip_id)])
-            if found.num_rows:
-                return row_type(**found.to_pylist()[0])
-        raise KeyError(clip_id)
+        return self.find(row_type, [clip_id], bucket)[clip_id]
+
+    def find(self, row_type: type[R], clip_ids: Collection[str], bucket: str = "*") -> dict[str, R]:
+        """The rows of some clips by id, of those that there are."""
+        columns, wanted = [f.name for f in fields(row_type)], [("clip_id", "in", list(clip_ids))]
+        return {
+            row["clip_id"]: row_type(**row)
+            for path in self.parts(bucket)
+            for row in pq.read_table(path, columns=columns, filters=wanted).to_pylist()
+        }
 
     def values(self, column: str, bucket: str = "*") -> set[str]:
         """The distinct values of a string column."""
@@ -158,6 +162,10 @@ class Table:
         """A digest of which parts lie here; it changes whenever rows are added or replaced."""
         listing = [(path.name, path.stat().st_size) for path in self.parts()]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+Tables = Mapping[str, Table]
+"""The tables of a run, by stage."""
 
 
 def stage_folder(out: Path, stage: str) -> Path:

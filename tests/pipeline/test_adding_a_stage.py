@@ -48,13 +48,15 @@ def data(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mine(tiny_vqgan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a stage, an adapter and a configuration file that names both."""
+    """A folder with a stage, an adapter, a mask and a configuration file that names all three."""
     folder = tmp_path_factory.mktemp("mine")
+    (folder / "masks.py").write_text("def all_grey(clip, frames):\n    return frames * 0 + 127\n")
     (folder / "close_up.py").write_text(code_of("adding-a-stage.md"))
     (folder / "home_videos.py").write_text(code_of("adding-a-dataset.md"))
     options = {
         "dataset": "home_videos:ADAPTER",
         "stages": ["close_up:CloseUp"],
+        "ingest": {"frame_transform": "masks:all_grey"},
         "close_up": {"min_height": HEIGHT},
         "tokens": {"model": str(tiny_vqgan), "resolution": 64, "frames": 2},
     }
@@ -101,6 +103,14 @@ def test_a_stage_and_an_adapter_outside_the_checkout_run_on_the_workers(out: Pat
     assert record["config"]["close_up"] == {"min_height": HEIGHT}
     assert record["config"]["ingest"]["format"] == "home_videos:ADAPTER"
     assert {sample["dataset"] for sample in ShardDataset(out / "shards")} == {"home_videos"}
+
+
+def test_a_mask_outside_the_checkout_hides_all_that_is_encoded(out: Path) -> None:
+    codes = [
+        sample["tokens"] for s in ("train", "val") for sample in ShardDataset(out / "shards", s)
+    ]
+    assert len(codes) > 1
+    assert len({tokens.tobytes() for tokens in codes}) == 1
 
 
 def test_a_plan_finds_nothing_to_do_and_a_changed_option(

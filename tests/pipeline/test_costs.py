@@ -11,11 +11,12 @@ from handloom.errors import UserError
 from handloom.pipeline.costs import Prices, Usage, costs, estimate, read_prices
 from handloom.pipeline.recipes import CurateConfig, row_stages
 from handloom.stages.caption.requests import Answer
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.stage import Caption
 from handloom.stages.graph import gates
 from handloom.stages.report import captions as report_captions
 from handloom.stages.tables.parts import Table, open_tables, read_marker
-from handloom.stages.tables.rows import CaptionRow, Clip, Row
+from handloom.stages.tables.rows import Clip, Row
 from tests.helpers.caption_server import MODEL, fake_server, tally
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

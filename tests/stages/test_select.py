@@ -13,7 +13,7 @@ OFF = Select(
     **{
         name: None
         for name in vars(Select())
-        if name.startswith(("min_", "max_")) and name != "min_trust"
+        if name.startswith(("min_", "max_")) and name != "min_confidence"
     }
 )
 FRAMES = 4
@@ -21,13 +21,19 @@ FRAMES = 4
 
 def clips(count: int, **changed: Any) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Tables of clips in which nothing is wrong, with columns replaced."""
-    frames = {"trust": 1.0, "brightness": 0.5, "contrast": 0.6, "sharpness": 0.8, "flat_share": 0.1}
+    frames = {
+        "confidence": 1.0,
+        "brightness": 0.5,
+        "contrast": 0.6,
+        "sharpness": 0.8,
+        "flat_share": 0.1,
+    }
     plain = {"change": 0.5, "bar_share": 0.0, "stereo_score": 0.1, "shot_start_s": 0.0}
     ids = [f"{i:020x}" for i in range(count)]
     hands: dict[str, Any] = {
         "clip_id": ids,
         "times_s": [[0.5, 1.5, 2.5, 3.5]] * count,
-        "looked": [[True] * FRAMES] * count,
+        "detector_ran": [[True] * FRAMES] * count,
         **{name: [[value] * FRAMES] * count for name, value in frames.items()},
         **{name: [value] * count for name, value in plain.items()},
         "shot_end_s": [4.0] * count,
@@ -52,7 +58,7 @@ def reasons(select: Select, *tables: pa.Table) -> list[str]:
 @pytest.mark.parametrize(
     ("column", "good", "bad", "option", "reason"),
     [
-        ("trust", [0, 0, 0.9, 0.9], [0, 0, 0, 0.3], {"min_hand_share": 0.1}, "no_hands"),
+        ("confidence", [0, 0, 0.9, 0.9], [0, 0, 0, 0.3], {"min_hand_share": 0.1}, "no_hands"),
         ("brightness", [0.01, 0.01, 0.5, 0.5], [0.01] * 3 + [0.5], {"max_dark_share": 0.5}, "dark"),
         ("contrast", [0.01, 0.01, 0.5, 0.5], [0.01] * 3 + [0.5], {"max_blank_share": 0.5}, "blank"),
         (
@@ -80,31 +86,31 @@ def test_each_criterion_rejects_the_bad_clip_and_can_be_switched_off(
 
 
 def test_a_hand_in_one_frame_alone_counts_only_among_few() -> None:
-    trust = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
-    looked = [[True] * 4, [True] * 4, [True, True, True, False]]
-    tables = clips(3, trust=trust, looked=looked)
+    confidence = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+    ran = [[True] * 4, [True] * 4, [True, True, True, False]]
+    tables = clips(3, confidence=confidence, detector_ran=ran)
     assert reasons(Select(), *tables) == ["lone_hand", "", ""]
     assert reasons(replace(Select(), lone_hand=True), *tables) == ["", "", ""]
 
 
 def test_frames_outside_the_shot_and_frames_not_looked_at_do_not_count() -> None:
-    trust = [[0.0, 0.0, 0.0, 1.0]] * 3
-    looked = [[True] * 4, [True] * 4, [True, True, True, False]]
-    tables = clips(3, trust=trust, looked=looked, shot_end_s=[4.0, 3.0, 4.0])
+    confidence = [[0.0, 0.0, 0.0, 1.0]] * 3
+    ran = [[True] * 4, [True] * 4, [True, True, True, False]]
+    tables = clips(3, confidence=confidence, detector_ran=ran, shot_end_s=[4.0, 3.0, 4.0])
     share = OFF.decide(*tables)["hand_share"].to_pylist()
     assert share == [0.25, 0.0, 0.0]
 
 
 def test_a_dark_clip_without_hands_is_called_dark() -> None:
-    tables = clips(1, brightness=[[0.0] * 4], trust=[[0.0] * 4])
+    tables = clips(1, brightness=[[0.0] * 4], confidence=[[0.0] * 4])
     assert reasons(Select(), *tables) == ["dark"]
 
 
 def test_repeats_are_capped_in_each_video_and_only_among_kept_clips() -> None:
     text = ["Stir", "stir ", "stir", "cut", "stir", "stir"]
     video = ["a", "a", "a", "a", "b", "a"]
-    trust = [[1.0] * 4] * 5 + [[0.0] * 4]
-    tables = clips(6, text=text, video_id=video, trust=trust)
+    confidence = [[1.0] * 4] * 5 + [[0.0] * 4]
+    tables = clips(6, text=text, video_id=video, confidence=confidence)
     found = reasons(replace(Select(), max_repeats=2), *tables)
     assert found == ["", "", "repeat", "", "", "no_hands"]
 
@@ -113,7 +119,9 @@ def test_the_order_of_the_rows_changes_no_decision() -> None:
     count = 200
     rng = np.random.default_rng(0)
     text = [f"say {i}" for i in rng.integers(0, 5, count)]
-    tables = clips(count, text=text, trust=(rng.random((count, 4)) < 0.5).astype(float).tolist())
+    tables = clips(
+        count, text=text, confidence=(rng.random((count, 4)) < 0.5).astype(float).tolist()
+    )
     select = replace(Select(), max_repeats=3)
     straight = dict(zip(tables[0]["clip_id"].to_pylist(), reasons(select, *tables), strict=True))
     assert set(straight.values()) == {"", "no_hands", "lone_hand", "repeat"}

@@ -16,7 +16,8 @@ import pytest
 
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import open_tables
-from handloom.stages.tables.rows import Clip, TokenRow
+from handloom.stages.tables.rows import Clip
+from handloom.stages.tokens import TokenRow
 from handloom.tokenize.shards import ShardDataset, verify
 from tests.helpers.folders import CHECKOUT
 

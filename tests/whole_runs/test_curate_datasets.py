@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import open_tables
-from handloom.stages.tables.rows import EpisodeRow
 from handloom.tokenize.shards import ShardDataset, verify
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import UserError
-from handloom.train.vqgan.config import Reopen, VQGANConfig
+from handloom.train.vqgan.config import VQGANConfig
 
 BATCH = 8  # frames measured at a time
 
@@ -39,7 +39,7 @@ class TokenizerEval:
     """CPU threads."""
 
 
-def evaluate(config: TokenizerEval, reopen: Reopen | None = None) -> None:
+def evaluate(config: TokenizerEval) -> None:
     """Measure, print a line for each dataset, and write what was found below `config.out`.
 
     Raises:
@@ -55,7 +55,7 @@ def evaluate(config: TokenizerEval, reopen: Reopen | None = None) -> None:
         config.model, config.device, config.threads, config.input_range, config.resolution
     )
     reading = VQGANConfig(frames=config.frames, out=config.out, resolution=model.resolution)
-    frames = held_out_frames(reading, config.per_dataset, reopen)
+    frames = held_out_frames(reading, config.per_dataset)
     found = measure(
         model, {name: _batches(f) for name, f in frames.items()}, config.out, config.lpips
     )

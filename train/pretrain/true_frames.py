@@ -8,21 +8,23 @@ Shapes: F frames, H x W pixels, R rows and C columns of codes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from handloom.errors import MediaError, UserError
+from handloom.stages.media.clip_frames import ClipFrames, Framing
+from handloom.stages.media.runs import RecordedRun
+from handloom.stages.tables.rows import Clip
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.vqgan import VQGAN
 from handloom.train.trainer.options import place_and_weight
 
 Frames = NDArray[np.uint8]
-SEEK_FROM_S = 2.0  # nearer to its start a file is read from there: not every one can be sought in
-SAME_CODES = 0.9  # decoders differ in last digits; another crop or another moment differs in most
+SAME_CODES = 0.9  # decoders differ in last digits; another moment differs in most codes
 
 
 def read(
@@ -37,70 +39,42 @@ def read(
 
     Returns:
         By clip_id uint8 [F, H, W, 3], the frames that the codes were made from. A clip whose media
-        are gone, or whose frames encode to other codes (because the pipeline cut borders off, or
-        the file has changed), is left out.
+        are gone, or whose frames encode to other codes (because the file has changed), is left out.
     """
-    found, places = {}, {}
+    clip_ids = [sample["clip_id"] for sample in samples]
+    places: dict[str, tuple[ClipFrames, Clip, Framing]] = {}
     for folder in shards:
-        run = Path(place_and_weight(folder)[0]).resolve().parent
-        places.update(_media(run, [sample["clip_id"] for sample in samples]))
+        places |= _clips(Path(place_and_weight(folder)[0]).resolve().parent, clip_ids)
+    true = {}
     for sample in samples:
-        path, codes_VFRC = places.get(sample["clip_id"]), sample["tokens"]
-        if path is None or len(codes_VFRC) != 1 or "frame_times_s" not in sample:
+        place, codes_VFRC = places.get(sample["clip_id"]), sample["tokens"]
+        if place is None or len(codes_VFRC) != 1 or "frame_times_s" not in sample:
             continue
-        frames = [
-            center_square(f, tokenizer.resolution) for f in _at(path, sample["frame_times_s"])
-        ]
-        if len(frames) != codes_VFRC.shape[1]:
+        frames_FHW3 = _squares(*place, sample["frame_times_s"], tokenizer.resolution)
+        if len(frames_FHW3) != codes_VFRC.shape[1]:
             continue
-        frames_FHW3 = np.stack(frames)
         if np.mean(tokenizer.encode(frames_FHW3) == codes_VFRC[0]) >= SAME_CODES:
-            found[sample["clip_id"]] = frames_FHW3
-    return found
+            true[sample["clip_id"]] = frames_FHW3
+    return true
 
 
-def _media(run: Path, clip_ids: list[str]) -> dict[str, Path]:
-    """The file of each clip, as the tables of its run say."""
-    import pyarrow.parquet as pq
-
-    tables = run / "tables" / "ingest"
-    if not (run / "run.yaml").is_file() or not tables.is_dir():
+def _clips(out: Path, clip_ids: list[str]) -> dict[str, tuple[ClipFrames, Clip, Framing]]:
+    """Those of the clips whose run and media are still there, and how to open them."""
+    run = RecordedRun(out)
+    try:
+        if not isinstance(run.pictures, ClipFrames) or not run.data.is_dir():
+            return {}
+        return {i: (run.pictures, *found) for i, found in run.find(clip_ids).items()}
+    except UserError:  # no run lies there
         return {}
-    data = Path(str(yaml.safe_load((run / "run.yaml").read_text()).get("data", "")))
-    columns, wanted = ["clip_id", "media_path"], [("clip_id", "in", clip_ids)]
-    rows: list[dict[str, Any]] = []
-    for path in sorted(tables.glob("*.parquet")):
-        names = pq.read_schema(path).names
-        if "place" not in names and {*columns} <= {*names}:
-            rows += pq.read_table(path, columns=columns, filters=wanted).to_pylist()
-    places = {row["clip_id"]: data / row["media_path"] for row in rows if row["media_path"]}
-    return {clip_id: path for clip_id, path in places.items() if path.is_file()}
 
 
-def _at(path: Path, times_s: list[float]) -> Iterator[Frames]:
-    """The upright frame on screen at each of the ascending times; fewer where a file ends early."""
-    import av
-
-    with av.open(str(path), metadata_errors="replace") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        begins_s = float((stream.start_time or 0) * stream.time_base)
-        if times_s[0] > SEEK_FROM_S and container.duration:
-            container.seek(int((times_s[0] + begins_s) / stream.time_base), stream=stream)
-        waiting, shown = list(times_s), None
-        for frame in container.decode(stream):
-            if frame.pts is None:
-                continue
-            # The frame before this one is on screen until this one begins.
-            while waiting and float(frame.pts * stream.time_base) - begins_s > waiting[0] + 1e-4:
-                yield _upright(shown or frame)
-                waiting.pop(0)
-            if not waiting:
-                return
-            shown = frame
-        if shown is not None:
-            yield from (_upright(shown) for _ in waiting)
-
-
-def _upright(frame: Any) -> Frames:
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=int(frame.rotation) // 90 % 4)
+def _squares(
+    pictures: ClipFrames, clip: Clip, framing: Framing, times_s: list[float], side: int
+) -> Frames:
+    """The squares that are encoded, uint8 [F, H, W, 3]; none where the file cannot be read."""
+    try:
+        frames = pictures.frames(clip, framing, np.array(times_s))
+        return np.stack([center_square(frame_hwc, side) for frame_hwc in frames])
+    except MediaError:
+        return np.empty((0, side, side, 3), np.uint8)

@@ -11,7 +11,6 @@ This file imports no torch, so that `--help` answers at once.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -20,8 +19,6 @@ import tyro
 
 from handloom.errors import UserError
 from handloom.train.trainer.options import FREE, Free, TrainOptions, absolute_place
-
-Reopen = Callable[[Path, dict[str, Any]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,28 +13,28 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from handloom.errors import MediaError, UserError
+from handloom.stages.media.video import probe
 from handloom.tokenize.frames import center_square
-from handloom.train.vqgan.config import Reopen, VQGANConfig
+from handloom.train.vqgan.config import VQGANConfig
 from handloom.train.vqgan.sources import (
+    ClipItem,
     EpisodeItem,
     ImageItem,
     Item,
     Source,
-    SpanItem,
     find,
 )
 
 Frame = NDArray[np.uint8]
-SEEK_FROM_S = 2.0  # nearer to its start a file is read from there: not every one can be sought in
 EPISODE_HZ = 3.0  # where a row does not say: the slowest of the robots that are known
 
 
@@ -82,18 +82,17 @@ class Frames:
 
     Args:
         config: of the run.
-        reopen: opens robot episodes.
 
     Raises:
         UserError: a source is not there or empty, or nothing is left to validate on.
     """
 
-    def __init__(self, config: VQGANConfig, reopen: Reopen | None = None) -> None:
+    def __init__(self, config: VQGANConfig) -> None:
         self.config = config
         if not config.frames:
             raise UserError("--frames names no source: give it one folder at least.")
-        sources = [find(text, False, reopen) for text in config.frames]
-        apart = [find(text, True, reopen) for text in config.held_out]
+        sources = [find(text, False) for text in config.frames]
+        apart = [find(text, True) for text in config.held_out]
         if apart:  # what only a hash kept back can be learned from; official splits are kept
             sources = [s if s.official else _undivided(s) for s in sources]
         self.sources = _named_apart(sources)
@@ -154,16 +153,14 @@ class Frames:
         return Pool(names, tuple(pairs), tuple(weights), tuple(unreadable))
 
 
-def held_out_frames(
-    config: VQGANConfig, wanted: int, reopen: Reopen | None = None
-) -> dict[str, NDArray[np.uint8]]:
+def held_out_frames(config: VQGANConfig, wanted: int) -> dict[str, NDArray[np.uint8]]:
     """Up to `wanted` frames [T, H, W, 3] of each source, by its name: what it holds out, else all.
 
     Raises:
         UserError: a source that is not there, is empty or cannot be read.
     """
     found = {}
-    for source in _named_apart([find(text, False, reopen) for text in config.frames]):
+    for source in _named_apart([find(text, False) for text in config.frames]):
         items = source.held_out or source.train
         if not items:
             raise UserError(f"{source.name} holds no videos or images: name another folder.")
@@ -200,8 +197,6 @@ def _read_some(
     Without a seed they are the same ones each time, evenly spaced. With `together` 1 the second
     frame of each pair is left out, and not decoded either: the result is [B, P, H, W, 3].
     """
-    import av
-
     rng = np.random.default_rng(seed) if seed else None
     order = rng.permutation(len(items)) if rng else np.arange(len(items))
     if wanted < len(items):  # evenly over the items where nothing is drawn
@@ -214,7 +209,7 @@ def _read_some(
         try:
             shares = (np.arange(each) + shift) / each
             squares = list(_of_item(items[index], shares, config, together))
-        except (OSError, av.error.FFmpegError, MediaError, Image.DecompressionBombError):
+        except (OSError, MediaError, Image.DecompressionBombError):
             unreadable += 1
             continue
         found.extend(squares)
@@ -235,64 +230,58 @@ def _of_item(
         with Image.open(item.path) as image:
             frame = center_square(np.asarray(image.convert("RGB")), config.resolution)
         yield np.stack([frame] * together)
-    elif isinstance(item, SpanItem):
-        yield from _of_span(item, shares, config, together)
+    elif isinstance(item, ClipItem):
+        yield from _of_clip(item, shares, config, together)
     else:
         yield from _of_episode(item, shares, config, together)
 
 
-def _of_span(
-    item: SpanItem, shares: NDArray[np.float64], config: VQGANConfig, together: int
+def _of_clip(
+    item: ClipItem, shares: NDArray[np.float64], config: VQGANConfig, together: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Pairs from one pass over the span; squared at once, for files may be large."""
-    import av
-
+    """Pairs from one pass over the clip's shot; squared at once, for files may be large."""
+    start_s, end_s, fps = _span(item)
     gap_s = config.gap_s
-    with av.open(str(item.path), metadata_errors="replace") as container:
-        stream = container.streams.best("video")
-        if stream is None:
-            return
-        stream.thread_type = "AUTO"
-        # a container that does not say how long it is counts as two gaps long
-        seconds = container.duration / av.time_base if container.duration else 2 * gap_s
-        end_s = min(item.end_s, seconds)
-        room_s = max(0.0, end_s - item.start_s - gap_s - 0.1)
-        count = min(len(shares), max(1, int((end_s - item.start_s) / gap_s)))
-        some = shares[np.linspace(0, len(shares) - 1, count).astype(int)]
-        firsts = [round(item.start_s + float(share) * room_s, 3) for share in some]
-        pairs = [(first, round(first + gap_s, 3))[:together] for first in firsts]
-        wanted = sorted({time_s for pair in pairs for time_s in pair})
-        frames = {
-            time_s: center_square(frame, config.resolution)
-            for time_s, frame in _frames_at(container, stream, wanted)
-        }
+    room_s = max(0.0, end_s - start_s - gap_s - 0.1)
+    count = min(len(shares), max(1, int((end_s - start_s) / gap_s)))
+    some = shares[np.linspace(0, len(shares) - 1, count).astype(int)]
+    firsts = [round(start_s + float(share) * room_s, 3) for share in some]
+    pairs = [(first, round(first + gap_s, 3))[:together] for first in firsts]
+    wanted = sorted({time_s for pair in pairs for time_s in pair})
+    times_s = np.array([_next_frame_s(time_s, fps) for time_s in wanted])
+    shown = item.pictures.frames(item.clip, item.framing, times_s)
+    frames: dict[float, Frame] = {}
+    with suppress(MediaError):  # a file that breaks off gives the pairs before
+        for time_s, frame_hwc in zip(wanted, shown, strict=True):
+            frames[time_s] = center_square(frame_hwc, config.resolution)
     for pair in pairs:
         if frames.keys() >= set(pair):
             yield np.stack([frames[time_s] for time_s in pair])
 
 
-def _frames_at(container: Any, stream: Any, wanted: list[float]) -> Iterator[tuple[float, Frame]]:
-    """(time, upright frame) for each of the ascending times that the file reaches."""
-    begins_s = float((stream.start_time or 0) * stream.time_base)
-    if wanted[0] > SEEK_FROM_S and container.duration:
-        container.seek(int((wanted[0] + begins_s) / stream.time_base), stream=stream)
-    for frame in container.decode(stream):
-        time_s = None if frame.pts is None else float(frame.pts * stream.time_base) - begins_s
-        while wanted and time_s is not None and time_s >= wanted[0] - 1e-3:
-            rgb_hwc = frame.to_ndarray(format="rgb24")
-            yield wanted.pop(0), np.rot90(rgb_hwc, k=int(frame.rotation) // 90 % 4)
-        if not wanted:
-            return
+def _span(item: ClipItem) -> tuple[float, float, float]:
+    """Start and end of a clip's shot in seconds, and its frames a second."""
+    framing, clip = item.framing, item.clip
+    facts = clip if clip.fps else probe(item.pictures.data / clip.media_path)
+    return framing.shot_start_s, min(framing.shot_end_s, facts.duration_s), facts.fps
+
+
+def _next_frame_s(time_s: float, fps: float) -> float:
+    """The middle of the first frame that begins at a time or after it.
+
+    In its middle a frame is surely on screen, however a container rounds the times of frames.
+    """
+    return (math.ceil((time_s - 1e-3) * fps) + 0.5) / fps if fps else time_s
 
 
 def _of_episode(
     item: EpisodeItem, shares: NDArray[np.float64], config: VQGANConfig, together: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Pairs of an episode's cameras in turn."""
-    views = list(item.views().values())
-    gap = max(1, round(config.gap_s * (item.row.get("fps") or EPISODE_HZ)))
+    views = list(item.pictures.views(item.place).values())
+    gap = max(1, round(config.gap_s * (item.place.fps or EPISODE_HZ)))
     for number, share in enumerate(shares):
-        view: Any = views[number % len(views)]
+        view = views[number % len(views)]
         first = int(share * max(1, len(view) - gap))
         steps = (first, min(first + gap, len(view) - 1))[:together]
         yield np.stack([center_square(view[step], config.resolution) for step in steps])

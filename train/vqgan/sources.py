@@ -6,27 +6,22 @@ A source is named `PATH` or `PATH=WEIGHT`, and PATH is one of
 - its `shards/` folder: codes are no pictures, so the run around it is read;
 - a folder of videos and images, searched recursively.
 
-What is found is a list of items: an image, a span of a video, or one camera of a robot episode.
+What is found is a list of items: an image, a clip of a video, or a robot episode.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
-import yaml
-from numpy import uint8
-from numpy.typing import NDArray
 
 from handloom.errors import UserError
-from handloom.train.vqgan.config import Reopen
+from handloom.stages.media.clip_frames import ClipFrames, Framing, whole
+from handloom.stages.media.episode_views import EpisodeViews
+from handloom.stages.media.runs import RecordedRun
+from handloom.stages.tables.rows import Clip, EpisodePlace
 
 VIDEOS = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"}
 IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -49,41 +44,51 @@ class ImageItem:
 
 
 @dataclass(frozen=True)
-class SpanItem:
-    """Some seconds of a video, or all of it where `end_s` is infinite."""
+class ClipItem:
+    """A clip of a run, or all of a video file that is of none."""
 
-    key: str
-    path: Path
-    group: str
-    start_s: float = 0.0
-    end_s: float = math.inf
+    pictures: ClipFrames
+    clip: Clip
+    framing: Framing
+
+    @property
+    def key(self) -> str:
+        """The clip's id, or the file's place in its folder."""
+        return self.clip.clip_id
+
+    @property
+    def group(self) -> str:
+        """The source video."""
+        return self.clip.video_id
 
     def identity(self) -> tuple[str, int]:
         """As `ImageItem.identity`."""
-        return self.key, size_of(self.path)
+        return self.key, size_of(self.pictures.data / self.clip.media_path)
 
 
 @dataclass(frozen=True)
 class EpisodeItem:
-    """One robot episode, opened by whoever knows its files; a pair is of one of its cameras."""
+    """One robot episode; a pair is of one of its cameras."""
 
-    key: str
-    run: Path
-    row: dict[str, Any]
-    group: str
-    reopen: Reopen
+    pictures: EpisodeViews
+    place: EpisodePlace
+
+    @property
+    def key(self) -> str:
+        """The episode's id, a hash that its own length is part of."""
+        return self.place.clip_id
+
+    @property
+    def group(self) -> str:
+        """The episode's own id in its dataset."""
+        return self.place.video_id
 
     def identity(self) -> tuple[str, int]:
-        """As `ImageItem.identity`; an episode's key is a hash that its own length is part of."""
+        """As `ImageItem.identity`."""
         return self.key, 0
 
-    def views(self) -> dict[str, Sequence[NDArray[uint8]]]:
-        """The episode's pictures, by camera."""
-        views: dict[str, Sequence[NDArray[uint8]]] = self.reopen(self.run, self.row)
-        return views
 
-
-Item = ImageItem | SpanItem | EpisodeItem
+Item = ImageItem | ClipItem | EpisodeItem
 """`key` names an item whatever folder it lies in; items of one `group`, a source video or an
 episode, are never on both sides of training and validation."""
 
@@ -103,20 +108,19 @@ class Source:
 Split = tuple[tuple[Item, ...], tuple[Item, ...], bool]
 
 
-def find(text: str, held_out: bool, reopen: Reopen | None) -> Source:
+def find(text: str, held_out: bool) -> Source:
     """List what a source holds.
 
     Args:
         text: PATH or PATH=WEIGHT.
         held_out: whether all of it is for validation.
-        reopen: opens robot episodes.
 
     Raises:
         UserError: no such folder, nothing in it, or a weight that is no number above 0.
     """
     path, weight = parse(text)
     run = _run_of(path)
-    split = _of_run(run, reopen) if run else _of_folder(path)
+    split = _of_run(run) if run else _of_folder(path)
     name = (run or path).resolve().name
     if held_out:
         return Source(name, weight, (), split[0] + split[1], True)
@@ -165,7 +169,7 @@ def _of_folder(folder: Path) -> Split:
         if kind in IMAGES:
             items.append(ImageItem(key, path, key))
         elif kind in VIDEOS:
-            items.append(SpanItem(key, path, key))
+            items.append(_whole_file(folder, key))
     if not items:
         raise UserError(
             f"--frames {folder} holds neither videos nor images, and no run.yaml that would make "
@@ -174,39 +178,43 @@ def _of_folder(folder: Path) -> Split:
     return _divided(items, set())
 
 
-def _of_run(run: Path, reopen: Reopen | None) -> Split:
+def _whole_file(folder: Path, path: str) -> ClipItem:
+    """A video that no run knows, as a clip from its start to its end."""
+    clip = Clip(
+        clip_id=path, video_id=path, unit=path, media_path=path, start_s=0.0, end_s=math.inf,
+        dataset="", version="", split="", licence="", bucket="", text="", text_kind="",
+    )  # fmt: skip
+    return ClipItem(ClipFrames(folder, scattered=True), clip, whole(clip))
+
+
+def _of_run(out: Path) -> Split:
     """What a run kept; its `val` is held out, or without one a tenth of its videos."""
-    data = Path(_recorded_data(run))
-    if not data.is_dir():
+    run = RecordedRun(out)
+    if not run.data.is_dir():
         raise UserError(
-            f"--frames {run}: its media lay in {data}, which is not a folder here: bring it back, "
-            f"or write where it is now as `data` into {run / 'run.yaml'}."
+            f"--frames {out}: its media lay in {run.data}, which is not a folder here: bring it "
+            f"back, or write where it is now as `data` into {out / 'run.yaml'}."
         )
     items: list[Item] = []
     validation = set()
-    for row in islice(_kept(run), MOST_ITEMS):
-        item = _item(run, data, row, reopen)
+    for clip, framing in islice(run.kept(), MOST_ITEMS):
+        item = _item(run, clip, framing)
         items.append(item)
-        if row["split"] != "train":
+        if clip.split != "train":
             validation.add(item.group)
     if not items:
         raise UserError(
-            f"--frames {run}: its tables hold no clip that was kept: run `handloom curate` to its "
+            f"--frames {out}: its tables hold no clip that was kept: run `handloom curate` to its "
             "end, or look at `handloom status` for why clips were rejected."
         )
     return _divided(sorted(items, key=lambda item: item.key), validation)
 
 
-def _item(run: Path, data: Path, row: dict[str, Any], reopen: Reopen | None) -> Item:
-    path = data / row["media_path"]
-    if "place" not in row:
-        return SpanItem(row["clip_id"], path, row["video_id"], row["start_s"], row["end_s"])
-    if reopen is None:
-        raise UserError(
-            f"--frames {run} is a run of robot episodes, which `handloom train vqgan` reads and "
-            "this call was given no means to: pass `reopen`."
-        )
-    return EpisodeItem(row["clip_id"], run, row, row["video_id"], reopen)
+def _item(run: RecordedRun, clip: Clip, framing: Framing) -> Item:
+    if isinstance(run.pictures, EpisodeViews):
+        assert isinstance(clip, EpisodePlace)
+        return EpisodeItem(run.pictures, clip)
+    return ClipItem(run.pictures, clip, framing)
 
 
 def _divided(items: list[Item], held_out: set[str]) -> Split:
@@ -226,50 +234,3 @@ def size_of(path: Path) -> int:
 
 def _digest(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
-
-
-def _recorded_data(run: Path) -> str:
-    try:
-        record = yaml.safe_load((run / "run.yaml").read_text())
-        return str(record["data"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{run / 'run.yaml'} does not say where the data lies ({type(error).__name__}): run "
-            "`handloom curate` again, or name a folder of videos."
-        ) from error
-
-
-def _kept(run: Path) -> Iterator[dict[str, Any]]:
-    """Rows of `ingest` that no later stage has rejected or failed, bucket by bucket."""
-    buckets = {path.name.split("-")[0] for path in (run / "tables/ingest").glob("*.parquet")}
-    gates = [stage for stage in ("select", "episodes") if (run / "tables" / stage).is_dir()]
-    for bucket in sorted(buckets):
-        passed = [{row["clip_id"] for row in _rows(run, gate, bucket)} for gate in gates]
-        for row in _rows(run, "ingest", bucket):
-            if all(row["clip_id"] in ids for ids in passed):
-                yield row
-
-
-# Whatever else a table holds is larger, and frames need none of it.
-_WANTED = {"clip_id", "status", "reason", "error", "attempts", "dataset", "version", "split"}
-_WANTED |= {"licence", "bucket", "unit", "video_id", "start_s", "end_s", "text", "text_kind"}
-_WANTED |= {"media_path", "duration_s", "fps", "width", "height", "place", "views", "steps"}
-_WANTED |= {"facts"}
-
-
-def _rows(run: Path, stage: str, bucket: str) -> Iterator[dict[str, Any]]:
-    """The rows of a bucket with status ok; parts of older settings are left aside."""
-    folder = run / "tables" / stage
-    for path in sorted(folder.glob(f"{bucket}-{_fingerprint(folder)}*.parquet")):
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in _WANTED]
-            for batch in file.iter_batches(columns=columns):
-                yield from (row for row in batch.to_pylist() if row["status"] == "ok")
-
-
-def _fingerprint(folder: Path) -> str:
-    """How the names of a table's current parts go on after their bucket; "" if it has no marker."""
-    try:
-        return str(json.loads((folder / "_stage.json").read_text())["fingerprint"])[:12]
-    except (OSError, ValueError, KeyError):
-        return ""

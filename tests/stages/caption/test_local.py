@@ -15,8 +15,8 @@ from handloom.stages.caption.requests import (
     Outcome,
     Request,
 )
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.stage import Caption
-from handloom.stages.tables.rows import CaptionRow
 from tests.helpers.numbered_clips import clip, write_videos
 from tests.helpers.tiny_vlm import COLOURS, SAID, plain, write_vlm
 from tests.helpers.whole_clip import whole

@@ -14,8 +14,8 @@ import pytest
 from handloom.errors import RunError, UserError
 from handloom.stages.caption.journal import Journal
 from handloom.stages.caption.requests import Answer
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.stage import Caption
-from handloom.stages.tables.rows import CaptionRow
 from tests.helpers.caption_run import caption_all, table_of
 from tests.helpers.caption_server import (
     FAULTS,

@@ -8,9 +8,10 @@ from handloom.stages.caption.grammar import (
     is_gerund,
     lemma,
 )
+from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.source_text import clean
 from handloom.stages.caption.stage import Caption, EpisodeCaption, instruction
-from handloom.stages.tables.rows import CaptionRow, Clip
+from handloom.stages.tables.rows import Clip
 from tests.helpers.whole_clip import whole
 
 

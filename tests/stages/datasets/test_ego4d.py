@@ -74,40 +74,6 @@ def test_redacted_seconds_reject_what_touches_them() -> None:
     assert [s.reason for s in spans(rows, redacted=[(6.0, 7.0)])] == ["", "redacted", ""]
 
 
-def test_a_window_is_as_wide_as_the_mean_gap_over_that_of_the_dataset() -> None:
-    # A row of EgoClip: a narration at 3.3445 s has the window 2.967651 to 3.721266 s. Its width
-    # tells the mean gap of that video.
-    gap_s = (3.721266 - 2.967651) * 4.9
-    rows: Rows = [(3.3445 + i * gap_s, f"#C C does {i}") for i in range(5)]
-    rows[2], rows[3] = rows[3], (rows[2][0] + 1.0, rows[2][1])  # neither order nor evenness counts
-    found = list(ego4d.cut(narrations(rows), CutRule(max_s=8.0, rule="window")))
-    assert found[0].start_s == pytest.approx(2.967651, abs=1e-3)
-    assert found[0].end_s == pytest.approx(3.721266, abs=1e-3)
-    widths = [span.end_s - span.start_s for span in found]
-    assert widths == pytest.approx([widths[0]] * 5)
-
-
-def test_a_window_keeps_within_the_file_and_the_limit() -> None:
-    rows: Rows = [(0.1, "#C C a"), (98.1, "#C C b"), (98.1, "#C C c")]
-    (first, second) = ego4d.cut(narrations(rows), CutRule(max_s=8.0, rule="window"))
-    assert (first.start_s, first.end_s) == (0.0, 4.1)
-    assert (second.start_s, second.end_s, second.other_texts) == (94.1, 102.1, ("#C C c",))
-    (lone,) = ego4d.cut(narrations(rows[1:]), CutRule(max_s=8.0, rule="window"))
-    assert lone.end_s - lone.start_s == pytest.approx(1.0)
-    assert list(ego4d.cut(narrations([]), CutRule(rule="window"))) == []
-
-
-def test_a_window_takes_what_the_other_pass_says_in_it_and_is_redacted_by_what_it_touches() -> None:
-    entry = narrations(
-        [(10.0, "#C C a"), (19.8, "#C C b"), (29.6, "#C C d")],
-        [(9.5, "#C C near"), (12.0, "#C C far")],
-    )
-    rule = CutRule(max_s=8.0, rule="window")
-    (first, second, _) = ego4d.cut(entry, rule, [(20.5, 21.0)])
-    assert (first.other_texts, first.reason) == (("#C C near",), "")
-    assert second.reason == "redacted"
-
-
 def test_the_same_text_at_other_times_is_another_clip() -> None:
     found = spans([(1.0, "#C C cuts"), (4.0, "#C C cuts"), (7.0, "#C C cuts")])
     assert [s.start_s for s in found] == [1.0, 4.0, 7.0]

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from handloom.stages.duplicates.fingerprints import fingerprint
+from handloom.stages.duplicates.rows import DuplicateRow
 from handloom.stages.duplicates.stage import Duplicates
 from handloom.stages.select import Select
 from handloom.stages.tables.parts import Table, write_marker
-from handloom.stages.tables.rows import DuplicateRow, Row
+from handloom.stages.tables.rows import Row
 
 PRINT = "0" * 16
 TIMES_S = np.arange(6) * 0.5

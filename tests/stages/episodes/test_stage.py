@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.episodes.stage import Episodes
-from handloom.stages.tables.rows import EpisodeClip, EpisodeRow
+from handloom.stages.tables.rows import EpisodeClip
 
 STEPS = 30
 

@@ -1,5 +1,8 @@
 """Laws of looking for hands: places are the picture's, looks are spent where they can tell."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +14,10 @@ from PIL import Image
 from handloom.stages.hands import landmarker
 from handloom.stages.hands.landmarker import cut, find_hands
 from handloom.stages.hands.recheck import LookOptions, look_again, shows_hand
+from handloom.stages.hands.rows import Hand
 from handloom.stages.miniatures.people import scene
 from handloom.stages.miniatures.people.hand import draw_hand
-from handloom.stages.tables.rows import Hand
+from tests.helpers.folders import CHECKOUT
 
 Frame = npt.NDArray[np.uint8]
 OPTIONS = LookOptions()
@@ -138,7 +142,7 @@ def test_a_clear_yes_costs_no_further_look(hand: Frame, looks: list[tuple[int, .
     looks.clear()
     rated = look_again([hand] * 5, found, OPTIONS)
     assert not looks
-    assert [[h["trust"] for h in hands] for hands in rated] == [[1.0]] * 5
+    assert [[h["confidence"] for h in hands] for hands in rated] == [[1.0]] * 5
 
 
 @pytest.mark.parametrize(("count", "more"), [(1, 2), (3, 3), (6, 2), (8, 0), (16, 0)])
@@ -159,14 +163,14 @@ def test_without_blind_looks_a_clear_no_costs_nothing(
 
 def test_a_still_of_a_hand_is_trusted(hand: Frame) -> None:
     ((found,),) = two_looks([hand])
-    assert found["trust"] == 1.0
+    assert found["confidence"] == 1.0
 
 
 def test_a_hand_that_no_other_look_confirms_is_kept_without_trust(hand: Frame, bare: Frame) -> None:
     """The first look says that there is a hand on a bare table."""
     ((phantom,),) = first_look([hand])
     ((rated,),) = look_again([bare], [[phantom]], LookOptions(blind_looks=0))
-    assert rated == {**phantom, "trust": 0.0}
+    assert rated == {**phantom, "confidence": 0.0}
     assert not shows_hand([rated])
 
 
@@ -188,8 +192,23 @@ def test_what_was_found_is_left_alone(hand: Frame, bare: Frame) -> None:
     rated = look_again([hand, bare], found, OPTIONS)
     assert found == before
     for given, hands in zip(found, rated, strict=True):
-        assert [{**h, "trust": 0.0} for h in hands[: len(given)]] == given
+        assert [{**h, "confidence": 0.0} for h in hands[: len(given)]] == given
 
 
 def test_a_clip_without_frames_has_no_hands() -> None:
     assert look_again([], [], OPTIONS) == []
+
+
+def test_a_process_that_used_landmarkers_ends_without_an_exception() -> None:
+    code = (
+        "import numpy as np\n"
+        "from handloom.stages.hands.stage import Hands\n"
+        "from handloom.stages.hands.recheck import first_look\n"
+        "stage = Hands()\n"
+        "stage.setup()\n"
+        "print(first_look(np.zeros((64, 64, 3), np.uint8), 0, stage.look))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "[]\n")
+    logged = re.compile(r"[IWE]\d{4} |INFO: |WARNING: ")  # by MediaPipe's native library
+    assert [line for line in run.stderr.splitlines() if not logged.match(line)] == []

@@ -9,11 +9,12 @@ import pytest
 
 from handloom.stages.hands import schedule as sampling
 from handloom.stages.hands import stage as hands
+from handloom.stages.hands.rows import HandRow
 from handloom.stages.hands.stage import Hands
 from handloom.stages.miniatures.encode import write_video
 from handloom.stages.miniatures.people import cast
 from handloom.stages.stage import run_isolated
-from handloom.stages.tables.rows import Clip, HandRow
+from handloom.stages.tables.rows import Clip
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -48,7 +49,7 @@ def row(stage: Hands, wanted: Clip) -> HandRow:
 
 
 def looks(stage: Hands, wanted: Clip) -> int:
-    return sum(row(stage, wanted).looked)
+    return sum(row(stage, wanted).detector_ran)
 
 
 def test_only_key_frames_are_decoded_where_there_are_enough(folder: Path) -> None:
@@ -64,15 +65,15 @@ def test_a_clear_yes_costs_less_than_a_clear_no(folder: Path, suffix: str) -> No
     no = row(stage, clip(f"none{suffix}.mp4", 0.5, 6.5))
     assert any(yes.hand_counts)
     assert not any(no.hand_counts)
-    assert sum(yes.looked) <= 4
-    assert sum(no.looked) == sampling.CLEAR_NO
+    assert sum(yes.detector_ran) <= 4
+    assert sum(no.detector_ran) == sampling.CLEAR_NO
 
 
 def test_every_frame_is_looked_at_on_demand(folder: Path) -> None:
     stage = replace(Hands(), until_clear=False).at(folder)
     found = row(stage, clip("hands.mp4", 1.5, 7.5))
     assert len(found.times_s) == 12
-    assert all(found.looked)
+    assert all(found.detector_ran)
     assert 0 < sum(count > 0 for count in found.hand_counts) < 12  # the hand rests out of view
 
 
@@ -92,11 +93,15 @@ def test_a_row_does_not_depend_on_the_rows_before(
 def test_lists_are_parallel_and_in_time(folder: Path) -> None:
     for name in ("hands.mp4", "none_sparse.mp4"):
         found = row(Hands().at(folder), clip(name, 0.5, 6.5))
-        lists = found.times_s, found.looked, found.hand_counts, found.brightness, found.motion
+        lists = (
+            found.times_s,
+            found.detector_ran,
+            found.hand_counts,
+            found.brightness,
+            found.confidence,
+        )
         assert len({len(numbers) for numbers in lists}) == 1
         assert found.times_s == sorted(set(found.times_s))
-        assert found.motion[0] == 0
-        assert all(m > 0 for m in found.motion[1:])
         for number, count in enumerate(found.hand_counts):
             assert count == sum(hand["frame"] == number for hand in found.detections)
 

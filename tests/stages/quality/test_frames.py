@@ -89,7 +89,6 @@ def test_one_flat_colour_is_blank(level: int) -> None:
     assert quality.contrast < BLANK
     assert quality.flat_share > 0.95
     assert quality.brightness == pytest.approx(level / 255, abs=0.01)
-    assert (quality.glare > 0.9) == (level == 255)
 
 
 def test_a_scene_is_neither_blank_nor_a_title_and_a_title_is_one() -> None:

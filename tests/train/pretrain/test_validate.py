@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
@@ -21,6 +18,7 @@ from handloom.train.pretrain.baselines import Unigram
 from handloom.train.pretrain.task import PretrainTask
 from handloom.train.trainer.run import Run
 from handloom.train.trainer.start import train
+from tests.helpers.recorded_runs import clip_row, write_run
 from tests.helpers.stage1_runs import small_run, write_clips
 from tests.helpers.videos import write_grey_video
 
@@ -127,11 +125,13 @@ def run(tmp_path: Path, tiny_vqgan: Path) -> tuple[Path, vqgan.VQGAN, list[dict[
     """A run with a video that gets brighter; clips of it, of other codes, and of no file."""
     tokenizer = vqgan.load(str(tiny_vqgan), resolution=32)
     write_grey_video(tmp_path / "data/v.mp4", list(range(0, 240, 8)), fps=10)
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"data": str(tmp_path / "data")}))
     names = ["whole", "other codes", "no file"]
-    rows = {"clip_id": names, "media_path": ["v.mp4", "v.mp4", "gone.mp4"]}
-    (tmp_path / "tables/ingest").mkdir(parents=True)
-    pq.write_table(pa.table(rows), tmp_path / "tables/ingest/00-part.parquet")
+    places = ["v.mp4", "v.mp4", "gone.mp4"]
+    clips = [
+        clip_row(name, 0.0, 3.0, media_path=place)
+        for name, place in zip(names, places, strict=True)
+    ]
+    write_run(tmp_path, tmp_path / "data", {"ingest": clips})
     import av
 
     with av.open(str(tmp_path / "data/v.mp4")) as video:

@@ -1,21 +1,25 @@
 """Which frames of which sources the VQGAN's trainer sees, and which it holds out."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from handloom.errors import UserError
+from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.miniatures import lerobot
+from handloom.stages.stage import run_isolated
+from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import Clip, Row
+from handloom.tokenize.frames import center_square
 from handloom.train.trainer.start import train
 from handloom.train.vqgan.config import VQGANConfig
 from handloom.train.vqgan.frames import Frames, held_out_frames
+from handloom.train.vqgan.sources import EpisodeItem
+from tests.helpers.recorded_runs import clip_row, write_run, write_table
 from tests.helpers.videos import write_grey_video
 from tests.helpers.vqgan_training import tiny_config, write_pictures
 
@@ -79,37 +83,23 @@ def test_sources_that_cannot_be_are_refused(
         train(replace(config, frames=named))
 
 
-def write_table(run: Path, stage: str, rows: list[dict[str, Any]], part: str = "0") -> None:
-    folder = run / "tables" / stage
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / f"00-{'ab' * 6}-{part}.parquet")
-    (folder / "_stage.json").write_text(json.dumps({"fingerprint": "ab" * 32}))
-
-
-def clip(name: str, start_s: float, end_s: float, **more: Any) -> dict[str, Any]:
-    row = {"clip_id": name, "video_id": f"v-{name}", "split": "train", "status": "ok"}
-    span = {"start_s": start_s, "end_s": end_s, "media_path": "videos/a.mp4", "fps": 10.0}
-    return {**row, **span, "text": "#C C lifts a cup", **more}
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with a clip of each kind, all in one video; only `kept` is for training."""
-    out = tmp_path / "run"
     brightness = [2 * number for number in range(120)]  # 20 times the second shown
     write_grey_video(tmp_path / "data/videos/a.mp4", brightness, fps=10, crf="1")
     clips = [
-        clip("kept", 3.0, 5.0),
-        clip("held", 9.0, 11.0, split="val"),
-        clip("failed", 0.0, 2.0, status="failed"),
-        clip("rejected", 0.0, 2.0),
+        clip_row("kept", 3.0, 5.0),
+        clip_row("held", 9.0, 11.0, split="val"),
+        clip_row("failed", 0.0, 2.0, status="failed"),
+        clip_row("rejected", 0.0, 2.0),
+        clip_row("unseen", 0.0, 2.0),
     ]
-    write_table(out, "ingest", clips)
-    decided = [{"clip_id": name, "status": "ok"} for name in ("kept", "held")]
-    write_table(out, "select", [*decided, {"clip_id": "rejected", "status": "rejected"}])
-    stale = out / "tables/ingest" / f"00-{'cd' * 6}-0.parquet"
-    pq.write_table(pa.Table.from_pylist([clip("stale", 0.0, 2.0)]), stale)
-    (out / "run.yaml").write_text(f"dataset: ego4d\ndata: {tmp_path / 'data'}\n")
+    decided = [Row(clip_id=name) for name in ("kept", "held")]
+    decided.append(Row(clip_id="rejected", status="rejected", reason="no_hands"))
+    out = write_run(tmp_path / "run", tmp_path / "data", {"ingest": clips, "select": decided})
+    stale = Table(out / "tables/ingest", "cd" * 32)
+    stale.write("00", "0", [clip_row("stale", 0.0, 2.0)], Clip)
     return out
 
 
@@ -175,22 +165,38 @@ def test_runs_whose_data_is_gone_are_refused(config: VQGANConfig, run: Path) -> 
         train(replace(config, frames=(str(run),)))
 
 
-def test_episodes_are_opened_by_whoever_knows_them(config: VQGANConfig, run: Path) -> None:
-    rows = [clip(f"e{i}", 0.0, 2.0, place=[i], fps=5.0, state=[[0.0]]) for i in range(12)]
-    write_table(run, "ingest", rows)
-    write_table(run, "select", [{"clip_id": row["clip_id"], "status": "ok"} for row in rows])
-    named = replace(config, frames=(str(run),), max_pairs=20, gap_s=0.6)
-    with pytest.raises(UserError, match="a run of robot episodes"):
-        train(named)
-
-    def reopen(out: Path, row: dict[str, Any]) -> dict[str, np.ndarray]:
-        assert out == run
-        shade = np.arange(10, dtype=np.uint8)[:, None, None, None] + 10 * row["place"][0]
-        return {view: np.broadcast_to(shade + add, (10, 8, 9, 3)) for view, add in CAMERAS}
-
-    pairs = Frames(named, reopen).pool(0).pairs[0][:, :, 0, 0, 0].astype(int)
-    assert set((pairs[:, 1] - pairs[:, 0]).tolist()) == {3}  # 0.6 s at 5 steps a second
-    assert {shade >= 128 for shade in pairs[:, 0].tolist()} == {False, True}  # both cameras
+def test_later_filters_count_and_captions_do_not(config: VQGANConfig, run: Path) -> None:
+    write_table(run, "caption", [Row(clip_id="kept", status="rejected", reason="no_caption")])
+    named = replace(config, frames=(str(run),))
+    assert [item.key for item in Frames(named).sources[0].train] == ["kept"]
+    write_table(run, "faces", [Row(clip_id="held"), Row(clip_id="kept", status="rejected")])
+    with pytest.raises(UserError, match="too few videos"):
+        Frames(named)
 
 
-CAMERAS = (("front", 0), ("wrist", 128))
+def test_episodes_are_opened_from_what_the_run_recorded(
+    config: VQGANConfig, tmp_path: Path
+) -> None:
+    data = tmp_path / "lerobot"
+    lerobot.write(data, clips=4)
+    options = {"format": "lerobot", "dataset": "mine", "val_percent": 30.0}
+    stage = EpisodeIngest(**options).at(data)
+    rows = [row for source in stage.sources() for row in run_isolated(stage, (source,))]
+    read = {row.clip_id for row in rows if row.status == "ok"}
+    out = write_run(tmp_path / "run", data, {"ingest": rows}, {"views": [], **options})
+    frames = Frames(replace(config, frames=(str(out),), max_pairs=20, gap_s=0.6))
+    (source,) = frames.sources
+    assert {item.key for item in (*source.train, *source.held_out)} == read
+    item = source.train[0]
+    assert isinstance(item, EpisodeItem)
+    assert list(item.pictures.views(item.place)) == item.place.views
+    expected = {
+        center_square(view[step], config.resolution).tobytes()
+        for one in source.train
+        if isinstance(one, EpisodeItem)
+        for view in one.pictures.views(one.place).values()
+        for step in range(len(view))
+    }
+    pairs = frames.pool(0).pairs[0]
+    assert {frame.tobytes() for pair in pairs for frame in pair} <= expected
+    assert any(not np.array_equal(*pair) for pair in pairs)

@@ -1,0 +1,75 @@
+"""Rows of the `hands` table."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from handloom.stages.tables.rows import Row
+
+CONFIDENT = 1 / 3
+"""From this `confidence` a hand counts. What is taken for a hand comes and goes: on robots and
+animals it shows in up to a quarter of the frames, hands at work mostly in more than half."""
+
+
+class Hand(TypedDict):
+    """One detected hand; coordinates are relative to the picture's width and height."""
+
+    frame: int
+    handedness: str
+    score: float
+    """How sure MediaPipe is of the handedness, 0 to 1."""
+    confidence: float
+    """How sure it is that this is a hand, 0 to 1: 1 where it was detected again in a second pass,
+    else the share of the clip's other frames that show one."""
+    box_xyxy: list[float]
+    landmarks_xyz: list[float]
+    """21 points, x y z each, in MediaPipe's order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandRow(Row):
+    """A row of the `hands` table. Lists are parallel to `times_s`."""
+
+    times_s: list[float]
+    """Of each sampled frame, from the start of the video, ascending."""
+    detector_ran: list[bool]
+    """Whether hands were looked for in the frame; where not, its count is 0."""
+    hand_counts: list[int]
+    """Hands of at least `CONFIDENT` confidence."""
+    confidence: list[float]
+    """The highest among the frame's hands, 0 to 1; 0 where there is none."""
+    brightness: list[float]
+    """Mean luma, 0 black to 1 white."""
+    contrast: list[float]
+    """Range of the luma without its extremes; 0 is one flat colour."""
+    sharpness: list[float]
+    """How much of its strongest edges a further blur takes away, 0 to 1."""
+    flat_share: list[float]
+    """Share of the frame that has one and the same luma."""
+    change: float
+    """Largest change among all frames, 0 to 1."""
+    picture_xyxy: list[float]
+    """The picture without letterbox bars, relative to width and height."""
+    bar_share: float
+    stereo: str
+    """Where a second eye's picture would be: side_by_side or top_bottom."""
+    stereo_score: float
+    """How alike the two would be, 0 to 1."""
+    cuts_s: list[float]
+    """Shot changes, from the start of the video; empty where none were looked for."""
+    shot_start_s: float
+    """The longest stretch without a shot change."""
+    shot_end_s: float
+    fingerprints: bytes
+    """uint8 [frames, 1152], see fingerprints.py."""
+    detections: list[Hand]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing(Row):
+    """The part of a clip that is worth showing: columns of the `hands` table."""
+
+    shot_start_s: float
+    """The longest stretch without a shot change; the whole clip where none was looked for."""
+    shot_end_s: float
+    picture_xyxy: list[float]
+    """The picture without letterbox bars, relative to width and height."""
