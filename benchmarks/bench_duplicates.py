@@ -35,7 +35,7 @@ import cv2
 import numpy as np
 
 from handloom.stages.duplicates import candidates as nd
-from handloom.stages.duplicates import compare as alikeness
+from handloom.stages.duplicates import compare as comparison
 from handloom.stages.duplicates.candidates import ClipFrames
 from handloom.stages.duplicates.fingerprints import fingerprint
 
@@ -369,19 +369,19 @@ class Found:
     cpu_s: float
 
 
-def compare_part(frames: alikeness.Frames, seeds: np.ndarray) -> tuple[Any, float]:
+def compare_part(frames: comparison.FrameTable, candidates: np.ndarray) -> tuple[Any, float]:
     started = time.process_time()
-    return alikeness.compare(frames, seeds), time.process_time() - started
+    return comparison.compare_clips(frames, candidates), time.process_time() - started
 
 
 def find(made: list[Made], pool: ProcessPoolExecutor, workers: int) -> Found:
     """Search on one core, then compare on all; what `near_duplicates` does, spread out by pair."""
     clips = sorted((m.frames for m in made), key=lambda clip: clip.clip_id)
     wall, cpu = time.perf_counter(), time.process_time()
-    frames = nd.gathered(clips)
-    seeds = nd.search(frames)
-    part = (seeds["clip"].astype(np.int64) + seeds["other"]) % (8 * workers)
-    jobs = [pool.submit(compare_part, frames, seeds[part == n]) for n in range(8 * workers)]
+    frames = nd.stack_clips(clips)
+    candidates = nd.find_candidates(frames)
+    part = (candidates["clip"].astype(np.int64) + candidates["other"]) % (8 * workers)
+    jobs = [pool.submit(compare_part, frames, candidates[part == n]) for n in range(8 * workers)]
     results = [job.result() for job in jobs]
     cpu_s = time.process_time() - cpu + sum(seconds for _, seconds in results)
     rows = [row for columns, _ in results for row in zip(*columns, strict=True)]

@@ -1,18 +1,19 @@
-"""Near-duplicate clips: which show the same footage, re-encoded, cropped, mirrored or shifted.
+"""Near-duplicate search: clips of the same footage, re-encoded, cropped, mirrored or shifted.
 
-Three steps, each over plain arrays, so that a cluster can run each of them on a part of the data:
+`near_duplicates` is the entry. Its three steps work on plain arrays, so that a cluster can run each
+on a part of the data:
 
-1. `file_frames` files each frame under a few keys as it is, and its views under keys of theirs.
-2. `meet` joins frames with views under the same key: moments at which one clip may be a crop of
-   the other. Rows of one key must come together, which is a shuffle by key; nothing else must.
-3. `compare` lays the pictures of both clips over each other at the times that such a moment
-   implies, and tells how alike they are. Seeds of one pair must come together: a shuffle by pair.
+1. `index_frames` hashes frames to a few keys each, and crops of frames ("views") to keys of theirs.
+2. `match_entries` joins frames and views that share a key. A match is a candidate: a moment at
+   which one clip may be a crop of the other. The join is a shuffle by key.
+3. `compare_clips` (compare.py) registers the frames of both clips at the times that a candidate
+   implies and scores their similarity. Candidates of a pair must come together: a shuffle by pair.
 
-A frame meets at most `MAX_BUCKET` others for each key, and a clip is compared with about `NEAREST`
-others, so that time grows with the number of frames, also where a million clips begin with one
-title or show one laboratory. `near_duplicates` runs all three.
+A frame is matched with at most MAX_BUCKET others for each key and a clip compared with about
+NEAREST others, so that time grows with the number of frames, even where a million clips begin with
+one title or show one laboratory.
 
-Shapes: F frames, E entries, S seeds, R registered pairs of frames.
+Shapes: F frames, E entries, S candidates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,32 +23,32 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.errors import UserError
-from handloom.stages.duplicates import compare as alikeness
 from handloom.stages.duplicates import fingerprints as fp
-from handloom.stages.duplicates.alignments import Frames
+from handloom.stages.duplicates.alignments import FrameTable
+from handloom.stages.duplicates.compare import compare_clips
 
-MAX_BUCKET = 200
-MAX_BITS = 16  # of 63: unrelated views differ in 31, the best of 918 in 922 copies in no more
-NEAREST = 50  # other clips that a clip is compared with, unless it is among the nearest of theirs
-MAX_SEEDS = 4  # for a pair of clips in either direction
-CHUNK = 4096  # frames filed at a time
+MAX_BUCKET = 200  # index entries that a view is matched with under one key
+MAX_BITS = 16  # of 63: unrelated views differ in 31, the best pairs of 918 of 922 copies in <= 16
+NEAREST = 50  # clips that a clip is compared with, besides those that have it among theirs
+MAX_PER_PAIR = 4  # candidates of a pair of clips, in either direction
+CHUNK = 4096  # frames indexed at a time
 
-# 33 bytes; `clip` and `group` travel along so that `meet` needs no other table.
+# 33 bytes; `clip` and `group` travel along, so that `match_entries` needs no other table.
 ENTRY = np.dtype(
     [("key", "<i8"), ("signature", "<u8"), ("frame", "<i8"), ("clip", "<i4"), ("group", "<i4"),
      ("view", "u1")]
 )  # fmt: skip
-SEED = np.dtype(
+CANDIDATE = np.dtype(
     [("clip", "<i4"), ("other", "<i4"), ("bits", "u1"), ("frame", "<i8"), ("other_frame", "<i8"),
      ("view", "u1")]
 )  # fmt: skip
 Entries = npt.NDArray[np.void]
-Seeds = npt.NDArray[np.void]
+Candidates = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """What is stored of a clip: when its frames were sampled, and their fingerprints."""
+    """Sampled frames of one clip: their times and fingerprints."""
 
     clip_id: str
     group: str  # clips of one group (a source video) are not compared with each other
@@ -65,23 +66,23 @@ class Pair:
 
 
 def near_duplicates(clips: Sequence[ClipFrames], min_similarity: float = 0.5) -> Iterator[Pair]:
-    """All pairs of clips of different groups that are alike, sorted by id.
+    """All near-duplicate pairs of clips of different groups, sorted by id.
 
     Takes about 14 kB of memory a clip of ten frames. The order of `clips` changes nothing.
 
     Raises:
-        UserError: a clip has not as many times as fingerprints, or fingerprints of another form.
+        UserError: a clip has not as many times as fingerprints, or these are of another size.
     """
     clips = sorted(clips, key=lambda clip: clip.clip_id)
-    frames = gathered(clips)
-    pairs = alikeness.compare(frames, search(frames))
+    frames = stack_clips(clips)
+    pairs = compare_clips(frames, find_candidates(frames))
     for clip, other, similarity in zip(*pairs, strict=True):
         if similarity >= min_similarity:
             yield Pair(clips[clip].clip_id, clips[other].clip_id, float(similarity))
 
 
-def gathered(clips: Sequence[ClipFrames]) -> Frames:
-    """The frames of all clips in a row."""
+def stack_clips(clips: Sequence[ClipFrames]) -> FrameTable:
+    """The frames of all clips in one table."""
     for clip in clips:
         if clip.fingerprints.shape != (len(clip.times_s), fp.BYTES):
             raise UserError(
@@ -91,7 +92,7 @@ def gathered(clips: Sequence[ClipFrames]) -> Frames:
             )
     numbers = {name: n for n, name in enumerate(sorted({clip.group for clip in clips}))}
     counts = [len(clip.times_s) for clip in clips]
-    return Frames(
+    return FrameTable(
         fingerprints=np.concatenate(
             [np.empty((0, fp.BYTES), np.uint8), *(clip.fingerprints for clip in clips)]
         ),
@@ -102,23 +103,23 @@ def gathered(clips: Sequence[ClipFrames]) -> Frames:
     )
 
 
-def search(frames: Frames) -> Seeds:
-    """Moments at which two clips may show the same picture, at most `MAX_SEEDS` a direction."""
+def find_candidates(frames: FrameTable) -> Candidates:
+    """Frame pairs that may show the same scene, at most MAX_PER_PAIR a pair and direction."""
     count = len(frames.clip)
-    whole = [file_frames(frames, slice(i, i + CHUNK), views=1) for i in range(0, count, CHUNK)]
-    index = in_order(np.concatenate([np.empty(0, ENTRY), *whole]))
-    found = [np.empty(0, SEED)]
+    whole = [index_frames(frames, slice(i, i + CHUNK), views=1) for i in range(0, count, CHUNK)]
+    index = sort_entries(np.concatenate([np.empty(0, ENTRY), *whole]))
+    parts = [np.empty(0, CANDIDATE)]
     for start in range(0, count, CHUNK):
-        views = file_frames(frames, slice(start, start + CHUNK), views=len(fp.VIEWS))
-        found.append(strongest(meet(index, views)))
-    return nearest(strongest(np.concatenate(found)))
+        views = index_frames(frames, slice(start, start + CHUNK), views=len(fp.VIEWS))
+        parts.append(keep_best(match_entries(index, views)))
+    return keep_nearest(keep_best(np.concatenate(parts)))
 
 
-def file_frames(frames: Frames, part: slice, views: int) -> Entries:
-    """Entries of some frames under the keys of their first views; flat frames have none.
+def index_frames(frames: FrameTable, part: slice, views: int) -> Entries:
+    """Index entries of some frames under the keys of their first `views`; flat frames have none.
 
     Returns:
-        ENTRY [E]; with `views=1` the frames as they are, which views of others are compared with.
+        ENTRY [E]; with `views=1` the whole frames, which the views of others are matched with.
     """
     chosen = np.arange(len(frames.clip))[part]
     chosen = chosen[~fp.is_flat(frames.fingerprints[part])]
@@ -133,20 +134,20 @@ def file_frames(frames: Frames, part: slice, views: int) -> Entries:
     return entries.ravel()
 
 
-def in_order(whole: Entries) -> Entries:
-    """Entries by key, then by signature: the lowest, steadiest frequencies count most."""
+def sort_entries(whole: Entries) -> Entries:
+    """Entries sorted by key, then by signature, whose lowest, steadiest frequencies come first."""
     return whole[np.lexsort((whole["frame"], whole["signature"], whole["key"]))]
 
 
-def meet(index: Entries, views: Entries) -> Seeds:
-    """Whole frames and views that share a key and differ in few signs.
+def match_entries(index: Entries, views: Entries) -> Candidates:
+    """Candidates [S]: whole frames and views that share a key and differ in few bits.
 
     Args:
-        index: ENTRY [E], whole frames, `in_order`, all that have one of the views' keys.
-        views: ENTRY [E], in any order.
+        index: ENTRY [E] of whole frames, sorted by `sort_entries`, all with one of the views' keys.
+        views: ENTRY [E] of views, in any order.
     """
-    low, count = _buckets(index, views)
-    found = []
+    low, count = _bucket_ranges(index, views)
+    parts = []
     # A block at a time: a thousand views with two hundred partners each take 7 MB.
     ends = np.cumsum(count)
     cuts = np.searchsorted(ends, np.arange(1 << 18, int(ends[-1]) if len(ends) else 0, 1 << 18))
@@ -154,16 +155,18 @@ def meet(index: Entries, views: Entries) -> Seeds:
         times = count[block]
         query = np.repeat(block, times)
         steps = np.arange(len(query)) - np.repeat(np.cumsum(times) - times, times)
-        found.append(_alike(index, low[query] + steps, views, query))
-    return np.concatenate([np.empty(0, SEED), *found])
+        parts.append(_close_pairs(index, low[query] + steps, views, query))
+    return np.concatenate([np.empty(0, CANDIDATE), *parts])
 
 
-def _buckets(index: Entries, views: Entries) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where in the index each view's partners begin, and how many there are."""
+def _bucket_ranges(
+    index: Entries, views: Entries
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First index row that each view is matched with, and how many rows follow it."""
     keys = np.ascontiguousarray(index["key"])
     low, high = (np.searchsorted(keys, views["key"], side) for side in ("left", "right"))
     for start in np.unique(low[high - low > MAX_BUCKET]):
-        # Too many: those whose signatures are next to the view's in the order of the bucket.
+        # Too many: take those whose signatures are next to the view's in the sorted bucket.
         here = np.flatnonzero((low == start) & (high - low > MAX_BUCKET))
         bucket = index["signature"][start : high[here[0]]]
         place = np.searchsorted(bucket, views["signature"][here]) - MAX_BUCKET // 2
@@ -172,49 +175,49 @@ def _buckets(index: Entries, views: Entries) -> tuple[npt.NDArray[np.int64], npt
     return low, high - low
 
 
-def _alike(
+def _close_pairs(
     index: Entries, at: npt.NDArray[np.int64], views: Entries, query: npt.NDArray[np.int64]
-) -> Seeds:
-    """Seeds from rows of the index and rows of the views, where few signs differ."""
+) -> Candidates:
+    """Candidates among given rows of the index and of the views: few bits differ, not one group."""
     bits = np.bitwise_count(index["signature"][at] ^ views["signature"][query])
     apart = index["group"][at] != views["group"][query]
     good = np.flatnonzero((bits <= MAX_BITS) & apart)
     whole, part = index[at[good]], views[query[good]]
-    seeds = np.empty(len(good), SEED)
-    seeds["clip"], seeds["frame"] = whole["clip"], whole["frame"]
-    seeds["other"], seeds["other_frame"] = part["clip"], part["frame"]
-    seeds["bits"], seeds["view"] = bits[good], part["view"]
-    return seeds
+    candidates = np.empty(len(good), CANDIDATE)
+    candidates["clip"], candidates["frame"] = whole["clip"], whole["frame"]
+    candidates["other"], candidates["other_frame"] = part["clip"], part["frame"]
+    candidates["bits"], candidates["view"] = bits[good], part["view"]
+    return candidates
 
 
-def strongest(seeds: Seeds) -> Seeds:
-    """The `MAX_SEEDS` pairs of frames that differ least, for each clip and other clip."""
+def keep_best(candidates: Candidates) -> Candidates:
+    """The MAX_PER_PAIR candidates that differ in the fewest bits, for each clip and other clip."""
     for within, kept in (
         (("clip", "other", "frame", "other_frame"), 1),
-        (("clip", "other"), MAX_SEEDS),
+        (("clip", "other"), MAX_PER_PAIR),
     ):
         order = ("view", "other_frame", "frame", "bits", *reversed(within))
-        seeds = seeds[np.lexsort([seeds[name] for name in order])]
-        new = np.ones(len(seeds), bool)
-        new[1:] = np.any([seeds[name][1:] != seeds[name][:-1] for name in within], axis=0)
-        begins = np.maximum.accumulate(np.where(new, np.arange(len(seeds)), 0))
-        seeds = seeds[np.arange(len(seeds)) - begins < kept]
-    return seeds
+        candidates = candidates[np.lexsort([candidates[name] for name in order])]
+        new = np.ones(len(candidates), bool)
+        new[1:] = np.any([candidates[name][1:] != candidates[name][:-1] for name in within], axis=0)
+        begins = np.maximum.accumulate(np.where(new, np.arange(len(candidates)), 0))
+        candidates = candidates[np.arange(len(candidates)) - begins < kept]
+    return candidates
 
 
-def nearest(seeds: Seeds) -> Seeds:
-    """The seeds of pairs in which one clip is among the `NEAREST` of the other.
+def keep_nearest(candidates: Candidates) -> Candidates:
+    """The candidates of pairs in which one clip is among the NEAREST of the other.
 
     Args:
-        seeds: SEED [S], the `strongest` of all, of each clip all those that name it.
+        candidates: CANDIDATE [S] after `keep_best`, for each clip all those that name it.
     """
-    ends = np.sort(np.stack([seeds["clip"], seeds["other"]], axis=1), axis=1)
+    ends = np.sort(np.stack([candidates["clip"], candidates["other"]], axis=1), axis=1)
     pairs, pair = np.unique(ends, axis=0, return_inverse=True)
     bits = np.full(len(pairs), MAX_BITS, np.uint8)
-    np.minimum.at(bits, pair, seeds["bits"])
+    np.minimum.at(bits, pair, candidates["bits"])
     kept = np.zeros(len(pairs), bool)
     clips, others = pairs.ravel(), pairs[:, ::-1].ravel()
     order = np.lexsort((others, np.repeat(bits, 2), clips))
     begins = np.searchsorted(clips[order], clips[order])
     kept[order[np.arange(len(order)) - begins < NEAREST] // 2] = True
-    return seeds[kept[pair]]
+    return candidates[kept[pair]]

@@ -1,8 +1,7 @@
-"""Fingerprints: what of a decoded frame is stored, so that copies are found without decoding again.
+"""Fingerprints of decoded frames: small images from which copies are found without decoding again.
 
-A fingerprint is a small picture: 32x32 luma, then 8x8 blue and 8x8 red difference, 1,152 bytes.
-Everything a search needs, keys and comparisons, is computed from it, so that a better search needs
-no second pass over the media.
+A fingerprint is 32x32 luma, then 8x8 blue and 8x8 red difference, 1,152 bytes. Keys and comparisons
+are computed from it, so that a better search needs no second pass over the media.
 
 Shapes: F frames, K bytes of a fingerprint, V views, N coefficients, B keys of a view.
 """
@@ -19,10 +18,10 @@ CHROMA_SIDE = 8
 BYTES = LUMA_SIDE**2 + 2 * CHROMA_SIDE**2
 Fingerprints = npt.NDArray[np.uint8]  # [F, K]
 
-# A bar of a letterbox: rows or columns this dark throughout, equally wide on both sides. Video
-# black is 16 of 255 when a range flag was lost; a dark room's sensor noise lies above.
+# Letterbox bars are rows or columns this dark throughout, equally wide on both sides. Video black
+# is 16 of 255 when a range flag was lost; a dark room's sensor noise lies above.
 BAR_LEVEL = 24
-FLAT_LEVELS = 4.0  # standard deviation of luma below which a frame looks like any other
+FLAT_LEVELS = 4.0  # standard deviation of luma below which a frame resembles any other
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,24 @@ def _views() -> tuple[View, ...]:
 
 
 VIEWS = _views()
-SIDE = 8  # frequencies looked at in each direction
+FREQUENCY_SIDE = 8  # frequencies used in each direction
 # Lowest first: they survive cropping and half a second of motion best.
 FREQUENCIES = sorted(
-    ((u, v) for u in range(SIDE) for v in range(SIDE) if u + v),
+    ((u, v) for u in range(FREQUENCY_SIDE) for v in range(FREQUENCY_SIDE) if u + v),
     key=lambda f: (f[0] ** 2 + f[1] ** 2, f),
 )
-PLACES = np.arange(len(FREQUENCIES), dtype=np.uint64)[::-1]  # the lowest frequency's bit is highest
+BIT_PLACES = np.arange(len(FREQUENCIES), dtype=np.uint64)[::-1]  # lowest frequency, highest bit
 FALL_OFF = 1.2  # amplitudes fall with this power of frequency: fitted on 46 real videos
-KEYED = 24  # coefficients that keys are made of
-PEAKS = 6  # the strongest of them
-LEFT_OUT = 1  # of these, a key leaves out so many: two frames may disagree on as many
+KEYED = 24  # lowest coefficients that keys are made of
+PEAKS = 6  # strongest of them
+DROPPED = 1  # peaks that a key leaves out: two frames may disagree on as many
 
 
 def fingerprint(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """What is stored of a frame.
+    """The fingerprint of a frame, black bars cut off and the rest squeezed to a square.
 
     Args:
-        frame_hwc: uint8 [H, W, 3] RGB, any size; it is squeezed to a square without its black bars.
+        frame_hwc: uint8 [H, W, 3] RGB, any size.
 
     Returns:
         uint8 [1152]: luma [32, 32], then Cb and Cr [8, 8] around 128 (ITU-R BT.601, full range).
@@ -69,7 +68,7 @@ def fingerprint(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     picture_hwc, side = _without_bars(frame_hwc), (LUMA_SIDE, LUMA_SIDE)
     small = cv2.resize(picture_hwc, side, interpolation=cv2.INTER_AREA)  # means over cells
     luma, red, blue = np.moveaxis(cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb), 2, 0)
-    return np.concatenate([luma.ravel(), _coarse(blue), _coarse(red)])
+    return np.concatenate([luma.ravel(), _block_means(blue), _block_means(red)])
 
 
 def _without_bars(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -80,37 +79,37 @@ def _without_bars(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _bars(brightest: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """First and last line between two bars of equal width; bars cover less than half."""
+    """First and last line between two bars of equal width, which cover less than half."""
     lit, lines = np.flatnonzero(brightest >= BAR_LEVEL), len(brightest)
     width = int(min(lit[0], lines - 1 - lit[-1])) if len(lit) else 0
     width = width if 4 * width < lines else 0
     return width, lines - width
 
 
-def _coarse(plane: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _block_means(plane: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     step = LUMA_SIDE // CHROMA_SIDE
     blocks = plane.reshape(CHROMA_SIDE, step, CHROMA_SIDE, step).mean(axis=(1, 3))
     return np.asarray(np.rint(blocks), np.uint8).ravel()
 
 
 def luma(fingerprints: Fingerprints) -> npt.NDArray[np.float32]:
-    """Luma of fingerprints, float32 [F, 32, 32], 0 to 255."""
+    """Luma planes, float32 [F, 32, 32], 0 to 255."""
     return fingerprints[:, : LUMA_SIDE**2].reshape(-1, LUMA_SIDE, LUMA_SIDE).astype(np.float32)
 
 
 def chroma(fingerprints: Fingerprints) -> npt.NDArray[np.float32]:
-    """Blue and red difference of fingerprints, float32 [F, 2, 8, 8], around 0."""
+    """Blue and red difference planes, float32 [F, 2, 8, 8], -128 to 127."""
     planes = fingerprints[:, LUMA_SIDE**2 :].reshape(-1, 2, CHROMA_SIDE, CHROMA_SIDE)
     return planes.astype(np.float32) - 128
 
 
 def is_flat(fingerprints: Fingerprints) -> npt.NDArray[np.bool_]:
-    """Whether frames are too plain (black, white, a wall) to tell from others, bool [F]."""
+    """Whether frames are too plain (black, white, a wall) to be told apart, bool [F]."""
     return np.asarray(luma(fingerprints).std(axis=(1, 2)) < FLAT_LEVELS)
 
 
 def spectra(fingerprints: Fingerprints, views: int) -> npt.NDArray[np.float32]:
-    """Low frequencies of the first views of each frame, float32 [F, V, N], about equally strong."""
+    """Low frequencies of each frame's first views, float32 [F, V, N], about equally strong."""
     count = len(FREQUENCIES)
     flat = luma(fingerprints).reshape(-1, LUMA_SIDE**2) @ _projection()[:, : views * count]
     return np.asarray(flat.reshape(len(fingerprints), views, count))
@@ -118,44 +117,46 @@ def spectra(fingerprints: Fingerprints, views: int) -> npt.NDArray[np.float32]:
 
 @cache
 def _projection() -> npt.NDArray[np.float32]:
-    """[1024, V * N]: cut a view out, mirror it, take its cosine transform, weigh frequencies."""
+    """Matrix [1024, V * N] that crops and mirrors a view, transforms and equalises it in one go."""
     columns = []
     for view in VIEWS:
         across, down = (_cosines(start, view.size) for start in (view.left, view.top))
         if view.mirror:
-            across = across * (-1.0) ** np.arange(SIDE)[:, None]
+            across = across * (-1.0) ** np.arange(FREQUENCY_SIDE)[:, None]
         for u, v in FREQUENCIES:
             columns.append(np.outer(down[v], across[u]).ravel() * np.hypot(u, v) ** FALL_OFF)
     return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _cosines(start: float, size: float) -> npt.NDArray[np.float64]:
-    """[SIDE, 32]: cosine transform of the stretch [start, start + size] of 32 cells."""
+    """Cosine transform [8, 32] of the stretch from `start`, `size` wide (shares), of 32 cells."""
+    # The stretch is brought to 16 cells first, by the share of each cell that it covers.
     edges = LUMA_SIDE * (start + size * np.arange(17) / 16)
     cell = np.arange(LUMA_SIDE)
     cover = np.minimum(edges[1:, None], cell + 1) - np.maximum(edges[:-1, None], cell)
-    waves = np.cos(np.pi * np.outer(np.arange(SIDE), np.arange(16) + 0.5) / 16)
+    waves = np.cos(np.pi * np.outer(np.arange(FREQUENCY_SIDE), np.arange(16) + 0.5) / 16)
     return np.asarray(waves @ (cover.clip(0) / np.diff(edges)[:, None]))
 
 
 def band_keys(spectra_fvn: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Keys under which views are filed, int64 [..., B]: views of the same scene share one or more.
+    """Index keys of views, int64 [..., B]; views of the same scene share at least one.
 
-    The strongest low frequencies with their signs, one of them left out in turn. A fixed set of
-    signs would hang on coefficients near zero, which flip with the smallest crop.
+    A key packs the strongest low frequencies with their signs, each left out in turn. Signs of a
+    fixed set would depend on coefficients near zero, which flip with the smallest crop.
     """
     keyed = spectra_fvn[..., :KEYED]
     peaks = np.argsort(-np.abs(keyed), axis=-1, kind="stable")[..., :PEAKS]
     signs = np.take_along_axis(keyed, peaks, axis=-1) > 0
+    # Six bits a peak: 2 * number + sign + 1 is below 64. Sorted, so that the order does not count.
     codes = np.sort(2 * peaks + signs + 1, axis=-1)
     keys = [
         sum(codes[..., at] << (6 * place) for place, at in enumerate(chosen))
-        for chosen in combinations(range(PEAKS), PEAKS - LEFT_OUT)
+        for chosen in combinations(range(PEAKS), PEAKS - DROPPED)
     ]
     return np.stack(keys, axis=-1).astype(np.int64)
 
 
 def signatures(spectra_fvn: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """Signs of all frequencies as bits, uint64 [...]; unrelated views differ in half of them."""
-    bits = (spectra_fvn > 0).astype(np.uint64) << PLACES
+    """Signs of all frequencies as bits, uint64 [...]; unrelated views differ in about half."""
+    bits = (spectra_fvn > 0).astype(np.uint64) << BIT_PLACES
     return np.asarray(np.bitwise_or.reduce(bits, axis=-1))

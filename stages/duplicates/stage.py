@@ -1,8 +1,8 @@
-"""Duplicates: which clips show nearly the same footage, within the run and in other runs.
+"""The `duplicates` stage: clips of nearly the same footage, within the run and in other runs.
 
-Nothing is decided here: `select` compares the similarities with its threshold. Of two clips one is
-the one to keep: one of another run before one of this run, a held-out one before one of train, then
-the larger picture, then the smaller id.
+Nothing is dropped here: `select` compares the similarities with its threshold. Of two
+near-duplicates the better one is to be kept: one of another run before one of this run, a held-out
+one before one of train, then the one with more pixels, then the one with the smaller id.
 """
 
 from collections import defaultdict
@@ -27,36 +27,36 @@ from handloom.stages.tables.columns import (
 from handloom.stages.tables.parts import Tables, open_tables
 from handloom.stages.tables.rows import Row
 
-MATCHES_KEPT = 8  # of a clip, the most similar: a title card may have thousands
+MATCHES_KEPT = 8  # most similar clips listed in a row: a title card may match thousands
 HAND_COLUMNS = ("clip_id", "status", "times_s", "fingerprints")
 CLIP_COLUMNS = ("clip_id", "bucket", "dataset", "video_id", "split", "width", "height")
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A clip with what decides which of two is kept."""
+class RankedClip:
+    """A clip with what decides whether it is better than a near-duplicate."""
 
     frames: ClipFrames
     bucket: str
     dataset: str
     split: str
     pixels: int
-    foreign: bool
+    other_run: bool  # it belongs to another run, whose shards are written already
 
     @property
     def clip_id(self) -> str:
-        """The clip's id."""
+        """Id of the clip."""
         return self.frames.clip_id
 
     @property
     def rank(self) -> tuple[bool, bool, int, str]:
-        """The lower one of two is kept."""
-        return not self.foreign, self.split == "train", -self.pixels, self.clip_id
+        """Sort key: of two near-duplicates the lower one is better."""
+        return not self.other_run, self.split == "train", -self.pixels, self.clip_id
 
 
 @dataclass(frozen=True)
 class Duplicates(TableStage):
-    """Options of `duplicates`."""
+    """The `duplicates` stage and its options."""
 
     name: ClassVar[str] = "duplicates"
     code_version: ClassVar[int] = 2
@@ -64,37 +64,37 @@ class Duplicates(TableStage):
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Row}
 
     min_similarity: float = 0.3
-    """Pairs that are less alike are not stored."""
+    """Pairs of clips with a lower similarity, 0 to 1, are not stored."""
     against: tuple[Path, ...] = ()
     """Output folders of other runs: clips like those that they kept count as duplicates here."""
 
     def settings(self) -> dict[str, Any]:
-        """The options; other runs count by what they kept, not by where they lie."""
+        """The options; another run counts by the state of its `select` table, not by its path."""
         states = [open_tables(Path(out))["select"].state() for out in self.against]
         return super().settings() | {"against": states}
 
     def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
-        """Compare all clips with each other."""
-        own = list(_listed(tables, foreign=False))
-        ids = {clip.clip_id for clip in own}
-        others = (c for out in self.against for c in _listed(open_tables(Path(out)), foreign=True))
-        every = {clip.clip_id: clip for clip in own}
-        every |= {clip.clip_id: clip for clip in others if clip.clip_id not in ids}
-        found: dict[str, list[Match]] = defaultdict(list)
+        """Rows of all clips of this run, bucket by bucket, after comparing each with each other."""
+        own = list(_read_clips(tables, other_run=False))
+        others = (
+            c for out in self.against for c in _read_clips(open_tables(Path(out)), other_run=True)
+        )
+        every = {clip.clip_id: clip for clip in (*others, *own)}  # this run's own clips win
+        matches: dict[str, list[Match]] = defaultdict(list)
         pairs = near_duplicates([clip.frames for clip in every.values()], self.min_similarity)
         for pair in pairs:
             one, two = every[pair.clip_id], every[pair.other_id]
-            found[one.clip_id].append(match(one, two, pair.similarity))
-            found[two.clip_id].append(match(two, one, pair.similarity))
+            matches[one.clip_id].append(make_match(one, two, pair.similarity))
+            matches[two.clip_id].append(make_match(two, one, pair.similarity))
         if own:
-            rows = [row_of(clip, found.get(clip.clip_id, [])) for clip in own]
+            rows = [duplicate_row(clip, matches.get(clip.clip_id, [])) for clip in own]
             yield from by_bucket(
                 pa.Table.from_pylist(rows), pa.chunked_array([[c.bucket for c in own]])
             )
 
 
-def match(clip: Listed, other: Listed, similarity: float) -> Match:
-    """What a clip's row says of another one."""
+def make_match(clip: RankedClip, other: RankedClip, similarity: float) -> Match:
+    """The entry for `other` in the row of `clip`."""
     return Match(
         clip_id=other.clip_id,
         dataset=other.dataset,
@@ -104,11 +104,11 @@ def match(clip: Listed, other: Listed, similarity: float) -> Match:
     )
 
 
-def row_of(clip: Listed, matches: list[Match]) -> dict[str, Any]:
-    """A clip's row.
+def duplicate_row(clip: RankedClip, matches: list[Match]) -> dict[str, Any]:
+    """A row of the `duplicates` table.
 
-    A leak is a pair of one clip of train and one held out. The one of train goes; where that is of
-    another run, whose shards are written, the held-out one of this run.
+    A leak is a pair of a clip of train and a held-out one. The one of train goes; where that is of
+    another run, whose shards are written, the held-out one of this run goes.
     """
     better = [m for m in matches if m["better"]]
     across = [m for m in better if (m["split"] == "train") != (clip.split == "train")]
@@ -121,22 +121,29 @@ def row_of(clip: Listed, matches: list[Match]) -> dict[str, Any]:
     }
 
 
-def _listed(tables: Tables, foreign: bool) -> Iterator[Listed]:
-    """The clips of a run whose frames were seen; of another run those that it kept."""
+def _read_clips(tables: Tables, other_run: bool) -> Iterator[RankedClip]:
+    """The clips of a run that `hands` decoded; of another run those that `select` kept."""
     for buckets in bucket_groups(tables["hands"]):
         hands = tables["hands"].columns(HAND_COLUMNS, buckets)
         hands = hands.filter(pc.equal(hands["status"], "ok"))
-        if foreign:
-            decided = tables["select"].columns(["clip_id", "status"], buckets)
-            kept = decided.filter(pc.equal(decided["status"], "ok"))["clip_id"]
+        if other_run:
+            selected = tables["select"].columns(["clip_id", "status"], buckets)
+            kept = selected.filter(pc.equal(selected["status"], "ok"))["clip_id"]
             hands = hands.filter(pc.is_in(hands["clip_id"], value_set=kept))
         clips = matched(hands, tables["ingest"].columns(CLIP_COLUMNS, buckets))
-        for seen, clip in zip(hands.to_pylist(), clips.to_pylist(), strict=True):
+        for hand_row, clip_row in zip(hands.to_pylist(), clips.to_pylist(), strict=True):
             frames = ClipFrames(
-                seen["clip_id"],
-                f"{clip['dataset']}/{clip['video_id']}",
-                np.asarray(seen["times_s"], np.float64),
-                np.frombuffer(seen["fingerprints"], np.uint8).reshape(-1, BYTES),
+                hand_row["clip_id"],
+                f"{clip_row['dataset']}/{clip_row['video_id']}",
+                np.asarray(hand_row["times_s"], np.float64),
+                np.frombuffer(hand_row["fingerprints"], np.uint8).reshape(-1, BYTES),
             )
-            pixels = clip["width"] * clip["height"]
-            yield Listed(frames, clip["bucket"], clip["dataset"], clip["split"], pixels, foreign)
+            pixels = clip_row["width"] * clip_row["height"]
+            yield RankedClip(
+                frames,
+                clip_row["bucket"],
+                clip_row["dataset"],
+                clip_row["split"],
+                pixels,
+                other_run,
+            )

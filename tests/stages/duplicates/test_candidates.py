@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from handloom.errors import UserError
 from handloom.stages.duplicates import candidates as nd
-from handloom.stages.duplicates import compare as alikeness
+from handloom.stages.duplicates import compare as comparison
 from handloom.stages.duplicates.candidates import ClipFrames, near_duplicates
 from handloom.stages.duplicates.fingerprints import BYTES, fingerprint
 
@@ -22,8 +22,8 @@ Change = Callable[[np.ndarray], np.ndarray]
 def room(seed: int) -> np.ndarray:
     """A place larger than the picture: soft colours and things with edges, [160, 210, 3]."""
     rng = np.random.default_rng(seed)
-    soft = Image.fromarray(rng.integers(40, 215, (6, 6, 3), dtype=np.uint8))
-    canvas = np.array(soft.resize((210, 160), Image.Resampling.BICUBIC))
+    residuals = Image.fromarray(rng.integers(40, 215, (6, 6, 3), dtype=np.uint8))
+    canvas = np.array(residuals.resize((210, 160), Image.Resampling.BICUBIC))
     for _ in range(14):
         x, y = rng.integers(0, 180), rng.integers(0, 130)
         canvas[y : y + rng.integers(8, 40), x : x + rng.integers(8, 40)] = rng.integers(30, 250, 3)
@@ -78,7 +78,7 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def found(clips: list[ClipFrames]) -> set[tuple[str, str]]:
+def duplicate_pairs(clips: list[ClipFrames]) -> set[tuple[str, str]]:
     return {(pair.clip_id, pair.other_id) for pair in near_duplicates(clips)}
 
 
@@ -93,7 +93,7 @@ def test_copies_are_found_and_nothing_else(
     kind: str, later_s: float, crowd: list[ClipFrames]
 ) -> None:
     copies = [clip(f"d{seed:02d}", seed, later_s, CHANGES[kind]) for seed in range(0, 24, 6)]
-    pairs = found(crowd + copies)
+    pairs = duplicate_pairs(crowd + copies)
     wanted = {(f"c{seed:02d}", f"d{seed:02d}") for seed in range(0, 24, 6)}
     assert pairs == wanted
 
@@ -101,7 +101,7 @@ def test_copies_are_found_and_nothing_else(
 def test_other_actions_before_one_camera_are_seldom_taken_for_copies() -> None:
     clips = [clip(f"{room}-{n}", room, action=1 + n) for room in (50, 51) for n in range(5)]
     # Two rooms of five actions are twenty pairs; the copies of the tests above are all found.
-    assert len(found(clips)) <= 2
+    assert len(duplicate_pairs(clips)) <= 2
 
 
 def test_copies_sampled_between_samples_are_told_from_other_actions() -> None:
@@ -109,7 +109,7 @@ def test_copies_sampled_between_samples_are_told_from_other_actions() -> None:
     clips = [clip(f"{n}", 50, action=1 + n) for n in range(5)]
     copies = [clip(f"copy of {n}", 50, 0.25, noisy, action=1 + n) for n in range(5)]
     copied = {(f"{n}", f"copy of {n}") for n in range(5)}
-    pairs = found(clips + copies)
+    pairs = duplicate_pairs(clips + copies)
     assert len(pairs & copied) >= 4
     assert len(pairs - copied) <= 1
 
@@ -123,19 +123,22 @@ def test_a_hand_lies_between_the_places_where_the_samples_around_it_show_it() ->
     moments_s = np.array([0.1, 0.2, 0.3, 0.4])
     asked_s = moments_s - 0.1
     ours = np.stack([shown(at_s) for at_s in moments_s])
-    soft = [ours - shown(at_s) for at_s in (0.0, 0.0, 0.5)]
+    residuals = [ours - shown(at_s) for at_s in (0.0, 0.0, 0.5)]
     gaps_s = [at_s - asked_s for at_s in (0.0, 0.0, 0.5)]
-    left = alikeness.mixed(soft, gaps_s, np.zeros(4, np.int64), 1)
-    assert left.mean() < 0.25 * np.mean(soft[0] ** 2)
-    elsewhere = [between + 0.5 * np.roll(ours, 14, axis=1) for between in soft]
-    assert alikeness.mixed(elsewhere, gaps_s, np.zeros(4, np.int64), 1).mean() > 4 * left.mean()
+    left = comparison.interpolated_residual(residuals, gaps_s, np.zeros(4, np.int64), 1)
+    assert left.mean() < 0.25 * np.mean(residuals[0] ** 2)
+    elsewhere = [between + 0.5 * np.roll(ours, 14, axis=1) for between in residuals]
+    assert (
+        comparison.interpolated_residual(elsewhere, gaps_s, np.zeros(4, np.int64), 1).mean()
+        > 4 * left.mean()
+    )
 
 
 def test_groups_are_not_compared_within() -> None:
     one, other = clip("a", 1), clip("b", 1, change=noisy)
     same = ClipFrames("b", "a", other.times_s, other.fingerprints)
-    assert found([one, other]) == {("a", "b")}
-    assert found([one, same]) == set()
+    assert duplicate_pairs([one, other]) == {("a", "b")}
+    assert duplicate_pairs([one, same]) == set()
 
 
 def test_order_changes_nothing(crowd: list[ClipFrames]) -> None:
@@ -146,26 +149,30 @@ def test_order_changes_nothing(crowd: list[ClipFrames]) -> None:
 
 def test_partitions_by_key_and_by_pair_give_the_same_pairs(crowd: list[ClipFrames]) -> None:
     clips = sorted([*crowd, clip("x", 3, 1.2, noisy), clip("y", 7)], key=lambda c: c.clip_id)
-    frames = nd.gathered(clips)
+    frames = nd.stack_clips(clips)
     everything = slice(0, len(frames.clip))
-    whole, views = nd.file_frames(frames, everything, 1), nd.file_frames(frames, everything, 14)
-    seeds = np.concatenate(
+    whole, views = nd.index_frames(frames, everything, 1), nd.index_frames(frames, everything, 14)
+    candidates = np.concatenate(
         [
-            nd.strongest(
-                nd.meet(nd.in_order(whole[whole["key"] % 5 == n]), views[views["key"] % 5 == n])
+            nd.keep_best(
+                nd.match_entries(
+                    nd.sort_entries(whole[whole["key"] % 5 == n]), views[views["key"] % 5 == n]
+                )
             )
             for n in range(5)
         ]
     )
-    seeds = nd.strongest(seeds)
-    seeds = nd.nearest(seeds)
-    assert (seeds == nd.search(frames)).all()
+    candidates = nd.keep_best(candidates)
+    candidates = nd.keep_nearest(candidates)
+    assert (candidates == nd.find_candidates(frames)).all()
     parts = [
-        alikeness.compare(frames, seeds[(seeds["clip"] + seeds["other"]) % 3 == n])
+        comparison.compare_clips(
+            frames, candidates[(candidates["clip"] + candidates["other"]) % 3 == n]
+        )
         for n in range(3)
     ]
     apart = sorted(row for part in parts for row in zip(*part, strict=True))
-    together = list(zip(*alikeness.compare(frames, seeds), strict=True))
+    together = list(zip(*comparison.compare_clips(frames, candidates), strict=True))
     assert [row[:2] for row in apart] == [row[:2] for row in together]
     assert [row[2] for row in apart] == pytest.approx([row[2] for row in together], abs=1e-3)
 
@@ -184,34 +191,34 @@ def test_flat_and_dark_clips_are_no_copies_of_each_other() -> None:
         )
         for n, frames in enumerate(flat)
     ]
-    assert found(clips) == set()
+    assert duplicate_pairs(clips) == set()
 
 
 def test_a_title_that_thousands_share_costs_no_square() -> None:
     title = fingerprint(film(77, 0.0))
     count = 3 * nd.MAX_BUCKET
     clips = [ClipFrames(f"{n:04d}", f"{n:04d}", np.zeros(1), title[None]) for n in range(count)]
-    frames = nd.gathered(clips)
-    seeds = nd.search(frames)
-    assert 0 < len(seeds) <= count * nd.MAX_BUCKET
+    frames = nd.stack_clips(clips)
+    candidates = nd.find_candidates(frames)
+    assert 0 < len(candidates) <= count * nd.MAX_BUCKET
 
 
 def test_a_clip_is_compared_with_its_nearest_and_those_it_is_nearest_to() -> None:
     count = nd.NEAREST + 20
-    star = np.zeros(count, nd.SEED)
+    star = np.zeros(count, nd.CANDIDATE)
     star["other"] = np.arange(1, count + 1)
     star["bits"] = np.arange(count) % nd.MAX_BITS
     # Clip 0 has too many neighbours, but each of them has it alone.
-    assert len(nd.nearest(star)) == count
-    crowd = np.zeros(count * (count - 1) // 2, nd.SEED)
+    assert len(nd.keep_nearest(star)) == count
+    crowd = np.zeros(count * (count - 1) // 2, nd.CANDIDATE)
     crowd["clip"], crowd["other"] = np.triu_indices(count, 1)
     crowd["bits"] = (crowd["clip"] + crowd["other"]) % nd.MAX_BITS
-    assert len(nd.nearest(crowd)) < len(crowd)
+    assert len(nd.keep_nearest(crowd)) < len(crowd)
 
 
 def test_an_empty_list_has_no_pairs() -> None:
-    assert found([]) == set()
-    assert found([clip("a", 1)]) == set()
+    assert duplicate_pairs([]) == set()
+    assert duplicate_pairs([clip("a", 1)]) == set()
 
 
 def test_fingerprints_of_another_form_are_named() -> None:
