@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.datasets.formats.rotations import wrapped
+from handloom.stages.datasets.formats.rotations import wrap_angles
 from handloom.stages.miniatures.folder import Folder, write_bytes, write_text
 from handloom.stages.miniatures.robots.files import (
     embedding,
@@ -120,7 +120,7 @@ def numbers(world: WorldEpisode, closed: float = -1.0) -> dict[str, NDArray[np.f
     poses, now, following = world.poses, world.poses[:-1, :6], world.poses[1:, :6]
     command = np.where(world.targets > 0, 1.0, closed)
     before = np.append(1.0, command[:-1])
-    moved = np.hstack([following[:, :3] - now[:, :3], wrapped(following[:, 3:] - now[:, 3:])])
+    moved = np.hstack([following[:, :3] - now[:, :3], wrap_angles(following[:, 3:] - now[:, 3:])])
     most = np.array([MOST_M] * 3 + [MOST_RAD] * 3)
     relative = np.clip(moved, -most, most) / most
     robot = np.column_stack([poses[:, :6], poses[:, 6] * OPENING_M, joints(world, 7), before])

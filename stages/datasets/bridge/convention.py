@@ -42,7 +42,7 @@ def states(raw: ArrayLike) -> NDArray[np.float32]:
         MediaError: the array has another shape or holds values that are not finite.
     """
     values = _checked(raw, "states")
-    values[:, 3:6] = rotations.wrapped(values[:, 3:6])
+    values[:, 3:6] = rotations.wrap_angles(values[:, 3:6])
     values[:, 6] = values[:, 6].clip(0.0, 1.0)  # measured widths go a little beyond both ends
     return values.astype(np.float32)
 
@@ -78,7 +78,7 @@ def relabelled(states: ArrayLike, gripper: ArrayLike) -> NDArray[np.float32]:
     found[:, 6] = np.asarray(gripper)
     if len(values) > 1:
         found[:-1, :3] = np.diff(values[:, :3], axis=0)
-        found[:-1, 3:6] = rotations.deltas(rotations.from_rpy(values[:, 3:6]))
+        found[:-1, 3:6] = rotations.successive_rotvecs(rotations.from_rpy(values[:, 3:6]))
     return found
 
 

@@ -164,7 +164,7 @@ def relative_from_actions(action: ArrayLike, robot_obs: ArrayLike) -> Floats:
     """The inverse of `actions_from_relative`: float64 [T, 7]; the gripper is -1 to 1."""
     given, angles = np.asarray(action, np.float64), np.asarray(robot_obs, np.float64)[:, 3:6]
     turned = Rotation.from_rotvec(given[:, 3:6]) * rotations.from_rpy(angles)
-    differences = rotations.wrapped(rotations.to_rpy(turned) - angles)
+    differences = rotations.wrap_angles(rotations.to_rpy(turned) - angles)
     gripper = 2 * given[:, 6] - 1
     return np.column_stack([given[:, :3] / METRES, differences / RADIANS, gripper])
 
@@ -186,7 +186,7 @@ def relabelled(
     after = poses[-1] if successor is None else np.asarray(successor, np.float64)[:6]
     poses = np.vstack([poses, after])
     moved = np.diff(poses[:, :3], axis=0)
-    turned = rotations.deltas(rotations.from_rpy(poses[:, 3:6]))
+    turned = rotations.successive_rotvecs(rotations.from_rpy(poses[:, 3:6]))
     action = np.column_stack([moved, turned, opening(gripper)]).astype(np.float32)
     idle = None if successor is not None else np.arange(len(action)) == len(action) - 1
     return action, idle
@@ -198,7 +198,7 @@ def states(robot_obs: ArrayLike) -> NDArray[np.float32]:
     The gripper is the last command, 0 or 1, as the width in metres differs with what is held.
     """
     given = np.asarray(robot_obs, np.float64)
-    angles = rotations.wrapped(given[:, 3:6])
+    angles = rotations.wrap_angles(given[:, 3:6])
     return np.column_stack([given[:, :3], angles, opening(given[:, 14])]).astype(np.float32)
 
 
@@ -271,7 +271,7 @@ def _disagree(absolute: Floats, robot: Floats) -> bool:
     if len(robot) < 2:
         return False
     apart = np.abs(absolute[:-1, :6] - robot[1:, :6])
-    apart[:, 3:] = np.abs(rotations.wrapped(absolute[:-1, 3:6] - robot[1:, 3:6]))
+    apart[:, 3:] = np.abs(rotations.wrap_angles(absolute[:-1, 3:6] - robot[1:, 3:6]))
     wrong = (apart > np.array([SAME_M] * 3 + [SAME_RAD] * 3)).any(axis=1)
     return bool(wrong.mean() > 0.5)
 

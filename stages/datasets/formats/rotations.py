@@ -1,6 +1,6 @@
-"""Rotations of end effectors, on scipy: angles in radians, batches in the first axis.
+"""Rotations of end effectors, on scipy: radians, the batch in the first axis.
 
-roll pitch yaw means rotation about the fixed axes x, then y, then z: R = Rz Ry Rx, scipy's
+Roll pitch yaw are rotations about the fixed axes x, then y, then z: R = Rz Ry Rx, scipy's
 lower-case "xyz". Quaternions are x y z w.
 """
 
@@ -17,29 +17,30 @@ def from_rpy(rpy: ArrayLike) -> Rotation:
 
 
 def to_rpy(rotations: Rotation) -> Floats:
-    """[T, 3] roll pitch yaw; yaw is 0 where pitch is a right angle."""
+    """Roll pitch yaw [T, 3]; yaw is 0 where pitch is a right angle (gimbal lock)."""
     rpy: Floats = rotations.as_euler("xyz", suppress_warnings=True)
     return rpy
 
 
-def deltas(rotations: Rotation) -> Floats:
-    """Rotation vectors [T-1, 3] in base axes that lead from each rotation to the next."""
+def successive_rotvecs(rotations: Rotation) -> Floats:
+    """Rotation vectors float64 [T-1, 3], base axes, from each rotation to the next."""
+    # R[t+1] = exp(w) R[t]: the step stands on the left, since its axes are those of the base.
     w: Floats = (rotations[1:] * rotations[:-1].inv()).as_rotvec()
     return w
 
 
 def rpy_delta_to_rotvec(rpy: ArrayLike) -> Floats:
-    """Rotation vectors [T, 3] of rotations given as roll pitch yaw about base-parallel axes."""
+    """Rotation vectors float64 [T, 3] of rotations given as roll pitch yaw [T, 3]."""
     w: Floats = from_rpy(rpy).as_rotvec()
     return w
 
 
 def rotvec_to_rpy_delta(w: ArrayLike) -> Floats:
-    """The inverse of `rpy_delta_to_rotvec`."""
+    """Roll pitch yaw [T, 3] of rotation vectors: the inverse of `rpy_delta_to_rotvec`."""
     return to_rpy(Rotation.from_rotvec(np.asarray(w, np.float64)))
 
 
-def wrapped(angles: ArrayLike) -> Floats:
-    """Angles in (-pi, pi]."""
+def wrap_angles(angles: ArrayLike) -> Floats:
+    """Angles of any shape brought into (-pi, pi]."""
     values = np.asarray(angles, np.float64)
     return np.pi - (np.pi - values) % (2 * np.pi)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.datasets.formats.rotations import from_rpy, wrapped
+from handloom.stages.datasets.formats.rotations import from_rpy, wrap_angles
 from handloom.stages.miniatures.robots.script import Move, home, script
 
 Floats = NDArray[np.float64]
@@ -156,7 +156,7 @@ def _driven(moves: list[Move]) -> tuple[Floats, Floats]:
                 widths[-1] + float(np.clip(wanted - widths[-1], -GRIPPER_SPEED, GRIPPER_SPEED))
             )
     poses = np.column_stack([np.asarray(rows), widths])
-    poses[:, 3] = wrapped(poses[:, 3])
+    poses[:, 3] = wrap_angles(poses[:, 3])
     return poses, np.asarray(targets)
 
 
@@ -171,7 +171,7 @@ def _carried(
             _shove(here, pose, np.sign(goal[1] - start[0, 1]), props[0])
         elif held and targets[step] == 0:
             here[:3] += pose[:3] - poses[step - 1, :3]
-            here[3] += float(wrapped(pose[5] - poses[step - 1, 5]))
+            here[3] += float(wrap_angles(pose[5] - poses[step - 1, 5]))
         elif held:  # let go
             held, here[2] = False, goal[2]
         elif targets[step] == 0 and 2 * props[0].radius >= pose[6] * OPENING_M - 1e-9:
@@ -205,7 +205,7 @@ def resampled(world: WorldEpisode, hz: float) -> WorldEpisode:
     poses = world.poses.copy()
     poses[:, 3] = np.unwrap(poses[:, 3])
     poses = poses[below] + share[:, None] * (poses[above] - poses[below])
-    poses[:, 3] = wrapped(poses[:, 3])
+    poses[:, 3] = wrap_angles(poses[:, 3])
     places = world.places
     places = places[below] + share[:, None, None] * (places[above] - places[below])
     targets = world.targets[below]

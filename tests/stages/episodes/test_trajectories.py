@@ -5,12 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from handloom.stages.datasets.formats import rotations
-from handloom.stages.episodes.trajectories import (
-    Floats,
-    Trajectory,
-    resample,
-    smoothness,
-)
+from handloom.stages.episodes.trajectories import Floats, Trajectory, resample, smoothness
 
 
 def trajectory(
@@ -146,7 +141,7 @@ def test_turns_through_the_end_of_the_angle_range_are_small() -> None:
 
 
 def test_angles_wrap_into_the_half_open_circle() -> None:
-    found = rotations.wrapped([np.pi, -np.pi, 3.5, -3.5, 0.0])
+    found = rotations.wrap_angles([np.pi, -np.pi, 3.5, -3.5, 0.0])
     np.testing.assert_allclose(found, [np.pi, np.pi, 3.5 - 2 * np.pi, 2 * np.pi - 3.5, 0.0])
 
 

@@ -24,6 +24,6 @@ def test_relative_actions_come_back() -> None:
     relative = rng.uniform(-1, 1, (200, 7))
     relative[:, 6] = np.sign(relative[:, 6])
     robot = rng.uniform(-1.2, 1.2, (200, 15))
-    robot[:, 3] = rotations.wrapped(np.pi + rng.uniform(-0.1, 0.1, 200))  # crosses the wrap
+    robot[:, 3] = rotations.wrap_angles(np.pi + rng.uniform(-0.1, 0.1, 200))  # crosses the wrap
     action = calvin.actions_from_relative(relative, robot)
     assert np.allclose(calvin.relative_from_actions(action, robot), relative, atol=1e-4)

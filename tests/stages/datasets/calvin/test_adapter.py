@@ -25,7 +25,7 @@ def poses(ids: Any) -> NDArray[np.float64]:
     at = np.asarray(list(ids), np.float64)
     found = np.zeros((len(at), 15))
     found[:, 0], found[:, 1], found[:, 2] = 0.01 * at, 0.3, 0.5 - 0.002 * at
-    found[:, 3] = rotations.wrapped(np.pi - 0.1 + 0.02 * at)
+    found[:, 3] = rotations.wrap_angles(np.pi - 0.1 + 0.02 * at)
     found[:, 4], found[:, 5] = 0.2 + 0.01 * at, 0.03 * at
     found[:, 6], found[:, 14] = 0.08, np.where(at < 8, 1.0, -1.0)
     return found
@@ -35,7 +35,7 @@ def frame(at: int, dtype: Any = np.float64, closed: float = -1.0) -> dict[str, N
     """The arrays of a frame, as the dataset's writer makes them of this pose and the next."""
     now, following = poses([at, at + 1])
     grip = 1.0 if following[14] > 0 else closed
-    moved = np.append(following[:3] - now[:3], rotations.wrapped(following[3:6] - now[3:6]))
+    moved = np.append(following[:3] - now[:3], rotations.wrap_angles(following[3:6] - now[3:6]))
     unit = np.array([0.02] * 3 + [0.05] * 3)
     robot = now.copy()
     robot[14] = 1.0 if now[14] > 0 else closed
@@ -138,7 +138,7 @@ def test_states_and_actions_follow_the_convention(root: Path) -> None:
         assert np.allclose(episode.state[:, :6], truth[:-1, :6], atol=1e-6)
         turns = Rotation.from_euler("xyz", truth[:, 3:6])
         assert np.allclose(episode.action[:, :3], np.diff(truth[:, :3], axis=0), atol=1e-6)
-        assert np.allclose(episode.action[:, 3:6], rotations.deltas(turns), atol=1e-6)
+        assert np.allclose(episode.action[:, 3:6], rotations.successive_rotvecs(turns), atol=1e-6)
         assert episode.state[:, 6].tolist() == [float(at < 8) for at in ids]
         assert episode.action[:, 6].tolist() == [float(at + 1 < 8) for at in ids]
         assert episode.flags == ()
