@@ -14,7 +14,7 @@ from handloom.stages.miniatures.people.cast import (
     Video,
     stable_uuid,
 )
-from handloom.stages.miniatures.people.paint import HEIGHT
+from handloom.stages.miniatures.people.raster import HEIGHT
 
 TITLE = "handloom miniature of Ego4D"
 TAGS = ("#C C {} ", "#C C {}", "#C C {} ", "#c c {}", "#C C {}\n", "# C C {}", "#C #C C {} ")

@@ -15,7 +15,7 @@ from handloom.errors import RunError
 from handloom.files import whole
 from handloom.stages.miniatures.people import scene
 from handloom.stages.miniatures.people.cast import FPS, Video
-from handloom.stages.miniatures.people.paint import Frame
+from handloom.stages.miniatures.people.raster import Frame
 
 RENDER_FPS = 10  # every rendered frame is shown three times
 CODECS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from handloom.files import whole
 from handloom.stages.miniatures.encode import Format, write_file
 from handloom.stages.miniatures.folder import Folder, write_json, write_text
-from handloom.stages.miniatures.people.paint import Frame
+from handloom.stages.miniatures.people.raster import Frame
 from handloom.stages.miniatures.rlds import deltas
 from handloom.stages.miniatures.robots.views import static_view, wrist_view
 from handloom.stages.miniatures.robots.world import (

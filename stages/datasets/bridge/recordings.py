@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from handloom.errors import MediaError
 from handloom.stages.datasets.formats import pickles, tensor_proto, tfrecord
 from handloom.stages.datasets.formats import tf_example as example
-from handloom.stages.datasets.formats.pictures import ArrayPictures, EncodedPictures
+from handloom.stages.datasets.formats.images import ArrayPictures, EncodedPictures
 from handloom.stages.datasets.source import Pictures
 
 SHIFT_BEFORE = "2021-07-23"

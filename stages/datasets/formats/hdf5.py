@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.formats.pictures import ArrayPictures, EncodedPictures
+from handloom.stages.datasets.formats.images import ArrayPictures, EncodedPictures
 from handloom.stages.datasets.source import EpisodeOptions, Pictures
 
 MAX_ARRAY_BYTES = 1 << 28

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.formats import tf_example as example
-from handloom.stages.datasets.formats.pictures import ArrayPictures, EncodedPictures
+from handloom.stages.datasets.formats.images import ArrayPictures, EncodedPictures
 from handloom.stages.datasets.formats.tf_example import Values
 from handloom.stages.datasets.source import Pictures
 

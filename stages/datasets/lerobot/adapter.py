@@ -29,7 +29,7 @@ from handloom.stages.datasets.lerobot.files import (
     datasets,
     opened,
 )
-from handloom.stages.datasets.lerobot.pictures import VideoPictures, stored_pictures
+from handloom.stages.datasets.lerobot.images import VideoPictures, stored_pictures
 from handloom.stages.datasets.lerobot.tables import (
     episode_frames,
     episode_row,

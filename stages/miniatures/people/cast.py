@@ -19,7 +19,7 @@ from handloom.stages.miniatures.people.objects import (
     Thing,
     Things,
 )
-from handloom.stages.miniatures.people.paint import WIDTH
+from handloom.stages.miniatures.people.raster import WIDTH
 from handloom.stages.miniatures.people.scene import (
     SKINS,
     SLEEVES,

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 from handloom.stages.miniatures.people.objects import COLUMN_PX, Thing, Things
-from handloom.stages.miniatures.people.paint import Point
+from handloom.stages.miniatures.people.raster import Point
 
 # Shares of an action: the hand arrives, closes; the object moves; the hand opens, goes back.
 REACH, CLOSE, CARRY = (0.04, 0.28), (0.24, 0.36), (0.36, 0.82)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from handloom.stages.miniatures.people.paint import (
+from handloom.stages.miniatures.people.raster import (
     Color,
     Floats,
     Point,

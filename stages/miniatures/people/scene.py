@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from handloom.stages.miniatures.people.hand import draw_hand
 from handloom.stages.miniatures.people.motion import Action, state_at
 from handloom.stages.miniatures.people.objects import Thing, Things, draw_thing
-from handloom.stages.miniatures.people.paint import (
+from handloom.stages.miniatures.people.raster import (
     HEIGHT,
     WIDTH,
     Color,

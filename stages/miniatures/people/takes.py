@@ -19,7 +19,7 @@ from handloom.stages.miniatures.people.objects import (
     Things,
     draw_thing,
 )
-from handloom.stages.miniatures.people.paint import WIDTH, Frame
+from handloom.stages.miniatures.people.raster import WIDTH, Frame
 from handloom.stages.miniatures.people.scene import (
     SKINS,
     SLEEVES,

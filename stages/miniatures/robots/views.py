@@ -15,7 +15,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from handloom.stages.datasets.formats.rotations import from_rpy
 from handloom.stages.miniatures.people.objects import COLORS
-from handloom.stages.miniatures.people.paint import (
+from handloom.stages.miniatures.people.raster import (
     Color,
     Floats,
     Frame,

@@ -19,7 +19,7 @@ from handloom.stages.miniatures.encode import frames as rendered
 from handloom.stages.miniatures.people.cast import FPS, Video, plan
 from handloom.stages.miniatures.people.motion import Action, state_at
 from handloom.stages.miniatures.people.objects import Thing
-from handloom.stages.miniatures.people.paint import Frame
+from handloom.stages.miniatures.people.raster import Frame
 from tests.helpers.folders import sums
 
 CLIPS = 6

@@ -16,7 +16,7 @@ from PIL import Image
 from handloom.errors import MediaError
 from handloom.stages.datasets.formats import tf_example as example
 from handloom.stages.datasets.formats import tfrecord
-from handloom.stages.datasets.formats.pictures import ArrayPictures, EncodedPictures
+from handloom.stages.datasets.formats.images import ArrayPictures, EncodedPictures
 from handloom.stages.datasets.formats.tf_example import Values
 from handloom.stages.miniatures.robots.views import jpeg
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.formats.pictures import EncodedPictures
+from handloom.stages.datasets.formats.images import EncodedPictures
 from handloom.stages.media.video import FramesTHWC, Video
 
 BLOCK_STEPS = 32
