@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from handloom.stages.datasets.source import Pictures
+from handloom.stages.datasets.source import Images
 from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import Framing
 from handloom.stages.ingest.episodes import EpisodeIngest
@@ -142,14 +142,14 @@ class EpisodeTokens(Encoding):
             height=clip.height,
         )
 
-    def _codes(self, view: Pictures, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+    def _codes(self, view: Images, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
         """Codes [N, I, J]; one picture at a time is in memory, however long the episode."""
         side = self.vqgan().resolution
         squares = (center_square(view[int(step)], side)[None] for step in steps)
         return np.concatenate(list(encode_stream(self.vqgan(), squares)))
 
 
-def frozen_share(view: Pictures, steps: npt.NDArray[np.int64]) -> float:
+def frozen_share(view: Images, steps: npt.NDArray[np.int64]) -> float:
     """Share of the steps that lie in the longest run of equal pictures; 0 for fewer than five."""
     if len(steps) < 5:
         return 0.0

@@ -1,4 +1,4 @@
-"""What adapters share: finding media files, and reading annotation tables as they are."""
+"""What adapters share: finding media files, and reading CSV annotations."""
 
 import csv
 import os
@@ -13,19 +13,20 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".m
 def files_below(
     root: Path, folder: Path, suffixes: Iterable[str], skip_folders: Container[str] = ()
 ) -> Iterator[str]:
-    """Media files anywhere below a folder, as paths below the root with forward slashes, sorted.
+    """Paths of media files anywhere below a folder, relative to the root, with forward slashes.
 
-    One pass of `os.scandir`; suffixes are compared in lower case. Folders named in `skip_folders`
-    are left out, which spares listing millions of extracted frames. Links are followed, also out of
-    the root: this reads names alone, and ingest refuses such a file by name unless it is told to
-    follow links.
+    One pass of `os.scandir`, sorted within each folder; suffixes are compared in lower case.
+    Folders named in `skip_folders` are left out, which spares listing millions of extracted frames.
+    Links
+    are followed, even out of the root: only names are read here, and ingest refuses to open such a
+    file unless --ingest.follow-links is given.
 
     Raises:
         UserError: a folder cannot be read.
     """
     wanted = tuple(suffixes)
     waiting = [folder]
-    visited: set[tuple[int, int]] = set()  # or links in a circle would never end
+    visited: set[tuple[int, int]] = set()  # else links in a circle would never end
     while waiting:
         here = waiting.pop()
         stat = here.stat()
@@ -55,12 +56,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def read_rows(path: Path, needed: Iterable[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
-    """Rows of a CSV file with a header, by column name, one at a time; every value stays a string.
+    """Rows of a CSV file with a header, as dicts of strings, one at a time.
 
     A byte order mark is dropped; bytes that are not UTF-8 become U+FFFD.
 
     Raises:
-        UserError: a needed column is not there, or the file is not text.
+        UserError: a needed column is missing, or the file is not CSV.
     """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.DictReader(file, delimiter=delimiter, restval="")
@@ -80,7 +81,7 @@ def read_rows(path: Path, needed: Iterable[str], delimiter: str = ",") -> Iterat
 
 
 def contents(folder: Path, most: int = 8) -> str:
-    """The first names in a folder, for errors that say what was found instead."""
+    """The first names in a folder, for messages that say what was found instead."""
     if not folder.is_dir():
         return "no folder of that name"
     found = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())

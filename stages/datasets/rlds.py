@@ -1,9 +1,9 @@
-"""RLDS: robot episodes in TFRecords with a features.json, as TFDS and Open X-Embodiment have them.
+"""RLDS: robot episodes in TFRecords with a features.json, as TFDS and Open X-Embodiment store them.
 
 The folder is `<name>/<version>/` with `features.json`, `dataset_info.json` and any number of shards
-`<name>-<split>.tfrecord-00000-of-01024`; a part of the shards, or renamed ones, is normal. RT-1 and
-Bridge have adapters of their own that use what is here; this module's ADAPTER reads all other sets,
-as they are stored: RLDS tells neither what actions mean nor how fast they follow each other.
+`<name>-<split>.tfrecord-00000-of-01024`; missing or renamed shards are normal. The adapters of RT-1
+and Bridge use the functions of this module. Its own ADAPTER reads all other datasets, as they are
+stored: RLDS states neither what actions mean nor their rate.
 """
 
 import re
@@ -21,10 +21,10 @@ from handloom.stages.datasets.formats.tfds_features import (
     RAGGED,
     STEPS,
     VARIES,
-    Leaf,
-    Leaves,
+    Feature,
+    Features,
     Record,
-    parse,
+    parse_record,
     read_features,
 )
 from handloom.stages.datasets.source import (
@@ -32,7 +32,7 @@ from handloom.stages.datasets.source import (
     EpisodeOptions,
     RobotAdapter,
     SourceEpisode,
-    inside,
+    is_inside,
 )
 
 HOW_TO_GET = (
@@ -45,77 +45,88 @@ ACTION_NAMES = ("action",)
 STATE_NAMES = ("observation/state", "observation/proprio")
 TEXT_NAME = re.compile(r"(natural_)?language_instruction(_\d+)?|instruction|language|task")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LEFTOVERS = (".gstmp", ".part", ".crdownload", ".aria2", ".incomplete", ".tmp")  # of downloads
-BESIDES = (".json", ".idx", ".index", ".txt", ".md5", ".sha256", ".xml")  # lists, checksums
+# Suffixes of unfinished downloads, and of lists and checksums beside the shards.
+UNFINISHED = (".gstmp", ".part", ".crdownload", ".aria2", ".incomplete", ".tmp")
+SIDE_FILES = (".json", ".idx", ".index", ".txt", ".md5", ".sha256", ".xml")
 
 
 @dataclass(frozen=True)
-class Home:
-    """A dataset folder: what its features.json says, its release and its shards.
+class RldsDataset:
+    """A dataset folder.
 
     Attributes:
-        folder: holds the shards.
-        leaves: what the records hold.
-        version: release, from dataset_info.json or the folder's name.
-        shard_lengths: episodes of each shard by split, as far as dataset_info.json tells.
+        folder: of the shards.
+        features: of the records, by key.
+        version: the release, from the folder's name or dataset_info.json.
+        shard_lengths: episodes of each shard by split, as far as dataset_info.json lists them.
     """
 
     folder: Path
-    leaves: Leaves
+    features: Features
     version: str
     shard_lengths: dict[str, list[int]]
 
 
-def home(root: Path, fits: Callable[[Leaves], bool], what: str, how_to_get: str) -> Home:
-    """The one dataset at or below a folder (`.`, `<version>`, `<name>/<version>`) that fits.
+def find_dataset(
+    root: Path, matches: Callable[[Features], bool], what: str, how_to_get: str
+) -> RldsDataset:
+    """The one matching dataset at or below a folder (`.`, `<version>`, `<name>/<version>`).
+
+    Args:
+        root: the data folder.
+        matches: whether features are those of the wanted dataset.
+        what: name of the wanted dataset, for messages.
+        how_to_get: how to obtain it, for messages.
 
     Raises:
         UserError: there is none, or more than one.
     """
-    found = homes(root)
-    fitting = [folder for folder in found if fits(read_features(folder / "features.json"))]
-    if len(fitting) == 1:
-        return _opened(fitting[0])
-    if fitting:
-        names = ", ".join(folder.relative_to(root).as_posix() for folder in fitting)
+    folders = find_datasets(root)
+    matching = [folder for folder in folders if matches(read_features(folder / "features.json"))]
+    if len(matching) == 1:
+        return _read_dataset(matching[0])
+    if matching:
+        names = ", ".join(folder.relative_to(root).as_posix() for folder in matching)
         raise UserError(
             f"{root} holds several datasets ({names}), whose episodes may be the same: name the "
             "folder of one of them."
         )
-    if found:
-        seen = ", ".join(list(read_features(found[0] / "features.json"))[:12])
-        raise UserError(f"{found[0]} is not {what}: its records hold {seen}, ... {how_to_get}")
-    loose = next((path.name for path in _shards(root) if path.is_file()), "")
-    beside = f"{loose} lies there without a features.json" if loose else "there are no TFRecords"
+    if folders:
+        keys = ", ".join(list(read_features(folders[0] / "features.json"))[:12])
+        raise UserError(f"{folders[0]} is not {what}: its records hold {keys}, ... {how_to_get}")
+    stray = next((path.name for path in _shards(root) if path.is_file()), "")
+    beside = f"{stray} lies there without a features.json" if stray else "there are no TFRecords"
     raise UserError(
         f"{root} is not {what}: expected VERSION/features.json and VERSION/*.tfrecord-* below it, "
         f"{beside}. {how_to_get}"
     )
 
 
-def homes(root: Path) -> list[Path]:
-    """Dataset folders by content, features.json and TFRecords, in name order."""
+def find_datasets(root: Path) -> list[Path]:
+    """Folders with a features.json and shards, in name order."""
     folders = [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
     folders = [f for f in folders if not f.name.startswith("incomplete.")]  # of a broken build
     return [f for f in folders if (f / "features.json").is_file() and any(_shards(f))]
 
 
-def listed(root: Path, dataset: Home, splits: dict[str, str]) -> Iterator[SourceEpisode]:
-    """One SourceEpisode for each record of each shard, from the framing alone.
+def list_episodes(
+    root: Path, dataset: RldsDataset, splits: dict[str, str]
+) -> Iterator[SourceEpisode]:
+    """One SourceEpisode for each record of each shard; only the framing is read.
 
     A file that cannot be read, or breaks off, ends with one that has an `error`.
 
     Args:
         root: the data folder.
-        dataset: what `home` found in it.
-        splits: what the dataset's names of its splits become.
+        dataset: a dataset in it.
+        splits: handloom's split for each split of the dataset.
 
     Raises:
         UserError: the shards are in array_record format.
     """
     for path in _shards(dataset.folder):
         below = path.relative_to(root).as_posix()
-        if not inside(root, below):
+        if not is_inside(root, below):
             continue
         if ".array_record" in path.name:
             raise UserError(
@@ -131,53 +142,53 @@ def listed(root: Path, dataset: Home, splits: dict[str, str]) -> Iterator[Source
                 place=(place.offset, place.length),
                 split=split,
                 version=dataset.version,
-                error=place.fault,
+                error=place.error,
             )
-            if place.fault:
+            if place.error:
                 break
         else:
-            missing = _missing(path, dataset.shard_lengths.get(name, []), number + 1)
+            missing = _missing_records(path, dataset.shard_lengths.get(name, []), number + 1)
             if missing:
                 unit = f"{below}#{number + 1}"
                 yield SourceEpisode(unit, below, (), split, dataset.version, error=missing)
 
 
-def opened(root: Path, source: SourceEpisode, wanted: Callable[[str], bool]) -> Record:
-    """The record of an episode with its wanted keys. Raises MediaError if it is damaged."""
+def read_record(root: Path, source: SourceEpisode, wanted: Callable[[str], bool]) -> Record:
+    """The wanted keys of an episode's record. Raises MediaError if it is damaged."""
     if len(source.place) != 2:
         raise MediaError(f"{source.unit} is not a place in a TFRecord of this folder")
     path = root / source.media_path
-    leaves = read_features(path.parent / "features.json")
+    features = read_features(path.parent / "features.json")
     try:
-        return parse(tfrecord.read(path, *source.place), leaves, wanted)
+        return parse_record(tfrecord.read(path, *source.place), features, wanted)
     except OSError as error:
         raise MediaError(f"{source.media_path} cannot be read ({error.strerror})") from None
 
 
 def split_name(file_name: str) -> str:
-    """The split that a shard's name tells: its last word, before `.tfrecord`, that is one."""
+    """The split in a shard's name: the last word before `.tfrecord` that is one, or empty."""
     words = re.findall("[a-z]+", file_name.lower().split(".tfrecord")[0])
     return next((word for word in reversed(words) if word in SPLITS), "")
 
 
-def camera_keys(leaves: Leaves) -> list[str]:
-    """Keys of the colour pictures; cameras on the wrist come last."""
-    keys = [k for k, leaf in leaves.items() if leaf.is_picture and k.startswith(STEPS)]
+def camera_keys(features: Features) -> list[str]:
+    """Keys of the colour cameras, those on the wrist last."""
+    keys = [k for k, feature in features.items() if feature.is_image and k.startswith(STEPS)]
     return sorted(keys, key=lambda key: (bool(re.search("wrist|hand|gripper", key)), key))
 
 
 def view_name(key: str) -> str:
-    """The camera of a key: `image_0` of `steps/observation/image_0`."""
+    """Name of a camera, such as `image_0` for the key `steps/observation/image_0`."""
     return key.removeprefix(STEPS).removeprefix("observation/")
 
 
-def chosen_cameras(leaves: Leaves, options: EpisodeOptions) -> list[str]:
+def choose_cameras(features: Features, options: EpisodeOptions) -> list[str]:
     """Keys of the cameras to keep, in the order of `options.views` if that is given.
 
     Raises:
         UserError: the dataset has no camera, or none of a name in `options.views`.
     """
-    keys = {view_name(key): key for key in camera_keys(leaves)}
+    keys = {view_name(key): key for key in camera_keys(features)}
     if not keys:
         raise UserError("the dataset's features.json names no pictures in steps/observation.")
     for name in options.views:
@@ -187,57 +198,57 @@ def chosen_cameras(leaves: Leaves, options: EpisodeOptions) -> list[str]:
 
 
 def refuse_relabel(options: EpisodeOptions) -> None:
-    """Raise UserError for an option that means nothing to a dataset, instead of ignoring it."""
+    """Raise UserError for --ingest.relabel, which only some datasets support."""
     if options.relabel:
         raise UserError("--ingest.relabel is for bridge and calvin only: leave it out.")
 
 
-def _opened(folder: Path) -> Home:
-    leaves = read_features(folder / "features.json")
-    told, lengths = {}, {}
-    try:  # only a check hangs on this file: older copies lack it or parts of it
-        told = orjson.loads((folder / "dataset_info.json").read_bytes())
-        for split in told.get("splits") or []:
+def _read_dataset(folder: Path) -> RldsDataset:
+    features = read_features(folder / "features.json")
+    info, lengths = {}, {}
+    try:  # optional, it only serves a check: older copies lack the file or parts of it
+        info = orjson.loads((folder / "dataset_info.json").read_bytes())
+        for split in info.get("splits") or []:
             lengths[str(split.get("name"))] = [int(n) for n in split.get("shardLengths") or []]
     except (OSError, AttributeError, TypeError, ValueError):
-        told, lengths = {}, {}
-    here = folder.resolve().name
-    version = here if re.fullmatch(r"\d+\.\d+\.\d+", here) else str(told.get("version") or "")
-    return Home(folder, leaves, version or "unknown", lengths)
+        info, lengths = {}, {}
+    name = folder.resolve().name
+    version = name if re.fullmatch(r"\d+\.\d+\.\d+", name) else str(info.get("version") or "")
+    return RldsDataset(folder, features, version or "unknown", lengths)
 
 
 def _shards(folder: Path) -> list[Path]:
-    """Shards in name order, whatever the files are called otherwise."""
-    names = [path for path in folder.glob("*") if not path.name.endswith(BESIDES)]
+    """Files of a folder with a shard's suffix, in name order, whatever their names are."""
+    names = [path for path in folder.glob("*") if not path.name.endswith(SIDE_FILES)]
     kinds = (".tfrecord", ".array_record")
     return sorted(p for p in names if any(kind in p.name for kind in kinds) and p.name[0] != ".")
 
 
 def _places(path: Path) -> Iterator[tfrecord.Place]:
-    """The records of a file; one that is no TFRecord at all is one Place with a fault."""
-    if path.name.endswith(LEFTOVERS):
-        yield tfrecord.Place(0, 0, fault=f"{path.name} is left from a download that did not end")
+    """Places of a file's records; a file that is not a TFRecord is one Place with an error."""
+    if path.name.endswith(UNFINISHED):
+        yield tfrecord.Place(0, 0, error=f"{path.name} is left from a download that did not end")
         return
     try:
         yield from tfrecord.scan(path)
     except MediaError as error:
-        yield tfrecord.Place(0, 0, fault=str(error))
+        yield tfrecord.Place(0, 0, error=str(error))
     except OSError as error:
-        yield tfrecord.Place(0, 0, fault=f"{path.name} cannot be read ({error.strerror})")
+        yield tfrecord.Place(0, 0, error=f"{path.name} cannot be read ({error.strerror})")
 
 
-def _missing(path: Path, shard_lengths: Sequence[int], found: int) -> str:
-    """What to say of a whole file with fewer records than promised: it was cut between two."""
-    promised = 0 if found else 1
+def _missing_records(path: Path, shard_lengths: Sequence[int], count: int) -> str:
+    """The error of a file that was cut between two records, or empty if none is missing."""
+    expected = 0 if count else 1
     place = re.search(r"-(\d+)-of-(\d+)$", path.name)
     if place and int(place[1]) < len(shard_lengths) == int(place[2]):
-        promised = shard_lengths[int(place[1])]
-    if found >= promised:
+        expected = shard_lengths[int(place[1])]
+    if count >= expected:
         return ""
-    return f"{path.name} ends after {found} records, expected {promised}: download it again"
+    return f"{path.name} ends after {count} records, expected {expected}: download it again"
 
 
-# The generic adapter.
+# --- the generic adapter ------------------------------------------------------------------------
 
 
 def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
@@ -252,27 +263,27 @@ def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
             "RLDS does not tell how many steps a second has: pass --ingest.hz with the control "
             "frequency from the dataset's paper (3 for RT-1, 5 for Bridge, 10 to 20 for most)."
         )
-    dataset = _home(root)
-    chosen_cameras(dataset.leaves, options)
-    _keys(dataset.leaves, options.action_key, ACTION_NAMES, "action")
-    _keys(dataset.leaves, options.state_key, STATE_NAMES, "state")
-    _text_keys(dataset.leaves, options)
-    yield from listed(root, dataset, SPLITS)
+    dataset = _find_dataset(root)
+    choose_cameras(dataset.features, options)
+    _number_keys(dataset.features, options.action_key, ACTION_NAMES, "action")
+    _number_keys(dataset.features, options.state_key, STATE_NAMES, "state")
+    _text_keys(dataset.features, options)
+    yield from list_episodes(root, dataset, SPLITS)
 
 
 def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """Read one episode, as it is stored. Raises MediaError if it is damaged."""
-    leaves = read_features((root / source.media_path).parent / "features.json")
-    cameras = chosen_cameras(leaves, options)
-    actions = _keys(leaves, options.action_key, ACTION_NAMES, "action")
-    states = _keys(leaves, options.state_key, STATE_NAMES, "state")
-    text_keys = _text_keys(leaves, options)
-    content = [k for k in leaves if k.startswith((STEPS + "action", STEPS + "observation"))]
-    content = [key for key in content if "embedding" not in key] + _text_keys(leaves, None)
+    features = read_features((root / source.media_path).parent / "features.json")
+    cameras = choose_cameras(features, options)
+    actions = _number_keys(features, options.action_key, ACTION_NAMES, "action")
+    states = _number_keys(features, options.state_key, STATE_NAMES, "state")
+    text_keys = _text_keys(features, options)
+    content = [k for k in features if k.startswith((STEPS + "action", STEPS + "observation"))]
+    content = [key for key in content if "embedding" not in key] + _text_keys(features, None)
     needed = {*cameras, *actions, *states, *text_keys, *content}
-    record = opened(root, source, needed.__contains__)
+    record = read_record(root, source, needed.__contains__)
     texts = list(dict.fromkeys(text for key in text_keys if (text := record.text(key))))
-    action, state = _joined(record, actions), _joined(record, states)
+    action, state = _join(record, actions), _join(record, states)
     flags = ["joined_action"] * (len(actions) > 1) + ["joined_state"] * (len(states) > 1)
     kind = "as_stored" if options.action_kind == "auto" else options.action_kind
     if kind == "ee_delta" and (action.shape[1] % 7 or state.shape != action.shape):
@@ -284,7 +295,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
         episode_id=record.content_id(content),
         text=next(iter(texts), options.text),
         hz=options.hz,
-        views={view_name(key): record.pictures(key) for key in cameras},
+        views={view_name(key): record.images(key) for key in cameras},
         state=state,
         action=action,
         action_kind=kind,
@@ -296,59 +307,65 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
 
 def annotations(root: Path) -> list[Path]:
     """The files that say how the records are read."""
-    return described(_home(root))
+    return description_files(_find_dataset(root))
 
 
-def described(dataset: Home) -> list[Path]:
+def description_files(dataset: RldsDataset) -> list[Path]:
     """features.json, and dataset_info.json if it is there."""
     paths = [dataset.folder / "features.json", dataset.folder / "dataset_info.json"]
     return [path for path in paths if path.is_file()]
 
 
-def _home(root: Path) -> Home:
-    def is_rlds(leaves: Leaves) -> bool:
-        return any(key.startswith(STEPS) for key in leaves)
+def _find_dataset(root: Path) -> RldsDataset:
+    def is_rlds(features: Features) -> bool:
+        return any(key.startswith(STEPS) for key in features)
 
-    return home(root, is_rlds, "an RLDS dataset", HOW_TO_GET)
+    return find_dataset(root, is_rlds, "an RLDS dataset", HOW_TO_GET)
 
 
-def _keys(leaves: Leaves, told: str, names: Sequence[str], what: str) -> list[str]:
-    """Keys of the numbers under a name, several in name order where it is a dict.
+def _number_keys(features: Features, given: str, names: Sequence[str], what: str) -> list[str]:
+    """Keys of the numbers under a name: several, in name order, where it is a dict.
+
+    Args:
+        features: of the dataset.
+        given: the name that the user gave, or empty.
+        names: usual names, tried in order if none is given.
+        what: action or state, for messages and the name of the option.
 
     Raises:
-        UserError: the name that was told is not there, or there is no action under a usual name.
+        UserError: the given name does not exist, or no action has a usual name.
     """
-    for name in (told,) if told else names:
+    for name in (given,) if given else names:
         path = STEPS + name.removeprefix(STEPS).strip("/")
-        found = [key for key in leaves if key == path or key.startswith(path + "/")]
-        found = [key for key in found if _is_plain(leaves[key])]
-        ragged = next((key for key in found if VARIES in leaves[key].shape), "")
+        keys = [key for key in features if key == path or key.startswith(path + "/")]
+        keys = [key for key in keys if _is_vector(features[key])]
+        ragged = next((key for key in keys if VARIES in features[key].shape), "")
         if ragged:
             raise UserError(f"{ragged} {RAGGED} (--ingest.{what}-key).")
-        if found:
-            return found
-    if told or what == "action":
-        there = [k for k in leaves if k.startswith(STEPS) and _is_plain(leaves[k])]
-        looked = told or " or ".join(names)
+        if keys:
+            return keys
+    if given or what == "action":
+        available = [k for k in features if k.startswith(STEPS) and _is_vector(features[k])]
+        tried = given or " or ".join(names)
         raise UserError(
-            f"features.json has no numbers at {looked!r} below steps: name the {what} with "
-            f"--ingest.{what}-key, one of {', '.join(key.removeprefix(STEPS) for key in there)}."
+            f"features.json has no numbers at {tried!r} below steps: name the {what} with "
+            f"--ingest.{what}-key, one of {', '.join(k.removeprefix(STEPS) for k in available)}."
         )
     return []
 
 
-def _is_plain(leaf: Leaf) -> bool:
-    """Numbers that may be an action or a state: no pictures, no embeddings of the language."""
-    return leaf.kind == "number" and not leaf.is_picture and "embedding" not in leaf.key
+def _is_vector(feature: Feature) -> bool:
+    """Whether numbers may be an action or a state: not images, not embeddings of the text."""
+    return feature.kind == "number" and not feature.is_image and "embedding" not in feature.key
 
 
-def _text_keys(leaves: Leaves, options: EpisodeOptions | None) -> list[str]:
-    """Keys of the instruction, by option or under a usual name anywhere."""
-    texts = [key for key, leaf in leaves.items() if leaf.kind == "text"]
+def _text_keys(features: Features, options: EpisodeOptions | None) -> list[str]:
+    """Keys of the instruction: the one of the option, else all with a usual name."""
+    texts = [key for key, feature in features.items() if feature.kind == "text"]
     if options is None or not options.text_key:
         return [key for key in texts if TEXT_NAME.fullmatch(PurePosixPath(key).name)]
-    told = options.text_key.strip("/")
-    for key in (told, STEPS + told, STEPS + "observation/" + told):
+    given = options.text_key.strip("/")
+    for key in (given, STEPS + given, STEPS + "observation/" + given):
         if key in texts:
             return [key]
     raise UserError(
@@ -357,7 +374,7 @@ def _text_keys(leaves: Leaves, options: EpisodeOptions | None) -> list[str]:
     )
 
 
-def _joined(record: Record, keys: Sequence[str]) -> NDArray[np.float32]:
+def _join(record: Record, keys: Sequence[str]) -> NDArray[np.float32]:
     """Numbers of several keys side by side, float32 [T, sum of widths]."""
     parts = [record.numbers(key) for key in keys]
     return np.concatenate([np.empty((record.steps, 0), np.float32), *parts], axis=1)

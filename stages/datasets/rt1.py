@@ -1,8 +1,8 @@
 """RT-1 (`fractal20220817_data` 0.1.0): 87,212 table-top episodes of a mobile manipulator, 3 Hz.
 
 An action is a displacement (m) and a rotation (roll pitch yaw, rad) of the end effector in the base
-frame, and a relative command to the gripper: -1 open, 0 hold, +1 close. That sign is the opposite
-of most other sets. Steps may move the base instead of the arm, or end the episode: they are `idle`.
+frame, and a relative gripper command: -1 open, 0 hold, +1 close, the opposite sign of most other
+datasets. Steps that move the base instead of the arm, or end the episode, are `idle`.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,8 @@ from scipy.spatial.transform import Rotation
 from handloom.errors import MediaError
 from handloom.stages.datasets import rlds
 from handloom.stages.datasets.formats import rotations
-from handloom.stages.datasets.formats.tfds_features import Leaves, Record, read_features
-from handloom.stages.datasets.source import (
-    Episode,
-    EpisodeOptions,
-    RobotAdapter,
-    SourceEpisode,
-)
+from handloom.stages.datasets.formats.tfds_features import Features, Record, read_features
+from handloom.stages.datasets.source import Episode, EpisodeOptions, RobotAdapter, SourceEpisode
 
 HOW_TO_GET = (
     "RT-1 is public, 111 GiB in 1024 shards: `gsutil -m cp -r "
@@ -29,7 +24,7 @@ HOW_TO_GET = (
     "shards will do, with features.json and dataset_info.json."
 )
 HZ = 3.0
-HOLDS_BELOW = 0.1  # commands to the gripper nearer to 0 are none
+HOLD_BELOW = 0.1  # gripper commands closer to 0 mean hold
 
 MOVE = "steps/action/world_vector"
 TURN = "steps/action/rotation_delta"
@@ -43,29 +38,30 @@ ASPECTS = ("aspects/has_aspects", "aspects/success", "aspects/undesirable")
 
 NEEDED = (MOVE, TURN, GRIP, POSE, CLOSED, IMAGE)
 WANTED = frozenset({*NEEDED, MODE, TEXT, *ASPECTS})
-CONTENT = (MOVE, TURN, GRIP, MODE, POSE, CLOSED, IMAGE, TEXT)  # RT-1 has no ids of its own
+# Keys that are hashed to an episode id, as RT-1 has no ids of its own.
+CONTENT = (MOVE, TURN, GRIP, MODE, POSE, CLOSED, IMAGE, TEXT)
 
 
 def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
     """List the episodes. Raises UserError if the folder does not hold RT-1."""
     rlds.refuse_relabel(options)
-    dataset = _home(root)
-    rlds.chosen_cameras(dataset.leaves, options)
-    yield from rlds.listed(root, dataset, rlds.SPLITS)
+    dataset = _find_dataset(root)
+    rlds.choose_cameras(dataset.features, options)
+    yield from rlds.list_episodes(root, dataset, rlds.SPLITS)
 
 
 def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """Read one episode. Raises MediaError if it is damaged."""
-    leaves = read_features((root / source.media_path).parent / "features.json")
-    cameras = rlds.chosen_cameras(leaves, options)
-    record = rlds.opened(root, source, WANTED.union(cameras).__contains__)
+    features = read_features((root / source.media_path).parent / "features.json")
+    cameras = rlds.choose_cameras(features, options)
+    record = rlds.read_record(root, source, WANTED.union(cameras).__contains__)
     return Episode(
         episode_id=record.content_id(CONTENT),
         text=record.text(TEXT) or options.text,
         hz=options.hz or HZ,
-        views={rlds.view_name(key): record.pictures(key) for key in cameras},
+        views={rlds.view_name(key): record.images(key) for key in cameras},
         state=_state(record),
-        action=action(
+        action=convert_actions(
             record.numbers(MOVE, 3), record.numbers(TURN, 3), record.numbers(GRIP, 1)[:, 0]
         ),
         action_kind="ee_delta",
@@ -76,10 +72,10 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
 
 def annotations(root: Path) -> list[Path]:
     """The files that say how the records are read."""
-    return rlds.described(_home(root))
+    return rlds.description_files(_find_dataset(root))
 
 
-def action(
+def convert_actions(
     world_vector: ArrayLike, rotation_delta: ArrayLike, closedness: ArrayLike
 ) -> NDArray[np.float32]:
     """RT-1's actions in handloom's convention.
@@ -97,40 +93,26 @@ def action(
     return np.column_stack([np.asarray(world_vector), turn, grip]).astype(np.float32)
 
 
-def stored_action(
-    action_ta: ArrayLike,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """The inverse of `action`: world_vector [T, 3], rotation_delta [T, 3], closedness [T].
-
-    The closedness is that of a command at the first step and at every change: RT-1 may repeat
-    commands, and what was repeated is lost.
-    """
-    values = np.asarray(action_ta, np.float64)
-    turn = rotations.rotvec_to_rpy_delta(values[:, 3:6]).astype(np.float32)
-    closedness = -np.diff(values[:, 6], prepend=1 - values[:1, 6])
-    return values[:, :3].astype(np.float32), turn, closedness.astype(np.float32)
-
-
 def absolute_gripper(closedness: ArrayLike) -> NDArray[np.float32]:
-    """Relative commands [T] (-1 open, 0 hold, +1 close) as targets [T], 0 closed or 1 open.
+    """Targets [T], 0 closed or 1 open, of relative commands [T] (-1 open, 0 hold, +1 close).
 
-    The last command holds until the next. Before the first one the gripper was the opposite of what
-    it commands; without any it is open.
+    A command holds until the next one. Before the first one the gripper is assumed to be in the
+    opposite state, and open if there is none.
     """
     values = np.asarray(closedness, np.float64)
-    given = np.flatnonzero(np.abs(values) > HOLDS_BELOW)
-    if not len(given):
+    commands = np.flatnonzero(np.abs(values) > HOLD_BELOW)
+    if not len(commands):
         return np.ones(len(values), np.float32)
-    opens = values[given] < 0
-    last = np.searchsorted(given, np.arange(len(values)), side="right") - 1
+    opens = values[commands] < 0
+    last = np.searchsorted(commands, np.arange(len(values)), side="right") - 1
     return np.where(last < 0, not opens[0], opens[last]).astype(np.float32)
 
 
-def pose_rpy(pose: ArrayLike) -> NDArray[np.float64]:
-    """Positions and quaternions x y z w [T, 7] as x y z roll pitch yaw [T, 6].
+def convert_poses(pose: ArrayLike) -> NDArray[np.float64]:
+    """Poses x y z roll pitch yaw [T, 6] of positions and quaternions x y z w [T, 7].
 
     Raises:
-        MediaError: a quaternion is not of about unit length.
+        MediaError: the length of a quaternion is not about 1.
     """
     values = np.asarray(pose, np.float64)
     lengths = np.linalg.norm(values[:, 3:], axis=1)
@@ -144,16 +126,16 @@ def pose_rpy(pose: ArrayLike) -> NDArray[np.float64]:
 
 
 def _state(record: Record) -> NDArray[np.float32]:
-    """State [T, 7]; gripper_closed counts the other way round."""
-    pose = pose_rpy(record.numbers(POSE, 7))
-    opened = 1 - record.numbers(CLOSED, 1)
-    return np.column_stack([pose, opened.clip(0, 1)]).astype(np.float32)
+    """State [T, 7]; gripper_closed is 1 where handloom's gripper is 0."""
+    pose = convert_poses(record.numbers(POSE, 7))
+    opening = 1 - record.numbers(CLOSED, 1)
+    return np.column_stack([pose, opening.clip(0, 1)]).astype(np.float32)
 
 
 def _idle(record: Record) -> NDArray[np.bool_] | None:
-    """Steps that do not command the arm.
+    """Steps that do not command the arm, bool [T], or None if there are none.
 
-    The terminate flag ends nothing: one episode has it on its first two steps, and goes on.
+    The terminate flag ends nothing: one episode has it on its first two steps and goes on.
     """
     if MODE not in record.values:
         return None
@@ -163,18 +145,18 @@ def _idle(record: Record) -> NDArray[np.bool_] | None:
 
 
 def _success(record: Record) -> bool | None:
-    """What a person judged. The reward is no sign: it may be 0 in successful episodes."""
-    judged, success, undesirable = (record.single(key) for key in ASPECTS)
-    if not judged or success is None:
+    """The verdict of a person. The reward does not count: successful episodes may have 0."""
+    has_verdict, success, undesirable = (record.scalar(key) for key in ASPECTS)
+    if not has_verdict or success is None:
         return None
     return bool(success) and not undesirable
 
 
-def _home(root: Path) -> rlds.Home:
-    def is_rt1(leaves: Leaves) -> bool:
-        return leaves.keys() >= set(NEEDED)
+def _find_dataset(root: Path) -> rlds.RldsDataset:
+    def is_rt1(features: Features) -> bool:
+        return features.keys() >= set(NEEDED)
 
-    return rlds.home(root, is_rt1, "RT-1 (fractal20220817_data)", HOW_TO_GET)
+    return rlds.find_dataset(root, is_rt1, "RT-1 (fractal20220817_data)", HOW_TO_GET)
 
 
 ADAPTER = RobotAdapter(

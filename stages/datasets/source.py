@@ -1,7 +1,7 @@
-"""What an adapter yields: the videos or robot episodes of a dataset, with their texts.
+"""The types that adapters and `ingest` share: videos, robot episodes, and the adapters themselves.
 
-An adapter is one file of this folder. Its `videos` (or `episodes`) runs once, in the driver, and
-only lists: whatever opens a media file happens later, on the workers.
+An adapter is a module of this folder with an ADAPTER. Its `videos` (or `episodes`) runs once, in
+the driver, and only lists: media files are opened later, on the workers.
 """
 
 import math
@@ -24,7 +24,7 @@ ActionKind = Literal["ee_delta", "joints", "as_stored"]
 
 @dataclass(frozen=True)
 class Span:
-    """Some seconds of a video with their text; `reason` is set where the annotations rule it out.
+    """A stretch of a video with its text.
 
     Attributes:
         start_s: as annotated, from the start of the file.
@@ -32,8 +32,8 @@ class Span:
         text: as annotated.
         other_texts: further texts of the same seconds.
         flags: remarks on the text, such as `unsure`.
-        reason: why the span cannot become a clip, or empty.
-        annotation_id: the dataset's own id of the annotation, where it has one; provenance only.
+        reason: why the span cannot become a clip, as far as annotations tell, or empty.
+        annotation_id: the dataset's own id of the annotation, or empty; for provenance only.
     """
 
     start_s: float
@@ -47,7 +47,7 @@ class Span:
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """One video file of a dataset; `reason` is set where none of its spans can become a clip.
+    """One video file of a dataset.
 
     Attributes:
         video_id: the dataset's own id of the source video; splits go by it.
@@ -55,11 +55,12 @@ class SourceVideo:
         split: the official one (`train`, `val`, `test`), or empty where the dataset has none.
         version: release of the dataset.
         spans: in time order.
-        part: tells files of one source video apart (`000084_000094`); mostly empty.
-        raw: what the adapter's `cut` makes the spans of, on a worker, where `spans` is empty.
-        expected_s: length that the annotations give the file, or 0.
-        whole_if_shorter_s: a file no longer than this holds nothing but its span, from its start.
-        reason: why the video is left out, or empty.
+        part: distinguishes files of one source video (`000084_000094`); mostly empty.
+        raw: annotation from which the adapter's `cut` makes the spans on a worker; `spans` is then
+            empty.
+        expected_s: length of the file by the annotations, or 0.
+        whole_if_shorter_s: a file no longer than this is its one span, from start to end.
+        reason: why no span of the video can become a clip, or empty.
     """
 
     video_id: str
@@ -75,23 +76,23 @@ class SourceVideo:
 
     @property
     def unit(self) -> str:
-        """What the driver hands out and a later run finds done."""
+        """Name of this unit of work: it is handed to a worker whole, and finished or not."""
         return f"{self.video_id}#{self.part}" if self.part else self.video_id
 
     @property
     def clips(self) -> int:
-        """About how many clips will come of it; a video of speech has some thirty."""
+        """Number of clips to expect, for the display; a video of speech has about thirty."""
         return len(self.spans) if self.raw is None else 30
 
     @property
     def bucket_key(self) -> str:
-        """All files of a source video lie in one bucket."""
+        """Text that is hashed to a bucket: all files of a source video share one."""
         return self.video_id
 
 
 @dataclass(frozen=True)
 class CutRule:
-    """How points in time, which reach to the next one, and lines of speech become spans.
+    """How narrations (points in time) and lines of speech become spans.
 
     Attributes:
         min_s: lines of speech are merged until a span has at least this length.
@@ -104,16 +105,16 @@ class CutRule:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A dataset of videos as handloom knows it.
+    """A dataset of videos.
 
     Attributes:
-        videos: reads the annotations below a folder; raises UserError where they are not there.
-        annotations: the files that decide what is ingested, for the fingerprint.
+        videos: lists the videos by the annotations below a folder; raises UserError where there
+            are none.
+        annotations: lists the files that decide what is ingested, for the fingerprint.
         text_kind: narration, template, asr, label or instruction.
-        licence: licence class that every clip carries, in lower case with dashes.
+        licence: licence class of every clip, in lower case with dashes.
         terms: what the licence allows, one sentence, for the dataset card.
-        how_to_get: how the dataset is obtained officially, for whoever has not got it: the tool,
-            the form to sign, the size.
+        how_to_get: how to obtain the dataset officially: the tool, the form to sign, the size.
         cut: makes the spans of a video that comes with `raw`.
     """
 
@@ -128,12 +129,13 @@ class Adapter:
 
 @dataclass(frozen=True)
 class SourceEpisode:
-    """Where a robot episode lies. Listing makes these without reading the episode.
+    """Where a robot episode lies; listing makes these without reading the episode.
 
     Attributes:
-        unit: names the place: `<file below the data folder>#<number in it>`.
+        unit: name of the place: `<file below the data folder>#<number in it>`.
         media_path: the file, or the folder, below the data folder, with forward slashes.
-        place: where in it, in the adapter's own terms: (offset, length), (first frame, last frame).
+        place: where in it, by the adapter's convention: (offset, length), (first frame, last
+            frame).
         split: the official one (`train`, `val`, `test`), or empty.
         version: release of the dataset.
         reason: why the episode is left out unread, or empty.
@@ -151,56 +153,56 @@ class SourceEpisode:
 
     @property
     def bucket_key(self) -> str:
-        """Every episode by itself: a file may hold all there are."""
+        """Text that is hashed to a bucket: each episode has its own, as one file may hold all."""
         return self.unit
 
 
-class Pictures(Protocol):
-    """One camera's pictures of an episode, decoded when asked for."""
+class Images(Protocol):
+    """The images of one camera of an episode, each decoded when it is read."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of images."""
 
     def __getitem__(self, step: int) -> NDArray[np.uint8]:
-        """One picture, RGB uint8 [H, W, 3], upright. Raises MediaError if it does not decode."""
+        """One image, RGB uint8 [H, W, 3], upright. Raises MediaError if it cannot be decoded."""
 
     def fingerprint(self, step: int) -> bytes:
-        """Bytes that are equal where two pictures are: the encoded file or a hash of the pixels."""
+        """Bytes that are equal if two images are: the encoded file or a hash of the pixels."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A robot episode, converted to handloom's convention, at the source's own rate.
+    """A robot episode in handloom's convention, at the source's own rate.
 
     `ee_delta`, for each arm:
         state [7]: position x y z (m) and orientation roll pitch yaw (rad, about the fixed axes
             x, y, z in that order: R = Rz Ry Rx) of the end effector in the robot's base frame;
             gripper, 0 closed to 1 open.
-        action [7]: what leads from observation t to t + 1: displacement (m, base axes), rotation
+        action [7]: the step from observation t to t + 1: displacement (m, base axes), rotation
             vector w (rad, base axes: R[t+1] = exp(w) R[t]), gripper target 0 closed to 1 open.
     `joints`: state and action are absolute joint positions (rad), each arm followed by its gripper.
-    `as_stored`: the source's own numbers, whose meaning nobody has told.
+    `as_stored`: the source's own numbers, whose meaning is unknown.
 
     Attributes:
         episode_id: the dataset's own id, or where it has none a hash of the content.
         text: the instruction as stored, or empty.
         other_texts: further instructions for the same episode.
         hz: steps per second.
-        views: cameras by name, the main one first; only those that show something.
+        views: images of each camera by name, the main one first; black ones are left out.
         state: float32 [T, S].
         action: float32 [T, A].
         action_kind: see above.
         success: whether the episode reached its goal; None where the source does not say.
-        idle: bool [T], True where the arm was told nothing (base motion, terminate); None if never.
+        idle: bool [T], True where the arm has no command (base motion, terminate); None if never.
         flags: remarks, one snake_case word each, such as `relabelled`.
-        recording: what it was cut from, where others were cut from it too: splits go by it.
-        facts: more that the provenance should tell, such as the path of the original recording.
+        recording: name of the recording from which several episodes were cut; splits go by it.
+        facts: further provenance, such as the path of the original recording.
     """
 
     episode_id: str
     text: str
     hz: float
-    views: dict[str, Pictures]
+    views: dict[str, Images]
     state: NDArray[np.float32]
     action: NDArray[np.float32]
     action_kind: ActionKind
@@ -214,36 +216,37 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeOptions:
-    """What a source does not say of itself; most datasets need none of these."""
+    """Facts that a source does not state itself; most datasets need none of these options."""
 
     views: tuple[str, ...] = ()
     """Cameras to keep, by the source's own names, the main one first; by default all."""
     text: str = ""
     """Instruction of every episode, for sources without any."""
     text_key: str = ""
-    """Where the instruction is, for generic sources; by default the usual names."""
+    """Key of the instruction, for generic sources; by default the usual names are tried."""
     state_key: str = ""
-    """Where the state is, for generic sources; by default the usual names."""
+    """Key of the state, for generic sources; by default the usual names are tried."""
     action_key: str = ""
-    """Where the action is, for generic sources; by default the usual names."""
+    """Key of the action, for generic sources; by default the usual names are tried."""
     action_kind: ActionKind | Literal["auto"] = "auto"
     """What state and action mean: ee_delta, joints, as_stored; `auto` goes by the format."""
     hz: float = 0.0
-    """Control frequency, where the source does not tell; 0 means the source's."""
+    """Control frequency in Hz, for sources that do not state it; 0 takes the source's own."""
     relabel: bool = False
-    """Actions from the poses that were reached instead of those commanded (Bridge, CALVIN)."""
+    """Take actions from the poses that were reached instead of those commanded (Bridge, CALVIN)."""
     bgr: bool = False
-    """Uncompressed pictures are stored in OpenCV's channel order (ALOHA)."""
+    """Read uncompressed images in OpenCV's channel order, blue green red (ALOHA)."""
 
 
 @dataclass(frozen=True)
 class RobotAdapter:
-    """A dataset of robot episodes as handloom knows it.
+    """A dataset of robot episodes.
 
     Attributes:
         episodes: lists the episodes below a folder; raises UserError where there are none.
         load: reads one of them; raises MediaError where it is damaged.
-        annotations: files that say how to read the episodes, for the fingerprint (not the data).
+        annotations: lists the files that say how to read the episodes, for the fingerprint; not the
+            data themselves.
         licence: as in Adapter.
         terms: as in Adapter.
         how_to_get: as in Adapter.
@@ -258,8 +261,8 @@ class RobotAdapter:
     text_kind: str = "instruction"
 
 
-def inside(root: Path, path: str) -> bool:
-    """Whether a path named by annotations stays below the data folder, links followed."""
+def is_inside(root: Path, path: str) -> bool:
+    """Whether a path that annotations name stays below the data folder, links followed."""
     pure = PurePosixPath(path.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "\0" in path:
         return False
@@ -268,17 +271,14 @@ def inside(root: Path, path: str) -> bool:
 
 
 def refuse_outside(root: Path, path: str, way_out: str) -> None:
-    """Let only files of the data folder be opened.
+    """Raise MediaError for a path that leads out of the data folder.
 
     Args:
         root: the data folder.
         path: as annotations name it.
-        way_out: what whoever meant that file can do, for the message.
-
-    Raises:
-        MediaError: the path leads out of the folder.
+        way_out: what the user can do if that file is meant, for the message.
     """
-    if not inside(root, path):
+    if not is_inside(root, path):
         raise MediaError(
             f"{path} leads out of the data folder (a link, or `..`), expected a file in it: "
             + way_out

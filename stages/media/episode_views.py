@@ -12,7 +12,7 @@ from handloom.stages.datasets.catalog import robot_adapter
 from handloom.stages.datasets.source import (
     Episode,
     EpisodeOptions,
-    Pictures,
+    Images,
     SourceEpisode,
     refuse_outside,
 )
@@ -45,7 +45,7 @@ class EpisodeViews:
         refuse_outside(self.data, source.media_path, OTHER_FOLDER)
         return robot_adapter(self.format).load(self.data, source, self.options)
 
-    def views(self, place: EpisodePlace) -> dict[str, Pictures]:
+    def views(self, place: EpisodePlace) -> dict[str, Images]:
         """The cameras of an episode by name, the main one first; the last episode stays open."""
         source = SourceEpisode(
             place.unit, place.media_path, tuple(place.place), place.split, place.version
@@ -72,7 +72,7 @@ class EpisodeViews:
 class _Transformed:
     """A camera whose pictures pass a mask or blur."""
 
-    view: Pictures
+    view: Images
     place: EpisodePlace
     transform: FrameTransform
 

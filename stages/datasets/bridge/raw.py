@@ -4,8 +4,9 @@
         raw/traj_group0/traj0/{obs_dict.pkl,policy_out.pkl,lang.txt,images0/im_0.jpg,...}
     <environment>/<task>/{train,val}/out.npy        or out.tfrecord
 
-The folders above the date differ in number, so trajectories are looked for. The three forms hold
-the same trajectories: one of them is read. All pickles go through `pickles`, which runs nothing.
+The folders above the date differ in number, so that trajectories are searched for. The three forms
+hold the same trajectories: only one of them is read. Pickles are read by formats/pickles.py, which
+runs no code.
 """
 
 import hashlib
@@ -18,15 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets.bridge import convention as bridge_convention
-from handloom.stages.datasets.bridge import recordings as bridge_recordings
-from handloom.stages.datasets.bridge.recordings import Recording
+from handloom.stages.datasets.bridge import convention, recordings
+from handloom.stages.datasets.bridge.recordings import BridgeRecording
 from handloom.stages.datasets.formats import tfrecord
-from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode, inside
+from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode, is_inside
 
 HZ = 5.0
 MAX_DEPTH = 12  # folders below the root
-LOOKED_INTO = 3000  # folders that `holds` opens
+MAX_FOLDERS = 3000  # that `contains_recordings` opens
 RAW, NUMPY, TENSORS = "raw", "numpy", "tfrecord"
 FILES = {"out.npy": NUMPY, "out.tfrecord": TENSORS}
 SPLITS = ("train", "val")
@@ -34,23 +34,23 @@ SPLITS = ("train", "val")
 _TRAJECTORY = re.compile(r"traj\d+")
 _VIEW = re.compile(r"images?_?(\d{1,3})")
 
-Found = tuple[str, str]  # kind and path below the root
+Item = tuple[str, str]  # kind and path below the root
 
 
-def holds(root: Path) -> bool:
-    """Whether a folder holds any of the three forms; looks at some thousand folders at most."""
-    return root.is_dir() and next(_found(root, LOOKED_INTO), None) is not None
+def contains_recordings(root: Path) -> bool:
+    """Whether a folder holds any of the three forms, after MAX_FOLDERS folders at most."""
+    return root.is_dir() and next(_find_recordings(root, MAX_FOLDERS), None) is not None
 
 
 def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
-    """List the trajectories. Of an out.npy the pickle is walked, but no picture is read.
+    """List the trajectories. The pickle of an out.npy is parsed, but no image is read.
 
     Raises:
         UserError: there are none, or raw and converted ones side by side.
     """
-    _wanted_views(options)
+    _choose_views(options)
     first = ""
-    for kind, path in _found(root):
+    for kind, path in _find_recordings(root):
         first = first or kind
         if (kind == RAW) != (first == RAW):
             raise UserError(
@@ -66,59 +66,59 @@ def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
 
 
 def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
-    """Read one trajectory without its pictures. Raises MediaError if it is damaged."""
+    """Read one trajectory; its images are read later. Raises MediaError if it is damaged."""
     try:
-        held = _recording(root, source)
-        states = bridge_convention.states(held.states)
-        action, idle = _action(held, states, options.relabel)
+        recording = _recording(root, source)
+        states = convention.convert_states(recording.states)
+        action, idle = _action(recording, states, options.relabel)
     except MediaError as error:
         raise MediaError(f"{source.unit}: {error}") from None
-    texts = held.texts or ((options.text,) if options.text else ("",))
-    wanted = _wanted_views(options) or list(held.views)
+    texts = recording.texts or ((options.text,) if options.text else ("",))
+    names = _choose_views(options) or list(recording.views)
     return Episode(
-        episode_id=_content_id(held),
+        episode_id=_content_id(recording),
         text=texts[0],
         other_texts=texts[1:],
         hz=options.hz or HZ,
-        views={name: held.views[name] for name in wanted if name in held.views},
+        views={name: recording.views[name] for name in names if name in recording.views},
         state=states[:-1],
         action=action,
         action_kind="ee_delta",
         idle=idle,
-        flags=("bridge_default_pose", *("relabelled",) * options.relabel, *held.flags),
+        flags=("bridge_default_pose", *("relabelled",) * options.relabel, *recording.flags),
         facts={"recording": source.media_path},
     )
 
 
 def annotations(_root: Path) -> list[Path]:
-    """None: every trajectory tells for itself."""
+    """No files: trajectories need no description."""
     return []
 
 
-def _recording(root: Path, source: SourceEpisode) -> Recording:
+def _recording(root: Path, source: SourceEpisode) -> BridgeRecording:
     path = root / source.media_path
     if FILES.get(path.name) == NUMPY:
-        return bridge_recordings.from_npy(path, *source.place)
+        return recordings.read_npy(path, *source.place)
     if FILES.get(path.name) == TENSORS:
-        return bridge_recordings.from_record(path, *source.place)
-    return bridge_recordings.from_raw(root, source.media_path)
+        return recordings.read_tfrecord(path, *source.place)
+    return recordings.read_raw(root, source.media_path)
 
 
 def _action(
-    held: Recording, states: NDArray[np.float32], relabel: bool
+    recording: BridgeRecording, states: NDArray[np.float32], relabel: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """Actions [N, 7] and idle steps; where the last action led to is known, so it is not idle."""
-    action = bridge_convention.actions(held.actions)
+    """Actions [N, 7] and idle steps. The pose after the last action is known: it is not idle."""
+    action = convention.convert_actions(recording.actions)
     if not relabel:
-        return action, bridge_convention.idle_start(held.actions)
+        return action, convention.idle_first_step(recording.actions)
     gripper = np.append(action[:, 6], action[-1, 6])
-    return bridge_convention.relabelled(states, gripper)[:-1], None
+    return convention.relabel(states, gripper)[:-1], None
 
 
-def _content_id(held: Recording) -> str:
-    """A hash of the recorded numbers: the same for all three forms, wherever the folder lies."""
+def _content_id(recording: BridgeRecording) -> str:
+    """A hash of the recorded numbers: the same for all three forms and in any folder."""
     digest = hashlib.blake2b(digest_size=16)
-    for values in (held.states, held.actions):
+    for values in (recording.states, recording.actions):
         digest.update(np.ascontiguousarray(values, "<f4").tobytes())
     return digest.hexdigest()
 
@@ -133,7 +133,7 @@ def _list_raw(root: Path, path: str) -> Iterator[SourceEpisode]:
 
 def _list_numpy(root: Path, path: str) -> Iterator[SourceEpisode]:
     try:
-        count = bridge_recordings.count_npy(root / path)
+        count = recordings.count_recordings(root / path)
     except MediaError as error:
         yield SourceEpisode(f"{path}#0", path, (0,), _split(path), NUMPY, error=str(error))
         return
@@ -146,7 +146,7 @@ def _list_records(root: Path, path: str) -> Iterator[SourceEpisode]:
         for number, place in enumerate(tfrecord.scan(root / path)):
             where = (place.offset, place.length)
             yield SourceEpisode(
-                f"{path}#{number}", path, where, _split(path), TENSORS, error=place.fault
+                f"{path}#{number}", path, where, _split(path), TENSORS, error=place.error
             )
     except MediaError as error:
         yield SourceEpisode(f"{path}#0", path, (0, 0), _split(path), TENSORS, error=str(error))
@@ -156,29 +156,29 @@ _LISTERS = {RAW: _list_raw, NUMPY: _list_numpy, TENSORS: _list_records}
 
 
 def _split(path: str) -> str:
-    """Of converted files, by their folder; it was drawn at random when they were made."""
+    """The split of a converted file, by its folder; the conversion drew it at random."""
     folder = path.split("/")[-2] if "/" in path else ""
     return folder if folder in SPLITS else ""
 
 
-def _found(root: Path, most: int = 0) -> Iterator[Found]:
-    """Trajectories and files below a folder, in the order of their names.
+def _find_recordings(root: Path, max_folders: int = 0) -> Iterator[Item]:
+    """Trajectories and converted files below a folder, in the order of their names.
 
     Args:
         root: the data folder.
-        most: give up after so many folders; 0 looks into all.
+        max_folders: give up after this many folders; 0 visits all.
     """
-    waiting, opened = [""], 0
-    while waiting and not (most and opened >= most):
+    waiting, visited = [""], 0
+    while waiting and not (max_folders and visited >= max_folders):
         path = waiting.pop()
-        opened += 1
-        entries = _entries(root, path)
+        visited += 1
+        entries = _list_folder(root, path)
         names = {entry.name for entry in entries}
         if _is_trajectory(path, names):
             yield RAW, path
             continue
         files = sorted(names & FILES.keys(), reverse=True)
-        if files:  # both hold the same; records are read one at a time
+        if files:  # out.tfrecord wins: it holds the same, and is read record by record
             yield FILES[files[0]], _below(path, files[0])
         if path.count("/") < MAX_DEPTH:
             folders = sorted(
@@ -189,21 +189,21 @@ def _found(root: Path, most: int = 0) -> Iterator[Found]:
             waiting += [_below(path, name) for name in folders]
 
 
-def _entries(root: Path, path: str) -> list[os.DirEntry[str]]:
-    """What is in a folder; links only where they lead to below the root, and not in a circle."""
+def _list_folder(root: Path, path: str) -> list[os.DirEntry[str]]:
+    """Entries of a folder; links only if they stay below the root and lead in no circle."""
     here = os.path.realpath(root / path)
     with os.scandir(here) as entries:
         return [
             entry
             for entry in entries
             if not entry.name.startswith(".")
-            and (not entry.is_symlink() or _leads_on(root, here, _below(path, entry.name)))
+            and (not entry.is_symlink() or _leads_inside(root, here, _below(path, entry.name)))
         ]
 
 
-def _leads_on(root: Path, here: str, link: str) -> bool:
+def _leads_inside(root: Path, here: str, link: str) -> bool:
     target = os.path.realpath(root / link)
-    return inside(root, link) and os.path.commonpath([here, target]) != target
+    return is_inside(root, link) and os.path.commonpath([here, target]) != target
 
 
 def _is_trajectory(path: str, names: set[str]) -> bool:
@@ -219,11 +219,11 @@ def _below(path: str, name: str) -> str:
 
 
 def _by_number(name: str) -> list[tuple[str, int]]:
-    """A key that puts traj10 behind traj9."""
+    """Sort key that puts traj10 after traj9."""
     return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d{0,15})", name)]
 
 
-def _wanted_views(options: EpisodeOptions) -> list[str]:
+def _choose_views(options: EpisodeOptions) -> list[str]:
     names = []
     for name in options.views:
         match = _VIEW.fullmatch(name)

@@ -1,7 +1,7 @@
-"""HDF5 files of robot demonstrations, read with distrust and without keeping them open.
+"""HDF5 files of robot demonstrations, read as untrusted input and never kept open.
 
-Files are opened for a moment, read-only and without locks (network disks often have none). No
-handle is kept: one that is used on both sides of a fork returns wrong bytes.
+Files are opened briefly, read-only and without locks (network disks often have none). No handle is
+kept: one that is used on both sides of a fork returns wrong bytes.
 """
 
 import json
@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.formats.images import ArrayPictures, EncodedPictures
-from handloom.stages.datasets.source import EpisodeOptions, Pictures
+from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
+from handloom.stages.datasets.source import EpisodeOptions, Images
 
 MAX_ARRAY_BYTES = 1 << 28
-"""Of an array that is read whole. A file of a kilobyte can declare any shape."""
+"""Largest array that is read whole. A file of a kilobyte can declare any shape."""
 MAX_CHUNK_BYTES = 1 << 28
-"""Of a stored chunk: HDF5 unpacks a chunk whole, even for a single row of it."""
+"""Largest stored chunk: HDF5 decodes a chunk whole, even for a single row of it."""
 MAX_STEPS = 1 << 22
 BLOCK_BYTES = 1 << 23
-"""Of the pictures that are read at once: neighbouring steps share chunks and seeks."""
+"""Images that are read at once: neighbouring steps share chunks and seeks."""
 
 FILTERS = {
     32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp",
@@ -36,12 +36,12 @@ FILTERS = {
 _DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
-class Recording:
-    """An open HDF5 file, read with distrust.
+class Hdf5File:
+    """An open HDF5 file, read as untrusted input.
 
     Nothing outside the file is followed (external links, external and virtual storage), no filter
-    beyond those of the library is used, and sizes are checked before anything is allocated. All
-    methods raise MediaError.
+    beyond those of the library is used, and sizes are checked before anything is allocated. Paths
+    of groups and datasets (`where`) start at the root. All methods raise MediaError.
 
     Args:
         path: of the file.
@@ -51,7 +51,7 @@ class Recording:
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
 
-    def __enter__(self) -> "Recording":
+    def __enter__(self) -> "Hdf5File":
         import h5py
 
         try:
@@ -62,7 +62,7 @@ class Recording:
             ) from None
         except OSError as error:
             raise MediaError(
-                f"{self.name} does not open as HDF5 ({_why(error)}); copy or download it again"
+                f"{self.name} does not open as HDF5 ({_reason(error)}); copy or download it again"
             ) from None
         return self
 
@@ -70,46 +70,46 @@ class Recording:
         self._file.close()
 
     def find(self, where: str) -> Any:
-        """The group or dataset at a path from the root, or None where there is none."""
+        """The group or dataset at a path, or None."""
         with self._readable(where):
             return self._walk(self._file, where, 8)
 
     def names(self, where: str) -> list[str]:
-        """Names in a group, none where there is no such group."""
-        with self._readable(where):
-            found = self.find(where)
-            return [str(name) for name in found] if hasattr(found, "keys") else []
-
-    def cameras(self, where: str, axes: Container[int] = (4,)) -> list[str]:
-        """Datasets of pictures in a group: 4 axes and 3 channels, or 2 axes with a JPEG a row."""
+        """Names in a group; empty where there is no such group."""
         with self._readable(where):
             group = self.find(where)
-            found = []
+            return [str(name) for name in group] if hasattr(group, "keys") else []
+
+    def cameras(self, where: str, axes: Container[int] = (4,)) -> list[str]:
+        """Datasets of images in a group: 4 axes and 3 channels, or 2 axes with a JPEG a row."""
+        with self._readable(where):
+            group = self.find(where)
+            cameras = []
             for name in group if hasattr(group, "keys") else ():
                 item = self._walk(group, name, 8)
                 shape: tuple[int, ...] = getattr(item, "shape", None) or ()
                 fits = len(shape) in axes and (len(shape) < 4 or shape[-1] == 3)
                 if fits and item.dtype == np.uint8:
-                    found.append(str(name))
-            return found
+                    cameras.append(str(name))
+            return cameras
 
     def shape(self, where: str) -> tuple[int, ...] | None:
-        """Shape of a dataset, or None where there is none."""
-        found = self.find(where)
-        return tuple(found.shape) if hasattr(found, "shape") and found.shape is not None else None
+        """Shape of a dataset, or None."""
+        item = self.find(where)
+        return tuple(item.shape) if hasattr(item, "shape") and item.shape is not None else None
 
     def attribute(self, where: str, name: str) -> Any:
-        """An attribute as str (bytes are UTF-8) or number; None if absent or something else."""
+        """An attribute that is text (bytes are UTF-8) or a number, else None."""
         with self._readable(f"{where}@{name}"):
-            found = self.find(where)
-            value = found.attrs.get(name) if found is not None else None
+            item = self.find(where)
+            value = item.attrs.get(name) if item is not None else None
             if isinstance(value, np.ndarray | np.generic) and value.size == 1:
                 value = value.item()
             value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
             return value if isinstance(value, str | int | float) else None
 
     def json(self, where: str, name: str) -> dict[str, Any]:
-        """A JSON object in an attribute, empty where there is none; some are encoded twice."""
+        """The JSON object in an attribute, empty where there is none; some are encoded twice."""
         value = self.attribute(where, name)
         try:
             for _ in range(2):
@@ -119,14 +119,11 @@ class Recording:
         return value if isinstance(value, dict) else {}
 
     def array(self, where: str, width: int = 0) -> NDArray[np.float64]:
-        """A dataset of numbers, whole.
+        """A whole dataset of numbers, float64 [T, width], all finite and T above 0.
 
         Args:
-            where: path from the root.
+            where: path of the dataset.
             width: columns that it must have; 0 for any number.
-
-        Returns:
-            float64 [T, width], all finite and T above 0.
         """
         dataset = self._dataset(where)
         shape = dataset.shape
@@ -146,7 +143,7 @@ class Recording:
         return values
 
     def column(self, where: str) -> NDArray[np.float64] | None:
-        """A dataset [T] of numbers as float64, or None where there is none of that form."""
+        """A whole dataset of numbers, float64 [T], or None where there is none of that form."""
         shape = self.shape(where)
         if shape is None or len(shape) != 1 or not 0 < shape[0] <= MAX_STEPS:
             return None
@@ -157,8 +154,8 @@ class Recording:
             values: NDArray[np.float64] = dataset[()].astype(np.float64)
         return values
 
-    def words(self, where: str) -> list[str]:
-        """A short dataset [N] of strings; empty where it is something else."""
+    def strings(self, where: str) -> list[str]:
+        """A dataset of up to 65,536 strings; empty where it is something else."""
         import h5py
 
         shape = self.shape(where)
@@ -176,14 +173,14 @@ class Recording:
         steps: int,
         options: EpisodeOptions,
         rotated: bool = False,
-    ) -> dict[str, Pictures]:
-        """The pictures of some cameras, to be read later.
+    ) -> dict[str, Images]:
+        """The images of some cameras by name, read when asked for.
 
         Args:
-            cameras: where they lie, by name, the main one first.
-            steps: how many pictures each must have.
-            options: which cameras, and their channel order.
-            rotated: the pictures are stored upside down.
+            cameras: paths of their datasets by name, the main camera first.
+            steps: number of images that each must have.
+            options: which cameras to take, and their channel order.
+            rotated: whether the images are stored upside down.
         """
         wanted = options.views or tuple(cameras)
         missing = [name for name in wanted if name not in cameras]
@@ -198,7 +195,7 @@ class Recording:
 
     def _pictures(
         self, where: str, name: str, steps: int, options: EpisodeOptions, rotated: bool
-    ) -> Pictures:
+    ) -> Images:
         dataset = self._dataset(where)
         if len(dataset) != steps:
             raise MediaError(
@@ -206,29 +203,29 @@ class Recording:
                 "recording or its conversion was interrupted"
             )
         if dataset.ndim == 2:  # each row one JPEG, whatever an attribute says
-            return EncodedPictures(JpegRows(Rows(self, where, dataset)), name)
-        rows = Rows(self, where, dataset, rotated=rotated, bgr=options.bgr)
-        return ArrayPictures(rows, name)  # type: ignore[arg-type]  # read by slices
+            return EncodedImages(JpegRows(DatasetRows(self, where, dataset)), name)
+        rows = DatasetRows(self, where, dataset, rotated=rotated, bgr=options.bgr)
+        return ArrayImages(rows, name)  # type: ignore[arg-type]  # read by slices
 
     def _dataset(self, where: str) -> Any:
-        """The dataset at a path, checked to be readable with what the library has."""
-        found = self.find(where)
-        if not hasattr(found, "shape") or found.shape is None:
+        """The dataset at a path, after a check that the library can read it."""
+        dataset = self.find(where)
+        if not hasattr(dataset, "shape") or dataset.shape is None:
             raise MediaError(f"{self.name} has no dataset {where}; the recording is not complete")
         with self._readable(where):
-            if found.is_virtual or found.external:
+            if dataset.is_virtual or dataset.external:
                 raise MediaError(
                     f"{self.name}: {where} keeps its data in other files, which are not followed; "
                     "rewrite the file with h5repack"
                 )
-            self._check_filters(where, found)
-            chunk = int(np.prod(found.chunks or (0,), dtype=np.float64)) * found.dtype.itemsize
-        if chunk > MAX_CHUNK_BYTES or (found.shape and found.shape[0] > MAX_STEPS):
+            self._check_filters(where, dataset)
+            chunk = int(np.prod(dataset.chunks or (0,), dtype=np.float64)) * dataset.dtype.itemsize
+        if chunk > MAX_CHUNK_BYTES or (dataset.shape and dataset.shape[0] > MAX_STEPS):
             raise MediaError(
-                f"{self.name}: {where} claims {found.shape[0]} steps in chunks of {chunk >> 20} MB,"
-                f" more than {MAX_STEPS} steps or {MAX_CHUNK_BYTES >> 20} MB"
+                f"{self.name}: {where} claims {dataset.shape[0]} steps in chunks of {chunk >> 20} "
+                f"MB, more than {MAX_STEPS} steps or {MAX_CHUNK_BYTES >> 20} MB"
             )
-        return found
+        return dataset
 
     def _check_filters(self, where: str, dataset: Any) -> None:
         import h5py
@@ -244,7 +241,10 @@ class Recording:
                 )
 
     def _walk(self, group: Any, path: str, depth: int) -> Any:
-        """Follow a path name by name, so that no link leads out of the file."""
+        """The object at a path, followed name by name, so that no link leads out of the file.
+
+        `depth` bounds the soft links, which may lead in a circle.
+        """
         import h5py
 
         for name in filter(None, path.split("/")):
@@ -269,38 +269,38 @@ class Recording:
             yield
         except _DAMAGED as error:
             raise MediaError(
-                f"{self.name}: {where} cannot be read ({_why(error)}); download the file again"
+                f"{self.name}: {where} cannot be read ({_reason(error)}); download the file again"
             ) from None
 
 
-class Rows:
-    """A dataset's rows along time, read in blocks; it holds no open file and can be pickled.
+class DatasetRows:
+    """Rows of a dataset along time, read in blocks; holds no open file and can be pickled.
 
     Args:
-        file: the file.
+        file: the open file.
         where: path of the dataset.
-        dataset: it.
-        rotated: turn each picture by 180 degrees.
-        bgr: turn each row's last axis around.
+        dataset: the dataset at that path.
+        rotated: rotate each image by 180 degrees.
+        bgr: reverse the channels of each image.
     """
 
     def __init__(
-        self, file: Recording, where: str, dataset: Any, rotated: bool = False, bgr: bool = False
+        self, file: Hdf5File, where: str, dataset: Any, rotated: bool = False, bgr: bool = False
     ) -> None:
         self.shape, self.dtype = tuple(dataset.shape), dataset.dtype
         self._path, self._name, self._where = file.path, file.name, where
-        self._turn = slice(None, None, -1 if rotated else 1), slice(None, None, -1 if bgr else 1)
+        self._flips = slice(None, None, -1 if rotated else 1), slice(None, None, -1 if bgr else 1)
         row_bytes = int(np.prod(self.shape[1:], dtype=np.float64)) * self.dtype.itemsize
         if row_bytes > MAX_CHUNK_BYTES:
             raise MediaError(f"{file.name}: {where} claims {row_bytes >> 20} MB for each step")
-        chunk = dataset.chunks[0] if dataset.chunks else 1  # blocks that end between chunks
+        chunk = dataset.chunks[0] if dataset.chunks else 1  # blocks hold whole chunks
         if chunk * row_bytes > 8 * BLOCK_BYTES:
             chunk = 1
         self._block = max(1, BLOCK_BYTES // max(1, row_bytes * chunk)) * chunk
         self._start, self._rows = 0, np.empty((0,), self.dtype)
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return int(self.shape[0])
 
     def __getitem__(self, step: int) -> NDArray[Any]:
@@ -308,7 +308,7 @@ class Rows:
         step = range(len(self))[step]
         if not self._start <= step < self._start + len(self._rows):
             start = step // self._block * self._block
-            with Recording(self._path, self._name) as file:
+            with Hdf5File(self._path, self._name) as file:
                 dataset = file._dataset(self._where)
                 if tuple(dataset.shape) != self.shape:
                     raise MediaError(f"{self._name} was rewritten while it was read")
@@ -316,29 +316,29 @@ class Rows:
                     self._rows = dataset[start : start + self._block]
             self._start = start
         row: NDArray[Any] = self._rows[step - self._start]
-        turned, channels = self._turn
-        return row[turned, turned, channels] if row.ndim == 3 else row
+        flip, channels = self._flips
+        return row[flip, flip, channels] if row.ndim == 3 else row
 
 
 class JpegRows(Sequence[bytes]):
-    """Rows that hold a JPEG each, padded with zeros to one length."""
+    """Rows that each hold a JPEG file, padded with zeros to one length."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: DatasetRows) -> None:
         if rows.dtype != np.uint8:
             raise MediaError(f"{rows._name}: {rows._where} holds {rows.dtype}, expected uint8")
         self._rows = rows
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of images."""
         return len(self._rows)
 
     def __getitem__(self, step: Any) -> Any:
-        """One file, up to its last byte that is not zero (a JPEG ends with FF D9)."""
+        """One file without its padding (a JPEG ends with FF D9)."""
         return self._rows[step].tobytes().rstrip(b"\0")
 
 
-def _why(error: BaseException) -> str:
-    """What h5py says, without the absolute path that some of its messages hold."""
+def _reason(error: BaseException) -> str:
+    """h5py's message without the absolute path that some of them hold."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     inner = re.search(r"\((.*)\)", str(error), re.DOTALL)

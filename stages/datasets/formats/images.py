@@ -1,10 +1,11 @@
-"""The pictures of one camera of a robot episode, as encoded files or as one array."""
+"""The images of one camera of a robot episode, as encoded files or as one array."""
 
 import hashlib
 import io
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from handloom.errors import MediaError
 
 MAX_PIXELS = 1 << 25
-"""Of one picture. A file of a few bytes can claim any size: it is checked before decoding."""
+"""Largest image. A file of a few bytes can claim any size: it is checked before decoding."""
 
 FORMATS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 
@@ -21,11 +22,11 @@ FORMATS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
-class EncodedPictures:
-    """JPEG or PNG files, decoded one at a time, when asked for.
+class EncodedImages:
+    """JPEG or PNG files, each decoded when it is read.
 
     Args:
-        files: one encoded picture for each step.
+        files: one encoded image a step.
         name: of the camera, for messages.
     """
 
@@ -34,34 +35,34 @@ class EncodedPictures:
         self.name = name
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of images."""
         return len(self.files)
 
     def __getitem__(self, step: int) -> NDArray[np.uint8]:
-        """One picture, RGB uint8 [H, W, 3]. Raises MediaError if it does not decode."""
+        """One image, RGB uint8 [H, W, 3]. Raises MediaError if it cannot be decoded."""
         try:
-            return decode(self.files[step])
+            return decode_image(self.files[step])
         except MediaError as error:
             raise MediaError(f"picture {step} of view {self.name or '?'} {error}") from None
 
     def fingerprint(self, step: int) -> bytes:
-        """The encoded file: decoders differ by some grey levels, the file does not."""
+        """The encoded file: decoders differ by a few levels, the file does not."""
         return bytes(self.files[step])
 
 
-class ArrayPictures:
-    """Pictures that are stored uncompressed.
+class ArrayImages:
+    """Images that are stored uncompressed.
 
     Args:
-        pictures_thwc: uint8 [T, H, W, 3], RGB; in memory, mapped, or any array read by slices.
+        images_thwc: uint8 [T, H, W, 3], RGB; in memory, mapped, or any array read by slices.
         name: of the camera, for messages.
 
     Raises:
         MediaError: the array has another shape or type.
     """
 
-    def __init__(self, pictures_thwc: NDArray[np.uint8], name: str = "") -> None:
-        shape, dtype = pictures_thwc.shape, pictures_thwc.dtype
+    def __init__(self, images_thwc: NDArray[np.uint8], name: str = "") -> None:
+        shape, dtype = images_thwc.shape, images_thwc.dtype
         if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8 or 0 in shape[1:]:
             raise MediaError(
                 f"view {name or '?'} has shape {list(shape)} of {dtype}, expected pictures "
@@ -69,30 +70,36 @@ class ArrayPictures:
             )
         if shape[1] * shape[2] > MAX_PIXELS:
             raise MediaError(f"view {name or '?'} has pictures of {shape[2]}x{shape[1]} pixels")
-        self.pictures_thwc = pictures_thwc
+        self.images_thwc = images_thwc
         self.name = name
 
     def __len__(self) -> int:
-        """How many pictures there are."""
-        return len(self.pictures_thwc)
+        """Number of images."""
+        return len(self.images_thwc)
 
     def __getitem__(self, step: int) -> NDArray[np.uint8]:
-        """One picture, RGB uint8 [H, W, 3]."""
-        return np.ascontiguousarray(self.pictures_thwc[step])
+        """One image, RGB uint8 [H, W, 3]."""
+        return np.ascontiguousarray(self.images_thwc[step])
 
     def fingerprint(self, step: int) -> bytes:
-        """A hash of the picture's size and pixels."""
-        picture_hwc = self[step]
-        digest = hashlib.blake2b(repr(picture_hwc.shape).encode(), digest_size=16)
-        digest.update(picture_hwc.data)
-        return digest.digest()
+        """A hash of the image's size and pixels, 16 bytes."""
+        return hash_arrays(self[step])
 
 
-def decode(file: bytes | memoryview) -> NDArray[np.uint8]:
-    """Decode a JPEG or PNG file, told apart by content.
+def hash_arrays(*arrays: NDArray[Any]) -> bytes:
+    """A hash of shapes and values of arrays, 16 bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
-    Grey and palette pictures become RGB, transparency is dropped. 16-bit greys are refused: they
-    are depths, and cutting them to 8 bits would show nothing.
+
+def decode_image(file: bytes | memoryview) -> NDArray[np.uint8]:
+    """Decode a JPEG or PNG file, recognised by its content.
+
+    Grey and palette images become RGB, transparency is dropped. 16-bit grey is refused: it is
+    depth, and its upper 8 bits would show nothing.
 
     Returns:
         RGB uint8 [H, W, 3].

@@ -1,9 +1,9 @@
-"""One JSON object of many gigabytes, streamed: an entry for each video.
+"""JSON objects of many gigabytes, streamed entry by entry; `stream_values` is the entry.
 
-A JSON object is self-delimiting: the first of its prefixes that parses is the object. So an entry
-ends at the first `}`, unless that stands in a string or a nested object, which parsing tells at
-once. Only then are strings and braces scanned for. Each byte is looked at a bounded number of
-times, whatever the file holds, and memory is that of two blocks.
+A JSON object delimits itself: its first prefix that parses is the whole object. So a value ends at
+the first `}`, unless that stands in a string or a nested object; then the prefix does not parse,
+and strings and braces are scanned. Each byte is read a bounded number of times, whatever the file
+holds, and memory is that of two blocks.
 """
 
 import json
@@ -19,18 +19,18 @@ from handloom.errors import UserError
 
 BLOCK = 16 << 20  # bytes read at once; smaller blocks copy more, larger ones gain nothing
 MAX_VALUE = 16 << 20  # bytes of one entry: twelve hours of speech take about one megabyte
-KEY_ROOM = 4096  # a key, and the white space around it, fits into this many bytes
+MAX_KEY = 4096  # bytes of a key with the white space around it
 
 _BLANK = re.compile(rb"[ \t\r\n]*")
 _KEY = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*+")[ \t\r\n]*:[ \t\r\n]*')
-# A string that breaks off with the block matches too, without its closing quote.
+# A string that the end of the block cuts off matches too, without its closing quote.
 _STRING_OR_BRACE = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|[{}]', re.DOTALL)
 
 
 def stream_values(path: Path) -> Iterator[tuple[str, bytes, Any]]:
-    """Yield (key, JSON of the value, value) for every entry of the object in a file.
+    """Yield (key, JSON of the value, value) for each entry of the object in a file.
 
-    Values are JSON objects. A key that comes twice is yielded twice.
+    Values are JSON objects. A key that occurs twice is yielded twice.
 
     Raises:
         UserError: the file is not one JSON object of objects, breaks off, or holds an entry of more
@@ -45,12 +45,12 @@ def stream_values(path: Path) -> Iterator[tuple[str, bytes, Any]]:
 
 
 def load_value(raw: bytes | memoryview) -> Any:
-    """Parse JSON, be it strict or as Python writes it: with NaN, lone surrogates, stray bytes.
+    """Parse JSON, strict or as Python writes it, with NaN and lone surrogates.
 
-    Bytes that are not UTF-8 become U+FFFD, and so do lone surrogates.
+    Lone surrogates and bytes that are not UTF-8 become U+FFFD.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is not JSON.
     """
     try:
         return orjson.loads(raw)
@@ -69,7 +69,7 @@ def _load_lenient(raw: bytes) -> Any:
 
 @dataclass
 class _Window:
-    """A part of the file, and how far it has been read."""
+    """The part of the file in memory, and the position up to which it is parsed."""
 
     path: Path
     file: BinaryIO
@@ -78,23 +78,23 @@ class _Window:
     count: int = 0
     at_end: bool = False
 
-    def more(self) -> bool:
-        """Drop what was read and take in the next block; False at the end of the file."""
+    def read_more(self) -> bool:
+        """Drop what is parsed and read the next block; False at the end of the file."""
         block = self.file.read(BLOCK)
         self.at_end = not block
         self.data = self.data[self.at :] + block
         self.at = 0
         return not self.at_end
 
-    def room(self) -> None:
-        """See to it that a key fits into the window."""
-        while len(self.data) - self.at < KEY_ROOM and not self.at_end:
-            self.more()
+    def fill(self) -> None:
+        """Read on until a key surely fits into the window."""
+        while len(self.data) - self.at < MAX_KEY and not self.at_end:
+            self.read_more()
 
-    def next_sign(self) -> bytes:
-        """The next byte that is no white space, which is read; empty at the end of the file."""
+    def next_character(self) -> bytes:
+        """Consume the next byte that is not white space; empty at the end of the file."""
         while True:
-            self.room()
+            self.fill()
             blank = _BLANK.match(self.data, self.at)
             self.at = blank.end() if blank else self.at
             if self.at < len(self.data):
@@ -104,58 +104,58 @@ class _Window:
                 return b""
 
     def open_object(self) -> None:
-        """Read up to behind the first brace."""
-        self.room()
+        """Consume everything up to the first brace, and the brace."""
+        self.fill()
         if self.data.startswith(b"\xef\xbb\xbf"):
             self.at = 3
-        sign = self.next_sign()
-        if sign != b"{":
-            found = f"begins with {_shown(sign)}" if sign else "is empty"
+        character = self.next_character()
+        if character != b"{":
+            found = f"begins with {_quoted(character)}" if character else "is empty"
             raise UserError(
                 f"{self.path} {found}, expected one JSON object with an entry for each video; "
                 "download it again."
             )
 
     def next_entry(self) -> bool:
-        """Go to the next entry; False behind the last one."""
-        sign = self.next_sign()
-        if sign == b'"' and self.count == 0:
+        """Advance to the next entry; False after the last one."""
+        character = self.next_character()
+        if character == b'"' and self.count == 0:
             self.at -= 1
             return True
-        if sign == b"," and self.count > 0:
+        if character == b"," and self.count > 0:
             return True
-        if sign == b"}":
-            rest = self.next_sign()
+        if character == b"}":
+            rest = self.next_character()
             if rest:
-                raise self.broken(f"{_shown(rest)} follows its end")
+                raise self.make_error(f"{_quoted(rest)} follows its end")
             return False
-        raise self.broken(f"{_shown(sign)} in place of a comma" if sign else "")
+        raise self.make_error(f"{_quoted(character)} in place of a comma" if character else "")
 
     def key(self) -> str:
-        """Read a key and the colon behind it."""
-        self.room()
-        match = _KEY.match(self.data, self.at, self.at + KEY_ROOM)
+        """Consume a key and the colon after it."""
+        self.fill()
+        match = _KEY.match(self.data, self.at, self.at + MAX_KEY)
         if not match:
             rest = self.data[self.at :].lstrip()
-            is_cut_off = len(rest) < KEY_ROOM and rest[:1] in (b'"', b"")
-            raise self.broken("" if is_cut_off else "no key in quotes")
+            is_cut_off = len(rest) < MAX_KEY and rest[:1] in (b'"', b"")
+            raise self.make_error("" if is_cut_off else "no key in quotes")
         self.at = match.end()
         try:
             return str(load_value(match[1]))
         except ValueError as error:
-            raise self.broken(f"a key that is no string: {error},") from None
+            raise self.make_error(f"a key that is no string: {error},") from None
 
     def value(self, key: str) -> tuple[bytes, Any]:
-        """Read one object: its bytes and what they mean."""
-        self.room()
-        sign = self.data[self.at : self.at + 1]
-        if sign not in (b"{", b""):
+        """Consume one object: its bytes, and the parsed value."""
+        self.fill()
+        character = self.data[self.at : self.at + 1]
+        if character not in (b"{", b""):
             raise UserError(
-                f"{self.path} has {_shown(sign)} behind {key!r}, expected an object with the "
+                f"{self.path} has {_quoted(character)} behind {key!r}, expected an object with the "
                 "lists start, end and text; this is not HowTo100M's caption file."
             )
         while True:
-            raw_and_value = self._closed() or self._scanned()
+            raw_and_value = self._value_up_to_brace() or self._value_by_scanning()
             if raw_and_value:
                 self.at += len(raw_and_value[0])
                 self.count += 1
@@ -165,11 +165,11 @@ class _Window:
                     f"{self.path} has an entry of more than {MAX_VALUE >> 20} MB for {key!r}, "
                     "expected one video's captions; download it again."
                 )
-            if not self.more():
-                raise self.broken("")
+            if not self.read_more():
+                raise self.make_error("")
 
-    def _closed(self) -> tuple[bytes, Any] | None:
-        """The value, if it ends at the next closing brace: mostly it does."""
+    def _value_up_to_brace(self) -> tuple[bytes, Any] | None:
+        """The value if it ends at the next closing brace, as most do."""
         end = self.data.find(b"}", self.at, self.at + MAX_VALUE) + 1
         if not end:
             return None
@@ -179,8 +179,8 @@ class _Window:
             return None
         return self.data[self.at : end], value
 
-    def _scanned(self) -> tuple[bytes, Any] | None:
-        """The value, if it ends in the window, its end found by counting braces."""
+    def _value_by_scanning(self) -> tuple[bytes, Any] | None:
+        """The value if it ends in the window, whose end is found by counting braces."""
         depth = 0
         for match in _STRING_OR_BRACE.finditer(self.data, self.at, self.at + MAX_VALUE):
             if match[0] == b"{":
@@ -194,11 +194,11 @@ class _Window:
                 try:
                     return raw, load_value(raw)
                 except ValueError as error:
-                    raise self.broken(str(error)) from None
+                    raise self.make_error(str(error)) from None
         return None
 
-    def broken(self, why: str) -> UserError:
-        """What to raise where the file is no JSON, or has no more bytes where it should."""
+    def make_error(self, why: str) -> UserError:
+        """The error for a file that is not JSON, or that ends too early."""
         why = why or "breaks off"
         return UserError(
             f"{self.path} is not complete JSON ({why} after {self.count} videos); "
@@ -206,5 +206,5 @@ class _Window:
         )
 
 
-def _shown(sign: bytes) -> str:
-    return repr(sign.decode("latin-1"))
+def _quoted(character: bytes) -> str:
+    return repr(character.decode("latin-1"))

@@ -1,12 +1,13 @@
-"""tf.train.Example without TensorFlow or protobuf: a dict of lists from one record.
+"""tf.train.Example without TensorFlow or protobuf: `parse` makes a dict of lists of one record.
 
     Example   { 1: Features }
     Features  { 1: map<string, Feature> }   each entry is a message { 1: key, 2: Feature }
     Feature   { 1: BytesList | 2: FloatList | 3: Int64List }, each { 1: repeated ... }
 
-A field is a tag (field number << 3 | wire type) and a value: 0 a varint, 1 eight bytes, 2 a length
-and so many bytes, 5 four bytes. Numbers are packed into one value of wire type 2, and may be not.
-Only wanted keys are descended into, and bytes are views of the payload: pictures are not copied.
+A field is a tag (field number << 3 | wire type) and a value; the wire type is 0 for a varint, 1 for
+eight bytes, 2 for a length and as many bytes, 5 for four bytes. Numbers are packed into one value
+of wire type 2, or stored one by one. Only wanted keys are decoded, and bytes are views of the
+payload: images are not copied.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from handloom.errors import MediaError
 
 Values = list[memoryview] | NDArray[np.float32] | NDArray[np.int64]
-"""Of one key: bytes, floats or ints. A key without values of any kind is an empty list."""
+"""Values of one key: bytes, floats or integers; an empty list where there are none."""
 
 MAX_PACKED = 1 << 28
-"""Bytes of packed integers under one key: they take up to eight times as much decoded."""
+"""Most bytes of packed integers of one key; decoded they take up to eight times as much."""
 
 MAX_FIELDS = 1 << 20
-"""Fields of one message, such as pictures under one key. A field of two bytes takes 200 as an
+"""Most fields of one message, such as images of one key. A field of two bytes takes 200 as an
 object, so that a record of zeros would fill the memory."""
 
 _BYTES, _FLOATS, _INTS = 1, 2, 3
@@ -32,30 +33,30 @@ _BLOCK = 1 << 20  # bytes of varints decoded at once; bounds the temporary array
 _MAX_VARINT = 10
 
 Field = tuple[int, int, int, int]  # field number, wire type, start and end of the value
-Items = list[tuple[int, int, int]]  # wire type, start and end
+Items = list[tuple[int, int, int]]  # wire type, start and end of the value
 
 
 def parse(payload: bytes, wanted: Callable[[str], bool] | None = None) -> dict[str, Values]:
     """The values of an Example by key.
 
     Args:
-        payload: the record.
-        wanted: tells which keys to decode; by default all.
+        payload: bytes of the record.
+        wanted: whether to decode a key; by default all are.
 
     Returns:
-        For each wanted key that is there: memoryviews into the payload, float32 [N] or int64 [N].
+        For each wanted key that is there: memoryviews of the payload, float32 [N] or int64 [N].
 
     Raises:
         MediaError: the payload is not a well-formed Example.
     """
     view = memoryview(payload)
-    found: dict[str, Values] = {}
-    for number, wire, start, end in fields_of(view, 0, len(view)):
+    values: dict[str, Values] = {}
+    for number, wire, start, end in read_fields(view, 0, len(view)):
         if (number, wire) == (1, _LENGTH):
-            for inner, inner_wire, a, b in fields_of(view, start, end):
+            for inner, inner_wire, a, b in read_fields(view, start, end):
                 if (inner, inner_wire) == (1, _LENGTH):
-                    _entry(view, a, b, wanted, found)
-    return found
+                    _entry(view, a, b, wanted, values)
+    return values
 
 
 def _entry(
@@ -63,11 +64,11 @@ def _entry(
     start: int,
     end: int,
     wanted: Callable[[str], bool] | None,
-    found: dict[str, Values],
+    values: dict[str, Values],
 ) -> None:
-    """Put one entry of the map into `found`; a later entry of the same key takes its place."""
+    """Put one entry of the map into `values`; a later entry of the same key replaces it."""
     name, feature = b"", (0, 0)
-    for number, wire, a, b in fields_of(view, start, end):
+    for number, wire, a, b in read_fields(view, start, end):
         if (number, wire) == (1, _LENGTH):
             name = bytes(view[a:b])
         elif (number, wire) == (2, _LENGTH):
@@ -77,16 +78,16 @@ def _entry(
     except UnicodeDecodeError:
         raise MediaError("the record is not a tf.train.Example: a key is not UTF-8") from None
     if wanted is None or wanted(key):
-        found[key] = _feature(view, *feature)
+        values[key] = _feature(view, *feature)
 
 
 def _feature(view: memoryview, start: int, end: int) -> Values:
-    """Decode a Feature; of several lists the last counts."""
+    """Values of a Feature; of several lists the last counts."""
     kind = first = last = 0
-    for number, wire, a, b in fields_of(view, start, end):
+    for number, wire, a, b in read_fields(view, start, end):
         if wire == _LENGTH and number in (_BYTES, _FLOATS, _INTS):
             kind, first, last = number, a, b
-    items = [field[1:] for field in fields_of(view, first, last) if field[0] == 1]
+    items = [field[1:] for field in read_fields(view, first, last) if field[0] == 1]
     if kind == _FLOATS:
         return _floats(view, items)
     if kind == _INTS:
@@ -102,7 +103,7 @@ def _floats(view: memoryview, items: Items) -> NDArray[np.float32]:
 
 
 def _ints(view: memoryview, items: Items) -> NDArray[np.int64]:
-    """Packed groups are varints one after the other, so is what was not packed without its tags."""
+    """Integers of a list: packed groups and single values are all varints, one after the other."""
     parts = [view[a:b] for wire, a, b in items if wire in (_LENGTH, _VARINT)]
     if sum(map(len, parts)) > MAX_PACKED:
         raise MediaError(f"the record has more than {MAX_PACKED} bytes of integers under one key")
@@ -112,10 +113,10 @@ def _ints(view: memoryview, items: Items) -> NDArray[np.int64]:
 
 
 def varints(packed: bytes) -> NDArray[np.int64]:
-    """Decode integers of 1 to 10 bytes, 7 bits a byte, low bits first, the last byte below 128.
+    """Integers of 1 to 10 bytes: 7 bits a byte, low bits first, the last byte below 128.
 
     Returns:
-        int64 [N]; the bits are taken as two's complement, so that negatives come out as such.
+        int64 [N], two's complement: negative integers take 10 bytes.
 
     Raises:
         MediaError: an integer has more than 10 bytes, or the last one breaks off.
@@ -135,8 +136,8 @@ def varints(packed: bytes) -> NDArray[np.int64]:
 
 
 def _decode(block: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Varints that fill the block; `ends` are the offsets of their last bytes."""
-    if len(ends) == len(block):  # one byte each, as all flags are
+    """Integers of varints that fill the block; `ends` are the offsets of their last bytes."""
+    if len(ends) == len(block):  # one byte each, as flags are: the common case
         return block.astype(np.int64)
     starts = np.concatenate([[0], ends[:-1] + 1])
     sizes = ends - starts + 1
@@ -147,8 +148,8 @@ def _decode(block: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.int6
     return np.bitwise_or.reduceat(bits, starts).view(np.int64)
 
 
-def fields_of(view: memoryview, start: int, end: int) -> Iterator[Field]:
-    """The fields of a message that lies between two offsets; every value lies inside too."""
+def read_fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
+    """The fields of the message between two offsets; no value reaches beyond its end."""
     at, left = start, MAX_FIELDS
     while at < end:
         left -= 1
@@ -175,7 +176,7 @@ def fields_of(view: memoryview, start: int, end: int) -> Iterator[Field]:
 
 
 def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
-    """An unsigned integer and the offset behind it."""
+    """An unsigned integer and the offset after it."""
     value = 0
     for i in range(at, min(end, at + _MAX_VARINT)):
         byte = view[i]

@@ -1,8 +1,9 @@
-"""Decoding episodes that TFDS wrote, driven by the features.json beside them.
+"""Episodes as TensorFlow Datasets (TFDS) writes them, decoded as their features.json says.
 
-One record is one episode. Nested names are joined by `/`; below `steps/` the values of all T steps
-follow each other, T times the inner shape, row-major. Integers and flags are stored as int64 and
-floats as float32, whatever they were (so float64 has lost precision), texts and pictures as bytes.
+`read_features` reads features.json, `parse_record` decodes one record, which is one episode. Nested
+names are joined by `/`; below `steps/` the values of all T steps follow each other, T times the
+inner shape, row-major. Integers and flags are stored as int64 and floats as float32, whatever they
+were (so float64 has lost precision), texts and images as bytes.
 """
 
 import hashlib
@@ -19,28 +20,34 @@ import orjson
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets.formats import tf_example as example
-from handloom.stages.datasets.formats.images import ArrayPictures, EncodedPictures
+from handloom.stages.datasets.formats import tf_example as tf_example
+from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
 from handloom.stages.datasets.formats.tf_example import Values
-from handloom.stages.datasets.source import Pictures
+from handloom.stages.datasets.source import Images
 
 STEPS = "steps/"
-COUNTED = ("is_first", "is_last", "is_terminal", "discount", "reward")  # one number for each step
+STEP_SCALARS = (
+    "is_first",
+    "is_last",
+    "is_terminal",
+    "discount",
+    "reward",
+)  # one number a step: their count is T
 MAX_JSON = 1 << 24
-MAX_TENSOR = 1 << 31  # bytes of an episode's tensors under one key, unpacked
-VARIES = -1  # a dimension that differs from step to step
+MAX_TENSOR = 1 << 31  # bytes of an episode's tensors under one key, decoded
+VARIES = -1  # length of a dimension that differs from step to step
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """How one key of the record is to be read.
+class Feature:
+    """How the values of one key of the record are read.
 
     Attributes:
         key: as in the record, `steps/observation/state`.
         kind: image, text, number or other.
-        shape: of one value (one step's); VARIES where a dimension is not fixed.
-        dtype: numpy's name of what it was before it was stored.
-        encoding: none, or bytes or zlib for tensors stored as one string each.
+        shape: of the value of one step, with VARIES where a dimension is not fixed.
+        dtype: numpy's name of the type before storing.
+        encoding: none; or bytes or zlib, where each tensor is stored as one string.
     """
 
     key: str
@@ -50,15 +57,15 @@ class Leaf:
     encoding: str = "none"
 
     @property
-    def is_picture(self) -> bool:
-        """Colours for a camera view; depth has one channel or more than 8 bits."""
+    def is_image(self) -> bool:
+        """Whether it is a camera's colour image; depth has one channel or more than 8 bits."""
         colours = not self.shape or (len(self.shape) == 3 and self.shape[-1] in (3, 4, VARIES))
         if self.kind == "number":
             return self.dtype == "uint8" and len(self.shape) == 3 and self.shape[-1] == 3
         return self.kind == "image" and self.dtype in ("", "uint8") and colours
 
 
-Leaves = dict[str, Leaf]
+Features = dict[str, Feature]
 
 RAGGED = (
     "may have another shape at every step (a ragged tensor), which handloom does not read; name "
@@ -66,8 +73,8 @@ RAGGED = (
 )
 
 
-def read_features(path: Path) -> Leaves:
-    """The leaves that a features.json describes, by key, in name order.
+def read_features(path: Path) -> Features:
+    """The features that a features.json describes, by key, in name order.
 
     Raises:
         UserError: the file is not there or not a description of features.
@@ -83,196 +90,199 @@ def read_features(path: Path) -> Leaves:
 
 
 @lru_cache(maxsize=8)  # a worker loads thousands of episodes of one dataset
-def _read_features(path: Path, mtime_ns: int, size: int) -> Leaves:
-    found: Leaves = {}
+def _read_features(path: Path, mtime_ns: int, size: int) -> Features:
+    features: Features = {}
     try:
         if size > MAX_JSON:
             raise ValueError(f"{size} bytes")
-        _walk(orjson.loads(path.read_bytes()), "", (), found)
+        _collect(orjson.loads(path.read_bytes()), "", (), features)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} does not describe TFDS features ({type(error).__name__}: {error}); copy it "
             "again from where the records come from."
         ) from None
-    return dict(sorted(found.items()))
+    return dict(sorted(features.items()))
 
 
-def _walk(feature: dict[str, Any], key: str, outer: tuple[int, ...], found: Leaves) -> None:
-    """Collect the leaves below one node; `outer` is the shape that sequences around it add."""
-    if "featuresDict" in feature:
-        for name, inner in (feature["featuresDict"].get("features") or {}).items():
-            _walk(inner, f"{key}/{name}" if key else name, outer, found)
-    elif "sequence" in feature:
+def _collect(node: dict[str, Any], key: str, outer: tuple[int, ...], features: Features) -> None:
+    """Collect the features below a node; `outer` is the shape that sequences around it add."""
+    if "featuresDict" in node:
+        for name, inner in (node["featuresDict"].get("features") or {}).items():
+            _collect(inner, f"{key}/{name}" if key else name, outer, features)
+    elif "sequence" in node:
         # The steps are a sequence themselves. One within it is stored in ragged form, even if its
         # length is fixed.
         around = outer if key == "steps" else (*outer, VARIES)
-        _walk(feature["sequence"]["feature"], key, around, found)
+        _collect(node["sequence"]["feature"], key, around, features)
     else:
-        found[key] = _leaf(feature, key, outer)
+        features[key] = _parse_feature(node, key, outer)
 
 
-def _leaf(feature: dict[str, Any], key: str, outer: tuple[int, ...]) -> Leaf:
-    """A leaf, told by its content: class names differ from one TFDS version to the next."""
-    if "text" in feature:
-        return Leaf(key, "text", outer, "string")
-    kind = "image" if "image" in feature else "tensor" if "tensor" in feature else ""
-    told = feature.get(kind) or {}
-    inner = tuple(int(n) for n in (told.get("shape") or {}).get("dimensions") or ())
+def _parse_feature(node: dict[str, Any], key: str, outer: tuple[int, ...]) -> Feature:
+    """The feature of a node, by its content: class names differ between versions of TFDS."""
+    if "text" in node:
+        return Feature(key, "text", outer, "string")
+    kind = "image" if "image" in node else "tensor" if "tensor" in node else ""
+    content = node.get(kind) or {}
+    inner = tuple(int(n) for n in (content.get("shape") or {}).get("dimensions") or ())
     if any(n < VARIES for n in inner):
         raise ValueError(f"{key} has the shape {inner}")
-    dtype = str(told.get("dtype") or "")
+    dtype = str(content.get("dtype") or "")
     if kind == "image":
-        return Leaf(key, "other" if outer else "image", inner, dtype)
+        return Feature(key, "other" if outer else "image", inner, dtype)
     if kind == "tensor":
         kind = "text" if dtype in ("string", "object") else "number"
-        return Leaf(key, kind, outer + inner, dtype, str(told.get("encoding") or "none").lower())
-    if "classLabel" in feature:
-        return Leaf(key, "number", outer, "int64")
-    return Leaf(key, "other", outer)
+        return Feature(
+            key, kind, outer + inner, dtype, str(content.get("encoding") or "none").lower()
+        )
+    if "classLabel" in node:
+        return Feature(key, "number", outer, "int64")
+    return Feature(key, "other", outer)
 
 
 @dataclass(frozen=True)
 class Record:
-    """An episode's values with what features.json says of them.
+    """The values of one episode.
 
     Attributes:
-        leaves: by key.
-        values: by key, as stored.
-        steps: T.
+        features: how values are read, by key.
+        values: as stored, by key.
+        steps: T, the number of steps.
     """
 
-    leaves: Leaves
+    features: Features
     values: dict[str, Values]
     steps: int
 
     def numbers(self, key: str, width: int = 0) -> NDArray[np.float32]:
-        """Numbers of each step as float32 [T, width], inner shapes made flat.
+        """Numbers of each step, float32 [T, width], inner shapes flattened.
 
         Raises:
-            MediaError: there are none, not T times as many, another width, or not all are finite.
+            MediaError: there are none, or not T times the shape, or another width than expected,
+                or some are not finite.
         """
         values = self.array(key)
-        found = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float32)
-        if width and found.shape[1] != width:
-            raise MediaError(f"{key} has {found.shape[1]} numbers a step, expected {width}")
-        if not np.isfinite(found).all():
+        numbers = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float32)
+        if width and numbers.shape[1] != width:
+            raise MediaError(f"{key} has {numbers.shape[1]} numbers a step, expected {width}")
+        if not np.isfinite(numbers).all():
             raise MediaError(f"{key} holds values that are not finite; download the file again")
-        return found
+        return numbers
 
     def array(self, key: str) -> NDArray[Any]:
-        """Numbers of each step in their own shape and type [T, ...]. Raises MediaError."""
-        leaf = self._leaf(key)
+        """Values of each step in their own shape and type, [T, ...]. Raises MediaError."""
+        feature = self._feature(key)
         stored = self.values[key]
-        if leaf.encoding != "none" and isinstance(stored, list):
-            return _unpacked(leaf, stored, self._count(leaf, len(stored), 1))
+        if feature.encoding != "none" and isinstance(stored, list):
+            return _decode_tensors(feature, stored, self._count_steps(feature, len(stored), 1))
         if isinstance(stored, list) and stored:
-            raise MediaError(f"{key} holds bytes, features.json says {leaf.dtype}")
-        steps = self._count(leaf, len(stored), math.prod(leaf.shape))
-        return np.asarray(stored).astype(_dtype(leaf)).reshape(steps, *leaf.shape)
+            raise MediaError(f"{key} holds bytes, features.json says {feature.dtype}")
+        steps = self._count_steps(feature, len(stored), math.prod(feature.shape))
+        return np.asarray(stored).astype(_dtype(feature)).reshape(steps, *feature.shape)
 
     def texts(self, key: str) -> list[str]:
-        """Texts under a key, as stored, of a step each or of the episode; none if it is absent."""
+        """Texts under a key, one for each step or one for the episode; none if it is absent."""
         stored = self.values.get(key, [])
         if not isinstance(stored, list):
             raise MediaError(f"{key} holds numbers, features.json says text")
         return [bytes(text).decode(errors="replace") for text in stored]
 
     def text(self, key: str) -> str:
-        """The first text under a key that is not blank, as stored, or nothing."""
+        """The first text under a key that is not blank, or an empty one."""
         return next((text for text in self.texts(key) if text.strip()), "")
 
-    def single(self, key: str) -> float | None:
-        """The number of a key outside the steps, or None if it is not there."""
+    def scalar(self, key: str) -> float | None:
+        """The number under a key outside the steps, or None if it is absent."""
         stored = self.values.get(key)
         return float(stored[0]) if isinstance(stored, np.ndarray) and len(stored) else None
 
-    def pictures(self, key: str) -> Pictures:
-        """The pictures of a camera, one for each step. Raises MediaError if there are not T."""
-        leaf, name = self._leaf(key), key.removeprefix(STEPS + "observation/")
+    def images(self, key: str) -> Images:
+        """The images of a camera, one a step. Raises MediaError if there are not T."""
+        feature, name = self._feature(key), key.removeprefix(STEPS + "observation/")
         stored = self.values[key]
-        if leaf.kind == "number":
-            return ArrayPictures(self.array(key), name)
+        if feature.kind == "number":
+            return ArrayImages(self.array(key), name)
         if not isinstance(stored, list):
             raise MediaError(f"{key} holds numbers, features.json says pictures")
-        self._count(leaf, len(stored), 1)
-        return EncodedPictures(stored, name)
+        self._count_steps(feature, len(stored), 1)
+        return EncodedImages(stored, name)
 
     def content_id(self, keys: Iterable[str]) -> str:
-        """A hash of what these keys hold; of pictures, the first and the last.
+        """A hash, 32 hex digits, of the values of some keys; of images the first and last count.
 
-        Not of the record's bytes: TFDS writes the map of keys in another order in every process, so
-        that two builds of the same data differ. Keys that are not there count as empty.
+        The record's own bytes would not do: TFDS writes the map of keys in another order in every
+        process, so that two builds of the same data differ. Absent keys count as empty.
         """
         digest = hashlib.blake2b(str(self.steps).encode(), digest_size=16)
         for key in sorted(keys):
-            leaf, stored = self.leaves.get(key), self.values.get(key, [])
+            feature, stored = self.features.get(key), self.values.get(key, [])
             if isinstance(stored, np.ndarray):
                 parts = [stored.astype(stored.dtype.newbyteorder("<")).tobytes()]
             else:
-                ends = leaf is not None and leaf.kind == "image" and len(stored) > 2
+                ends = feature is not None and feature.kind == "image" and len(stored) > 2
                 parts = [bytes(part) for part in ([stored[0], stored[-1]] if ends else stored)]
             for part in (key.encode(), *parts):
                 digest.update(len(part).to_bytes(8, "little") + part)
         return digest.hexdigest()
 
-    def _leaf(self, key: str) -> Leaf:
-        """What is known of a key that must be there, in a shape that can be read."""
-        leaf = self.leaves.get(key)
-        if leaf is not None and leaf.kind != "image" and VARIES in leaf.shape:
+    def _feature(self, key: str) -> Feature:
+        """The feature of a key that must be there, in a shape that can be read."""
+        feature = self.features.get(key)
+        if feature is not None and feature.kind != "image" and VARIES in feature.shape:
             raise MediaError(f"{key} {RAGGED}")
-        if key not in self.leaves or key not in self.values:
-            where = "the record" if key in self.leaves else "features.json"
+        if key not in self.features or key not in self.values:
+            where = "the record" if key in self.features else "features.json"
             raise MediaError(f"{key} is not in {where}, whose keys handloom reads by name")
-        return self.leaves[key]
+        return self.features[key]
 
-    def _count(self, leaf: Leaf, count: int, each: int) -> int:
-        """How many values of a shape there are, which must be T below the steps."""
-        steps = self.steps if leaf.key.startswith(STEPS) else 1
+    def _count_steps(self, feature: Feature, count: int, each: int) -> int:
+        """The number of steps, 1 outside of them, after a check that each has `each` values."""
+        steps = self.steps if feature.key.startswith(STEPS) else 1
         if count != steps * each:
             raise MediaError(
-                f"{leaf.key} has {count} values, expected {steps * each} for {steps} steps; "
+                f"{feature.key} has {count} values, expected {steps * each} for {steps} steps; "
                 "download the file again"
             )
         return steps
 
 
-def parse(payload: bytes, leaves: Leaves, wanted: Callable[[str], bool]) -> Record:
-    """Decode the wanted keys of an episode, and find out its number of steps.
+def parse_record(payload: bytes, features: Features, wanted: Callable[[str], bool]) -> Record:
+    """Decode the wanted keys of an episode.
 
     Raises:
-        MediaError: the record is damaged, or its number of steps cannot be told.
+        MediaError: the record is damaged, or has no key that gives the number of steps.
     """
-    counted = [STEPS + name for name in COUNTED]
-    values = example.parse(payload, lambda key: wanted(key) or key in counted)
-    steps = next((len(values[key]) for key in counted if key in values), 0)
+    step_scalars = [STEPS + name for name in STEP_SCALARS]
+    values = tf_example.parse(payload, lambda key: wanted(key) or key in step_scalars)
+    steps = next((len(values[key]) for key in step_scalars if key in values), 0)
     if not steps:
         raise MediaError("the record has no steps/is_first: not one step, or not an RLDS episode")
-    return Record(leaves, values, steps)
+    return Record(features, values, steps)
 
 
-def _dtype(leaf: Leaf) -> np.dtype[Any]:
-    """The type of a tensor; bfloat16, which numpy does not know, was stored as float32."""
+def _dtype(feature: Feature) -> np.dtype[Any]:
+    """numpy's type of a tensor; bfloat16, which numpy lacks, is stored as float32."""
     try:
-        return np.dtype("float32" if leaf.dtype == "bfloat16" else leaf.dtype)
+        return np.dtype("float32" if feature.dtype == "bfloat16" else feature.dtype)
     except TypeError:
-        raise MediaError(f"{leaf.key} has the unknown type {leaf.dtype}") from None
+        raise MediaError(f"{feature.key} has the unknown type {feature.dtype}") from None
 
 
-def _unpacked(leaf: Leaf, stored: list[memoryview], steps: int) -> NDArray[Any]:
-    """Tensors that are stored as one string for each step, plain or deflated."""
-    dtype = _dtype(leaf)
-    size = math.prod(leaf.shape) * dtype.itemsize
+def _decode_tensors(feature: Feature, stored: list[memoryview], steps: int) -> NDArray[Any]:
+    """Tensors [T, ...] that are stored as one string a step, raw or deflated."""
+    dtype = _dtype(feature)
+    size = math.prod(feature.shape) * dtype.itemsize
     if steps * size > MAX_TENSOR:
-        raise MediaError(f"{leaf.key} would take {steps * size} bytes, at most {MAX_TENSOR} are")
-    found = np.empty((steps, *leaf.shape), dtype)
+        raise MediaError(f"{feature.key} would take {steps * size} bytes, at most {MAX_TENSOR} are")
+    tensors = np.empty((steps, *feature.shape), dtype)
     for step, data in enumerate(stored):
-        plain = bytes(data)
-        if leaf.encoding == "zlib":
+        raw = bytes(data)
+        if feature.encoding == "zlib":
             try:  # a few bytes can claim to be gigabytes: no more is unpacked than is expected
-                plain = zlib.decompressobj().decompress(plain, size + 1)
+                raw = zlib.decompressobj().decompress(raw, size + 1)
             except zlib.error as error:
-                raise MediaError(f"{leaf.key} is damaged at step {step} ({error})") from None
-        if len(plain) != size:
-            raise MediaError(f"{leaf.key} has {len(plain)} bytes at step {step}, expected {size}")
-        found[step] = np.frombuffer(plain, dtype.newbyteorder("<")).reshape(leaf.shape)
-    return found
+                raise MediaError(f"{feature.key} is damaged at step {step} ({error})") from None
+        if len(raw) != size:
+            raise MediaError(f"{feature.key} has {len(raw)} bytes at step {step}, expected {size}")
+        tensors[step] = np.frombuffer(raw, dtype.newbyteorder("<")).reshape(feature.shape)
+    return tensors

@@ -1,9 +1,9 @@
-"""TFRecord files without TensorFlow: where the records lie, and one record at a time.
+"""TFRecord files without TensorFlow: `scan` finds the records of a file, `read` reads one of them.
 
 Records follow each other with no header, footer or index: length (uint64), checksum of the length,
-payload, checksum of the payload; all little endian. The checksum is CRC-32C, rotated and shifted
-("masked") so that the checksum of data that hold checksums stays useful. google_crc32c is C: in
-Python a record of 14 MB would take seconds.
+payload, checksum of the payload; all little endian. The checksum is CRC-32C, rotated and offset
+("masked") so that checksums of data that hold checksums stay useful. google_crc32c is C: in Python
+a record of 14 MB would take seconds.
 """
 
 import os
@@ -17,7 +17,7 @@ import google_crc32c
 from handloom.errors import MediaError
 
 MAX_RECORD = 1 << 30
-"""Bytes of a payload; episodes of RT-1 and Bridge have 1 to 60 MB."""
+"""Largest payload, bytes; episodes of RT-1 and Bridge have 1 to 60 MB."""
 
 _HEAD, _TAIL = 12, 4
 _AGAIN = "download it again"
@@ -28,23 +28,21 @@ class Place:
     """Where a record lies in its file.
 
     Attributes:
-        offset: of the payload, behind the head of 12 bytes.
-        length: of the payload; of a truncated record, what its head promises (0 if that is cut).
-        truncated: the file ends inside this record, which is then the last one.
-        fault: why the record cannot be read and why none is looked for behind it, or empty.
+        offset: of the payload, after the head of 12 bytes.
+        length: of the payload, bytes; of a truncated record as its head states, or 0.
+        error: why neither this record nor any after it can be read, or empty.
     """
 
     offset: int
     length: int
-    truncated: bool = False
-    fault: str = ""
+    error: str = ""
 
 
 def scan(path: Path) -> Iterator[Place]:
-    """Walk the records of a file, reading 12 bytes of each.
+    """The places of a file's records, from 12 bytes of each.
 
-    A file that breaks off or whose framing is damaged ends with a Place that has a `fault`: without
-    a length there is no way to find the next record.
+    A file that breaks off or whose framing is damaged ends with a Place that has an `error`:
+    without a length the next record cannot be found.
 
     Raises:
         MediaError: the file is no TFRecord at all; the message says what it is.
@@ -56,26 +54,20 @@ def scan(path: Path) -> Iterator[Place]:
         while at < size:
             head = os.pread(file.fileno(), _HEAD, at)
             place = _place(path, number, at, size, head)
-            if place.fault and not number:
+            if place.error and not number:
                 _refuse_by_content(path, os.pread(file.fileno(), 64, 0))
             yield place
-            if place.fault:
+            if place.error:
                 return
             at = place.offset + place.length + _TAIL
             number += 1
 
 
-def read(path: Path, offset: int, length: int, check: bool = True) -> bytes:
-    """One payload, of the offset and length that `scan` told.
-
-    Args:
-        path: the file.
-        offset: of the payload.
-        length: of the payload.
-        check: whether to compare its checksum.
+def read(path: Path, offset: int, length: int) -> bytes:
+    """One payload, at the offset and of the length that `scan` found.
 
     Raises:
-        MediaError: the file ends before the record does, or the checksum is another one.
+        MediaError: the file ends before the record does, or the checksum does not match.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -88,7 +80,7 @@ def read(path: Path, offset: int, length: int, check: bool = True) -> bytes:
         payload, tail = file.read(length), file.read(_TAIL)
     if len(payload) < length or len(tail) < _TAIL:
         raise MediaError(f"{path.name} breaks off inside the record at byte {offset}: {_AGAIN}")
-    if check and struct.unpack("<I", tail)[0] != masked_crc(payload):
+    if struct.unpack("<I", tail)[0] != masked_crc(payload):
         raise MediaError(
             f"{path.name}: the record at byte {offset} has another checksum than was written "
             f"with it, its bytes are damaged: {_AGAIN}"
@@ -96,41 +88,33 @@ def read(path: Path, offset: int, length: int, check: bool = True) -> bytes:
     return payload
 
 
-def records(path: Path, check: bool = True) -> Iterator[bytes]:
-    """All payloads of a file, one at a time. Raises MediaError at the first damaged one."""
-    for place in scan(path):
-        if place.fault:
-            raise MediaError(place.fault)
-        yield read(path, place.offset, place.length, check)
-
-
 def masked_crc(data: bytes) -> int:
-    """The checksum as TFRecord stores it."""
+    """The CRC-32C of data as TFRecord stores it: rotated right by 15 bits, plus 0xA282EAD8."""
     crc = int(google_crc32c.value(data))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _place(path: Path, number: int, at: int, size: int, head: bytes) -> Place:
-    """What a head says; `at` is its offset, `number` the record's, `size` the file's."""
+    """The place of record `number`, whose head lies at `at` in a file of `size` bytes."""
     offset = at + _HEAD
     cut = f"{path.name} breaks off inside record {number} at byte {size}: {_AGAIN}"
     if len(head) < _HEAD:
-        return Place(offset, 0, truncated=True, fault=cut)
+        return Place(offset, 0, error=cut)
     length, crc = struct.unpack("<QI", head)
     if crc != masked_crc(head[:8]):
-        fault = (
+        error = (
             f"{path.name}: the head of record {number} at byte {at} is damaged (checksum), what "
             f"follows cannot be found: {_AGAIN}"
         )
-        return Place(offset, 0, fault=fault)
+        return Place(offset, 0, error=error)
     if length > MAX_RECORD:
-        fault = (
+        error = (
             f"{path.name}: record {number} has {length} bytes, expected an episode of at most "
             f"{MAX_RECORD}; this is no file of episodes"
         )
-        return Place(offset, 0, fault=fault)
+        return Place(offset, 0, error=error)
     if offset + length + _TAIL > size:
-        return Place(offset, length, truncated=True, fault=cut)
+        return Place(offset, length, error=cut)
     return Place(offset, length)
 
 
@@ -143,7 +127,10 @@ def _refuse_by_name(path: Path) -> None:
 
 
 def _refuse_by_content(path: Path, start: bytes) -> None:
-    """Say what the file is. Only for a bad first head: a length may look like any magic number."""
+    """Raise MediaError for a known other kind of file.
+
+    To be called only if the first head is bad: a good length may look like any magic number.
+    """
     kinds = {
         b"\x1f\x8b": "compressed with gzip, expected a plain TFRecord: unpack it with gunzip",
         b"version https://git-lfs": "a Git LFS pointer, not the data: fetch it with `git lfs pull`",

@@ -5,21 +5,21 @@
     /mask/<split>    names of demonstrations (robomimic)
 
 An action is 6 numbers in [-1, 1] and a gripper (-1 open to +1 close) for each arm. The controller
-clips them (recordings of a space mouse go far beyond) and scales them to metres and to a rotation
-vector, both along the axes of the world, which a single arm's base shares.
+clips them (recordings of a space mouse go far beyond) and scales them to metres and a rotation
+vector, both along the axes of the world, which are those of a single arm's base.
 
 Where the three differ:
 
 - robomimic names observations `robot0_eef_pos`, `robot0_eef_quat` (x y z w), `agentview_image`;
-  obs[t] is what was seen before actions[t]. There is no instruction.
-- LIBERO names them `ee_pos`, `ee_ori` (a rotation vector), `agentview_rgb`. Its writer stores what
-  was seen *after* an action, so that obs[t] goes with actions[t + 1]. Files that were regenerated
-  without idle steps have no attributes, and store what was seen before. Its pictures
-  are upside down; they are turned by 180 degrees, as all do who train on LIBERO and evaluate in it.
-- robosuite's own files (and robomimic's demo_*.hdf5) hold simulator states and no pictures.
+  obs[t] was made before actions[t]. There is no instruction.
+- LIBERO names them `ee_pos`, `ee_ori` (a rotation vector), `agentview_rgb`. Its writer stores the
+  observation *after* an action, so that obs[t] goes with actions[t + 1]. Files that were
+  regenerated without idle steps have no attributes, and store the observation before. Its images
+  are upside down; they are rotated by 180 degrees, as OpenVLA, openpi and LeRobot do in training
+  and evaluation.
+- robosuite's own files (and robomimic's demo_*.hdf5) hold simulator states and no images.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.formats import rotations
-from handloom.stages.datasets.formats.hdf5 import Recording
+from handloom.stages.datasets.formats.hdf5 import Hdf5File
+from handloom.stages.datasets.formats.images import hash_arrays
 from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode
 from handloom.tokenize.shards.format import ARM
 
@@ -40,11 +41,11 @@ Floats = NDArray[np.float64]
 
 HZ = 20.0  # robosuite's default
 OPENING_M = 0.08
-"""Between the fingers of Panda's hand, wide open: the sum of both fingers' ways."""
-STILL = 1e-4
-"""Of an action's six numbers: below, the arm is told nothing (as in LIBERO's filtered versions)."""
+"""Opening of the Panda gripper: the sum of the travel of both fingers."""
+IDLE_BELOW = 1e-4
+"""Norm of an action's six numbers below which a step is idle (as in LIBERO's filtered versions)."""
 
-MAIN = ("agentview_image", "agentview_rgb")
+MAIN = ("agentview_image", "agentview_rgb")  # the camera that shows the whole scene
 
 # robomimic has no instructions; these are its tasks in words.
 TASKS = {
@@ -61,13 +62,13 @@ _ARM_KEY = re.compile(r"(robot(\d{1,3})(?:_(right|left))?)_eef_pos")
 _SCENE = re.compile(r"^[A-Z]+(?:_[A-Z]+)*_SCENE\d+_")
 
 
-def fits(file: Recording) -> bool:
-    """Whether the file is laid out like this."""
+def matches_layout(file: Hdf5File) -> bool:
+    """Whether the file has the layout of robosuite's recordings."""
     return file.find("data") is not None and file.shape("data") is None
 
 
-def episodes(file: Recording) -> Iterator[SourceEpisode]:
-    """The demonstrations in the order of their numbers, which may have holes."""
+def episodes(file: Hdf5File) -> Iterator[SourceEpisode]:
+    """The demonstrations in the order of their numbers, which may have gaps."""
     splits = _splits(file)
     version = str(file.attribute("data", "tag") or "unknown")  # LIBERO: libero-v1
     named = [(match, name) for name in file.names("data") if (match := _DEMO.fullmatch(name))]
@@ -80,26 +81,26 @@ def episodes(file: Recording) -> Iterator[SourceEpisode]:
             yield SourceEpisode(unit, file.name, place, split, version, error=str(error))
 
 
-def load(file: Recording, source: SourceEpisode, options: EpisodeOptions) -> Episode:
+def load(file: Hdf5File, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """Read one demonstration.
 
     Raises:
-        MediaError: it is not complete, its parts differ in length, or its actions are not those of
-            a controller that moves the hand by what it is told.
+        MediaError: it is not complete, its parts differ in length, or its actions are not deltas
+            of an operational space controller.
     """
     demo = "data/" + source.unit.rpartition("#")[2]
     recorded = file.array(f"{demo}/actions")
     is_libero = file.shape(f"{demo}/obs/ee_ori") is not None
     env = _environment(file, is_libero)
-    told, idle = _paired(recorded, late=is_libero and _is_official(file))
+    actions, idle = _pair_actions(recorded, late=is_libero and _is_official(file))
     if is_libero:
         arms = [_libero_arm(file, f"{demo}/obs")]
     else:
-        arms = _robomimic_arms(file, f"{demo}/obs", max(1, told.shape[1] // ARM))
-    if any(len(arm.position) != len(told) for arm in arms):
+        arms = _robomimic_arms(file, f"{demo}/obs", max(1, actions.shape[1] // ARM))
+    if any(len(arm.position) != len(actions) for arm in arms):
         raise MediaError(
-            f"{file.name}: {demo} has {len(arms[0].position)} observations for {len(told)} actions;"
-            " the recording or its conversion was interrupted"
+            f"{file.name}: {demo} has {len(arms[0].position)} observations for {len(actions)} "
+            "actions; the recording or its conversion was interrupted"
         )
     kind = "ee_delta" if options.action_kind == "auto" else options.action_kind
     as_deltas = kind == "ee_delta"
@@ -108,14 +109,14 @@ def load(file: Recording, source: SourceEpisode, options: EpisodeOptions) -> Epi
     flags += ["rotated_180"] * rotated
     flags += ["actions_shifted"] * (is_libero and _is_official(file))
     flags += ["no_ops"] * bool(idle[:-1].any())
-    flags += ["actions_clipped"] * (as_deltas and bool((np.abs(told) > 1).any()))
+    flags += ["actions_clipped"] * (as_deltas and bool((np.abs(actions) > 1).any()))
     return Episode(
-        episode_id=_content(file, demo, recorded, arms),
+        episode_id=_content_id(recorded, arms),
         text=text,
-        hz=options.hz or _number(_kwargs(env).get("control_freq")) or HZ,
-        views=file.views(_cameras(file, f"{demo}/obs"), len(told), options, rotated=rotated),
+        hz=options.hz or _rate(_kwargs(env).get("control_freq")) or HZ,
+        views=file.views(_cameras(file, f"{demo}/obs"), len(actions), options, rotated=rotated),
         state=np.hstack([a.converted(file) if as_deltas else a.stored() for a in arms], dtype="f4"),
-        action=(_deltas(file, told, env) if as_deltas else told).astype(np.float32),
+        action=(_deltas(file, actions, env) if as_deltas else actions).astype(np.float32),
         action_kind=kind,
         success=_success(file, demo),
         idle=idle,
@@ -124,39 +125,47 @@ def load(file: Recording, source: SourceEpisode, options: EpisodeOptions) -> Epi
     )
 
 
-def _paired(recorded: Floats, late: bool) -> tuple[Floats, NDArray[np.bool_]]:
-    """The action that follows each observation, and where the arms are told nothing.
+def _pair_actions(recorded: Floats, late: bool) -> tuple[Floats, NDArray[np.bool_]]:
+    """The action that follows each observation [T, A], and the idle steps [T].
 
     Args:
-        recorded: actions [T, A].
-        late: observations were stored after their actions: the first action led to the first
-            observation, and nothing is told after the last one.
+        recorded: actions [T, A] as stored.
+        late: whether observations were stored after their actions: the first action led to the
+            first observation, and none follows the last one.
     """
-    told = recorded
+    actions = recorded
     if late:
-        told = np.roll(recorded, -1, axis=0)
-        told[-1] = recorded[-1]
-        told[-1, np.arange(told.shape[1]) % ARM != ARM - 1] = 0.0  # the grippers hold on
-    is_gripper = np.arange(told.shape[1]) % ARM == ARM - 1
-    still = np.linalg.norm(told[:, ~is_gripper], axis=1) < STILL
-    still[1:] &= (told[1:, is_gripper] == told[:-1, is_gripper]).all(axis=1)
-    return told, still
+        actions = np.roll(recorded, -1, axis=0)
+        actions[-1] = recorded[-1]
+        actions[-1, np.arange(actions.shape[1]) % ARM != ARM - 1] = (
+            0.0  # the grippers keep their target
+        )
+    is_gripper = np.arange(actions.shape[1]) % ARM == ARM - 1
+    idle = np.linalg.norm(actions[:, ~is_gripper], axis=1) < IDLE_BELOW
+    idle[1:] &= (actions[1:, is_gripper] == actions[:-1, is_gripper]).all(axis=1)
+    return actions, idle
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """What was measured of one arm: position [T, 3] m, orientation [T, 3 or 4], fingers [T, 2]."""
+    """Measurements of one arm.
+
+    Attributes:
+        position: metres, [T, 3].
+        orientation: rotation vector [T, 3] or quaternion x y z w [T, 4].
+        fingers: positions of the finger joints, metres, [T, fingers].
+    """
 
     position: Floats
     orientation: Floats
     fingers: Floats
 
     def stored(self) -> Floats:
-        """The numbers as they are."""
+        """The numbers as stored, side by side."""
         return np.hstack([self.position, self.orientation, self.fingers])
 
-    def converted(self, file: Recording) -> Floats:
-        """Position, roll pitch yaw and gripper [T, 7]; quaternions are x y z w."""
+    def converted(self, file: Hdf5File) -> Floats:
+        """Position, roll pitch yaw and gripper, 0 closed to 1 open; [T, 7]."""
         if self.fingers.shape[1] != 2:
             raise MediaError(
                 f"{file.name}: the gripper has {self.fingers.shape[1]} joints, expected Panda's "
@@ -172,25 +181,25 @@ class _Arm:
         return np.hstack([self.position, rotations.to_rpy(rotation), opening.clip(0.0, 1.0)])
 
 
-def _libero_arm(file: Recording, obs: str) -> _Arm:
+def _libero_arm(file: Hdf5File, obs: str) -> _Arm:
     parts = file.array(f"{obs}/ee_pos", 3), file.array(f"{obs}/ee_ori", 3)
     return _Arm(*parts, file.array(f"{obs}/gripper_states"))
 
 
-def _robomimic_arms(file: Recording, obs: str, count: int) -> list[_Arm]:
-    """The arms in the order of the action: robots by number; of one robot, right before left."""
+def _robomimic_arms(file: Hdf5File, obs: str, count: int) -> list[_Arm]:
+    """The arms in the order of the action: by robot; of one with two arms the right one first."""
     keys = [match for name in file.names(obs) if (match := _ARM_KEY.fullmatch(name))]
     for sided in (False, True):  # robot0_eef_pos, or robot0_right_eef_pos of a robot with two arms
-        fitting = [match for match in keys if bool(match.group(3)) == sided]
-        if len(fitting) == count:
+        matching = [match for match in keys if bool(match.group(3)) == sided]
+        if len(matching) == count:
             break
     else:
         raise MediaError(
             f"{file.name}: {obs} has the poses {', '.join(m.group() for m in keys) or 'of no arm'},"
             f" expected those of {count} arms, as the actions have"
         )
-    fitting.sort(key=lambda match: (int(match.group(2)), match.group(3) == "left"))
-    names = [f"{obs}/{match.group(1)}" for match in fitting]
+    matching.sort(key=lambda match: (int(match.group(2)), match.group(3) == "left"))
+    names = [f"{obs}/{match.group(1)}" for match in matching]
     return [
         _Arm(
             file.array(f"{name}_eef_pos", 3),
@@ -203,7 +212,7 @@ def _robomimic_arms(file: Recording, obs: str, count: int) -> list[_Arm]:
 
 @dataclass(frozen=True)
 class _Controller:
-    """How robosuite's operational space controller scales six numbers: [6] each."""
+    """Limits by which robosuite's operational space controller scales six numbers, [6] each."""
 
     input_low: Floats
     input_high: Floats
@@ -213,25 +222,25 @@ class _Controller:
 
     @staticmethod
     def of(settings: dict[str, Any]) -> "_Controller":
-        """From the settings of a controller. Raises ValueError where they are no such numbers."""
+        """From a controller's settings. Raises ValueError if the limits are not in order."""
         names = ("input_min", "input_max", "output_min", "output_max")
         lows_and_highs = [np.asarray(settings[name], np.float64) for name in names]
         a, b, c, d = (np.broadcast_to(values, (6,)) for values in lows_and_highs)
         # Since robosuite 1.5 `input_type` says what `control_delta` said before.
-        told = settings.get("control_delta", settings.get("input_type", "delta") == "delta")
+        is_delta = settings.get("control_delta", settings.get("input_type", "delta") == "delta")
         if not np.isfinite([a, b, c, d]).all() or (a >= b).any() or (c >= d).any():
             raise ValueError("limits are not in order")
-        return _Controller(a, b, c, d, is_delta=bool(told))
+        return _Controller(a, b, c, d, is_delta=bool(is_delta))
 
-    def scaled(self, told: Floats) -> Floats:
-        """Metres and rotation vectors [T, 6] of actions [T, 6]."""
-        share = (told.clip(self.input_low, self.input_high) - self.input_low) / (
+    def scaled(self, actions: Floats) -> Floats:
+        """Metres and rotation vectors [T, 6] of normalised actions [T, 6]."""
+        share = (actions.clip(self.input_low, self.input_high) - self.input_low) / (
             self.input_high - self.input_low
         )
         return self.output_low + share * (self.output_high - self.output_low)
 
 
-# LIBERO's only controller, for its files that were regenerated without attributes.
+# LIBERO's only controller, for files that were regenerated without attributes.
 _LIBERO_CONTROLLER = {
     "type": "OSC_POSE",
     "input_min": -1,
@@ -242,13 +251,13 @@ _LIBERO_CONTROLLER = {
 }
 
 
-def _deltas(file: Recording, told: Floats, env: dict[str, Any]) -> Floats:
+def _deltas(file: Hdf5File, actions: Floats, env: dict[str, Any]) -> Floats:
     """Actions [T, A] as displacement (m), rotation vector (rad) and gripper 0 closed to 1 open."""
     way_out = "set --ingest.action-kind as_stored to take its numbers as they are"
-    count, rest = divmod(told.shape[1], ARM)
+    count, rest = divmod(actions.shape[1], ARM)
     if rest:
         raise MediaError(
-            f"{file.name} has {told.shape[1]} values an action, expected {ARM} an arm; {way_out}"
+            f"{file.name} has {actions.shape[1]} values an action, expected {ARM} an arm; {way_out}"
         )
     settings = list(_controllers(_kwargs(env).get("controller_configs")))
     kinds = {str(s.get("type")) for s in settings}
@@ -273,14 +282,14 @@ def _deltas(file: Recording, told: Floats, env: dict[str, Any]) -> Floats:
         )
     arms = []
     for i, controller in enumerate(controllers):
-        arm = told[:, i * ARM : (i + 1) * ARM]
+        arm = actions[:, i * ARM : (i + 1) * ARM]
         gripper = (1.0 - arm[:, 6:].clip(-1.0, 1.0)) / 2.0
         arms += [controller.scaled(arm[:, :6]), gripper]
     return np.hstack(arms)
 
 
 def _controllers(settings: Any, depth: int = 4) -> Iterator[dict[str, Any]]:
-    """The arms' controllers: alone, in a list, or since robosuite 1.5 as parts of a body."""
+    """Settings of the arms' controllers: one, a list, or since robosuite 1.5 parts of a body."""
     if isinstance(settings, list) and depth:
         for part in settings:
             yield from _controllers(part, depth - 1)
@@ -292,7 +301,7 @@ def _controllers(settings: Any, depth: int = 4) -> Iterator[dict[str, Any]]:
                 yield from _controllers(part, depth - 1)
 
 
-def _environment(file: Recording, is_libero: bool) -> dict[str, Any]:
+def _environment(file: Hdf5File, is_libero: bool) -> dict[str, Any]:
     env = file.json("data", "env_args")
     if not env and is_libero:
         return {"env_kwargs": {"controller_configs": _LIBERO_CONTROLLER}}
@@ -304,27 +313,27 @@ def _kwargs(env: dict[str, Any]) -> dict[str, Any]:
     return kwargs if isinstance(kwargs, dict) else {}
 
 
-def _number(value: Any) -> float:
+def _rate(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and 0 < value < 1e4 else 0.0
 
 
-def _is_official(file: Recording) -> bool:
-    """Whether LIBERO's own writer made the file: it names the problem."""
+def _is_official(file: Hdf5File) -> bool:
+    """Whether LIBERO's own writer made the file, which then names the problem."""
     return any(file.attribute("data", x) is not None for x in ("problem_info", "bddl_file_name"))
 
 
-def _is_upside_down(file: Recording, is_libero: bool) -> bool:
-    told = file.attribute("data", "macros_image_convention")
-    return told == "opengl" or (is_libero and told is None)
+def _is_upside_down(file: Hdf5File, is_libero: bool) -> bool:
+    convention = file.attribute("data", "macros_image_convention")
+    return convention == "opengl" or (is_libero and convention is None)
 
 
-def _text(file: Recording, env: dict[str, Any], options: EpisodeOptions) -> tuple[str, list[str]]:
-    """The instruction, and where it comes from if it is not stored as such."""
-    told = file.json("data", "problem_info").get("language_instruction")
-    if isinstance(told, list):  # of sentences, of words or of letters
-        told = ("" if all(len(str(t)) == 1 for t in told) else " ").join(map(str, told))
-    if isinstance(told, str) and told.strip(' "'):
-        return told.strip(' "'), []
+def _text(file: Hdf5File, env: dict[str, Any], options: EpisodeOptions) -> tuple[str, list[str]]:
+    """The instruction, and a flag that says where it comes from if it is not stored."""
+    stored = file.json("data", "problem_info").get("language_instruction")
+    if isinstance(stored, list):  # of sentences, of words or of letters
+        stored = ("" if all(len(str(t)) == 1 for t in stored) else " ").join(map(str, stored))
+    if isinstance(stored, str) and stored.strip(' "'):
+        return stored.strip(' "'), []
     if options.text:
         return options.text, []
     task = TASKS.get(str(env.get("env_name")), "")
@@ -338,10 +347,11 @@ def _text(file: Recording, env: dict[str, Any], options: EpisodeOptions) -> tupl
     return words, ["text_from_file_name"] * bool(words)
 
 
-def _success(file: Recording, demo: str) -> bool | None:
-    """Whether the last step is rewarded. robomimic marks any last step as done, so rewards count.
+def _success(file: Hdf5File, demo: str) -> bool | None:
+    """Whether the last step is rewarded; None if that is unknown.
 
-    Shaped rewards tell nothing: they are above 0 on the way and below 1 at times.
+    Rewards count, since robomimic marks any last step as done. Shaped rewards do not count: they
+    are above 0 on the way, and may end below 1.
     """
     rewards = file.column(f"{demo}/rewards")
     if rewards is None:
@@ -352,24 +362,21 @@ def _success(file: Recording, demo: str) -> bool | None:
     return None if rewards.any() else False
 
 
-def _cameras(file: Recording, obs: str) -> dict[str, str]:
-    """Where each camera's pictures are, the one that sees the scene first, the wrists last."""
-    found = file.cameras(obs)
-    found.sort(key=lambda name: (name not in MAIN, "eye_in_hand" in name, name))
-    return {name: f"{obs}/{name}" for name in found}
+def _cameras(file: Hdf5File, obs: str) -> dict[str, str]:
+    """Paths of the images by camera: that of the scene first, those of the wrists last."""
+    names = file.cameras(obs)
+    names.sort(key=lambda name: (name not in MAIN, "eye_in_hand" in name, name))
+    return {name: f"{obs}/{name}" for name in names}
 
 
-def _splits(file: Recording) -> dict[str, str]:
-    """Splits by demonstration; one that is in several counts as held out."""
-    found: dict[str, str] = {}
+def _splits(file: Hdf5File) -> dict[str, str]:
+    """Split of each demonstration; one in several splits counts as held out."""
+    splits: dict[str, str] = {}
     for mask in ("train", "valid", "val", "test"):
-        found |= dict.fromkeys(file.words(f"mask/{mask}"), SPLITS[mask])
-    return found
+        splits |= dict.fromkeys(file.strings(f"mask/{mask}"), SPLITS[mask])
+    return splits
 
 
-def _content(file: Recording, demo: str, recorded: Floats, arms: list[_Arm]) -> str:
-    """A hash of what was done and measured: numbers and names of demonstrations are reused."""
-    digest = hashlib.blake2b(digest_size=16)
-    for values in (recorded, *(arm.stored() for arm in arms)):
-        digest.update(repr(values.shape).encode() + values.tobytes())
-    return digest.hexdigest()
+def _content_id(recorded: Floats, arms: list[_Arm]) -> str:
+    """A hash of actions and measurements: names and numbers of demonstrations are reused."""
+    return hash_arrays(recorded, *(arm.stored() for arm in arms)).hex()

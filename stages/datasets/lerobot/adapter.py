@@ -1,11 +1,11 @@
-"""LeRobot datasets, v2.0, v2.1 and v3.0: Parquet tables, and MP4 files or PNG pictures.
+"""LeRobot datasets, v2.0, v2.1 and v3.0: Parquet tables, and MP4 files or PNG images.
 
-The format says how often a robot was told something, and not what: its vectors may be joints in
-degrees, in radians or in per cent, or motions of the hand. So they are passed on `as_stored` unless
+The format states the rate of actions but not their meaning: vectors may be joints in degrees, in
+radians or in per cent, or motions of the end effector. So they are passed on `as_stored` unless
 --ingest.action-kind says what they are.
 
 An episode during which the task changes is cut there, into parts `episode_000012.1`, `.2` and so
-on. A task is known by its number in the rows: the episode's own list of tasks is in any order.
+on. Tasks are identified by their number in the rows: the episode's list of tasks has no order.
 """
 
 import os
@@ -26,16 +26,16 @@ from handloom.stages.datasets.lerobot.files import (
     Dataset,
     MissingFile,
     check_readable,
-    datasets,
-    opened,
+    find_datasets,
+    open_dataset,
 )
-from handloom.stages.datasets.lerobot.images import VideoPictures, stored_pictures
+from handloom.stages.datasets.lerobot.images import VideoFrames, stored_images
 from handloom.stages.datasets.lerobot.tables import (
     episode_frames,
     episode_row,
     episode_rows,
     file_numbers,
-    integers,
+    integer_column,
     task_texts,
 )
 from handloom.stages.datasets.media import contents
@@ -43,7 +43,7 @@ from handloom.stages.datasets.source import (
     ActionKind,
     Episode,
     EpisodeOptions,
-    Pictures,
+    Images,
     RobotAdapter,
     SourceEpisode,
 )
@@ -57,63 +57,63 @@ STATE_KEYS = ("observation.state", "state")
 ACTION_KEYS = ("action", "actions")
 INDEX = ("episode_index", "frame_index", "timestamp", "task_index", "next.success", "next.reward")
 TOLERANCE_S = 1e-4
-"""Of time stamps, which are float32: LeRobot's own tolerance."""
+"""LeRobot's own tolerance of timestamps, which are float32."""
 
 
 def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
-    """List the episodes of the dataset, or of the datasets, in a folder.
+    """List the episodes of the dataset or datasets in a folder.
 
-    Only the episode tables are read, and of an episode with several tasks its column of tasks.
-    Episodes whose table is not there are left out as `missing_file`: a part may be downloaded.
+    Only the episode tables are read, and the column of tasks for episodes with several tasks.
+    Episodes without their table are left out as `missing_file`: a part may be downloaded.
 
     Raises:
         UserError: there is no dataset, or its info.json is damaged.
     """
-    for dataset in _datasets(root):
+    for dataset in _find_datasets(root):
         meta = dataset.below_root(INFO)
         for number, row in enumerate(episode_rows(dataset)):
             if isinstance(row, str):
                 unit = f"{meta}#damaged_{number}"
                 yield SourceEpisode(unit, meta, (), "", dataset.version, error=row)
             else:
-                yield from _listed(dataset, row)
+                yield from _list_episode(dataset, row)
 
 
 def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
-    """Read an episode, or the part of one during which the task stays the same.
+    """Read an episode, or the part of one with one task.
 
     Raises:
-        MediaError: a file is damaged, absent or closed, or a column is not what it should be.
+        MediaError: a file is damaged, missing or not readable, or a column is of the wrong kind.
     """
     meta, _, number = source.unit.rpartition("#")
     folder = meta.removesuffix(INFO).rstrip("/")
-    dataset = _dataset(root, folder, os.getpid())
+    dataset = _open_dataset(root, folder, os.getpid())
     index, first, end = source.place
     row = episode_row(dataset, index)
-    path, moved = dataset.located(dataset.data_path(file_numbers(row, "data")))
+    path, moved = dataset.locate(dataset.data_path(file_numbers(row, "data")))
     keys = (
-        _role(dataset, options.state_key, STATE_KEYS, "state-key"),
-        _role(dataset, options.action_key, ACTION_KEYS, "action-key"),
+        _vector_key(dataset, options.state_key, STATE_KEYS, "state-key"),
+        _vector_key(dataset, options.action_key, ACTION_KEYS, "action-key"),
     )
     cameras = _cameras(dataset, options)
-    columns = [*INDEX, *keys, *(name for name in cameras if _is(dataset, name, "image"))]
+    columns = [*INDEX, *keys, *(name for name in cameras if _has_dtype(dataset, name, "image"))]
     rows = episode_frames(root, path, columns, index)
     if end > len(rows) or ("." not in number and end != len(rows)):
         raise MediaError(
             f"{path} has {len(rows)} rows of episode {index}, {meta} and its tables say {end}; the "
             "recording was interrupted, or the files are of different releases"
         )
-    times_s, flags = _times(rows, dataset.fps)
+    times_s, flags = _timestamps(rows, dataset.fps)
     part = rows.slice(first, end - first)
-    views: dict[str, Pictures] = {}
+    views: dict[str, Images] = {}
     for name in cameras:
-        if _is(dataset, name, "image"):
-            views[name] = stored_pictures(part, name, path)
+        if _has_dtype(dataset, name, "image"):
+            views[name] = stored_images(part, name, path)
         else:
-            views[name], elsewhere = _video_pictures(dataset, row, name, times_s[first:end])
-            moved = moved or elsewhere
+            views[name], moved_video = _video_frames(dataset, row, name, times_s[first:end])
+            moved = moved or moved_video
     text, others = _texts(dataset, part, row)
-    state, action = (_vectors(part, key, path) for key in keys)
+    state, action = (_float_matrix(part, key, path) for key in keys)
     return Episode(
         episode_id=dataset.below_root(f"episode_{number}"),
         recording=dataset.below_root(f"episode_{number.partition('.')[0]}"),
@@ -123,7 +123,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
         views=views,
         state=state,
         action=action,
-        action_kind=_kind(path, state, action, options),
+        action_kind=_action_kind(path, state, action, options),
         success=_success(part) if end == len(rows) else None,
         flags=(*flags, *["file_found_elsewhere"] * moved, *["several_tasks"] * bool(others)),
         facts=_facts(dataset, keys),
@@ -131,26 +131,26 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
 
 
 def annotations(root: Path) -> list[Path]:
-    """What the columns are called, and what the tasks are."""
+    """The files that name the columns and the tasks."""
     names = (INFO, "meta/tasks.jsonl", "meta/tasks.parquet")
-    paths = [root / dataset.folder / name for dataset in _datasets(root) for name in names]
+    paths = [root / dataset.folder / name for dataset in _find_datasets(root) for name in names]
     return [path for path in paths if path.is_file()]
 
 
-def _datasets(root: Path) -> Iterator[Dataset]:
-    found = False
-    for dataset in datasets(root):
-        found = True
+def _find_datasets(root: Path) -> Iterator[Dataset]:
+    any_found = False
+    for dataset in find_datasets(root):
+        any_found = True
         yield dataset
-    if not found:
+    if not any_found:
         raise UserError(
             f"{root} is not a LeRobot dataset, nor a folder of some: expected {INFO}, found "
             f"{contents(root)}. {HOW_TO_GET}"
         )
 
 
-def _listed(dataset: Dataset, row: dict[str, Any]) -> Iterator[SourceEpisode]:
-    """An episode, or its parts if it has several tasks."""
+def _list_episode(dataset: Dataset, row: dict[str, Any]) -> Iterator[SourceEpisode]:
+    """The SourceEpisode of an episode, or of its parts if it has several tasks."""
     index, length = row["episode_index"], row["length"]
     unit = f"{dataset.below_root(INFO)}#{index:06d}"
     split, version = dataset.split(index), dataset.version
@@ -158,75 +158,75 @@ def _listed(dataset: Dataset, row: dict[str, Any]) -> Iterator[SourceEpisode]:
     places = [(index, 0, length)]
     reason = error = ""
     try:
-        path, _ = dataset.located(dataset.data_path(file_numbers(row, "data")))
+        path, _ = dataset.locate(dataset.data_path(file_numbers(row, "data")))
         if len(set(row["tasks"])) > 1:
             places = list(_parts(dataset.root, path, index))
     except MissingFile:
         reason = "missing_file"
-    except MediaError as damage:
-        error = str(damage)
+    except MediaError as problem:
+        error = str(problem)
     for i, place in enumerate(places, 1):
         name = f"{unit}.{i}" if len(places) > 1 else unit
         yield SourceEpisode(name, path, place, split, version, reason=reason, error=error)
 
 
 def _parts(root: Path, path: str, index: int) -> Iterator[tuple[int, int, int]]:
-    """Places of an episode's parts: runs of rows with the same task."""
+    """Places (episode, first row, end row) of an episode's parts: runs of rows with one task."""
     rows = episode_frames(root, path, ["episode_index", "frame_index", "task_index"], index)
-    tasks = integers(rows, "task_index")
+    tasks = integer_column(rows, "task_index")
     borders = [0, *(np.flatnonzero(np.diff(tasks)) + 1).tolist(), len(rows)]
     for first, end in pairwise(borders):
         yield index, first, end
 
 
 def _cameras(dataset: Dataset, options: EpisodeOptions) -> list[str]:
-    """Names of the cameras: those on a wrist last, depth left out."""
-    found = []
+    """Names of the colour cameras, those on a wrist last."""
+    names = []
     for name, feature in dataset.features.items():
         info = feature.get("info") or feature.get("video_info") or {}
         is_depth = isinstance(info, dict) and (
             info.get("video.is_depth_map") or info.get("is_depth_map")
         )
         if feature.get("dtype") in ("video", "image") and not is_depth:
-            found.append(name)
-    missing = [name for name in options.views if name not in found]
-    if missing or not found:
+            names.append(name)
+    missing = [name for name in options.views if name not in names]
+    if missing or not names:
         raise MediaError(
-            f"{dataset.below_root(INFO)} names the views {', '.join(found) or 'none'}, expected "
+            f"{dataset.below_root(INFO)} names the views {', '.join(names) or 'none'}, expected "
             f"{', '.join(missing) or 'at least one'}; see --ingest.views"
         )
-    return list(options.views) or sorted(found, key=lambda name: "wrist" in name)
+    return list(options.views) or sorted(names, key=lambda name: "wrist" in name)
 
 
-def _video_pictures(
+def _video_frames(
     dataset: Dataset, row: dict[str, Any], name: str, times_s: NDArray[np.float64]
-) -> tuple[VideoPictures, bool]:
-    """A camera's frames, and whether its video lies elsewhere than info.json says."""
-    of = f"videos/{name}"
-    path, moved = dataset.located(dataset.video_path(file_numbers(row, of), name), name)
+) -> tuple[VideoFrames, bool]:
+    """A camera's frames, and whether its video lies elsewhere than info.json states."""
+    prefix = f"videos/{name}"
+    path, moved = dataset.locate(dataset.video_path(file_numbers(row, prefix), name), name)
     check_readable(dataset.root / path, path)
-    start_s = row.get(f"{of}/from_timestamp") or 0.0
+    start_s = row.get(f"{prefix}/from_timestamp") or 0.0
     if not isinstance(start_s, int | float) or not np.isfinite(start_s):
         raise MediaError(
             f"{path} begins at {start_s!r} s, as the episode table says; it is damaged"
         )
     info = dataset.features[name].get("info")
-    told = info.get("video.fps") if isinstance(info, dict) else None
-    fps = float(told) if isinstance(told, int | float) and 0 < told < 1e4 else dataset.fps
-    return VideoPictures(dataset.root / path, times_s + float(start_s), fps), moved
+    stated = info.get("video.fps") if isinstance(info, dict) else None
+    fps = float(stated) if isinstance(stated, int | float) and 0 < stated < 1e4 else dataset.fps
+    return VideoFrames(dataset.root / path, times_s + float(start_s), fps), moved
 
 
 @lru_cache(maxsize=8)
-def _dataset(root: Path, folder: str, process: int) -> Dataset:
-    return opened(root, folder)
+def _open_dataset(root: Path, folder: str, process: int) -> Dataset:
+    return open_dataset(root, folder)
 
 
-def _is(dataset: Dataset, name: str, dtype: str) -> bool:
+def _has_dtype(dataset: Dataset, name: str, dtype: str) -> bool:
     return bool(dataset.features[name].get("dtype") == dtype)
 
 
-def _role(dataset: Dataset, wanted: str, usual: tuple[str, ...], option: str) -> str:
-    """The column that holds the state or the action."""
+def _vector_key(dataset: Dataset, wanted: str, usual: tuple[str, ...], option: str) -> str:
+    """The column that holds the state or the action: `wanted`, else the first usual one."""
     for name in (wanted,) if wanted else usual:
         if name in dataset.features:
             return name
@@ -236,8 +236,8 @@ def _role(dataset: Dataset, wanted: str, usual: tuple[str, ...], option: str) ->
     )
 
 
-def _vectors(rows: pa.Table, name: str, path: str) -> NDArray[np.float32]:
-    """A column of numbers, or of lists of numbers of one length, as float32 [T, D]."""
+def _float_matrix(rows: pa.Table, name: str, path: str) -> NDArray[np.float32]:
+    """A column of numbers, or of nested lists of equal length, as float32 [T, D]."""
     if name not in rows.column_names:
         raise MediaError(f"{path} has no column {name}, which {INFO} names; download it again")
     array: Any = pa.concat_arrays(rows[name].chunks)
@@ -257,12 +257,12 @@ def _vectors(rows: pa.Table, name: str, path: str) -> NDArray[np.float32]:
     return vectors
 
 
-def _times(rows: pa.Table, fps: float) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Seconds from the episode's start to each of its rows, and what is odd about them."""
+def _timestamps(rows: pa.Table, fps: float) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Seconds from the episode's start to each of its rows, and flags of what is odd about them."""
     even_s = np.arange(len(rows)) / fps
     if "timestamp" not in rows.column_names:
         return even_s, ("no_timestamps",)
-    stored_s = _vectors(rows, "timestamp", "the table")[:, 0].astype(np.float64)
+    stored_s = _float_matrix(rows, "timestamp", "the table")[:, 0].astype(np.float64)
     off_s = float(np.abs(stored_s - even_s).max())
     if (np.diff(stored_s) <= 0).any() or stored_s[0] < 0:
         return even_s, ("timestamps_irregular",)
@@ -272,28 +272,29 @@ def _times(rows: pa.Table, fps: float) -> tuple[NDArray[np.float64], tuple[str, 
 
 
 def _texts(dataset: Dataset, rows: pa.Table, row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The task of the rows, and further ones if their number changes after all."""
-    told = task_texts(dataset.root, dataset.folder, os.getpid())
-    if "task_index" in rows.column_names and told:
-        numbers = dict.fromkeys(integers(rows, "task_index").tolist())
-        first, *others = [told.get(number, "") for number in numbers]
+    """The task of the rows, and further ones if it changes within them after all."""
+    tasks = task_texts(dataset.root, dataset.folder, os.getpid())
+    if "task_index" in rows.column_names and tasks:
+        numbers = dict.fromkeys(integer_column(rows, "task_index").tolist())
+        first, *others = [tasks.get(number, "") for number in numbers]
         return first, tuple(text for text in others if text)
-    tasks = row["tasks"] or []
-    return (str(tasks[0]) if len(tasks) == 1 else ""), ()
+    names = row["tasks"] or []
+    return (str(names[0]) if len(names) == 1 else ""), ()
 
 
 def _success(rows: pa.Table) -> bool | None:
-    """What the columns next.success and next.reward say; a reward of 0 may mean that none is
-    given, and next.done only that the recording ended.
+    """Success by next.success or next.reward, or None if it is unknown.
+
+    A reward of 0 may mean that there are no rewards, and next.done that the recording ended.
     """
     if "next.success" in rows.column_names:
-        return bool(_vectors(rows, "next.success", "the table").any())
+        return bool(_float_matrix(rows, "next.success", "the table").any())
     if "next.reward" in rows.column_names:
-        return True if _vectors(rows, "next.reward", "the table")[-1, 0] == 1 else None
+        return True if _float_matrix(rows, "next.reward", "the table")[-1, 0] == 1 else None
     return None
 
 
-def _kind(
+def _action_kind(
     path: str, state: NDArray[np.float32], action: NDArray[np.float32], options: EpisodeOptions
 ) -> ActionKind:
     kind: ActionKind = "as_stored" if options.action_kind == "auto" else options.action_kind
@@ -306,22 +307,24 @@ def _kind(
 
 
 def _facts(dataset: Dataset, keys: tuple[str, str]) -> dict[str, str]:
-    """The robot, and what info.json calls the numbers, as nobody else says what they are."""
+    """Provenance: the robot, and the names of state and action, whose meaning is not stated."""
     facts = {"layout": dataset.version, "robot": str(dataset.info.get("robot_type") or "")}
     for role, key in zip(("state_names", "action_names"), keys, strict=True):
         facts[role] = ",".join(_names(dataset.features[key].get("names")))
     return {name: value for name, value in facts.items() if value}
 
 
-def _names(told: Any, depth: int = 4) -> list[str]:
-    """Names of a vector's values: told as a list, a list of lists, a dict of lists, or null."""
-    if isinstance(told, dict):
-        told = (
-            list(told.values()) if any(isinstance(v, list) for v in told.values()) else list(told)
+def _names(names: Any, depth: int = 4) -> list[str]:
+    """Names of a vector's values, given as a list, a list of lists, a dict of lists, or null."""
+    if isinstance(names, dict):
+        names = (
+            list(names.values())
+            if any(isinstance(v, list) for v in names.values())
+            else list(names)
         )
-    if isinstance(told, list):
-        return [name for part in told for name in _names(part, depth - 1)] if depth else []
-    return [] if told is None else [str(told)]
+    if isinstance(names, list):
+        return [name for part in names for name in _names(part, depth - 1)] if depth else []
+    return [] if names is None else [str(names)]
 
 
 ADAPTER = RobotAdapter(

@@ -1,8 +1,8 @@
 """The files of a LeRobot dataset: info.json, and where the parts of an episode lie.
 
 Layout 2 (v2.0, v2.1) has a Parquet file for each episode and an MP4 for each episode and camera.
-Layout 3 (v3.0) puts many episodes into each; the episode table says which file holds which, and
-numbers the files of the table and of every camera independently.
+Layout 3 (v3.0) puts many episodes into a file; the episode table names the files of each, and the
+numbers of Parquet files and of every camera's videos are independent.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.formats.json_stream import load_value
 from handloom.stages.datasets.media import files_below
-from handloom.stages.datasets.source import inside, refuse_outside
+from handloom.stages.datasets.source import is_inside, refuse_outside
 
 INFO = "meta/info.json"
 MAX_JSON_BYTES = 1 << 26
@@ -38,7 +38,7 @@ _RANGE = re.compile(r"(\d{1,12})\s*:\s*(\d{1,12})")
 
 
 class MissingFile(MediaError):
-    """A file that is not there, such as those of episodes that were not downloaded."""
+    """A missing file, such as those of episodes that were not downloaded."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Dataset:
         version: as written, such as `v2.1`.
         fps: steps per second.
         features: columns and cameras by name.
-        info: all that info.json says.
+        info: the whole content of info.json.
     """
 
     root: Path
@@ -64,16 +64,16 @@ class Dataset:
     info: dict[str, Any] = field(repr=False)
 
     def below_root(self, path: str) -> str:
-        """A path below this dataset's folder as one below the data folder."""
+        """The path below the data folder of a path below this dataset's folder."""
         return f"{self.folder}/{path}" if self.folder else path
 
     def split(self, episode: int) -> str:
-        """The split of an episode, or empty where all of them are `train`, as the library writes.
+        """The split of an episode; empty if all are `train`, the default of LeRobot's library.
 
-        Raises nothing: ranges are half-open, `"train": "0:100"`.
+        Ranges are half-open: `"train": "0:100"`.
         """
-        told = self.info.get("splits")
-        splits = told if isinstance(told, dict) else {}
+        stated = self.info.get("splits")
+        splits = stated if isinstance(stated, dict) else {}
         if set(splits) <= {"train"}:
             return ""
         for name in ("test", "validation", "valid", "val", "train"):
@@ -83,19 +83,21 @@ class Dataset:
         return ""
 
     def data_path(self, numbers: dict[str, int]) -> str:
-        """Path of an episode's table below the data folder, by the template."""
-        return self._filled("data_path", 0, numbers | self._chunk(numbers))
+        """Path of an episode's table below the data folder, from the template."""
+        return self._fill_template("data_path", 0, numbers | self._chunk(numbers))
 
     def video_path(self, numbers: dict[str, int], camera: str) -> str:
-        """Path of a camera's video of an episode below the data folder, by the template."""
-        return self._filled("video_path", 1, numbers | self._chunk(numbers) | {"video_key": camera})
+        """Path of a camera's video of an episode below the data folder, from the template."""
+        return self._fill_template(
+            "video_path", 1, numbers | self._chunk(numbers) | {"video_key": camera}
+        )
 
-    def located(self, path: str, camera: str = "") -> tuple[str, bool]:
-        """A file that the templates name: where it is, and whether it lies elsewhere.
+    def locate(self, path: str, camera: str = "") -> tuple[str, bool]:
+        """The actual path of a file that a template names, and whether it lies elsewhere.
 
-        Repositories exist whose folder is `video/` where info.json says `videos/`. A file of the
-        same name counts as the same if it is the only one: of the same camera, in layout 3 also of
-        the same chunk.
+        Some repositories have a folder `video/` where info.json states `videos/`. A file of the
+        same name is taken if it is the only one of the same camera, in layout 3 also of the same
+        chunk.
 
         Raises:
             MissingFile: there is no such file, or several.
@@ -105,32 +107,32 @@ class Dataset:
         if (self.root / path).is_file():
             return path, False
         *_, chunk, name = path.split("/") if "/" in path else ("", path)
-        found = [
+        matches = [
             other
             for other in _all_files(self.root, self.folder, os.getpid())
             if other.endswith("/" + name)
             and (not camera or camera in other.split("/"))
             and (self.layout == 2 or chunk in other.split("/"))
-            and (self.root / other).is_file()  # the list may be older than that
+            and (self.root / other).is_file()  # the cached list may be outdated
         ]
-        if len(found) != 1:
-            what = f"{len(found)} files of that name" if found else "no such file"
+        if len(matches) != 1:
+            what = f"{len(matches)} files of that name" if matches else "no such file"
             raise MissingFile(f"{path} is not there, and {what} elsewhere; download it again")
-        return found[0], True
+        return matches[0], True
 
     def _chunk(self, numbers: dict[str, int]) -> dict[str, int]:
         size = self.info.get("chunks_size")
         size = size if isinstance(size, int) and size > 0 else 1000
         return {"episode_chunk": numbers["episode_index"] // size}
 
-    def _filled(self, key: str, which: int, values: dict[str, Any]) -> str:
-        """A template with its fields filled in; str.format would obey any template."""
+    def _fill_template(self, key: str, which: int, values: dict[str, Any]) -> str:
+        """A template with its fields filled in; str.format would execute untrusted templates."""
         template = self.info.get(key)
         template = template if isinstance(template, str) else TEMPLATES[self.layout][which]
 
         def value(match: re.Match[str]) -> str:
-            found = values.get(match.group(1), match.group())
-            return str(found).zfill(int(match.group(2) or 0))
+            text = values.get(match.group(1), match.group())
+            return str(text).zfill(int(match.group(2) or 0))
 
         path = _FIELD.sub(value, template)
         if "{" in path:
@@ -138,24 +140,24 @@ class Dataset:
         return self.below_root(path)
 
 
-def datasets(root: Path, depth: int = 3) -> Iterator[Dataset]:
-    """The dataset that a folder is, or those some levels below it (`<owner>/<name>`).
+def find_datasets(root: Path, depth: int = 3) -> Iterator[Dataset]:
+    """The dataset in a folder, or those up to `depth` levels below it (`<owner>/<name>`).
 
     Raises:
-        UserError: an info.json is damaged, or of a layout that is not known.
+        UserError: an info.json is damaged, or of an unknown layout.
     """
     waiting = [("", 0)]
     while waiting:
         folder, level = waiting.pop()
         if (root / folder / INFO).is_file():
-            yield opened(root, folder)
+            yield open_dataset(root, folder)
         elif level < depth and (root / folder).is_dir():
             names = sorted(e.name for e in os.scandir(root / folder) if e.is_dir())
             below = [f"{folder}/{name}" if folder else name for name in names if name[0] != "."]
-            waiting += [(path, level + 1) for path in reversed(below) if inside(root, path)]
+            waiting += [(path, level + 1) for path in reversed(below) if is_inside(root, path)]
 
 
-def opened(root: Path, folder: str) -> Dataset:
+def open_dataset(root: Path, folder: str) -> Dataset:
     """The dataset in a folder below the root. Raises UserError if info.json is damaged."""
     path = root / folder / INFO
     try:
@@ -181,7 +183,7 @@ def opened(root: Path, folder: str) -> Dataset:
 
 
 def check_readable(path: Path, name: str) -> None:
-    """Raise MediaError for a file that is absent, closed to this user, or a Git LFS pointer."""
+    """Raise MediaError for a file that is missing, not readable, or a Git LFS pointer."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -200,5 +202,5 @@ def check_readable(path: Path, name: str) -> None:
 
 @lru_cache(maxsize=4)
 def _all_files(root: Path, folder: str, process: int) -> tuple[str, ...]:
-    """All tables and videos of a dataset, for when one is not where it should be."""
+    """All tables and videos of a dataset, to find one that is not where it should be."""
     return tuple(files_below(root, root / folder, (".mp4", ".parquet")))

@@ -18,23 +18,23 @@ from handloom.stages.datasets.lerobot.files import (
     MAX_JSON_BYTES,
     Dataset,
     check_readable,
-    opened,
+    open_dataset,
 )
 from handloom.stages.datasets.media import files_below
 
 MAX_EPISODES = 1 << 30
 MAX_ROWS = 1 << 24
 MAX_VALUES = 1 << 28
-"""Of one table. A Parquet file of a kilobyte can declare any number of equal values."""
+"""Most values of a table. A Parquet file of a kilobyte can declare any number of equal ones."""
 
 
 def episode_frames(root: Path, path: str, columns: list[str], index: int) -> pa.Table:
     """Some columns of an episode's rows, in the order of its frames."""
-    rows = table(root / path, path, columns, index)
+    rows = read_table(root / path, path, columns, index)
     if len(rows) == 0:
         raise MediaError(f"{path} holds no rows of episode {index}; download it again")
     if "frame_index" in rows.column_names:
-        frames = integers(rows, "frame_index")
+        frames = integer_column(rows, "frame_index")
         if len(np.unique(frames)) != len(frames):
             raise MediaError(f"{path} holds frames of episode {index} twice; download it again")
         if (np.diff(frames) < 0).any():
@@ -43,9 +43,9 @@ def episode_frames(root: Path, path: str, columns: list[str], index: int) -> pa.
 
 
 def episode_rows(dataset: Dataset) -> Iterator[dict[str, Any] | str]:
-    """Rows of the episode table with episode_index, tasks and length, or what is wrong with one."""
+    """Rows of the episode table with episode_index, tasks and length; damaged ones as a message."""
     seen: set[int] = set()
-    for row, name in _stored_rows(dataset):
+    for row, name in _read_episode_rows(dataset):
         if isinstance(row, str):
             yield row
             continue
@@ -64,37 +64,37 @@ def _is_count(value: Any, least: int, most: int) -> TypeGuard[int]:
     return isinstance(value, int) and least <= value <= most
 
 
-def _stored_rows(dataset: Dataset) -> Iterator[tuple[dict[str, Any] | str, str]]:
-    """Rows of the episode table, each with the name of its file."""
+def _read_episode_rows(dataset: Dataset) -> Iterator[tuple[dict[str, Any] | str, str]]:
+    """Rows of the episode table as stored, each with the name of its file."""
     if dataset.layout == 2:
         name = dataset.below_root("meta/episodes.jsonl")
         try:
-            yield from ((row, name) for row in json_lines(dataset.root / name, name))
+            yield from ((row, name) for row in read_json_lines(dataset.root / name, name))
         except MediaError as error:
             raise UserError(f"{error}.") from None
         return
-    for path in _table_files(dataset):
+    for path in _episode_table_files(dataset):
         try:
-            rows = table(dataset.root / path, path, _table_columns(dataset))
-        except MediaError as error:  # such as the last file of an unfinished recording
+            rows = read_table(dataset.root / path, path, _episode_table_columns(dataset))
+        except MediaError as error:  # for example the last file of an unfinished recording
             yield str(error), path
             continue
         for batch in rows.to_batches(max_chunksize=1024):
             yield from ((row, path) for row in batch.to_pylist())
 
 
-def _table_files(dataset: Dataset) -> list[str]:
+def _episode_table_files(dataset: Dataset) -> list[str]:
     folder = dataset.root / dataset.below_root("meta/episodes")
-    found = list(files_below(dataset.root, folder, (".parquet",))) if folder.is_dir() else []
-    if not found:
+    paths = list(files_below(dataset.root, folder, (".parquet",))) if folder.is_dir() else []
+    if not paths:
         raise UserError(
             f"{folder} holds no Parquet file, expected the episode table; download it again."
         )
-    return found
+    return paths
 
 
-def _table_columns(dataset: Dataset) -> list[str]:
-    """All but the statistics, which are most of the table."""
+def _episode_table_columns(dataset: Dataset) -> list[str]:
+    """Columns of the episode table without the statistics, which are most of it."""
     columns = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
     for name in dataset.features:
         columns += [f"videos/{name}/{x}" for x in ("chunk_index", "file_index", "from_timestamp")]
@@ -103,44 +103,44 @@ def _table_columns(dataset: Dataset) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _episode_table(root: Path, folder: str, process: int) -> pa.Table:
-    """The whole episode table of layout 3, without what cannot be read."""
-    dataset = opened(root, folder)
-    found = []
-    for path in _table_files(dataset):
+    """The whole episode table of layout 3, without files that cannot be read."""
+    dataset = open_dataset(root, folder)
+    tables = []
+    for path in _episode_table_files(dataset):
         try:
-            found.append(table(root / path, path, _table_columns(dataset)))
+            tables.append(read_table(root / path, path, _episode_table_columns(dataset)))
         except MediaError:
             continue  # its episodes were not listed
-    return pa.concat_tables(found, promote_options="permissive")
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def episode_row(dataset: Dataset, index: int) -> dict[str, Any]:
-    """An episode's row of the table; in layout 2 nothing but its number."""
+    """An episode's row of the episode table; in layout 2 only its number."""
     if dataset.layout == 2:
         return {"episode_index": index, "tasks": []}
     rows = _episode_table(dataset.root, dataset.folder, os.getpid())
-    found = rows.filter(pc.equal(rows["episode_index"], index)).to_pylist()
-    if len(found) != 1:
+    matches = rows.filter(pc.equal(rows["episode_index"], index)).to_pylist()
+    if len(matches) != 1:
         raise MediaError(
             f"{dataset.below_root('meta/episodes')} names episode {index} "
-            f"{len(found)} times, expected once"
+            f"{len(matches)} times, expected once"
         )
-    row: dict[str, Any] = found[0]
+    row: dict[str, Any] = matches[0]
     return row
 
 
-def file_numbers(row: dict[str, Any], of: str) -> dict[str, int]:
-    """Numbers that a template is filled with; the data and each camera count their own files."""
+def file_numbers(row: dict[str, Any], prefix: str) -> dict[str, int]:
+    """The numbers that fill a template; `prefix` is `data` or a camera's `videos/<name>`."""
     numbers = {"episode_index": row["episode_index"]}
     for key in ("chunk_index", "file_index"):
-        value = row.get(f"{of}/{key}")
+        value = row.get(f"{prefix}/{key}")
         if isinstance(value, int):
             numbers[key] = value
     return numbers
 
 
-def integers(rows: pa.Table, name: str) -> NDArray[np.int64]:
-    """A column as int64 [T]. Raises MediaError if it is absent, or holds something else."""
+def integer_column(rows: pa.Table, name: str) -> NDArray[np.int64]:
+    """A column as int64 [T]. Raises MediaError if it is missing or holds other values."""
     values = rows[name].to_numpy() if name in rows.column_names else np.empty(0)
     if len(values) != len(rows) or values.dtype.kind not in "iu":
         raise MediaError(f"the column {name} is no column of whole numbers; download it again")
@@ -149,12 +149,14 @@ def integers(rows: pa.Table, name: str) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=8)
 def task_texts(root: Path, folder: str, process: int) -> dict[int, str]:
-    """Tasks by number. In tasks.parquet the text's column is called `task`, or
-    `__index_level_0__` where pandas wrote it as an index: it is the only one of strings.
+    """Tasks by number.
+
+    In tasks.parquet the column of the text is `task`, or `__index_level_0__` where pandas wrote it
+    as an index; it is the only one of strings.
     """
     name = f"{folder}/meta/tasks.parquet".lstrip("/")
     if (root / name).is_file():
-        rows = table(root / name, name, None)
+        rows = read_table(root / name, name, None)
         texts = [
             f.name
             for f in rows.schema
@@ -162,22 +164,24 @@ def task_texts(root: Path, folder: str, process: int) -> dict[int, str]:
         ]
         if not texts:
             raise MediaError(f"{name} has no column of strings, expected tasks; download it again")
-        pairs = zip(integers(rows, "task_index").tolist(), rows[texts[0]].to_pylist(), strict=True)
+        pairs = zip(
+            integer_column(rows, "task_index").tolist(), rows[texts[0]].to_pylist(), strict=True
+        )
         return {number: str(text or "") for number, text in pairs}
     name = f"{folder}/meta/tasks.jsonl".lstrip("/")
     if not (root / name).is_file():
         return {}
-    found = {}
-    for row in json_lines(root / name, name):
+    tasks = {}
+    for row in read_json_lines(root / name, name):
         if isinstance(row, dict) and isinstance(row.get("task_index"), int):
-            found[row["task_index"]] = str(row.get("task") or "")
-    return found
+            tasks[row["task_index"]] = str(row.get("task") or "")
+    return tasks
 
 
-def json_lines(path: Path, name: str) -> Iterator[dict[str, Any] | str]:
-    """Objects of a .jsonl file; a line that is none becomes a sentence that says so.
+def read_json_lines(path: Path, name: str) -> Iterator[dict[str, Any] | str]:
+    """Objects of a .jsonl file; a line that is not an object is yielded as a message.
 
-    The last line may be cut off, where a recording or a download was interrupted.
+    The last line is cut off where a recording or a download was interrupted.
     """
     check_readable(path, name)
     with path.open("rb") as file:
@@ -192,26 +196,28 @@ def json_lines(path: Path, name: str) -> Iterator[dict[str, Any] | str]:
                 yield value
 
 
-def table(path: Path, name: str, columns: list[str] | None, episode: int | None = None) -> pa.Table:
-    """Columns of a Parquet file, those that are there; by default all of its rows.
+def read_table(
+    path: Path, name: str, columns: list[str] | None, episode: int | None = None
+) -> pa.Table:
+    """Columns of a Parquet file, of all rows or of one episode.
 
     Args:
         path: of the file.
-        name: the same below the data folder, for messages.
-        columns: names; a missing one is left out. None for all.
-        episode: only the rows of this episode. Row groups of others are not read.
+        name: the path below the data folder, for messages.
+        columns: names; missing columns are left out. None for all.
+        episode: the episode whose rows are wanted; row groups of others are not read.
 
     Raises:
-        MediaError: the file is damaged, not finished, not pulled, or may not be read.
+        MediaError: the file is damaged, unfinished, a Git LFS pointer, or not readable.
     """
     check_readable(path, name)
     try:
         with pq.ParquetFile(path) as file:
-            there = file.schema_arrow.names
-            present = there if columns is None else [name for name in columns if name in there]
-            groups = _groups_of(file, episode)
+            names = file.schema_arrow.names
+            present = names if columns is None else [name for name in columns if name in names]
+            groups = _row_groups(file, episode)
             _check_size(file.metadata, groups, name)
-            found = file.read_row_groups(groups, columns=present, use_threads=False)
+            rows = file.read_row_groups(groups, columns=present, use_threads=False)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if "magic bytes" in str(error) or "footer" in str(error).lower():
             raise MediaError(
@@ -221,23 +227,27 @@ def table(path: Path, name: str, columns: list[str] | None, episode: int | None 
         why = first_line(error).replace(str(path), name)
         raise MediaError(f"{name} is damaged ({why}); download it again") from None
     if episode is not None and "episode_index" in present:
-        found = found.filter(pc.equal(found["episode_index"], episode))
-    return found
+        rows = rows.filter(pc.equal(rows["episode_index"], episode))
+    return rows
 
 
-def _groups_of(file: pq.ParquetFile, episode: int | None) -> list[int]:
-    """Row groups that may hold an episode, by the statistics of its column."""
+def _row_groups(file: pq.ParquetFile, episode: int | None) -> list[int]:
+    """Row groups that may hold an episode, by the statistics of the column episode_index."""
     groups = range(file.num_row_groups)
     names = [file.schema.column(i).path for i in range(len(file.schema))]
     if episode is None or "episode_index" not in names:
         return list(groups)
     column = names.index("episode_index")
-    found = []
+    matching = []
     for group in groups:
-        told = file.metadata.row_group(group).column(column).statistics
-        if not told or not told.has_min_max or told.min <= episode <= told.max:
-            found.append(group)
-    return found
+        statistics = file.metadata.row_group(group).column(column).statistics
+        if (
+            not statistics
+            or not statistics.has_min_max
+            or statistics.min <= episode <= statistics.max
+        ):
+            matching.append(group)
+    return matching
 
 
 def _check_size(metadata: pq.FileMetaData, groups: list[int], name: str) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from handloom.stages.datasets.formats.tfrecord import masked_crc
 from handloom.stages.miniatures.folder import write_bytes, write_json
 
 Values = list[bytes] | NDArray[Any]
@@ -59,12 +59,6 @@ def _dictionary(tree: Tree) -> dict[str, Any]:
     features = {k: v.json() if isinstance(v, Leaf) else _dictionary(v) for k, v in tree.items()}
     name = CLASS + "features_dict.FeaturesDict"
     return {"pythonClassName": name, "featuresDict": {"features": features}}
-
-
-def masked_crc(data: bytes) -> int:
-    """CRC-32C of data, rotated and moved as TensorFlow does it."""
-    crc = int(google_crc32c.value(data))
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def record(payload: bytes) -> bytes:

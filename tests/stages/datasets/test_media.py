@@ -6,7 +6,7 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.stages.datasets.media import files_below, read_rows
-from handloom.stages.datasets.source import inside
+from handloom.stages.datasets.source import is_inside
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_links_inside_are_followed_once(root: Path) -> None:
 
 def test_what_a_link_leads_out_to_is_listed_and_not_inside(root: Path) -> None:
     (root / "videos").symlink_to(root.parent / "outside")
-    found = [path for path in files_below(root, root, (".mp4",)) if not inside(root, path)]
+    found = [path for path in files_below(root, root, (".mp4",)) if not is_inside(root, path)]
     assert found == ["videos/secret.mp4"]
 
 
@@ -51,7 +51,7 @@ def test_what_a_link_leads_out_to_is_listed_and_not_inside(root: Path) -> None:
 )  # fmt: skip
 def test_inside(root: Path, path: str, stays: bool) -> None:
     (root / "out.mp4").symlink_to(root.parent / "outside/secret.mp4")
-    assert inside(root, path) is stays
+    assert is_inside(root, path) is stays
 
 
 def test_rows_keep_every_value_a_string(tmp_path: Path) -> None:

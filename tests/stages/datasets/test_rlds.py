@@ -311,9 +311,9 @@ def test_tensors_come_back_in_their_own_type(
     lay_out(tmp_path, {})
     (tmp_path / "features.json").write_text(json.dumps(told("x", ["2", "3"], dtype, encoding)))
     key = "steps/observation/x"
-    leaves = features.read_features(tmp_path / "features.json")
+    described = features.read_features(tmp_path / "features.json")
     data = payload(**{key: stored(values)})
-    found = features.parse(data, leaves, {key}.__contains__).array(key)
+    found = features.parse_record(data, described, {key}.__contains__).array(key)
     assert found.dtype == values.dtype
     assert found.tolist() == values.tolist()
 
@@ -324,8 +324,10 @@ def test_a_deflated_tensor_is_not_unpacked_beyond_its_size(tmp_path: Path) -> No
     for shape, said in ((["2"], "has 9 bytes at step 0, expected 8"), (["-1"], "ragged tensor")):
         described = told("x", shape, "float32", "zlib")
         (tmp_path / "features.json").write_text(json.dumps(described))
-        leaves = features.read_features(tmp_path / "features.json")
-        record_read = features.parse(payload(**{key: [bomb] * T}), leaves, {key}.__contains__)
+        described = features.read_features(tmp_path / "features.json")
+        record_read = features.parse_record(
+            payload(**{key: [bomb] * T}), described, {key}.__contains__
+        )
         with pytest.raises(MediaError, match=said):
             record_read.array(key)
     (tmp_path / "a.tfrecord").write_bytes(record(payload()))

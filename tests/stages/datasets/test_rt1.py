@@ -98,11 +98,21 @@ ANGLE = st.floats(-1.5, 1.5)  # the policy's bounds are pi / 2
 ROW = st.tuples(*[st.floats(-1, 1)] * 3, ANGLE, ANGLE, ANGLE, st.sampled_from([-1.0, 0.0, 1.0]))
 
 
+def stored_action(action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The inverse: world_vector [T, 3], rotation_delta [T, 3] and closedness [T] of actions [T, 7].
+
+    The closedness is that of a command at the first step and at every change: RT-1 may repeat
+    commands, and what was repeated is lost.
+    """
+    turn = rotations.rotvec_to_rpy_delta(action[:, 3:6]).astype(np.float32)
+    return action[:, :3], turn, -np.diff(action[:, 6], prepend=1 - action[:1, 6])
+
+
 @given(st.lists(ROW, min_size=1, max_size=20))
 def test_actions_can_be_turned_back(rows: list[tuple[float, ...]]) -> None:
     stored = np.array(rows, np.float32)
-    action = rt1.action(stored[:, :3], stored[:, 3:6], stored[:, 6])
-    moved, turned, closedness = rt1.stored_action(action)
+    action = rt1.convert_actions(stored[:, :3], stored[:, 3:6], stored[:, 6])
+    moved, turned, closedness = stored_action(action)
     assert moved.tolist() == stored[:, :3].tolist()
     turn = rotations.from_rpy(stored[:, 3:6]) * rotations.from_rpy(turned).inv()
     assert turn.magnitude().max() < 1e-5
@@ -112,7 +122,7 @@ def test_actions_can_be_turned_back(rows: list[tuple[float, ...]]) -> None:
 
 def test_angles_turn_about_the_fixed_axes_in_their_order() -> None:
     # A quarter about x, then a quarter about z: x -> y, y -> z, z -> x, a third about (1, 1, 1).
-    (row,) = rt1.action(np.zeros((1, 3)), [[np.pi / 2, 0, np.pi / 2]], [0.0])
+    (row,) = rt1.convert_actions(np.zeros((1, 3)), [[np.pi / 2, 0, np.pi / 2]], [0.0])
     assert row[3:6] == pytest.approx([2 * np.pi / 3 / np.sqrt(3)] * 3, abs=1e-6)
 
 
@@ -151,10 +161,12 @@ def test_success_is_known_where_somebody_judged(
 
 def test_quaternions_are_made_unit_or_refused(tmp_path: Path) -> None:
     pose = np.array([[1.0, 2, 3, 0, 0, 0.98 * np.sin(0.2), 0.98 * np.cos(0.2)]])
-    assert rt1.pose_rpy(pose)[0] == pytest.approx([1, 2, 3, 0, 0, 0.4])
+    assert rt1.convert_poses(pose)[0] == pytest.approx([1, 2, 3, 0, 0, 0.4])
     turn = Rotation.from_euler("xyz", [0.1, -0.2, 0.3])
     opposite = np.concatenate([[[1, 2, 3]], -turn.as_quat()[None]], axis=1)
-    assert rt1.pose_rpy(opposite)[0, 3:] == pytest.approx([0.1, -0.2, 0.3])  # -q is the same turn
+    assert rt1.convert_poses(opposite)[0, 3:] == pytest.approx(
+        [0.1, -0.2, 0.3]
+    )  # -q is the same turn
     zeros = values(**{"steps/observation/base_pose_tool_reached": np.zeros(7 * T)})
     with pytest.raises(MediaError, match="quaternion of length 0 at step 0"):
         load(lay_out(tmp_path, zeros))

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.bridge import convention as bridge_convention
+from handloom.stages.datasets.bridge import convention as convention
 
 
 def test_rotations_become_vectors() -> None:
@@ -19,14 +19,14 @@ def test_rotations_become_vectors() -> None:
         [0, 0, 0, 0, 0, -half, 0],
         [0, 0, 0, *np.full(3, third / np.sqrt(3)), 1],
     ]
-    action = bridge_convention.actions(raw)
+    action = convention.convert_actions(raw)
     assert action.dtype == np.float32
     assert np.allclose(action, wanted, atol=1e-6)
 
 
 def test_states_are_wrapped_and_clipped() -> None:
     raw = [[0.2, 0.1, 0.17, 3.5, -0.2, -np.pi, 1.0008], [0.2, 0.1, 0.17, 0, 0, 0, -0.01]]
-    state = bridge_convention.states(raw)
+    state = convention.convert_states(raw)
     assert np.allclose(state[0], [0.2, 0.1, 0.17, 3.5 - 2 * np.pi, -0.2, np.pi, 1.0], atol=1e-6)
     assert np.allclose(state[1], [0.2, 0.1, 0.17, 0, 0, 0, 0])
     assert raw[0][6] == 1.0008
@@ -44,27 +44,27 @@ def test_states_are_wrapped_and_clipped() -> None:
     ],
 )
 def test_the_gripper_takes_the_next_decided_value(gripper: list[float], wanted: list[int]) -> None:
-    assert bridge_convention.binarize_gripper(gripper).tolist() == wanted
+    assert convention.binarize_gripper(gripper).tolist() == wanted
 
 
 def test_relabelled_actions_lead_from_state_to_state() -> None:
     rng = np.random.default_rng(0)
-    states = bridge_convention.states(rng.uniform(-1.4, 1.4, (20, 7)))
-    action = bridge_convention.relabelled(states, np.arange(20) % 2)
+    states = convention.convert_states(rng.uniform(-1.4, 1.4, (20, 7)))
+    action = convention.relabel(states, np.arange(20) % 2)
     assert np.allclose(states[:-1, :3] + action[:-1, :3], states[1:, :3], atol=1e-6)
     turns = Rotation.from_euler("xyz", states[:, 3:6])
     after = Rotation.from_rotvec(action[:-1, 3:6]) * turns[:-1]
     assert (after * turns[1:].inv()).magnitude().max() < 1e-6
     assert (action[:, 6] == np.arange(20) % 2).all()
     assert not action[-1, :6].any()
-    assert bridge_convention.relabelled(states[:1], [1]).tolist() == [[0, 0, 0, 0, 0, 0, 1]]
+    assert convention.relabel(states[:1], [1]).tolist() == [[0, 0, 0, 0, 0, 0, 1]]
 
 
 def test_a_first_action_of_zero_is_idle() -> None:
     raw = np.full((3, 7), 0.01)
-    assert bridge_convention.idle_start(raw) is None
+    assert convention.idle_first_step(raw) is None
     raw[0] = [3.6e-10, 3.3e-11, 2.0e-10, -1.9e-07, -5.0e-07, 7.5e-08, 1.0]
-    idle = bridge_convention.idle_start(raw)
+    idle = convention.idle_first_step(raw)
     assert idle is not None
     assert idle.tolist() == [True, False, False]
 
@@ -72,6 +72,6 @@ def test_a_first_action_of_zero_is_idle() -> None:
 @pytest.mark.parametrize("raw", [np.zeros((3, 6)), np.zeros((0, 7)), np.full((2, 7), np.nan), "x"])
 def test_other_numbers_are_refused(raw: Any) -> None:
     with pytest.raises(MediaError):
-        bridge_convention.actions(raw)
+        convention.convert_actions(raw)
     with pytest.raises(MediaError):
-        bridge_convention.states(raw)
+        convention.convert_states(raw)

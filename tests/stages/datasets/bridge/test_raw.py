@@ -193,22 +193,22 @@ def test_chosen_views(tmp_path: Path) -> None:
 def test_files_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no BridgeData"):
         listed(tmp_path)
-    assert not bridge_raw.holds(tmp_path)
-    assert not bridge_raw.holds(tmp_path / "none")
+    assert not bridge_raw.contains_recordings(tmp_path)
+    assert not bridge_raw.contains_recordings(tmp_path / "none")
     (tmp_path / "bridge/0.1.0").mkdir(parents=True)
     (tmp_path / "bridge/0.1.0/bridge-train.tfrecord-00000-of-01024").touch()
-    assert not bridge_raw.holds(tmp_path)
+    assert not bridge_raw.contains_recordings(tmp_path)
     write_raw(tmp_path)
-    assert bridge_raw.holds(tmp_path)
+    assert bridge_raw.contains_recordings(tmp_path)
 
 
 def test_looking_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(30):
         (tmp_path / f"a{i}").mkdir()
     write_npy(tmp_path / "z/train/out.npy", [])
-    assert bridge_raw.holds(tmp_path)
-    monkeypatch.setattr(bridge_raw, "LOOKED_INTO", 20)
-    assert not bridge_raw.holds(tmp_path)
+    assert bridge_raw.contains_recordings(tmp_path)
+    monkeypatch.setattr(bridge_raw, "MAX_FOLDERS", 20)
+    assert not bridge_raw.contains_recordings(tmp_path)
 
 
 def test_the_bridge_adapter_reads_them_too(tmp_path: Path) -> None:

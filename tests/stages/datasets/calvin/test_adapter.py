@@ -147,7 +147,7 @@ def test_states_and_actions_follow_the_convention(root: Path) -> None:
 
 
 def test_the_gripper_of_old_files_is_closed_at_0(root: Path) -> None:
-    assert calvin.opening([-1.0, 0.0, 1.0]).tolist() == [0.0, 0.0, 1.0]
+    assert calvin.gripper_opening([-1.0, 0.0, 1.0]).tolist() == [0.0, 0.0, 1.0]
     before = read(root, "task_D_D/training#6-13")
     write_frames(root / "task_D_D/training", range(4, 14), closed=0.0)
     after = read(root, "task_D_D/training#6-13")
@@ -389,12 +389,12 @@ def test_the_real_index_of_segments() -> None:
             folder = candidate / "shared/samples/metadata/calvin/training_index"
     if not folder.is_dir():
         pytest.skip("the samples are not here")
-    bounds = calvin_files.segments(folder)
+    bounds = calvin_files.read_segments(folder)
     assert bounds is not None
     assert bounds.shape == (178, 2)
-    assert calvin_files.inside_segment(bounds, 53819, 63233)
-    assert not calvin_files.inside_segment(bounds, 53818, 53900)
-    assert not calvin_files.inside_segment(bounds, 63233, 63234)
-    assert not calvin_files.inside_segment(bounds, 219634, 244285)
-    assert not calvin_files.inside_segment(bounds, 230000, 230001)
+    assert calvin_files.in_one_segment(bounds, 53819, 63233)
+    assert not calvin_files.in_one_segment(bounds, 53818, 53900)
+    assert not calvin_files.in_one_segment(bounds, 63233, 63234)
+    assert not calvin_files.in_one_segment(bounds, 219634, 244285)
+    assert not calvin_files.in_one_segment(bounds, 230000, 230001)
     assert (bounds[:, 1] - bounds[:, 0] + 1).sum() == 2_307_122
