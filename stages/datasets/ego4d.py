@@ -1,12 +1,12 @@
-"""Ego4D: long first-person videos with point narrations by two annotators.
+"""Ego4D: long first-person videos, narrated by two annotators at points in time.
 
 The layout is that of the official `ego4d` download: `v1/` or `v2/` (or the folder itself) holding
-`ego4d.json`, `annotations/narration.json` and `full_scale/<video_uid>.mp4`. `clips/` are parts of
-the same videos and not read; `video_540ss/` is read where there is no `full_scale/`. Mostly a part
-of the videos is there, and some belong to the other release: what does not match is no error.
+`ego4d.json`, `annotations/narration.json` and `full_scale/<video_uid>.mp4`. `clips/` holds parts of
+the same videos and is not read; `video_540ss/` is read if there is no `full_scale/`. Usually only a
+part of the videos is present, and some belong to the other release: neither is an error.
 
 Each annotator's pass narrates the whole video. The pass with more narrations of the camera wearer
-cuts the video into spans; the other pass's texts are attached to the spans they fall into.
+cuts the video into spans; texts of the other pass are attached to the spans that they fall into.
 
 A narration is a point in time. Its span reaches to the next one of its pass, by whomever, and is
 no longer than `max_s`.
@@ -31,13 +31,15 @@ HOW_TO_GET = (
     "--metadata --version v2` (about 7 TB; --video_uids takes a part)."
 )
 NARRATIONS = ("narration.json", "narrations.json")
-MEDIA = ("full_scale", "video_540ss")  # the same videos at two sizes: one of them is enough
+MEDIA = ("full_scale", "video_540ss")  # the same videos in two sizes; one is read
 PASSES = ("narration_pass_1", "narration_pass_2")
 
 # "#C C opens the door", "# C c opens", "#c #C C opens", "#unsure #C C opens", "#O A man X sits"
-LATEST_S = 1e7  # four months; later times are no times
+LATEST_S = 1e7  # four months; later times are invalid
 
-_LAYOUTS = {  # of videos cut into pieces, by the way their folders are called
+
+# Layouts of videos cut into pieces, by whether the folder of a video ends in .mp4.
+_LAYOUTS = {
     True: "LaViLa's, pieces of 300 s called <video_uid>.mp4/<start>.mp4",
     False: "EgoVLP's, pieces of 600 s called <video_uid>/<number>.mp4",
 }
@@ -53,52 +55,52 @@ class _Metadata:
 
 
 def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
-    """Stream the narrated videos; narration.json is never held in memory whole."""
-    metadata = _read_metadata(_metadata_file(root))
+    """Stream the narrated videos; narration.json is never held in memory as a whole."""
+    metadata_by_uid = _read_metadata(_metadata_file(root))
     narrations = _narration_file(root)
     release = narrations.parent.parent.name
-    present = _media(root)
+    present = _find_media(root)
     for uid, entry in _read_narrations(narrations):
         if not isinstance(entry, dict):
             raise UserError(
                 f"{narrations} has {type(entry).__name__} for {uid!r}, expected an "
                 "object with narration_pass_1; this is not Ego4D's narration.json."
             )
-        file = present.get(uid)  # looked up among the files, so no uid leads anywhere else
-        facts = metadata.get(uid, _Metadata("", 0.0, False, ()))
+        file = present.get(uid)  # found among the files: a uid is never made into a path
+        metadata = metadata_by_uid.get(uid, _Metadata("", 0.0, False, ()))
         yield SourceVideo(
             video_id=uid,
             media_path=file.relative_to(root).as_posix() if file else "",
-            split=facts.split,
+            split=metadata.split,
             version=release if release in ("v1", "v2") else "unknown",
-            spans=tuple(cut(entry, rule, facts.redacted_s)),
-            expected_s=facts.expected_s,
-            reason=_left_out(uid, facts, has_file=file is not None),
+            spans=tuple(cut(entry, rule, metadata.redacted_s)),
+            expected_s=metadata.expected_s,
+            reason=_reason(uid, metadata, has_file=file is not None),
         )
 
 
 def annotations(root: Path) -> list[Path]:
-    """The two files that say what is in the dataset."""
+    """The two files that describe the dataset."""
     return [_metadata_file(root), _narration_file(root)]
 
 
 def cut(
     entry: dict[str, Any], rule: CutRule, redacted_s: Iterable[tuple[float, float]] = ()
 ) -> Iterator[Span]:
-    """Turn one video's narrations into spans.
+    """The spans of one video's narrations.
 
-    Narrations at the same millisecond share a span. Rows without a usable time share one span of
-    no length, rejected as `no_time`.
+    Narrations of the same millisecond share a span. Rows without a usable time share one span of no
+    length, rejected as `no_time`.
 
     Args:
         entry: the value of the video's uid in narration.json.
         rule: how long a span may be.
-        redacted_s: intervals of blanked picture, seconds.
+        redacted_s: intervals in which the image is blanked, seconds.
     """
-    passes = [_by_time(entry.get(name)) for name in PASSES]
+    passes = [_texts_by_time(entry.get(name)) for name in PASSES]
     first, second = sorted(passes, key=_wearer_count, reverse=True)
     times = sorted(ms for ms in first if ms is not None)
-    for ms, (start, end) in zip(times, _reaches(times, rule), strict=True):
+    for ms, (start, end) in zip(times, _span_bounds(times, rule), strict=True):
         others = [t for at in second if at is not None and start <= at < end for t in second[at]]
         start_s, end_s = start / 1000, end / 1000
         redacted = any(a < end_s and start_s < b for a, b in redacted_s)
@@ -108,7 +110,7 @@ def cut(
 
 
 def who_acts(text: str) -> str:
-    """`wearer`, `other`, `summary` or `unknown`: who does what the narration tells."""
+    """Who acts in a narration: `wearer`, `other`, `summary` or `unknown`."""
     tags = _TAGS.match(text)
     letters = set(re.findall(r"[a-z]+", tags.group().lower())) if tags else set()
     if "summary" in letters:
@@ -124,7 +126,7 @@ def who_acts(text: str) -> str:
     return "unknown"
 
 
-def _reaches(times: list[int], rule: CutRule) -> Iterator[tuple[int, int]]:
+def _span_bounds(times: list[int], rule: CutRule) -> Iterator[tuple[int, int]]:
     """Start and end of the span of each narration; milliseconds, as the times are."""
     longest = round(rule.max_s * 1000)
     for i, ms in enumerate(times):
@@ -132,7 +134,7 @@ def _reaches(times: list[int], rule: CutRule) -> Iterator[tuple[int, int]]:
 
 
 def _span(start_s: float, end_s: float, texts: list[str], others: list[str], reason: str) -> Span:
-    """One span from the texts at its start: the wearer's comes first."""
+    """One span from the texts at its start, those of the wearer first."""
     texts = sorted(texts, key=lambda text: who_acts(text) != "wearer")
     actor = who_acts(texts[0])
     flags = ["unsure"] * ("#unsure" in texts[0].lower().replace(" ", ""))
@@ -145,39 +147,39 @@ def _span(start_s: float, end_s: float, texts: list[str], others: list[str], rea
     return Span(start_s, end_s, texts[0], tuple(dict.fromkeys(mine)), tuple(flags), reason)
 
 
-def _by_time(narration_pass: Any) -> dict[int | None, list[str]]:
-    """Texts by millisecond; the same text at the same time counts once."""
-    found: dict[int | None, list[str]] = defaultdict(list)
+def _texts_by_time(narration_pass: Any) -> dict[int | None, list[str]]:
+    """Texts by millisecond, each once, or by None where the time is unusable."""
+    by_time: dict[int | None, list[str]] = defaultdict(list)
     rows = narration_pass.get("narrations") if isinstance(narration_pass, dict) else None
     for row in rows if isinstance(rows, list) else []:
         if not isinstance(row, dict):
-            found[None].append(str(row))
+            by_time[None].append(str(row))
             continue
         time_s: Any = row.get("timestamp_sec")
         usable = isinstance(time_s, int | float | Decimal) and 0 <= time_s < LATEST_S
         key = round(float(time_s) * 1000) if usable else None
         text = str(row.get("narration_text") or "")
-        if text not in found[key]:
-            found[key].append(text)
-    return found
+        if text not in by_time[key]:
+            by_time[key].append(text)
+    return by_time
 
 
 def _wearer_count(texts: dict[int | None, list[str]]) -> int:
     return sum(who_acts(text) == "wearer" for group in texts.values() for text in group)
 
 
-def _left_out(uid: str, facts: _Metadata, has_file: bool) -> str:
+def _reason(uid: str, metadata: _Metadata, has_file: bool) -> str:
     if uid.startswith("grp-"):
         return "grouped_video"  # several videos joined, each of them present on its own
-    if facts.is_stereo:
-        return "stereo"  # two pictures side by side
-    if facts.split == "test":
+    if metadata.is_stereo:
+        return "stereo"  # two images side by side
+    if metadata.split == "test":
         return "benchmark_test"
     return "" if has_file else "missing_file"
 
 
 def _official_split(video: dict[str, Any]) -> str:
-    """The strictest of the benchmarks' splits; a video that is in several counts as held out."""
+    """The strictest of the benchmarks' splits: a video that any of them holds out is held out."""
     splits = {video.get(f"split_{benchmark}") for benchmark in ("em", "av", "fho")}
     if "test" in splits:
         return "test"
@@ -187,21 +189,21 @@ def _official_split(video: dict[str, Any]) -> str:
 
 
 def _read_metadata(path: Path) -> dict[str, _Metadata]:
-    """What is needed of each video in ego4d.json, about 200 bytes for each of some 10,000."""
-    found = {}
+    """Metadata of each video in ego4d.json, by uid: about 200 bytes for each of 10,000 videos."""
+    by_uid = {}
     with path.open("rb") as file:
-        for video in _parsed(path, ijson.items(file, "videos.item", use_float=True)):
+        for video in _checked_json(path, ijson.items(file, "videos.item", use_float=True)):
             try:
-                found[str(video["video_uid"])] = _facts(video)
+                by_uid[str(video["video_uid"])] = _parse_metadata(video)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise UserError(
                     f"{path} has an entry below `videos` that is not a video's ({error!r}); "
                     "download it again."
                 ) from None
-    return found
+    return by_uid
 
 
-def _facts(video: dict[str, Any]) -> _Metadata:
+def _parse_metadata(video: dict[str, Any]) -> _Metadata:
     intervals = video.get("redacted_intervals") or []
     return _Metadata(
         split=_official_split(video),
@@ -215,13 +217,13 @@ def _read_narrations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Stream (uid, entry) pairs; some releases wrap them in a `videos` object."""
     with path.open("rb") as file:
         events = ijson.parse(file)
-        keys = (value for _, event, value in _parsed(path, events) if event == "map_key")
+        keys = (value for _, event, value in _checked_json(path, events) if event == "map_key")
         prefix = "videos" if next(keys, None) == "videos" else ""
     with path.open("rb") as file:
-        yield from _parsed(path, ijson.kvitems(file, prefix, use_float=True))
+        yield from _checked_json(path, ijson.kvitems(file, prefix, use_float=True))
 
 
-def _parsed(path: Path, items: Iterable[Any]) -> Iterator[Any]:
+def _checked_json(path: Path, items: Iterable[Any]) -> Iterator[Any]:
     try:
         yield from items
     except (ijson.JSONError, UnicodeDecodeError) as error:
@@ -230,13 +232,13 @@ def _parsed(path: Path, items: Iterable[Any]) -> Iterator[Any]:
         ) from None
 
 
-def _homes(root: Path) -> list[Path]:
-    """Where a download puts things, the newest release first; some keep ego4d.json above them."""
+def _list_homes(root: Path) -> list[Path]:
+    """Folders that may hold a release, the newest first."""
     return [root / "v2", root / "v1", root]
 
 
 def _metadata_file(root: Path) -> Path:
-    for home in _homes(root):
+    for home in _list_homes(root):
         if (home / "ego4d.json").is_file():
             return home / "ego4d.json"
     raise UserError(
@@ -246,7 +248,7 @@ def _metadata_file(root: Path) -> Path:
 
 
 def _narration_file(root: Path) -> Path:
-    for home in _homes(root):
+    for home in _list_homes(root):
         for name in NARRATIONS:
             if (home / "annotations" / name).is_file():
                 return home / "annotations" / name
@@ -256,15 +258,15 @@ def _narration_file(root: Path) -> Path:
     )
 
 
-def _media(root: Path) -> dict[str, Path]:
-    """The video files by uid, of one folder: the others hold the same videos again."""
-    folders = [home / name for home in _homes(root) for name in MEDIA]
+def _find_media(root: Path) -> dict[str, Path]:
+    """Video files by uid, from one folder: the others hold the same videos again."""
+    folders = [home / name for home in _list_homes(root) for name in MEDIA]
     present = [folder for folder in folders if folder.is_dir()]
     for folder in present:
-        found = {path.stem: path for path in folder.glob("*.mp4") if path.is_file()}
-        if found:
-            return found
-    homes = [home for home in _homes(root) if home.is_dir()]
+        paths = {path.stem: path for path in folder.glob("*.mp4") if path.is_file()}
+        if paths:
+            return paths
+    homes = [home for home in _list_homes(root) if home.is_dir()]
     for folder in present or sorted(p for home in homes for p in home.iterdir() if p.is_dir()):
         _refuse_pieces(folder)
     if present:
@@ -276,7 +278,7 @@ def _media(root: Path) -> dict[str, Path]:
 
 
 def _refuse_pieces(folder: Path) -> None:
-    """Raise UserError where videos lie as folders of pieces: narrations do not fit those."""
+    """Raise UserError for videos cut into pieces, whose times are not those of narrations."""
     for video in sorted(path for path in folder.iterdir() if path.is_dir()):
         if any(piece.stem.isdecimal() for piece in video.glob("*.mp4")):
             raise UserError(

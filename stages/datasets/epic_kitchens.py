@@ -1,16 +1,16 @@
-"""EPIC-KITCHENS-100 and -55: long first-person kitchen videos, each action with start and stop.
+"""EPIC-KITCHENS-100 and -55: long first-person kitchen videos with annotated action segments.
 
 The annotation repositories (`epic-kitchens-100-annotations`, `-55-annotations`) lie in the data
 folder, as checkouts or as their CSV files; the videos lie wherever the downloader put them
 (`P01/videos/P01_01.MP4`, or `videos/train/P01/P01_01.MP4`). EPIC-100 contains all of EPIC-55 with
-the same segments under other numbers, so that of two releases only EPIC-100 is read.
+the same segments under other numbers, so that of the two releases only EPIC-100 is read.
 
-Clips are cut by the timestamps. The frame numbers beside them count frames of the released picture
-archives, which have another rate than the videos. Subsets of the same segments (`UDA_annotations`,
-`retrieval_annotations`), the times at which narrators spoke (`EPIC_train_action_narrations.csv`)
-and the rows without a class (`EPIC_train_invalid_labels.csv`) are not read.
+Clips are cut by timestamps. The frame numbers beside them refer to the released frame archives,
+whose rate differs from that of the videos. Subsets of the same segments (`UDA_annotations`,
+`retrieval_annotations`), the times of the narrations (`EPIC_train_action_narrations.csv`) and rows
+without a class (`EPIC_train_invalid_labels.csv`) are not read.
 
-Consecutive segments overlap, one hand each: all of them become clips.
+Consecutive segments overlap, one for each hand: all of them become clips.
 """
 
 import re
@@ -30,7 +30,7 @@ HOW_TO_GET = (
     "https://github.com/epic-kitchens/epic-kitchens-download-scripts (about 1.2 TB; --participants "
     "takes a part)."
 )
-SPLITS = ("train", "val", "test")  # the later, the stricter
+SPLITS = ("train", "val", "test")  # later is stricter
 SKIPPED_FOLDERS = frozenset(
     {"rgb_frames", "flow_frames", "frames_rgb_flow", "object_detection_images", "hand-objects"}
 )
@@ -38,13 +38,13 @@ SKIPPED_FOLDERS = frozenset(
 _TIME = re.compile(r"([0-9]{1,4}):([0-9]{1,2}):([0-9]{1,2}(?:\.[0-9]*)?)")
 _VIDEO_ID = re.compile(r"P[0-9]{2}_[0-9]{2,3}")
 
-Row = tuple[int, int, int, str, str]  # start, stop (ms), index into SPLITS, narration, own id
+Row = tuple[int, int, int, str, str]  # start, stop (ms), index into SPLITS, narration, its id
 
 
 @dataclass(frozen=True)
 class _Release:
     version: str
-    tables: dict[str, str]  # file name to split
+    tables: dict[str, str]  # split by file name
     video_info: str
 
 
@@ -71,36 +71,37 @@ RELEASES = (
 
 
 def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
-    """Yield the annotated videos, sorted by id. The segments of all (90,000) fit into memory."""
-    release, home = _home(root)
-    durations_s = _durations(home / release.video_info)
-    media = _media(root)
-    for video_id, rows in sorted(_segments(release, home).items()):
+    """Yield the annotated videos, sorted by id; all segments (90,000) are held in memory."""
+    release, home = _find_release(root)
+    durations_s = _read_durations(home / release.video_info)
+    media = _find_media(root)
+    for video_id, rows in sorted(_read_segments(release, home).items()):
         strictest = max(row[2] for row in rows)
-        found = media.get(video_id, "")
+        path = media.get(video_id, "")
         reason = "benchmark_test" if SPLITS[strictest] == "test" else ""
         yield SourceVideo(
             video_id=video_id,
-            media_path=found,
+            media_path=path,
             split=SPLITS[strictest],
             version=release.version,
-            spans=tuple(spans(rows)),
+            make_spans=tuple(make_spans(rows)),
             expected_s=durations_s.get(video_id, 0.0),
-            reason=reason or ("" if found else "missing_file"),
+            reason=reason or ("" if path else "missing_file"),
         )
 
 
 def annotations(root: Path) -> list[Path]:
-    """The tables of the release, and the lengths of its videos, as far as they are there."""
-    release, home = _home(root)
+    """The tables of the release and the list of video lengths, as far as they are present."""
+    release, home = _find_release(root)
     paths = [home / name for name in (*release.tables, release.video_info)]
     return [path for path in paths if path.is_file()]
 
 
-def spans(rows: Iterable[Row]) -> Iterator[Span]:
-    """The spans of one video in time order; rows of the same milliseconds share one.
+def make_spans(rows: Iterable[Row]) -> Iterator[Span]:
+    """The spans of one video in time order; rows of the same times share one.
 
-    The video belongs to the strictest split that lists it: rows of another become `video_in_val`.
+    The video belongs to the strictest split that lists it; rows of other splits are rejected, as
+    `video_in_val` for example.
     """
     by_time: dict[tuple[int, int], list[tuple[int, str, str]]] = defaultdict(list)
     for start_ms, stop_ms, split, text, narration_id in rows:
@@ -126,8 +127,8 @@ def spans(rows: Iterable[Row]) -> Iterator[Span]:
         )
 
 
-def milliseconds(timestamp: str) -> int | None:
-    """`HH:MM:SS` with any number of decimals as milliseconds; None if it is no such thing."""
+def parse_timestamp(timestamp: str) -> int | None:
+    """Milliseconds of `HH:MM:SS` with any number of decimals; None for other text."""
     match = _TIME.fullmatch(timestamp.strip())
     if not match:
         return None
@@ -135,9 +136,9 @@ def milliseconds(timestamp: str) -> int | None:
     return (int(hours) * 60 + int(minutes)) * 60_000 + round(float(seconds) * 1000)
 
 
-def _segments(release: _Release, home: Path) -> dict[str, list[Row]]:
-    """The rows of all tables by video; rows without usable times have 0 for both."""
-    found: dict[str, list[Row]] = defaultdict(list)
+def _read_segments(release: _Release, home: Path) -> dict[str, list[Row]]:
+    """The rows of all tables by video; both times are 0 if one of them is unusable."""
+    segments: dict[str, list[Row]] = defaultdict(list)
     for name, split in release.tables.items():
         if not (home / name).is_file():
             continue
@@ -145,59 +146,59 @@ def _segments(release: _Release, home: Path) -> dict[str, list[Row]]:
         for row in read_rows(home / name, needed + ["narration"] * (split != "test")):
             if not (video_id := row["video_id"].strip()):
                 raise UserError(f"{home / name} has a row without video_id; download it again.")
-            start_ms = milliseconds(row["start_timestamp"])
-            stop_ms = milliseconds(row["stop_timestamp"])
+            start_ms = parse_timestamp(row["start_timestamp"])
+            stop_ms = parse_timestamp(row["stop_timestamp"])
             if start_ms is None or stop_ms is None:
                 start_ms = stop_ms = 0
             text = "" if split == "test" else row["narration"].strip()
-            own_id = row.get("narration_id") or row.get("uid") or ""  # of EPIC-100, of EPIC-55
-            found[video_id].append((start_ms, stop_ms, SPLITS.index(split), text, own_id))
-    return found
+            own_id = row.get("narration_id") or row.get("uid") or ""  # in EPIC-100, in EPIC-55
+            segments[video_id].append((start_ms, stop_ms, SPLITS.index(split), text, own_id))
+    return segments
 
 
-def _durations(path: Path) -> dict[str, float]:
-    """Lengths in seconds by video id. EPIC-55 orders the columns otherwise and calls the id video.
+def _read_durations(path: Path) -> dict[str, float]:
+    """Lengths in seconds by video id, whose column is `video` in EPIC-55.
 
-    A file that says a video is longer than it is on disk was not downloaded whole.
+    A video that is shorter on disk was not downloaded whole.
     """
-    found: dict[str, float] = {}
+    durations_s: dict[str, float] = {}
     for row in read_rows(path, ["duration"]) if path.is_file() else ():
         try:
-            found[row.get("video_id") or row.get("video", "")] = float(row["duration"])
+            durations_s[row.get("video_id") or row.get("video", "")] = float(row["duration"])
         except ValueError:
-            continue  # the length only serves to tell truncated files
-    return found
+            continue  # the length only serves to detect truncated files
+    return durations_s
 
 
-def _media(root: Path) -> dict[str, str]:
-    """Paths by video id. The suffix is in upper case in official downloads (.MP4)."""
-    found: dict[str, str] = {}
+def _find_media(root: Path) -> dict[str, str]:
+    """Paths by video id; the suffix is upper case in official downloads (.MP4)."""
+    paths: dict[str, str] = {}
     for path in sorted(files_below(root, root, (".mp4",), SKIPPED_FOLDERS)):
         video_id = path.rpartition("/")[2].rpartition(".")[0].upper()
         if _VIDEO_ID.fullmatch(video_id):
-            found.setdefault(video_id, path)
-    return found
+            paths.setdefault(video_id, path)
+    return paths
 
 
-def _home(root: Path) -> tuple[_Release, Path]:
-    """The newest release below root, and the folder of its tables."""
+def _find_release(root: Path) -> tuple[_Release, Path]:
+    """The newest release at or below root, and the folder of its tables."""
     for release in RELEASES:
         labelled = [name for name, split in release.tables.items() if split != "test"]
         for folder in _folders(root, release.version):
             if any((folder / name).is_file() for name in labelled):
                 return release, folder
-    found = contents(root)
+    instead = contents(root)
     for folder in _folders(root, "100"):
         if pickles := sorted(path.name for path in folder.glob("EPIC_*.pkl")):
-            found = f"only pickles ({pickles[0]}), which can run code when opened"
+            instead = f"only pickles ({pickles[0]}), which can run code when opened"
     raise UserError(
-        f"{root} holds {found}; expected EPIC_100_train.csv or EPIC_100_validation.csv in it, in "
+        f"{root} holds {instead}; expected EPIC_100_train.csv or EPIC_100_validation.csv in it, in "
         f"annotations/ or in epic-kitchens-100-annotations/. {HOW_TO_GET}"
     )
 
 
 def _folders(root: Path, version: str) -> Iterator[Path]:
-    """Where the tables of a release may lie; archives of a repository end in the branch's name."""
+    """Folders that may hold a release's tables; GitHub's archives end in the branch's name."""
     for base in (root, root / "annotations"):
         yield base
         for branch in ("", "-master", "-main"):

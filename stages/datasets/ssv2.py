@@ -1,4 +1,4 @@
-"""Something-Something V2: 220,847 short clips of hands that act on objects, one file for each.
+"""Something-Something V2: 220,847 short clips of hands that act on objects, one file each.
 
 The layout is that of the official download: the label files, as
 `something-something-v2-{train,validation,test}.json` or as `labels/{train,validation,test}.json`,
@@ -26,20 +26,21 @@ HOW_TO_GET = (
     "labels and all parts of the video archive (about 20 GB), and unpack it with "
     "`cat 20bn-something-something-v2-?? | tar zx`."
 )
-SPLITS = {"test": "test", "val": "validation", "train": "train"}  # the strictest first
+SPLITS = {"test": "test", "val": "validation", "train": "train"}  # strictest first
 FOLDERS = ("", "labels", "annotations")
-V1 = "20bn-something-something-v1"  # other videos under the same numbers, as folders of pictures
-SKIPPED_FOLDERS = frozenset({V1, "frames", "rawframes"})
-PACKED = "20bn-something-something-v2-[0-9][0-9]*"  # the host wraps each part in a .zip
+# V1 has other videos under the same numbers, as folders of images.
+V1_NAME = "20bn-something-something-v1"
+SKIPPED_FOLDERS = frozenset({V1_NAME, "frames", "rawframes"})
+PACKED_PARTS = "20bn-something-something-v2-[0-9][0-9]*"  # the host wraps each part in a .zip
 
 _FLAGS = {
     "pretended": re.compile(r"\bpretending\b", re.IGNORECASE),
     "failed_action": re.compile(
         r"\bfailing\b|\bbut missing\b|\bbut not\b|\bnothing happens\b", re.IGNORECASE
     ),
-    # "Moving something towards the camera" moves the thing, these move the camera.
+    # "Moving something towards the camera" moves the object; these move the camera.
     "camera_motion": re.compile(r"\bwith your camera\b|\bturning the camera\b", re.IGNORECASE),
-    # "pulling it right out as you remove your hand" is no direction.
+    # "pulling it right out as you remove your hand" is not a direction.
     "mirror_matters": re.compile(r"\bleft\b|\bright\b(?! out)", re.IGNORECASE),
 }
 
@@ -47,36 +48,36 @@ _FLAGS = {
 def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
     """Stream the labelled videos; the label files are never held in memory whole."""
     files = _label_files(root)
-    media = _media(root)
+    media = _find_media(root)
     seen: set[str] = set()
-    for split, path in files.items():
-        for row in _rows(path):
+    for split, label_file in files.items():
+        for row in _rows(label_file):
             video_id = str(row["id"]).strip()
             if video_id in seen:
                 continue
             seen.add(video_id)
-            found, only_span = media.get(video_id, ""), span(row)
-            reason = "benchmark_test" if split == "test" else "" if only_span.text else "no_text"
+            path, clip_span = media.get(video_id, ""), span(row)
+            reason = "benchmark_test" if split == "test" else "" if clip_span.text else "no_text"
             yield SourceVideo(
                 video_id=video_id,
-                media_path=found,
+                media_path=path,
                 split=split,
                 version="2",
-                spans=(only_span,),
-                reason=reason or ("" if found else "missing_file"),
+                spans=(clip_span,),
+                reason=reason or ("" if path else "missing_file"),
             )
 
 
 def annotations(root: Path) -> list[Path]:
-    """The label files that are there, of three."""
+    """The label files of the splits that are present."""
     return list(_label_files(root).values())
 
 
 def span(row: dict[str, Any]) -> Span:
-    """The one span of a row of a label file; rows of the test split have no label."""
+    """The span of a row of a label file; rows of the test split have no label."""
     label = str(row.get("label") or "").strip()
     template = str(row.get("template") or "").strip()
-    # The bracketed words vary ("[Something]", "[number of]"), so only the brackets go.
+    # The words in brackets vary ("[Something]", "[number of]"): only the brackets are removed.
     bare = template.replace("[", "").replace("]", "")
     flags = [flag for flag, pattern in _FLAGS.items() if pattern.search(bare or label)]
     placeholders = row.get("placeholders")
@@ -92,33 +93,38 @@ def span(row: dict[str, Any]) -> Span:
     )
 
 
-def _media(root: Path) -> dict[str, str]:
-    """Paths by video id. Some copies hold an .mp4 beside each .webm: the original counts."""
-    found: dict[str, str] = {}
+def _find_media(root: Path) -> dict[str, str]:
+    """Paths by video id; where a copy has an .mp4 beside the original .webm, the .webm counts."""
+    paths: dict[str, str] = {}
     for path in files_below(root, root, (".webm", ".mp4"), SKIPPED_FOLDERS):
         video_id, _, suffix = path.rpartition("/")[2].rpartition(".")
-        if video_id not in found or suffix.lower() == "webm":
-            found[video_id] = path
-    if not found and (parts := sorted([*root.glob(PACKED), *root.glob(f"*/{PACKED}")])):
+        if video_id not in paths or suffix.lower() == "webm":
+            paths[video_id] = path
+    packed = [] if paths else sorted([*root.glob(PACKED_PARTS), *root.glob(f"*/{PACKED_PARTS}")])
+    if packed:
         raise UserError(
-            f"{root} holds the packed archive ({parts[0].name} and so on) and no videos; unzip its "
-            f"parts if they are .zip files, then unpack it with `cd {parts[0].parent} && cat "
+            f"{root} holds the packed archive ({packed[0].name} and so on) and no videos; unzip "
+            f"its parts if they are .zip files, then unpack it with `cd {packed[0].parent} && cat "
             "20bn-something-something-v2-?? | tar zx`."
         )
-    return found
+    return paths
 
 
 def _label_files(root: Path) -> dict[str, Path]:
-    """Label files by split, strictest split first."""
-    found = {}
+    """Label files by split, the strictest split first."""
+    files = {}
     for split, name in SPLITS.items():
         names = (f"something-something-v2-{name}.json", f"{name}.json")
-        paths = [root / folder / file for folder in FOLDERS for file in names]
-        if path := next((path for path in paths if path.is_file()), None):
-            found[split] = path
-    if "train" in found or "val" in found:
-        return found
-    if root.name == V1 or (root / V1).is_dir() or any(root.glob("something-something-v1-*")):
+        candidates = [root / folder / file for folder in FOLDERS for file in names]
+        if path := next((path for path in candidates if path.is_file()), None):
+            files[split] = path
+    if "train" in files or "val" in files:
+        return files
+    if (
+        root.name == V1_NAME
+        or (root / V1_NAME).is_dir()
+        or any(root.glob("something-something-v1-*"))
+    ):
         raise UserError(
             f"{root} holds Something-Something V1, whose numbers name other videos than V2's; "
             f"handloom reads V2. {HOW_TO_GET}"
@@ -151,7 +157,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class _Utf8:
-    """Text as the UTF-8 bytes that the parser wants, without what was no UTF-8 in the file."""
+    """Adapter from a text file to the UTF-8 bytes that ijson reads, with bad bytes replaced."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

@@ -1,16 +1,16 @@
-"""HowTo100M: 1.2 million narrated how-to videos, their text the recogniser's captions.
+"""HowTo100M: 1.2 million narrated how-to videos, whose text is their recognised speech.
 
 The captions are one JSON object of about ten gigabytes, `{video id: {"start": [...], "end": [...],
-"text": [...]}}`, of which there are three releases, or one CSV file for each video. The first of
-these that is found is read: `raw_caption.json`, `raw_caption_superclean.json`, `caption.json` (its
-stop words removed: "add oil pan"), a folder of `<video id>.csv`. `HowTo100M_v1.csv`, which tells
-the tasks a video belongs to and repeats its id for each, is not needed.
+"text": [...]}}`, in three variants, or one CSV file for each video. The first of these that exists
+is read: `raw_caption.json`, `raw_caption_superclean.json`, `caption.json` (stop words removed: "add
+oil pan"), a folder of `<video id>.csv`. `HowTo100M_v1.csv`, which lists the tasks of each video, is
+not needed.
 
-Videos lie wherever the user put them, mostly without many that have gone from the site; they are
-found by the id at the end of their names. Ids are opaque and begin with `-` or `_` at times.
+Videos lie anywhere below the data folder, often without those that are gone from the site. They are
+found by the id at the end of their names; ids are opaque and may begin with `-` or `_`.
 
-A video that is left out (no file, or held out for a benchmark) comes with one span of no length,
-so that it is counted once: its lines are not cut. Spans of the others are cut on the workers.
+A video that is left out (without a file, or held out for a benchmark) has one span of no length, so
+that it is counted once: its lines are not cut. Spans of the others are cut on the workers.
 """
 
 import csv
@@ -36,30 +36,30 @@ HOW_TO_GET = (
 )
 CAPTIONS = ("raw_caption.json", "raw_caption_superclean.json", "caption.json")
 COLUMNS = ("start", "end", "text")
-HELD_OUT = ("htm_align.json", "htm_holdout_vid.txt")  # HTM-Align, the benchmark made of HowTo100M
+HELD_OUT = ("htm_align.json", "htm_holdout_vid.txt")  # HTM-Align, a benchmark made from HowTo100M
 RELEASE = "v1"  # the only one
 
 _WITHOUT_STOP_WORDS = f"{RELEASE}-caption"
-_COUNTED_ONCE = (Span(0.0, 0.0, ""),)
+_PLACEHOLDER = (Span(0.0, 0.0, ""),)  # of a video that is left out
 _CSV = f"{RELEASE}-csv"
 _CSV_NAME = re.compile(r"[A-Za-z0-9_-]{11}\.csv")
-# `<id>.mp4`, `<title>-<id>.mp4`, `<title> [<id>].webm`. The halves that an unfinished download
-# leaves, `<id>.f137.mp4`, do not match, and neither does `<id>.temp.mp4`.
+# `<id>.mp4`, `<title>-<id>.mp4`, `<title> [<id>].webm`. Parts of an unfinished download, such as
+# `<id>.f137.mp4` and `<id>.temp.mp4`, do not match.
 _MEDIA_NAME = re.compile(r"([A-Za-z0-9_-]{11})\]?\.[A-Za-z0-9]+$")
-_PREFERRED = (".mp4", ".mkv", ".webm")  # .webm may be left from a merge into the others
+_PREFERRED = (".mp4", ".mkv", ".webm")  # a .webm may be left over from a merge into the others
 
 
 def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
-    """Stream the captioned videos, each once; those with a file carry their captions in `raw`.
+    """Stream the captioned videos, each once; those with a file have their captions in `raw`.
 
-    A file of no bytes counts as one: probing it fails, which says what to download again.
+    An empty file counts as a file: probing it fails with a message to download it again.
     """
     captions = _find_captions(root)
     held_out = set().union(*(_read_ids(path) for path in _held_out_files(root, captions)))
-    media = _media(root)
+    media = _find_media(root)
     version = _CSV if captions.is_dir() else f"{RELEASE}-{captions.stem}"
     seen: set[str] = set()
-    for video_id, raw in _entries(captions, media):
+    for video_id, raw in _read_captions(captions, media):
         if video_id in seen:
             continue
         seen.add(video_id)
@@ -70,7 +70,7 @@ def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
             media_path=media.get(video_id, ""),
             split="test" if video_id in held_out else "",
             version=version,
-            spans=_COUNTED_ONCE if reason else (),
+            spans=_PLACEHOLDER if reason else (),
             raw=None if reason else raw,
             reason=reason,
         )
@@ -79,8 +79,7 @@ def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
 def cut(video: SourceVideo, rule: CutRule) -> tuple[Span, ...]:
     """Make the spans of a video from its captions; see `speech.cut_speech`.
 
-    Never raises: captions that cannot be read give one span `no_text`, flagged
-    `damaged_captions`.
+    Captions that cannot be read give one span rejected as `no_text`, flagged `damaged_captions`.
     """
     flags = ("stop_words_removed",) if video.version == _WITHOUT_STOP_WORDS else ()
     try:
@@ -93,34 +92,34 @@ def cut(video: SourceVideo, rule: CutRule) -> tuple[Span, ...]:
 def annotations(root: Path) -> list[Path]:
     """The caption file, or all of the caption tables, and the lists of held-out videos."""
     captions = _find_captions(root)
-    files = _tables(captions) if captions.is_dir() else [captions]
+    files = _list_tables(captions) if captions.is_dir() else [captions]
     return files + _held_out_files(root, captions)
 
 
-def _entries(captions: Path, media: Container[str]) -> Iterator[tuple[str, bytes]]:
-    """Stream (video id, captions as they are stored); tables of videos without file stay shut."""
+def _read_captions(captions: Path, media: Container[str]) -> Iterator[tuple[str, bytes]]:
+    """Stream (video id, captions as stored); tables of videos without a file are not opened."""
     if captions.is_dir():
-        for path in _tables(captions):
+        for path in _list_tables(captions):
             yield path.stem, _read_table(path) if path.stem in media else b""
         return
     for video_id, raw, value in stream_values(captions):
         if not all(isinstance(value.get(column), list) for column in COLUMNS):
-            found = ", ".join(map(repr, list(value)[:4])) or "nothing"
+            keys = ", ".join(map(repr, list(value)[:4])) or "nothing"
             raise UserError(
-                f"{captions} has {found} for {video_id!r}, expected the lists start, end and text; "
+                f"{captions} has {keys} for {video_id!r}, expected the lists start, end and text; "
                 "this is not one of HowTo100M's caption files."
             )
         yield video_id, raw
 
 
 def _json_rows(raw: bytes) -> list[tuple[Any, Any, Any]]:
-    """The lines of a video; where the lists differ in length, lines lack a time or a text."""
+    """The lines (start, end, text) of a video; None where a list is shorter than the others."""
     value = load_value(raw)
     return list(zip_longest(*(value[column] for column in COLUMNS)))
 
 
 def _csv_rows(raw: bytes) -> list[tuple[Any, Any, Any]]:
-    """The lines of a video; raises ValueError where a column is missing."""
+    """The lines (start, end, text) of a video. Raises ValueError if a column is missing."""
     text = raw.decode("utf-8-sig", errors="replace")
     rows = csv.DictReader(io.StringIO(text, newline=""))
     if not set(COLUMNS) <= set(rows.fieldnames or ()):
@@ -139,22 +138,24 @@ def _read_table(path: Path) -> bytes:
     return raw
 
 
-def _tables(folder: Path) -> list[Path]:
+def _list_tables(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _CSV_NAME.fullmatch(path.name))
 
 
-def _media(root: Path) -> dict[str, str]:
-    """Paths below the root by video id; of several, one that is not empty."""
-    found: dict[str, str] = {}
+def _find_media(root: Path) -> dict[str, str]:
+    """Paths below the root by video id; of several files the preferred one."""
+    paths: dict[str, str] = {}
     for path in files_below(root, root, VIDEO_SUFFIXES):
-        name = _MEDIA_NAME.search(path)
-        if name:
-            other = found.get(name[1])
-            found[name[1]] = path if other is None else _better(root, path, other)
-    return found
+        match = _MEDIA_NAME.search(path)
+        if match:
+            other = paths.get(match[1])
+            paths[match[1]] = path if other is None else _preferred(root, path, other)
+    return paths
 
 
-def _better(root: Path, *paths: str) -> str:
+def _preferred(root: Path, *paths: str) -> str:
+    """The file that is not empty, then by the order of _PREFERRED, then by name."""
+
     def rank(path: str) -> tuple[bool, int, str]:
         suffix = os.path.splitext(path)[1].lower()
         order = _PREFERRED.index(suffix) if suffix in _PREFERRED else len(_PREFERRED)
@@ -165,7 +166,7 @@ def _better(root: Path, *paths: str) -> str:
 
 def _find_captions(root: Path) -> Path:
     """The caption file, or the folder of caption tables."""
-    folders = _folders(root)
+    folders = _list_folders(root)
     for name in CAPTIONS:
         for folder in folders:
             if (folder / name).is_file():
@@ -179,7 +180,7 @@ def _find_captions(root: Path) -> Path:
     )
 
 
-def _folders(root: Path) -> list[Path]:
+def _list_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"{root} is no folder, expected HowTo100M in it. {HOW_TO_GET}")
     with os.scandir(root) as entries:
@@ -189,7 +190,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _holds_tables(folder: Path) -> bool:
-    """Whether a caption table is in a folder; `annotations.csv` is named like one, too."""
+    """Whether a folder holds a caption table; `annotations.csv` has a matching name, too."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if _CSV_NAME.fullmatch(entry.name)]
     return any(_is_table(folder / name) for name in names)
@@ -208,7 +209,7 @@ def _held_out_files(root: Path, captions: Path) -> list[Path]:
 
 
 def _read_ids(path: Path) -> set[str]:
-    """The videos of a held-out list: the keys or items of a JSON file, or the lines of a text."""
+    """The ids of a held-out list: keys or items of a JSON file, or words of a text file."""
     if path.suffix != ".json":
         return set(path.read_text(encoding="utf-8-sig", errors="replace").split())
     try:

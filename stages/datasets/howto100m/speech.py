@@ -1,8 +1,8 @@
-"""Speech that a recogniser wrote down: timed lines become clips that hold whole thoughts.
+"""Recognised speech cut into clips of whole sentences; `cut_speech` is the entry.
 
-A line is a few words with the time it stands on the screen, not the time it is spoken: lines
-overlap, may repeat the line before (rolling captions), and break sentences anywhere. Times are
-whole milliseconds in here, so that no clip exceeds its limit by a rounding error.
+A line is a few words with the time it is displayed, not the time it is spoken: lines overlap, may
+repeat the line before (rolling captions), and break sentences anywhere. Times are whole
+milliseconds in this module, so that no clip exceeds its limit by a rounding error.
 """
 
 import html
@@ -14,14 +14,14 @@ from typing import Any
 
 from handloom.stages.datasets.source import CutRule, Span
 
-PAUSE_MS = 1000  # a silence longer than this is a good place to break
-FAR_MS = 3000  # and over one longer than this nothing is merged: nobody speaks of what is seen
-NEAR_MS = 500  # a line that repeats the one before starts no later than this after its end
-LATEST_MS = 10_000_000_000  # four months; later times are no times
-MAX_OVERLAP = 40  # words of a line before that are looked for
+PAUSE_MS = 1000  # a longer silence is a good place to break
+MAX_GAP_MS = 3000  # lines are not merged over a longer silence: nobody speaks of what is shown
+REPEAT_MS = 500  # a repeating line starts no later than this after the end of the repeated one
+LATEST_MS = 10_000_000_000  # four months; later times are invalid
+MAX_REPEATED = 40  # words of the line before that a line may repeat
 MAX_LINES = 128  # in one clip
-ROUGH_BREAK = 0.25  # as bad as half the comfortable length too much
-TOO_SHORT = 10.0  # worse than any other flaw: the clip is lost
+BAD_BREAK_COST = 0.25  # equals that of half the preferred length too much
+TOO_SHORT_COST = 10.0  # above all other costs: the clip would be rejected
 ENGLISH_LETTERS = 0.8  # share of a to z among the letters, below which a text is not English
 
 _QUOTES = "\"')\u201d\u2019"  # may follow the end of a sentence
@@ -48,22 +48,25 @@ def cut_speech(
 ) -> tuple[Span, ...]:
     """Merge lines of speech into spans of `rule.min_s` to `rule.max_s` that do not overlap.
 
-    A span ends where a sentence does, or at a pause of more than a second, where that is possible,
-    and is else of the length between the two limits. No span reaches over a silence of more than
-    three seconds, so that some are shorter than `rule.min_s`. A line longer than `rule.max_s` is
-    shortened and flagged `shortened`.
+    Spans end at sentence ends or at pauses of more than a second where possible, and have about the
+    mean length of the two limits. No span contains a silence of more than three seconds, so that
+    some are shorter than `rule.min_s`. A line longer than `rule.max_s` is cut and flagged
+    `shortened`.
 
-    The text is the cleaned one; where it differs from the lines as they were, those follow in
-    `other_texts`. Lines that cannot be used are told of by spans of no length: one `no_text` (also
-    where there are no lines at all), and one `no_time`. Their `other_texts` are the lines.
+    The text is cleaned; where it differs from the raw lines, these are the `other_texts`. Unusable
+    lines are the `other_texts` of spans of no length: one rejected as `no_text` (also if there are
+    no lines at all), and one as `no_time`.
 
     Args:
         rows: (start, end, text) as read; seconds, in any order, of any type.
         rule: the limits.
-        flags: remarks on all spans.
+        flags: flags of all spans.
     """
-    lines, no_text, no_time = _usable(rows)
-    lines = [_shortened(line, round(rule.max_s * 1000)) for line in _apart(_unrolled(lines))]
+    lines, no_text, no_time = _sort_lines(rows)
+    lines = [
+        _shorten(line, round(rule.max_s * 1000))
+        for line in _remove_overlaps(_remove_repeats(lines))
+    ]
     spans = []
     if no_text or not (lines or no_time):
         spans.append(Span(0.0, 0.0, "", tuple(no_text), reason="no_text"))
@@ -73,32 +76,32 @@ def cut_speech(
     return tuple(spans)
 
 
-def clean(text: str) -> str:
-    """A line without HTML entities, marks of sounds and speakers, and surplus white space."""
+def clean_line(text: str) -> str:
+    """A line without HTML entities, marks of sounds and speakers, and extra white space."""
     plain = html.unescape(html.unescape(text))  # `&amp;#39;` occurs
     return " ".join(_MARKS.sub(" ", plain).split())
 
 
-def _usable(rows: Iterable[tuple[Any, Any, Any]]) -> tuple[list[_Line], list[str], list[str]]:
-    """Lines in time order, texts without words, and texts without a time."""
+def _sort_lines(rows: Iterable[tuple[Any, Any, Any]]) -> tuple[list[_Line], list[str], list[str]]:
+    """Usable lines in time order, texts without words, and texts without a time."""
     lines, no_text, no_time = [], [], []
     for start, end, value in rows:
         raw = _as_text(value)
-        text = clean(raw)
+        text = clean_line(raw)
         start_ms, end_ms = _milliseconds(start), _milliseconds(end)
-        if not any(sign.isalnum() for sign in text) or text.lower() == "nan":
+        if not any(character.isalnum() for character in text) or text.lower() == "nan":
             no_text.append(raw)
         elif start_ms is None or end_ms is None or end_ms <= max(start_ms, 0):
             no_time.append(raw)
         else:
             lines.append(_Line(max(start_ms, 0), end_ms, text, (raw,)))
-    # By the text too: nothing may depend on the order in the file.
+    # By the text as well: the result must not depend on the order in the file.
     lines.sort(key=lambda line: (line.start_ms, line.end_ms, line.raw))
     return lines, sorted(no_text), sorted(no_time)
 
 
 def _as_text(value: Any) -> str:
-    """What a cell says: numbers are words too; NaN and None are none."""
+    """Text of a cell: numbers are words, too; NaN and None are empty."""
     if isinstance(value, str):
         return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -115,16 +118,16 @@ def _milliseconds(value: Any) -> int | None:
     return round(time_ms) if abs(time_ms) < LATEST_MS else None  # False for NaN too
 
 
-def _unrolled(lines: Iterable[_Line]) -> Iterator[_Line]:
-    """Lines without the words that the line before has already shown."""
+def _remove_repeats(lines: Iterable[_Line]) -> Iterator[_Line]:
+    """Lines without the words that repeat the line before; pure repeats extend that line."""
     last: _Line | None = None
-    shown: list[str] = []
+    previous: list[str] = []
     for line in lines:
         words = line.text.split()
         repeated = 0
-        if last and line.start_ms <= last.end_ms + NEAR_MS:
-            repeated = _overlap(shown, words)
-        shown = words
+        if last and line.start_ms <= last.end_ms + REPEAT_MS:
+            repeated = _count_repeated(previous, words)
+        previous = words
         if last and repeated == len(words):
             end_ms = max(last.end_ms, line.end_ms)
             last = replace(last, end_ms=end_ms, raw=last.raw + line.raw)
@@ -136,22 +139,22 @@ def _unrolled(lines: Iterable[_Line]) -> Iterator[_Line]:
         yield last
 
 
-def _overlap(shown: list[str], words: list[str]) -> int:
-    """How many words the second line repeats of the end of the first.
+def _count_repeated(previous: list[str], words: list[str]) -> int:
+    """Number of words at the start of a line that repeat the end of the previous one.
 
-    One word in common is chance ("in the", "the pan") unless it is all of a line.
+    A single common word is chance ("in the", "the pan") unless it is a whole line.
     """
-    a, b = ([word.casefold() for word in line] for line in (shown, words))
+    a, b = ([word.casefold() for word in line] for line in (previous, words))
     if len(b) <= len(a) and a[len(a) - len(b) :] == b:
         return len(b)
-    for count in range(min(len(a), len(b), MAX_OVERLAP), 0, -1):
+    for count in range(min(len(a), len(b), MAX_REPEATED), 0, -1):
         if a[-count:] == b[:count]:
             return count if count > 1 or count == len(a) else 0
     return 0
 
 
-def _apart(lines: Iterable[_Line]) -> Iterator[_Line]:
-    """Lines that end where the next one starts; those that start together are one."""
+def _remove_overlaps(lines: Iterable[_Line]) -> Iterator[_Line]:
+    """Lines that end where the next one starts; lines of the same start are joined."""
     last: _Line | None = None
     for line in lines:
         if last and line.start_ms == last.start_ms:
@@ -167,23 +170,24 @@ def _apart(lines: Iterable[_Line]) -> Iterator[_Line]:
         yield last
 
 
-def _shortened(line: _Line, max_ms: int) -> _Line:
+def _shorten(line: _Line, max_ms: int) -> _Line:
     if line.end_ms - line.start_ms <= max_ms:
         return line
     return replace(line, end_ms=line.start_ms + max_ms, is_shortened=True)
 
 
 def _partition(lines: list[_Line], rule: CutRule) -> list[tuple[int, int]]:
-    """Where to break: the (first, behind last) of each clip, at the least total cost.
+    """Half-open ranges of the lines of each clip, at the least total cost.
 
-    The cheapest way to each line is found from those to the lines before it.
+    Dynamic programming: the cheapest partition up to a line follows from those up to the lines
+    before it.
     """
     cheapest = [0.0] + [math.inf] * len(lines)
     came_from = [0] * (len(lines) + 1)
     for first, start in enumerate(lines):
         for last in range(first, min(len(lines), first + MAX_LINES)):
             length_s = (lines[last].end_ms - start.start_ms) / 1000
-            if last > first and (length_s > rule.max_s or _gap_ms(lines, last) > FAR_MS):
+            if last > first and (length_s > rule.max_s or _gap_ms(lines, last) > MAX_GAP_MS):
                 break
             cost = cheapest[first] + _cost(length_s, _is_good_break(lines, last), rule)
             if cost < cheapest[last + 1]:
@@ -197,21 +201,21 @@ def _partition(lines: list[_Line], rule: CutRule) -> list[tuple[int, int]]:
 
 
 def _cost(length_s: float, is_good_break: bool, rule: CutRule) -> float:
-    """How far a clip is from the comfortable length, squared, and what else is wrong with it."""
-    comfortable_s = (rule.min_s + rule.max_s) / 2
-    cost = (length_s / comfortable_s - 1) ** 2
-    return cost + ROUGH_BREAK * (not is_good_break) + TOO_SHORT * (length_s < rule.min_s)
+    """Cost of a clip: squared relative deviation from the preferred length, plus penalties."""
+    preferred_s = (rule.min_s + rule.max_s) / 2
+    cost = (length_s / preferred_s - 1) ** 2
+    return cost + BAD_BREAK_COST * (not is_good_break) + TOO_SHORT_COST * (length_s < rule.min_s)
 
 
 def _is_good_break(lines: list[_Line], last: int) -> bool:
-    """Whether a sentence ends with the line, or a pause follows it."""
+    """Whether a line ends a sentence or is followed by a pause."""
     if last + 1 == len(lines) or _gap_ms(lines, last + 1) > PAUSE_MS:
         return True
     return lines[last].text.rstrip(_QUOTES).endswith((".", "?", "!"))
 
 
 def _gap_ms(lines: list[_Line], i: int) -> int:
-    """Silence before a line."""
+    """Silence between a line and the one before."""
     return lines[i].start_ms - lines[i - 1].end_ms
 
 
@@ -229,9 +233,9 @@ def _span(lines: list[_Line], flags: tuple[str, ...]) -> Span:
 
 
 def _language_flags(text: str) -> tuple[str, ...]:
-    """`no_words` for digits alone; `not_english` for other scripts, and much of Vietnamese."""
-    letters = [sign for sign in text if sign.isalpha()]
+    """`no_words` without letters; `not_english` for other scripts, and for much Vietnamese."""
+    letters = [character for character in text if character.isalpha()]
     if not letters:
         return ("no_words",)
-    share = sum(sign.isascii() for sign in letters) / len(letters)
+    share = sum(character.isascii() for character in letters) / len(letters)
     return ("not_english",) if share < ENGLISH_LETTERS else ()

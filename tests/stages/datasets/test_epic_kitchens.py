@@ -124,7 +124,7 @@ def test_test_segments_have_no_text_and_are_left_out(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_times_have_any_number_of_decimals(written: str, ms: int | None) -> None:
-    assert epic_kitchens.milliseconds(written) == ms
+    assert epic_kitchens.parse_timestamp(written) == ms
 
 
 def test_rows_are_sorted_by_time_and_overlap(tmp_path: Path) -> None:
