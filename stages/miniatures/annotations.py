@@ -1,4 +1,4 @@
-"""Writes what comes with the videos: two annotators' narrations, the metadata, the manifest."""
+"""Annotations of the miniature Ego4D: two annotators' narrations, metadata, manifest."""
 
 import csv
 from collections.abc import Iterable
@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 
 from handloom.files import whole
-from handloom.stages.miniatures.people.cast import (
-    FPS,
-    TAIL_S,
-    Video,
-    stable_uuid,
-)
+from handloom.stages.miniatures.people.cast import FPS, TAIL_S, NarratedVideo, stable_uuid
 from handloom.stages.miniatures.people.raster import HEIGHT
 
 TITLE = "handloom miniature of Ego4D"
@@ -21,27 +16,32 @@ TAGS = ("#C C {} ", "#C C {}", "#C C {} ", "#c c {}", "#C C {}\n", "# C C {}", "
 BYSTANDERS = ("#O X looks at the table ", "#unsure C touches something ", "#O Y talks to C")
 
 
-def narrated(video: Video) -> dict[str, Any]:
-    """A video's entry in narration.json: two annotators, or one."""
+def narration_entry(video: NarratedVideo) -> dict[str, Any]:
+    """A video's entry in narration.json, by one or two annotators."""
     entry: dict[str, Any] = {
-        f"narration_pass_{number}": _pass(video, number) for number in range(1, video.passes + 1)
+        f"narration_pass_{number}": _narration_pass(video, number)
+        for number in range(1, video.passes + 1)
     }
     return entry | {"status": "redacted_partial" if "test" in video.splits else "complete"}
 
 
-def _pass(video: Video, number: int) -> dict[str, Any]:
-    """What one annotator wrote. The second is a little late and words things differently."""
-    key = _number(video)
+def _narration_pass(video: NarratedVideo, number: int) -> dict[str, Any]:
+    """The pass of one annotator; the second is 0.1 s later and uses other words."""
+    key = _variant(video)
     late_s = 0.1 * (number - 1)
     person = stable_uuid(key, number)
     rows = [
-        _row(said[0] + late_s, TAGS[(key + i) % len(TAGS)].format(said[number]), person)
-        for i, said in enumerate(video.said)
+        _narration_row(
+            narration[0] + late_s, TAGS[(key + i) % len(TAGS)].format(narration[number]), person
+        )
+        for i, narration in enumerate(video.narrations)
     ]
-    rows.append(_row(video.seconds - TAIL_S + late_s, BYSTANDERS[key % 3], person))
+    rows.append(_narration_row(video.seconds - TAIL_S + late_s, BYSTANDERS[key % 3], person))
     rows.append(rows[0])  # an exact duplicate
     if key % 2:
-        rows.append(_row(video.seconds + 3, "#C C leaves the table ", person))  # beyond the end
+        rows.append(
+            _narration_row(video.seconds + 3, "#C C leaves the table ", person)
+        )  # after the end
     summary = {
         "start_sec": 0.0,
         "end_sec": round(video.seconds, 4),
@@ -52,12 +52,12 @@ def _pass(video: Video, number: int) -> dict[str, Any]:
     return {"narrations": [rows[i] for i in order], "summaries": [summary]}
 
 
-def _number(video: Video) -> int:
-    """A small number that a video keeps, to vary what its annotators do."""
+def _variant(video: NarratedVideo) -> int:
+    """A number of the video that varies what its annotators do."""
     return int(video.uid[-6:], 16)
 
 
-def _row(at_s: float, text: str, person: str) -> dict[str, Any]:
+def _narration_row(at_s: float, text: str, person: str) -> dict[str, Any]:
     frame = round(at_s * FPS)
     at_s = round(frame / FPS, 7)
     return {
@@ -69,20 +69,20 @@ def _row(at_s: float, text: str, person: str) -> dict[str, Any]:
     }
 
 
-def metadata(videos: Iterable[Video]) -> dict[str, Any]:
+def metadata(videos: Iterable[NarratedVideo]) -> dict[str, Any]:
     """Content of ego4d.json."""
     return {
         "date": "230101",
         "version": "v2",
         "description": TITLE,
-        "videos": [_listed(video) for video in videos],
+        "videos": [_metadata_entry(video) for video in videos],
         "concurrent_video_sets": [],
         "physical_settings": [],
         "clips": [],
     }
 
 
-def _listed(video: Video) -> dict[str, Any]:
+def _metadata_entry(video: NarratedVideo) -> dict[str, Any]:
     """A video's entry in ego4d.json."""
     seconds = round(video.seconds, 4)
     scenario = "Walking on street" if video.landscape else "Playing with toys"
@@ -133,9 +133,9 @@ def _interval(start_s: float, end_s: float) -> dict[str, float]:
     }
 
 
-def write_manifest(folder: Path, videos: Iterable[Video]) -> None:
-    """Write full_scale/manifest.csv, with lists in the original's unquoted form."""
-    rows = [_manifest_row(_listed(video)) for video in videos]
+def write_manifest(folder: Path, videos: Iterable[NarratedVideo]) -> None:
+    """Write full_scale/manifest.csv, with lists in the unquoted form of the original."""
+    rows = [_manifest_row(_metadata_entry(video)) for video in videos]
     with (
         whole(folder / "manifest.csv", sync=False) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -146,19 +146,19 @@ def write_manifest(folder: Path, videos: Iterable[Video]) -> None:
     (folder / "manifest.ver").write_text("v2\n")
 
 
-def _manifest_row(listed: dict[str, Any]) -> dict[str, Any]:
-    media = listed["video_metadata"]
+def _manifest_row(entry: dict[str, Any]) -> dict[str, Any]:
+    media = entry["video_metadata"]
     kept = ("split_em", "split_av", "split_fho", "origin_video_id", "video_source", "device")
     size = {
         f"display_resolution_{side}": media[f"display_resolution_{side}"]
         for side in ("width", "height")
     }
     return {
-        "video_uid": listed["video_uid"],
-        "path": f"{listed['video_uid']}.mp4",
-        "duration_sec": listed["duration_sec"],
-        "scenarios": f"[{'|'.join(listed['scenarios'])}]",
-        **{name: listed[name] for name in kept},
+        "video_uid": entry["video_uid"],
+        "path": f"{entry['video_uid']}.mp4",
+        "duration_sec": entry["duration_sec"],
+        "scenarios": f"[{'|'.join(entry['scenarios'])}]",
+        **{name: entry[name] for name in kept},
         "benchmarks": "[EM]",
         **size,
         "canonical_s3_location": None,

@@ -1,4 +1,4 @@
-"""Renders the videos of a miniature and encodes them the way the original is encoded."""
+"""Videos of the miniatures, rendered and encoded like those of the original datasets."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,10 +14,10 @@ import numpy as np
 from handloom.errors import RunError
 from handloom.files import whole
 from handloom.stages.miniatures.people import scene
-from handloom.stages.miniatures.people.cast import FPS, Video
+from handloom.stages.miniatures.people.cast import FPS, NarratedVideo
 from handloom.stages.miniatures.people.raster import Frame
 
-RENDER_FPS = 10  # every rendered frame is shown three times
+RENDER_FPS = 10  # of Ego4D's videos: each rendered frame is shown three times
 CODECS: dict[str, dict[str, Any]] = {
     "vp9": {
         "vcodec": "libvpx-vp9", "deadline": "realtime", "cpu-used": 8, "lag-in-frames": 0,
@@ -30,15 +30,15 @@ EXACT: dict[str, Any] = {"fflags": "+bitexact", "flags": "+bitexact", "map_metad
 
 
 @dataclass(frozen=True)
-class Format:
-    """How a file is encoded.
+class Encoding:
+    """Encoding of a video file.
 
     Attributes:
-        fps: frames per second that the file says it has.
-        render_fps: frames per second that are rendered; each is shown as often as it takes.
+        fps: frames per second of the file.
+        render_fps: rendered frames per second; each is repeated to reach `fps`.
         size: width and height in pixels, or None for those of the rendered frames.
-        rotated: stored lying on its side, with the turn to the right that players must make.
-        timecode: a data track beside the video, as cameras write it.
+        rotated: stored on its side, with metadata that tell players to turn it to the right.
+        timecode: whether a data track lies beside the video, as cameras write it.
     """
 
     codec: Literal["vp9", "h264"]
@@ -51,53 +51,59 @@ class Format:
     timecode: bool = False
 
 
-EGO4D = Format("vp9")
+EGO4D = Encoding("vp9")
 
 
-def frames(video: Video) -> Iterator[Frame]:
-    """All frames of a video, [H, W, 3] uint8, at RENDER_FPS."""
+def render(video: NarratedVideo) -> Iterator[Frame]:
+    """All frames of a video of Ego4D, uint8 [H, W, 3], at RENDER_FPS."""
     if video.landscape:
-        drawn = scene.landscape(video.look, video.seconds, RENDER_FPS)
+        rendered = scene.render_landscape(video.appearance, video.seconds, RENDER_FPS)
     else:
-        drawn = scene.frames(video.look, video.things, video.actions, video.seconds, RENDER_FPS)
-    for index, frame in enumerate(drawn):
+        rendered = scene.render(
+            video.appearance, video.things, video.actions, video.seconds, RENDER_FPS
+        )
+    for index, frame in enumerate(rendered):
         at_s = index / RENDER_FPS
         if any(first <= at_s < last for first, last in video.redacted + video.black):
             frame = np.zeros_like(frame)
         yield np.hstack((frame, frame)) if video.fault == "stereo" else frame
 
 
-def write_video(path: Path, video: Video) -> None:
-    """Write a video of Ego4D as MP4, or what its fault leaves of it."""
+def write_video(path: Path, video: NarratedVideo) -> None:
+    """Write a video of Ego4D as MP4, as far as its fault leaves it."""
     if video.fault == "missing":
         return
     # An interrupted download: the index at the end never arrived.
-    kept = Fraction(3, 5) if video.fault == "truncated" else Fraction(1)
-    write_file(path, frames(video), EGO4D, kept)
+    fraction = Fraction(3, 5) if video.fault == "truncated" else Fraction(1)
+    write_file(path, render(video), EGO4D, fraction)
 
 
 def write_file(
-    path: Path, images: Iterable[Frame], form: Format, kept: Fraction = Fraction(1)
+    path: Path, images: Iterable[Frame], encoding: Encoding, fraction: Fraction = Fraction(1)
 ) -> None:
-    """Encode frames, [H, W, 3] uint8, and leave the first `kept` of the file's bytes."""
+    """Encode frames, uint8 [H, W, 3], and keep the first `fraction` of the file's bytes."""
     with whole(path, sync=False) as temporary:
-        _encode(list(images), temporary, form)
-        if kept < 1:
-            os.truncate(temporary, int(temporary.stat().st_size * kept))
+        _encode(list(images), temporary, encoding)
+        if fraction < 1:
+            os.truncate(temporary, int(temporary.stat().st_size * fraction))
 
 
-def _encode(images: list[Frame], path: Path, form: Format) -> None:
-    """Encode bit-exact, with one thread."""
-    if form.rotated:
+def _encode(images: list[Frame], path: Path, encoding: Encoding) -> None:
+    """Encode frames to a file, bit-exact, with one thread."""
+    if encoding.rotated:
         images = [np.rot90(image) for image in images]  # to the left
     options = {
-        **CODECS[form.codec], **EXACT,
-        "g": FPS, "threads": 1, "pix_fmt": "yuv420p", "r": str(form.fps), "fps_mode": "cfr",
-        **({"timecode": "00:00:00:00"} if form.timecode else {}),
-        **SOUND.get(form.sound, {}),
+        **CODECS[encoding.codec], **EXACT,
+        "g": FPS, "threads": 1, "pix_fmt": "yuv420p", "r": str(encoding.fps), "fps_mode": "cfr",
+        **({"timecode": "00:00:00:00"} if encoding.timecode else {}),
+        **SOUND.get(encoding.sound, {}),
     }  # fmt: skip
     target = ffmpeg.output(
-        *_streams(images, form), str(path), format=form.container, loglevel="error", **options
+        *_streams(images, encoding),
+        str(path),
+        format=encoding.container,
+        loglevel="error",
+        **options,
     )
     try:
         binary = imageio_ffmpeg.get_ffmpeg_exe()
@@ -108,23 +114,23 @@ def _encode(images: list[Frame], path: Path, form: Format) -> None:
         raise RunError(f"ffmpeg could not write {path}: {said or 'no message'}") from error
 
 
-def _streams(images: list[Frame], form: Format) -> Iterator[Any]:
-    """The frames that are piped in, scaled to the format's size, and a tone of their length."""
+def _streams(images: list[Frame], encoding: Encoding) -> Iterator[Any]:
+    """Streams of ffmpeg: the piped frames, scaled to their size, and a tone of their length."""
     height, width, _ = images[0].shape
-    # `noautorotate` leaves the pictures on their side; the angle goes into the file's header.
-    turn = {"noautorotate": None, "display_rotation": -90} if form.rotated else {}
+    # `noautorotate` leaves the frames on their side; the angle goes into the file's header.
+    turn = {"noautorotate": None, "display_rotation": -90} if encoding.rotated else {}
     video = ffmpeg.input(
         "pipe:",
         format="rawvideo",
         pix_fmt="rgb24",
         s=f"{width}x{height}",
-        r=form.render_fps,
+        r=encoding.render_fps,
         **turn,
     )
-    if form.size is not None:
+    if encoding.size is not None:
         flags = "bicubic+accurate_rnd+bitexact"
-        video = video.filter("scale", *form.size, flags=flags)
+        video = video.filter("scale", *encoding.size, flags=flags)
     yield video
-    if form.sound:
-        seconds = len(images) / form.render_fps
+    if encoding.sound:
+        seconds = len(images) / encoding.render_fps
         yield ffmpeg.input("sine=frequency=220:sample_rate=44100", format="lavfi", t=seconds)

@@ -1,8 +1,8 @@
-"""Writes a miniature EPIC-KITCHENS-100: long first-person videos and their action segments.
+"""A miniature EPIC-KITCHENS-100: long first-person videos and their action segments.
 
-The oddities of the original: two frame rates, a time code beside the video, segments that overlap,
-narrations without a time, an end beyond the end of the video, rows in the order of their ids as
-text, a subset file that repeats rows, one video that is missing and one that was cut off.
+It has the oddities of the original: two frame rates, a timecode beside the video, overlapping
+segments, narrations without a time, a segment that ends after its video, rows sorted by id as text,
+a subset file that repeats rows, a missing video and one that is cut off.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,14 +15,13 @@ from typing import Literal
 import numpy as np
 
 from handloom.stages.miniatures import folder
-from handloom.stages.miniatures.encode import Format, write_file
+from handloom.stages.miniatures.encode import Encoding, write_file
 from handloom.stages.miniatures.people import takes
 from handloom.stages.miniatures.people.takes import Acts, Take
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
 VIDEOS, TABLES = "EPIC-KITCHENS", "epic-kitchens-100-annotations"
-SIZE = (456, 256)  # as most copies have it
-OLD_FPS, NEW_FPS = Fraction(60_000, 1001), Fraction(50)  # of 2018, and of the extension
+SIZE = (456, 256)  # width and height of most copies
+OLD_FPS, NEW_FPS = Fraction(60_000, 1001), Fraction(50)  # videos of 2018, and the extension
 RENDER_FPS = 10
 PAUSE_S = 0.2
 
@@ -48,7 +47,7 @@ NOUNS: dict[str, tuple[int, str, str]] = {
     "table": (42, "top", "furniture"),
     "window": (263, "window", "furniture"),
 }
-NARRATED: dict[str, tuple[str, str]] = {  # what is done: its verb, and the narration
+NARRATED: dict[str, tuple[str, str]] = {  # by what is done: the verb, and the narration
     "pick": ("pick-up", "pick up {}"),
     "put": ("put-on", "put {} on table"),
     "left": ("move", "move {}"),
@@ -73,19 +72,27 @@ Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One action, in hundredths of a second; `narrated` is in thousandths, or None if unknown."""
+class ActionSegment:
+    """One action.
+
+    Attributes:
+        start: in hundredths of a second.
+        stop: in hundredths of a second.
+        narrated_at: in milliseconds, or None if unknown.
+        verb_key: what is done, a key of NARRATED.
+        nouns: what it is done to, the main one first.
+    """
 
     start: int
     stop: int
-    narrated: int | None
-    done: str
+    narrated_at: int | None
+    verb_key: str
     nouns: tuple[str, ...]
 
     @property
     def words(self) -> tuple[object, ...]:
-        """The columns from the narration on."""
-        verb, narration = NARRATED[self.done]
+        """The columns of the table from the narration on."""
+        verb, narration = NARRATED[self.verb_key]
         classes = [NOUNS[noun][0] for noun in self.nouns]
         return (
             narration.format(self.nouns[0]), verb, VERBS[verb][0],
@@ -94,52 +101,53 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Video:
+class SegmentedVideo:
     """One video with its segments in time order."""
 
     video_id: str
     split: Split
     take: Take
-    segments: tuple[Segment, ...]
+    segments: tuple[ActionSegment, ...]
     fault: Literal["", "missing", "truncated"] = ""
 
     @property
     def fps(self) -> Fraction:
-        """The extension's videos have three digits."""
+        """Frames per second; the extension's videos have three digits."""
         return NEW_FPS if len(self.video_id) == len("P01_101") else OLD_FPS
 
     @property
     def participant(self) -> str:
-        """Whose kitchen it is."""
+        """Id of the person in the video."""
         return self.video_id.partition("_")[0]
 
     @property
     def rows(self) -> Iterator[tuple[object, ...]]:
-        """One for each segment; the test split's rows end before the narration."""
-        rate = round(self.fps)  # frames were extracted at 60 and 50 per second
+        """Rows of the table, one a segment; those of the test split end before the narration."""
+        rate = round(self.fps)  # frames are extracted at 60 and 50 per second
         for index, segment in enumerate(self.segments):
-            narrated = "" if segment.narrated is None else _clock(segment.narrated, 1000)
+            narrated_at = "" if segment.narrated_at is None else _clock(segment.narrated_at, 1000)
             times = (
-                f"{self.video_id}_{index}", self.participant, self.video_id, narrated,
+                f"{self.video_id}_{index}", self.participant, self.video_id, narrated_at,
                 _clock(segment.start, 100), _clock(segment.stop, 100),
                 max(1, segment.start * rate // 100), max(1, segment.stop * rate // 100),
             )  # fmt: skip
             yield times if self.split == "test" else times + segment.words
 
 
+@folder.miniature_writer("epic_kitchens", VIDEOS, TABLES, version=1)
 def write(out: Path, clips: int = 30, seed: int = 0) -> None:
-    """Write a miniature EPIC-KITCHENS-100 with about `clips` action segments below `out`.
+    """Write a miniature EPIC-KITCHENS-100 with about `clips` action segments below `out`."""
+    videos = plan(clips, seed)
+    _write_tables(out / TABLES, videos)
+    folder.in_parallel(
+        partial(_write_video, out / f"{VIDEOS}/{v.participant}/videos/{v.video_id}.MP4", v)
+        for v in videos
+        if v.fault != "missing"
+    )
 
-    The same arguments give the same bytes. A finished folder is left alone, any other miniature is
-    written anew. Raises UserError where `out` holds a dataset that is not a miniature.
-    """
-    settings = {"clips": clips, "seed": seed, "version": VERSION}
-    home = folder.Folder(out, "epic_kitchens", (VIDEOS, TABLES), settings)
-    home.fill(lambda: _write(out, plan(clips, seed)))
 
-
-def plan(clips: int, seed: int) -> tuple[Video, ...]:
-    """All videos: one long, then short ones; for the test, broken ones, and one without hands."""
+def plan(clips: int, seed: int) -> tuple[SegmentedVideo, ...]:
+    """All videos: a long one, short ones, one for test, broken ones, and one without hands."""
     count = max(3, 1 + round((clips - 12) / 6))
     names: tuple[tuple[str, Split], ...] = (
         ("01", "train"), ("102", "train"), ("11", "validation"), ("02", "train"),
@@ -157,54 +165,54 @@ def plan(clips: int, seed: int) -> tuple[Video, ...]:
         _video(seed, "P01_101", "test", 801),
         replace(_video(seed, "P01_03", "train", 802), fault="missing"),
         replace(_video(seed, "P01_04", "train", 803), fault="truncated"),
-        _view(seed, "P01_05"),
+        _empty_video(seed, "P01_05"),
     )
 
 
-def _video(seed: int, video_id: str, split: Split, index: int) -> Video:
+def _video(seed: int, video_id: str, split: Split, index: int) -> SegmentedVideo:
     acts = SHORT[index % len(SHORT)] if index else LONG
     rng = np.random.default_rng((seed, index))
-    take = takes.hands(rng, acts, KINDS, shape="wide", pause_s=PAUSE_S)
-    return Video(video_id, split, take, tuple(_segments(take)))
+    take = takes.hand_take(rng, acts, KINDS, shape="wide", pause_s=PAUSE_S)
+    return SegmentedVideo(video_id, split, take, tuple(_segments(take)))
 
 
-def _view(seed: int, video_id: str) -> Video:
-    """Nobody's hands, and a narrator who says so."""
-    take = takes.nobody(np.random.default_rng((seed, 804)), "hills", 6.0, "wide")
+def _empty_video(seed: int, video_id: str) -> SegmentedVideo:
+    """A video without hands, narrated as such."""
+    take = takes.empty_take(np.random.default_rng((seed, 804)), "hills", 6.0, "wide")
     segments = tuple(
-        Segment(start, start + 250, 10 * start + 400, "look", ("window",)) for start in (50, 320)
+        ActionSegment(start, start + 250, 10 * start + 400, "look", ("window",))
+        for start in (50, 320)
     )
-    return Video(video_id, "train", take, segments)
+    return SegmentedVideo(video_id, "train", take, segments)
 
 
-def _segments(take: Take) -> Iterator[Segment]:
-    """What is done, in time order. What is in the hand is held meanwhile; a third runs on."""
+def _segments(take: Take) -> Iterator[ActionSegment]:
+    """Segments in time order: each action, and holding what was picked; every third runs on."""
     for index, action in enumerate(take.actions):
         noun = take.things[action.thing].kind
         start, stop = round(100 * action.start_s), round(100 * action.end_s)
         stop += 45 if index % 3 == 0 else -20
         nouns = (noun, "table") if action.verb == "put" else (noun,)
-        # The narrator speaks before, during or after it, and not always at a known time.
-        narrated = None if index % 5 == 3 else max(0, 10 * start + 700 * (index % 3) - 300)
-        yield Segment(start, stop, narrated, action.verb, nouns)
+        # The narrator speaks before, during or after the action, not always at a known time.
+        narrated_at = None if index % 5 == 3 else max(0, 10 * start + 700 * (index % 3) - 300)
+        yield ActionSegment(start, stop, narrated_at, action.verb, nouns)
         if action.verb == "pick":
-            yield Segment(start + 75, start + 430, 10 * start + 900, "hold", (noun,))
+            yield ActionSegment(start + 75, start + 430, 10 * start + 900, "hold", (noun,))
 
 
 def _clock(units: int, per_second: int) -> str:
-    """`HH:MM:SS` with two or three decimals."""
+    """Time as `HH:MM:SS` with two or three decimals, from hundredths or thousandths."""
     seconds, rest = divmod(units, per_second)
     digits = len(str(per_second)) - 1
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{rest:0{digits}d}"
 
 
-def _write(out: Path, videos: Sequence[Video]) -> None:
-    tables = out / TABLES
-    rows = {split: _sorted(videos, split) for split in ("train", "validation", "test")}
+def _write_tables(tables: Path, videos: Sequence[SegmentedVideo]) -> None:
+    rows = {split: _sorted_rows(videos, split) for split in ("train", "validation", "test")}
     for split in ("train", "validation"):
-        listed = rows[split]
-        folder.write_table(tables / f"EPIC_100_{split}.csv", TIMES + WORDS, listed)
-        silent = [row[0] for row in listed if not row[3]]
+        split_rows = rows[split]
+        folder.write_table(tables / f"EPIC_100_{split}.csv", TIMES + WORDS, split_rows)
+        silent = [row[0] for row in split_rows if not row[3]]
         folder.write_table(
             tables / f"EPIC_100_{split}_missing_timestamp_narrations.csv",
             ("", "narration_id"),
@@ -220,14 +228,9 @@ def _write(out: Path, videos: Sequence[Video]) -> None:
     columns = ("video_id", "duration", "fps", "resolution")
     folder.write_table(tables / "EPIC_100_video_info.csv", columns, info)
     _write_classes(tables)
-    folder.in_parallel(
-        partial(_film, out / f"{VIDEOS}/{v.participant}/videos/{v.video_id}.MP4", v)
-        for v in videos
-        if v.fault != "missing"
-    )
 
 
-def _sorted(videos: Iterable[Video], split: str) -> list[tuple[object, ...]]:
+def _sorted_rows(videos: Iterable[SegmentedVideo], split: str) -> list[tuple[object, ...]]:
     """Rows of a split in the order of their ids as text: `_10` before `_2`."""
     rows = (row for video in videos if video.split == split for row in video.rows)
     return sorted(rows, key=lambda row: str(row[0]))
@@ -240,9 +243,9 @@ def _write_classes(tables: Path) -> None:
         folder.write_table(tables / f"EPIC_100_{kind}_classes.csv", columns, sorted(rows))
 
 
-def _film(path: Path, video: Video) -> None:
-    form = Format(
+def _write_video(path: Path, video: SegmentedVideo) -> None:
+    encoding = Encoding(
         "h264", fps=video.fps, render_fps=RENDER_FPS, size=SIZE, sound="aac", timecode=True
     )
-    kept = Fraction(3, 5) if video.fault == "truncated" else Fraction(1)
-    write_file(path, takes.frames(video.take, RENDER_FPS), form, kept)
+    fraction = Fraction(3, 5) if video.fault == "truncated" else Fraction(1)
+    write_file(path, takes.render(video.take, RENDER_FPS), encoding, fraction)

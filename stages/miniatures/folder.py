@@ -1,4 +1,7 @@
-"""How a miniature's folder is written: whose it is first, the marker that it is complete last."""
+"""The folder of a miniature: its owner file is written first, the marker of completeness last.
+
+`miniature_writer` is the decorator of the functions that write one.
+"""
 
 import csv
 import json
@@ -7,61 +10,69 @@ import shutil
 import string
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
 from handloom import files
 from handloom.errors import UserError
 
-LETTERS = list(string.ascii_letters + string.digits)  # of the ids, which also hold `-` and `_`
+LETTERS = list(string.ascii_letters + string.digits)  # of web ids, which may also hold - and _
 MARKER = ".complete.json"
 OWNER = ".miniature"
 
 
-@dataclass(frozen=True)
-class Folder:
-    """A folder for a miniature whose annotations have no field that could say what they are.
+P = ParamSpec("P")
 
-    Attributes:
-        out: the folder.
+
+def miniature_writer(
+    dataset: str, *parts: str, version: int
+) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Decorator of functions `write(out, clips, seed)` that fill a folder with a dataset.
+
+    The decorated function leaves a folder alone that the same arguments have completed, and
+    otherwise first removes what other arguments, or a killed process, have left. It raises
+    UserError if the folder holds the dataset itself, or the miniature of another one.
+
+    Args:
         dataset: name of the dataset.
-        parts: files and folders directly below `out` that belong to it; removed when rewritten.
-        settings: what the bytes depend on.
+        parts: files and folders directly below `out` that make up the dataset.
+        version: to be raised whenever the same arguments give other bytes.
     """
 
-    out: Path
-    dataset: str
-    parts: Sequence[str]
-    settings: dict[str, int]
+    def decorate(write: Callable[P, None]) -> Callable[P, None]:
+        @wraps(write)
+        def write_once(*args: P.args, **kwargs: P.kwargs) -> None:
+            call = signature(write).bind(*args, **kwargs)
+            call.apply_defaults()
+            out, clips, seed = call.args
+            marker = {"dataset": dataset, "clips": clips, "seed": seed, "version": version}
+            if not is_complete(out, marker):
+                _claim(out, dataset, parts)
+                write(*args, **kwargs)
+                complete(out, marker, parts)
 
-    @property
-    def _marker(self) -> dict[str, Any]:
-        return {"dataset": self.dataset, **self.settings}
+        return write_once
 
-    def fill(self, write: Callable[[], None]) -> None:
-        """Call `write` unless the folder is complete; what an earlier, other call left is removed.
+    return decorate
 
-        Raises UserError where the folder holds the dataset itself, or another one's miniature.
-        """
-        if is_complete(self.out, self._marker):
-            return
-        owner, title = self.out / OWNER, f"handloom miniature of {self.dataset}"
-        if not owner.is_file():
-            for part in self.parts:
-                refuse_foreign(self.out / part)
-        elif owner.read_text(encoding="utf-8", errors="replace").strip() != title:
-            raise UserError(
-                f"{self.out} holds another miniature ({OWNER} says whose), expected none or one of "
-                f"{self.dataset}. Name another folder to write to."
-            )
-        clear(self.out, owner, title, self.parts)
-        write_text(owner, title + "\n")
-        write()
-        complete(self.out, self._marker, self.parts)
+
+def _claim(out: Path, dataset: str, parts: Sequence[str]) -> None:
+    """Empty the folder and write its owner file; raise UserError if it holds something else."""
+    owner, title = out / OWNER, f"handloom miniature of {dataset}"
+    if not owner.is_file():
+        for part in parts:
+            refuse_foreign(out / part)
+    elif owner.read_text(encoding="utf-8", errors="replace").strip() != title:
+        raise UserError(
+            f"{out} holds another miniature ({OWNER} says whose), expected none or one of "
+            f"{dataset}. Name another folder to write to."
+        )
+    clear(out, owner, title, parts)
+    write_text(owner, title + "\n")
 
 
 def is_complete(out: Path, marker: dict[str, Any]) -> bool:
@@ -85,9 +96,9 @@ def refuse_foreign(path: Path) -> None:
 
 
 def clear(out: Path, owner: Path, title: str, parts: Iterable[str]) -> None:
-    """Remove an earlier miniature, finished or not; refuse to touch anything else.
+    """Remove an earlier miniature, finished or not; raise UserError for anything else.
 
-    `owner` is the file that was written first and holds `title` in its first 400 characters.
+    `owner` is the file that was written first, with `title` in its first 400 characters.
     """
     if not owner.is_file():
         return
@@ -131,14 +142,14 @@ def write_table(
 
 
 def web_video_id(rng: np.random.Generator, first: str = "") -> str:
-    """An id as the large video site has them: 11 characters, of which `first` are given."""
+    """A random video id of 11 characters that begins with `first`, as the large video site has."""
     return first + "".join(rng.choice(LETTERS, 11 - len(first)))
 
 
 def in_parallel(jobs: Iterable[partial[None]]) -> None:
-    """Run jobs that render and encode.
+    """Run jobs that render and encode, in threads.
 
-    Threads suffice: the encoder is a process of its own and runs while the next frames are drawn.
+    Threads suffice: the encoder is a process of its own, and runs while the next frames are drawn.
     """
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1) + 1) as pool:
         list(pool.map(lambda job: job(), jobs))

@@ -1,8 +1,8 @@
-"""Writes miniatures of the robot datasets that come as HDF5: robomimic, LIBERO and ALOHA.
+"""Miniatures of the robot datasets in HDF5: robomimic, LIBERO and ALOHA.
 
-Each is in its own convention, and none says so: robomimic's actions lead away from an observation
-and LIBERO's lead to it, LIBERO's pictures stand on their heads, ALOHA's rows of JPEG are padded.
-Demos are missing, cut short or without observations, and one file is truncated.
+Each has its own unstated convention: an action follows its observation in robomimic and precedes it
+in LIBERO, LIBERO's images are upside down, ALOHA's rows of JPEG are padded. Demonstrations are
+missing, cut short or without observations, and one file is truncated.
 """
 
 import json
@@ -16,61 +16,54 @@ from numpy.typing import NDArray
 
 from handloom.files import whole
 from handloom.stages.datasets.formats.rotations import from_rpy
-from handloom.stages.miniatures.folder import Folder
+from handloom.stages.miniatures.folder import miniature_writer
 from handloom.stages.miniatures.robots.views import jpeg, static_view, wrist_view
 from handloom.stages.miniatures.robots.world import (
     OPENING_M,
     WorldEpisode,
-    changes,
-    episode,
-    joints,
+    joint_angles,
+    make_episode,
+    pose_deltas,
     quaternions,
-    resampled,
+    resample,
 )
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
 HZ, ALOHA_HZ = 20.0, 50.0
 ROBOMIMIC_SIZE, LIBERO_SIZE = (84, 84), (128, 128)
 ALOHA_SIZE = (120, 160)  # a quarter of the original's in each direction
-MOST_M, MOST_RAD = 0.05, 0.5  # what an action of 1 means to the controller
-CAP = 5  # steps that LIBERO's writer drops
-BROKEN = 2  # the ALOHA file that was not copied to its end
-CUT_SHORT = 2  # the demo with fewer pictures than actions
-LIBERO_EPISODES, ALOHA_EPISODES = (3, 8), 21  # episodes of the world
+MAX_M, MAX_RAD = 0.05, 0.5  # an action of 1, to the controller
+DROPPED_STEPS = 5  # at the start, by LIBERO's writer
+BROKEN = 2  # number of the ALOHA file whose copy was interrupted
+CUT_SHORT = 2  # number of the demo with fewer images than actions
+LIBERO_EPISODES, ALOHA_EPISODES = (3, 8), 21  # numbers of the world's episodes
 
 Tables = dict[str, Any]  # datasets, and groups of them, by name
 
 
+@miniature_writer("HDF5 datasets", "robomimic", "libero_spatial", "sim_transfer", version=1)
 def write(out: Path, clips: int = 12, seed: int = 0) -> None:
-    """Write robomimic/, libero_spatial/ and sim_transfer/, about a third of `clips` episodes each.
-
-    The same arguments give the same bytes. A finished folder is left alone. Raises UserError where
-    `out` holds a dataset of that name that is not this miniature.
-    """
-    marker = {"clips": clips, "seed": seed, "version": VERSION}
-    parts = ("robomimic", "libero_spatial", "sim_transfer")
-    Folder(out, "HDF5 datasets", parts, marker).fill(lambda: _write(out, max(1, clips // 3), seed))
-
-
-def _write(out: Path, count: int, seed: int) -> None:
-    _write_robomimic(out / "robomimic/lift/ph", takes(seed, 0, count))
+    """Write robomimic/, libero_spatial/ and sim_transfer/, about a third of `clips` each."""
+    count = max(1, clips // 3)
+    _write_robomimic(out / "robomimic/lift/ph", make_demos(seed, 0, count))
     for index in LIBERO_EPISODES[:count]:
-        demos = [w for w in takes(seed, index, max(1, count // 2)) if w.success]  # as released
+        demos = [w for w in make_demos(seed, index, max(1, count // 2)) if w.success]  # as released
         name = demos[0].instruction.replace(" ", "_")
         _write_libero(out / f"libero_spatial/{name}_demo.hdf5", demos)
     for index in range(min(3, count)):
-        world = resampled(episode(seed, ALOHA_EPISODES + index), ALOHA_HZ)
-        if index == BROKEN:  # cut short, so that what is thrown away is not rendered first
+        world = resample(make_episode(seed, ALOHA_EPISODES + index), ALOHA_HZ)
+        if index == BROKEN:  # shortened, so that the part to be cut off is not rendered
             world = replace(world, poses=world.poses[:40], targets=world.targets[:40])
         path = out / f"sim_transfer/episode_{index}.hdf5"
-        _write_file(path, aloha(world, compress=index == 1), {"sim": True, "compress": index == 1})
+        _write_file(
+            path, aloha_tables(world, compress=index == 1), {"sim": True, "compress": index == 1}
+        )
         if index == BROKEN:  # the copy was interrupted
             os.truncate(path, path.stat().st_size * 3 // 5)
 
 
-def takes(seed: int, index: int, count: int) -> list[WorldEpisode]:
-    """Demos of one task, as the files of robomimic and LIBERO hold them."""
-    return [resampled(episode(seed, index, take), HZ) for take in range(count)]
+def make_demos(seed: int, index: int, count: int) -> list[WorldEpisode]:
+    """Demonstrations of one task, as in a file of robomimic or LIBERO."""
+    return [resample(make_episode(seed, index, take), HZ) for take in range(count)]
 
 
 def _write_file(path: Path, tables: Tables, root: Tables, attributes: Tables | None = None) -> None:
@@ -85,24 +78,24 @@ def _write_file(path: Path, tables: Tables, root: Tables, attributes: Tables | N
     import h5py
 
     with whole(path, sync=False) as temporary, h5py.File(temporary, "w") as file:
-        _fill(file, tables)
+        _write_group(file, tables)
         file.attrs.update(root)
         for name, values in (attributes or {}).items():
             file[name].attrs.update(values)
 
 
-def _fill(group: Any, tables: Tables) -> None:
+def _write_group(group: Any, tables: Tables) -> None:
     for name, value in tables.items():
         if isinstance(value, dict):
-            _fill(group.create_group(name), value)
+            _write_group(group.create_group(name), value)
         else:
             group.create_dataset(name, data=value)
 
 
 def actions(world: WorldEpisode) -> NDArray[np.float64]:
     """Normalised commands [T - 1, 7]: displacement, rotation vector, gripper -1 open, +1 closed."""
-    told = changes(world) / ([MOST_M] * 3 + [MOST_RAD] * 3)
-    return np.column_stack([told, 1 - 2 * world.targets[:-1]])
+    normalised = pose_deltas(world) / ([MAX_M] * 3 + [MAX_RAD] * 3)
+    return np.column_stack([normalised, 1 - 2 * world.targets[:-1]])
 
 
 def _fingers(world: WorldEpisode) -> NDArray[np.float64]:
@@ -111,9 +104,9 @@ def _fingers(world: WorldEpisode) -> NDArray[np.float64]:
 
 
 def _scene(world: WorldEpisode) -> NDArray[np.float64]:
-    """A simulator's state: whatever it takes to set up the scene."""
+    """A simulator's state: joints, fingers and places of objects."""
     return np.column_stack(
-        [joints(world, 7), _fingers(world), world.places.reshape(len(world), -1)]
+        [joint_angles(world, 7), _fingers(world), world.places.reshape(len(world), -1)]
     )
 
 
@@ -126,8 +119,8 @@ ENV_ARGS = {
             "type": "OSC_POSE",
             "input_max": 1,
             "input_min": -1,
-            "output_max": [MOST_M] * 3 + [MOST_RAD] * 3,
-            "output_min": [-MOST_M] * 3 + [-MOST_RAD] * 3,
+            "output_max": [MAX_M] * 3 + [MAX_RAD] * 3,
+            "output_min": [-MAX_M] * 3 + [-MAX_RAD] * 3,
             "control_delta": True,
         },
         "robots": ["Panda"],
@@ -139,9 +132,9 @@ ENV_ARGS = {
 
 
 def _write_robomimic(folder: Path, worlds: list[WorldEpisode]) -> None:
-    """image_v15.hdf5, with pictures, and demo_v15.hdf5 as it is downloaded, without observations.
+    """Write image_v15.hdf5, with images, and demo_v15.hdf5 as downloaded, without observations.
 
-    The numbering jumps from 1 to 10, and the groups are in the order of their names.
+    The numbers jump from 1 to 10, and the groups are in the order of their names.
     """
     names = {f"demo_{i if i < 2 else i + 8}": world for i, world in enumerate(worlds)}
     demos = {name: robomimic_demo(world) for name, world in sorted(names.items())}
@@ -150,27 +143,33 @@ def _write_robomimic(folder: Path, worlds: list[WorldEpisode]) -> None:
         observed["agentview_image"] = observed["agentview_image"][:-4]
     listed = np.array([name.encode() for name in names])
     masks = {"train": listed[:-1], "valid": listed[-1:]}
-    told: Tables = {f"data/{name}": {"num_samples": len(demo["actions"]), "model_file": "<mujoco/>"}
-                    for name, demo in demos.items()}  # fmt: skip
+    attributes = _demo_attributes(demos)
     total = sum(len(demo["actions"]) for demo in demos.values())
-    told["data"] = {"total": total, "env_args": json.dumps(ENV_ARGS, indent=4)}
-    _write_file(folder / "image_v15.hdf5", {"data": demos, "mask": masks}, {}, told)
+    attributes["data"] = {"total": total, "env_args": json.dumps(ENV_ARGS, indent=4)}
+    _write_file(folder / "image_v15.hdf5", {"data": demos, "mask": masks}, {}, attributes)
     bare = {
         name: {key: value for key, value in demo.items() if not key.endswith("obs")}
         for name, demo in demos.items()
     }
-    _write_file(folder / "demo_v15.hdf5", {"data": bare, "mask": masks}, {}, told)
+    _write_file(folder / "demo_v15.hdf5", {"data": bare, "mask": masks}, {}, attributes)
+
+
+def _demo_attributes(demos: dict[str, Tables]) -> Tables:
+    return {
+        f"data/{name}": {"num_samples": len(demo["actions"]), "model_file": "<mujoco/>"}
+        for name, demo in demos.items()
+    }
 
 
 def robomimic_demo(world: WorldEpisode) -> Tables:
-    """A demo: T - 1 actions, each with the observation before and the one after it."""
+    """A demonstration: T - 1 actions, each with the observations before and after it."""
     observed: dict[str, NDArray[Any]] = {
         "agentview_image": np.stack(list(static_view(world, ROBOMIMIC_SIZE))),
         "robot0_eye_in_hand_image": np.stack(list(wrist_view(world, ROBOMIMIC_SIZE))),
         "robot0_eef_pos": world.poses[:, :3],
         "robot0_eef_quat": quaternions(world),
         "robot0_gripper_qpos": _fingers(world),
-        "robot0_joint_pos": joints(world, 7),
+        "robot0_joint_pos": joint_angles(world, 7),
         "object": world.places[:, 0],
     }
     count = len(world) - 1
@@ -188,12 +187,11 @@ def robomimic_demo(world: WorldEpisode) -> Tables:
 def _write_libero(path: Path, worlds: list[WorldEpisode]) -> None:
     demos = {f"demo_{number}": libero_demo(world) for number, world in enumerate(worlds)}
     words: str | list[str] = worlds[0].instruction
-    if worlds[0].task == "put":  # some files hold a list, and quotes
+    if worlds[0].task == "put":  # some files hold a list, with quotes
         words = [f'"{worlds[0].instruction}"']
     problem = {"problem_name": "libero_tabletop_manipulation", "language_instruction": words}
-    told: Tables = {f"data/{name}": {"num_samples": len(demo["actions"]), "model_file": "<mujoco/>"}
-                    for name, demo in demos.items()}  # fmt: skip
-    told["data"] = {
+    attributes = _demo_attributes(demos)
+    attributes["data"] = {
         "env_name": "Libero_Tabletop_Manipulation",
         "problem_info": json.dumps(problem),
         "bddl_file_name": f"bddl_files/libero_spatial/{path.name[: -len('_demo.hdf5')]}.bddl",
@@ -203,23 +201,23 @@ def _write_libero(path: Path, worlds: list[WorldEpisode]) -> None:
         "num_demos": len(demos),
         "total": sum(len(demo["actions"]) for demo in demos.values()),
     }
-    _write_file(path, {"data": demos}, {}, told)
+    _write_file(path, {"data": demos}, {}, attributes)
 
 
 def libero_demo(world: WorldEpisode) -> Tables:
-    """A demo whose observations were taken after the action of the same row."""
+    """A demonstration whose observations were made after the action of the same row."""
     poses, vectors = world.poses, from_rpy(world.poses[:, 3:6]).as_rotvec()
     count = len(world) - 1
-    # Row j was stored after actions[j] had been carried out; the first CAP rows are dropped.
-    reached = slice(CAP + 1, None)
-    upside_down = {  # who trains on LIBERO turns its pictures by 180 degrees
+    # Row j was stored after actions[j] had been executed.
+    reached = slice(DROPPED_STEPS + 1, None)
+    upside_down = {  # rotated by 180 degrees
         "agentview_rgb": np.stack(list(static_view(world, LIBERO_SIZE)))[reached, ::-1, ::-1],
         "eye_in_hand_rgb": np.stack(list(wrist_view(world, LIBERO_SIZE)))[reached, ::-1, ::-1],
     }
-    last = (np.arange(count) == count - 1).astype(np.uint8)[CAP:]
+    last = (np.arange(count) == count - 1).astype(np.uint8)[DROPPED_STEPS:]
     robot = np.column_stack([_fingers(world), poses[:, :3], quaternions(world)])
     return {
-        "actions": actions(world)[CAP:],
+        "actions": actions(world)[DROPPED_STEPS:],
         "states": _scene(world)[reached],
         "robot_states": robot[reached],
         "rewards": last,
@@ -227,7 +225,7 @@ def libero_demo(world: WorldEpisode) -> Tables:
         "obs": {
             **upside_down,
             "gripper_states": _fingers(world)[reached],
-            "joint_states": joints(world, 7)[reached],
+            "joint_states": joint_angles(world, 7)[reached],
             "ee_states": np.column_stack([poses[:, :3], vectors])[reached],
             "ee_pos": poses[reached, :3],
             "ee_ori": vectors[reached],
@@ -236,13 +234,13 @@ def libero_demo(world: WorldEpisode) -> Tables:
 
 
 def arms(world: WorldEpisode) -> NDArray[np.float32]:
-    """Two arms' joints and grippers, [T, 14]: the left one waits, the right one acts."""
+    """Joints and grippers of two arms, [T, 14]: the left one waits, the right one acts."""
     waits = np.tile(np.array([0, -0.96, 1.16, 0, -0.3, 0, 1.0]), (len(world), 1))
-    return np.hstack([waits, joints(world, 6), world.poses[:, 6:]]).astype(np.float32)
+    return np.hstack([waits, joint_angles(world, 6), world.poses[:, 6:]]).astype(np.float32)
 
 
-def aloha(world: WorldEpisode, compress: bool) -> Tables:
-    """An ALOHA file: what the leader arms were moved to is what the arms then reach."""
+def aloha_tables(world: WorldEpisode, compress: bool) -> Tables:
+    """Content of an ALOHA file: the arms reach at each step what the leaders commanded before."""
     reached = arms(world)
     commanded = np.concatenate([reached[1:], reached[-1:]])
     commanded[:, 13] = world.targets

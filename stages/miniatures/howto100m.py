@@ -1,8 +1,8 @@
-"""Writes a miniature HowTo100M: narrated videos as a video site delivers them, with their speech.
+"""A miniature HowTo100M: narrated videos as a video site delivers them, with recognised speech.
 
-Speech recognition has neither case nor punctuation, its lines roll (each stays until the one after
-the next begins), and what is said is done a little earlier or later. Beside good files there are
-ids without a file, an empty file, an unfinished download and a web page that was saved as a video.
+Speech has neither case nor punctuation, its lines roll (each stays until the one after the next
+begins), and actions happen a little before or after they are named. Besides good files there are
+ids without a file, an empty file, an unfinished download and a web page saved as a video.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,27 +15,26 @@ from typing import Literal
 import numpy as np
 
 from handloom.stages.miniatures import folder
-from handloom.stages.miniatures.encode import Format, write_file
+from handloom.stages.miniatures.encode import Encoding, write_file
 from handloom.stages.miniatures.people import takes
 from handloom.stages.miniatures.people.takes import Acts, Shape, Take
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
 PARTS = ("HowTo100M_v1.csv", "task_ids.csv", "caption.json", "raw_caption.json", "videos")
 RENDER_FPS = 10
 PAUSE_S = 1.0
-LINE_S = 1.7  # a line is spoken; the next follows
+LINE_S = 1.7  # from one line of an action to the next
 
-FILMED: tuple[tuple[str, str, Shape, Format], ...] = (  # first character of the id, suffix
-    ("", "mp4", "wide", Format("h264", size=(426, 240), sound="aac")),
-    ("-", "webm", "full", Format("vp9", "webm", Fraction(24), size=(320, 240), sound="opus")),
-    ("_", "mkv", "full", Format("h264", "matroska", Fraction(25), size=(480, 360), sound="aac")),
-    ("", "mp4", "tall", Format("h264", sound="aac", rotated=True)),  # by a phone
+FILMED: tuple[tuple[str, str, Shape, Encoding], ...] = (  # first character of the id, suffix
+    ("", "mp4", "wide", Encoding("h264", size=(426, 240), sound="aac")),
+    ("-", "webm", "full", Encoding("vp9", "webm", Fraction(24), size=(320, 240), sound="opus")),
+    ("_", "mkv", "full", Encoding("h264", "matroska", Fraction(25), size=(480, 360), sound="aac")),
+    ("", "mp4", "tall", Encoding("h264", sound="aac", rotated=True)),  # by a phone
 )
 ACTS: tuple[Acts, ...] = (
     (("pick", 0), ("put", 0), ("right", 0), ("tilt", 0)),
     (("push", 0), ("shake", 0), ("pull", 0), ("left", 0)),
 )
-SAID: dict[str, tuple[str, str]] = {  # two lines for each action, as they are heard
+SPEECH: dict[str, tuple[str, str]] = {  # two lines for each action
     "pick": ("okay so now i&#39;m gonna go ahead and", "pick up the {} just like that"),
     "put": ("and then you just want to put the {}", "back down on the table"),
     "right": ("next we&#39;re going to move the {}", "over to the right a little bit"),
@@ -65,29 +64,28 @@ Fault = Literal["", "missing", "empty", "part", "page", "unlisted"]
 
 
 @dataclass(frozen=True)
-class Video:
-    """One video: its takes, cut together, and the lines that were heard, (start, end, text)."""
+class SpokenVideo:
+    """One video: takes that follow each other, and recognised lines (start, end, text)."""
 
     video_id: str
     takes: tuple[Take, ...]
     lines: tuple[Line, ...]
-    form: Format
+    encoding: Encoding
     suffix: str = "mp4"
     fault: Fault = ""
 
 
+@folder.miniature_writer("howto100m", *PARTS, version=1)
 def write(out: Path, clips: int = 32, seed: int = 0) -> None:
-    """Write a miniature HowTo100M with about `clips` hand actions in playable videos below `out`.
-
-    The same arguments give the same bytes. A finished folder is left alone, any other miniature is
-    written anew. Raises UserError where `out` holds a dataset that is not a miniature.
-    """
-    settings = {"clips": clips, "seed": seed, "version": VERSION}
-    home = folder.Folder(out, "howto100m", PARTS, settings)
-    home.fill(lambda: _write(out, plan(clips, seed)))
+    """Write a miniature HowTo100M with about `clips` hand actions in playable videos."""
+    videos = plan(clips, seed)
+    _write_tables(out, [video for video in videos if video.fault != "unlisted"])
+    folder.in_parallel(
+        partial(_write_video, out / "videos", video) for video in videos if video.fault != "missing"
+    )
 
 
-def plan(clips: int, seed: int) -> tuple[Video, ...]:
+def plan(clips: int, seed: int) -> tuple[SpokenVideo, ...]:
     """All videos: at least four of hands, one without, and one or more for each fault."""
     count = max(len(FILMED), round(clips / sum(map(len, ACTS))))
     faults: tuple[Fault, ...] = ("missing", "missing", "missing", "empty", "part", "page")
@@ -99,26 +97,26 @@ def plan(clips: int, seed: int) -> tuple[Video, ...]:
     )
 
 
-def _lesson(seed: int, index: int, fault: Fault = "") -> Video:
+def _lesson(seed: int, index: int, fault: Fault = "") -> SpokenVideo:
     rng = np.random.default_rng((seed, index))
-    first, suffix, shape, form = FILMED[index % len(FILMED)]
+    first, suffix, shape, encoding = FILMED[index % len(FILMED)]
     video_id = folder.web_video_id(rng, first)
-    filmed = tuple(takes.hands(rng, acts, shape=shape, pause_s=PAUSE_S) for acts in ACTS)
+    filmed = tuple(takes.hand_take(rng, acts, shape=shape, pause_s=PAUSE_S) for acts in ACTS)
     spoken = tuple(_spoken(rng, filmed))
-    return Video(video_id, filmed, _heard(spoken, filmed), form, suffix, fault)
+    return SpokenVideo(video_id, filmed, _recognised(spoken, filmed), encoding, suffix, fault)
 
 
-def _walk(seed: int, index: int, fault: Fault) -> Video:
-    """Nobody's hands: hills, for 20 s, or 4 s if no annotation knows of them."""
+def _walk(seed: int, index: int, fault: Fault) -> SpokenVideo:
+    """A video of hills without hands: 20 s, or 4 s if it is not annotated."""
     rng = np.random.default_rng((seed, index))
-    take = takes.nobody(rng, "hills", 4.0 if fault else 20.0, "wide")
+    take = takes.empty_take(rng, "hills", 4.0 if fault else 20.0, "wide")
     spoken = [(1.0 + 3.0 * i, text) for i, text in enumerate(WALK)]
     video_id = folder.web_video_id(rng)
-    return Video(video_id, (take,), _heard(spoken, (take,)), FILMED[0][3], "mp4", fault)
+    return SpokenVideo(video_id, (take,), _recognised(spoken, (take,)), FILMED[0][3], "mp4", fault)
 
 
 def _spoken(rng: np.random.Generator, filmed: Sequence[Take]) -> Iterator[tuple[float, str]]:
-    """When each line begins, seconds; what is done is done up to a second earlier or later."""
+    """Start of each line in seconds, up to 0.2 s before or a second after its action."""
     yield 0.0, "[Music]"
     yield 0.4, INTRO
     from_s = 0.0
@@ -126,13 +124,13 @@ def _spoken(rng: np.random.Generator, filmed: Sequence[Take]) -> Iterator[tuple[
         for action in take.actions:
             at_s = from_s + action.start_s + 0.01 * int(rng.integers(-20, 100))
             name = take.names[action.thing]
-            for number, text in enumerate(SAID[action.verb]):
+            for number, text in enumerate(SPEECH[action.verb]):
                 yield round(at_s + number * LINE_S, 2), text.format(name)
         from_s += take.seconds
 
 
-def _heard(spoken: Sequence[tuple[float, str]], filmed: Sequence[Take]) -> tuple[Line, ...]:
-    """Lines that roll, with what speech recognition makes of silence, and some beyond the end."""
+def _recognised(spoken: Sequence[tuple[float, str]], filmed: Sequence[Take]) -> tuple[Line, ...]:
+    """Rolling lines, with recognised noise, and some after the end of the video."""
     starts = [start for start, _ in spoken]
     ends = [*starts[2:], starts[-1] + 2.2, starts[-1] + 3.5]
     lines = [(start, round(end, 2), text) for (start, text), end in zip(spoken, ends, strict=True)]
@@ -147,8 +145,7 @@ def _heard(spoken: Sequence[tuple[float, str]], filmed: Sequence[Take]) -> tuple
     return (*lines, *((round(start, 2), round(end, 2), text) for start, end, text in beyond))
 
 
-def _write(out: Path, videos: Sequence[Video]) -> None:
-    listed = [video for video in videos if video.fault != "unlisted"]
+def _write_tables(out: Path, listed: Sequence[SpokenVideo]) -> None:
     raw = {v.video_id: _caption(v.lines) for v in listed}
     folder.write_json(out / "raw_caption.json", raw, None)
     short = {v.video_id: _caption(_without_stop_words(v.lines)) for v in listed}
@@ -158,11 +155,10 @@ def _write(out: Path, videos: Sequence[Video]) -> None:
         (v.video_id, *CATEGORIES[i % len(CATEGORIES)], i + 1, tasks[i % len(tasks)])
         for i, v in enumerate(listed)
     ]
-    rows.append((listed[0].video_id, *CATEGORIES[0], 99, tasks[1]))  # found for two tasks
+    rows.append((listed[0].video_id, *CATEGORIES[0], 99, tasks[1]))  # listed for two tasks
     columns = ("video_id", "category_1", "category_2", "rank", "task_id")
     folder.write_table(out / "HowTo100M_v1.csv", columns, rows)
     folder.write_table(out / "task_ids.csv", ("id", "task_name"), TASKS.items(), "\t")
-    folder.in_parallel(partial(_film, out / "videos", v) for v in videos if v.fault != "missing")
 
 
 def _caption(lines: Sequence[Line]) -> dict[str, list[float] | list[str]]:
@@ -181,8 +177,8 @@ def _without_stop_words(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
-def _film(videos: Path, video: Video) -> None:
-    """Write a video, or what was left by the download that failed."""
+def _write_video(videos: Path, video: SpokenVideo) -> None:
+    """Write a video, or what a failed download leaves of it."""
     path = videos / f"{video.video_id}.{video.suffix}"
     if video.fault == "page":
         folder.write_text(path, WEB_PAGE)
@@ -191,4 +187,4 @@ def _film(videos: Path, video: Video) -> None:
     elif video.fault == "part":
         folder.write_text(path.with_name(path.name + ".part"), "\0" * 4096)
     else:
-        write_file(path, takes.filmed(video.takes, RENDER_FPS), video.form)
+        write_file(path, takes.render_sequence(video.takes, RENDER_FPS), video.encoding)

@@ -1,11 +1,11 @@
-"""Writes a miniature Kinetics-700-2020: trimmed MP4 files named by video id and seconds.
+"""A miniature Kinetics-700-2020: trimmed MP4 files named by video id and seconds.
 
-The labels are classes of the original that what is rendered fits loosely. As in the original, many
-rows have no file; one file is empty, one has no index, one is shorter than its row, one has no row;
-ids begin with `-` and `_`, come twice with other seconds and another label, and in two splits.
+Labels are classes of the original that fit the rendered clips loosely. As in the original, many
+rows have no file; one file is empty, one has no index, one is shorter than its row, one has no row.
+Ids begin with `-` and `_`, occur twice with other seconds and another label, and in two splits.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -16,16 +16,15 @@ from typing import Literal
 import numpy as np
 
 from handloom.stages.miniatures import folder
-from handloom.stages.miniatures.encode import Format, write_file
+from handloom.stages.miniatures.encode import Encoding, write_file
 from handloom.stages.miniatures.people import takes
 from handloom.stages.miniatures.people.takes import Shape, Take
 
 Split = Literal["train", "val", "test"]
 Fault = Literal["", "missing", "empty", "truncated", "short", "unlisted"]
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
 ROOT = "k700-2020"
-SPLITS: dict[Split, str] = {  # name of the folder, and how the tables say it
+SPLITS: dict[Split, str] = {  # by name of the folder: name in the tables
     "train": "train", "val": "validate", "test": "test",
 }  # fmt: skip
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -41,7 +40,7 @@ SCRIPTS: tuple[tuple[str, tuple[str, ...], takes.Acts], ...] = (
     ("fidgeting", ("box", "cup", "bottle"), (("shake", 0), ("tilt", 1), ("shake", 0))),
 )
 ALONE: tuple[tuple[str, takes.Happening], ...] = (("bowling", "rolls"), ("paragliding", "hills"))
-UNSEEN = (  # labels of rows without a file, which nothing can contradict
+UNSEEN = (  # labels of rows without a file
     "massaging person's head",
     "punching person (boxing)",
     "passing American football (in game)",
@@ -56,48 +55,50 @@ LAYOUTS: tuple[tuple[Shape, tuple[int, int], Fraction], ...] = (
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One row and its file, or what its fault leaves of them."""
+class LabelledClip:
+    """One row and its file, as far as its fault leaves them."""
 
     label: str
     video_id: str
     start_s: int
     split: Split
     take: Take
-    form: Format
+    encoding: Encoding
     fault: Fault = ""
 
     @property
     def row(self) -> tuple[object, ...]:
-        """Entry in the table of its split."""
+        """Row in the table of its split."""
         end_s = self.start_s + CLIP_S
         return self.label, self.video_id, self.start_s, end_s, SPLITS[self.split]
 
     @property
     def path(self) -> str:
-        """Of the file, below the dataset's folder."""
+        """Path of the file below the dataset's folder."""
         seconds = f"{self.start_s:06d}_{self.start_s + CLIP_S:06d}"
         return f"{self.split}/{self.video_id}_{seconds}.mp4"
 
 
+@folder.miniature_writer("kinetics", ROOT, version=1)
 def write(out: Path, clips: int = 30, seed: int = 0) -> None:
-    """Write a miniature Kinetics-700-2020 of `clips` rows, and some dirt, below `out`.
+    """Write a miniature Kinetics-700-2020 of `clips` good rows, and some bad ones, below `out`."""
+    root, planned = out / ROOT, plan(clips, seed)
+    for split in SPLITS:
+        rows = [c.row for c in planned if c.split == split and c.fault != "unlisted"]
+        folder.write_table(root / f"annotations/{split}.csv", COLUMNS, rows)
+        (root / split).mkdir()
+    folder.in_parallel(
+        partial(_write_clip, root / clip.path, clip) for clip in planned if clip.fault != "missing"
+    )
 
-    The same arguments give the same bytes. A finished folder is left alone, any other miniature is
-    written anew. Raises UserError where `out` holds a dataset that is not a miniature.
-    """
-    settings = {"clips": clips, "seed": seed, "version": VERSION}
-    home = folder.Folder(out, "kinetics", (ROOT,), settings)
-    home.fill(lambda: _write(out / ROOT, plan(clips, seed)))
 
-
-def plan(clips: int, seed: int) -> tuple[Clip, ...]:
-    """All clips: `clips` good ones, one for each fault, a tenth without file, two ids repeated."""
+def plan(clips: int, seed: int) -> tuple[LabelledClip, ...]:
+    """All clips: good ones, one for each fault, a tenth without a file, and two repeated ids."""
     good = [_clip(seed, i, i) for i in range(clips)]
     for at, first in enumerate(FIRST_IDS[:clips]):
         good[at] = replace(good[at], video_id=(first + good[at].video_id)[:11])
-    seen: tuple[Fault, ...] = ("empty", "truncated", "short", "unlisted")
-    odd = [replace(_clip(seed, 300 + i, i), fault=fault) for i, fault in enumerate(seen)]
+    faults: tuple[Fault, ...] = ("empty", "truncated", "short", "unlisted")
+    odd = [replace(_clip(seed, 300 + i, i), fault=fault) for i, fault in enumerate(faults)]
     lost = [
         replace(_clip(seed, 500 + i, i), label=UNSEEN[i % len(UNSEEN)], fault="missing")
         for i in range(max(len(UNSEEN), clips // 10))
@@ -105,8 +106,8 @@ def plan(clips: int, seed: int) -> tuple[Clip, ...]:
     return (*good, *odd, *lost, *_repeated(seed, clips, good[-2:]))
 
 
-def _repeated(seed: int, clips: int, last: Sequence[Clip]) -> Iterator[Clip]:
-    """Two ids again: with another label later in the same video, the second in another split."""
+def _repeated(seed: int, clips: int, last: Sequence[LabelledClip]) -> Iterator[LabelledClip]:
+    """Two ids again, at another time with another label; the second one in another split."""
     for index, clip in enumerate(last):
         again = _clip(seed, 700 + index, clips - len(last) + index + 1)  # neighbours differ
         start_s = clip.start_s + 2 * CLIP_S + 3
@@ -115,45 +116,34 @@ def _repeated(seed: int, clips: int, last: Sequence[Clip]) -> Iterator[Clip]:
         yield replace(again, video_id=clip.video_id, start_s=start_s, split=split)
 
 
-def _clip(seed: int, number: int, shows: int) -> Clip:
-    """The clip of a number; what it `shows` goes by another: every fourth, nobody's hands."""
+def _clip(seed: int, number: int, content: int) -> LabelledClip:
+    """The clip of a number; every fourth `content` has no hands."""
     rng = np.random.default_rng((seed, number))
     shape, size, fps = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
-    if shows % 4 == 3:
-        label, happening = ALONE[shows // 4 % len(ALONE)]
-        take = takes.nobody(rng, happening, CLIP_S, shape)
+    if content % 4 == 3:
+        label, happening = ALONE[content // 4 % len(ALONE)]
+        take = takes.empty_take(rng, happening, CLIP_S, shape)
     else:
-        label, kinds, acts = SCRIPTS[(shows - shows // 4) % len(SCRIPTS)]
+        label, kinds, acts = SCRIPTS[(content - content // 4) % len(SCRIPTS)]
         if len(kinds) > 1 and shape == "tall":  # two things need more room
             shape, size, fps = LAYOUTS[0]
-        take = takes.hands(rng, acts, kinds, action_s=2.6, shape=shape, pause_s=0.2)
+        take = takes.hand_take(rng, acts, kinds, action_s=2.6, shape=shape, pause_s=0.2)
         take = replace(take, seconds=float(CLIP_S))
     splits: tuple[Split, ...] = ("train", "val", "train", "test", "train")
     sound: Literal["", "aac"] = "aac" if number % 3 else ""
-    form = Format("h264", fps=fps, render_fps=RENDER_FPS, size=size, sound=sound)
+    encoding = Encoding("h264", fps=fps, render_fps=RENDER_FPS, size=size, sound=sound)
     start_s = int(rng.integers(0, 300))
     split = splits[number % len(splits)]
-    return Clip(label, folder.web_video_id(rng), start_s, split, take, form)
+    return LabelledClip(label, folder.web_video_id(rng), start_s, split, take, encoding)
 
 
-def _write(root: Path, clips: Iterable[Clip]) -> None:
-    clips = list(clips)
-    for split in SPLITS:
-        rows = [c.row for c in clips if c.split == split and c.fault != "unlisted"]
-        folder.write_table(root / f"annotations/{split}.csv", COLUMNS, rows)
-        (root / split).mkdir()
-    folder.in_parallel(
-        partial(_film, root / clip.path, clip) for clip in clips if clip.fault != "missing"
-    )
-
-
-def _film(path: Path, clip: Clip) -> None:
-    """Write a clip's file, or what its fault leaves of it: a cut-off MP4 has lost its index."""
+def _write_clip(path: Path, clip: LabelledClip) -> None:
+    """Write a clip's file, as far as its fault leaves it; a truncated MP4 has lost its index."""
     if clip.fault == "empty":
         path.touch()
         return
-    frames = takes.frames(clip.take, RENDER_FPS)
+    frames = takes.render(clip.take, RENDER_FPS)
     if clip.fault == "short":
         frames = islice(frames, SHORT_S * RENDER_FPS)
-    kept = Fraction(3, 5) if clip.fault == "truncated" else Fraction(1)
-    write_file(path, frames, clip.form, kept)
+    fraction = Fraction(3, 5) if clip.fault == "truncated" else Fraction(1)
+    write_file(path, frames, clip.encoding, fraction)

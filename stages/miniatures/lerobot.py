@@ -1,9 +1,9 @@
-"""Writes two miniature LeRobot datasets: v2.1 with a file per episode, v3.0 with many in each.
+"""Two miniature LeRobot datasets: v2.1 with one file an episode, v3.0 with many episodes a file.
 
-v2.1 holds displacements of an end effector, as converted datasets do, and the accidents of a copy:
-a video that is missing, one that is a Git LFS pointer, a table of episodes whose last line is cut.
-v3.0 holds joints in degrees; its files end in different episodes for data and for each camera, and
-one episode changes its task half-way.
+v2.1 holds displacements of an end effector, as converted datasets do, and a damaged copy: a missing
+video, one that is a Git LFS pointer, and a table of episodes whose last line is cut off. v3.0 holds
+joints in degrees; files of data and of each camera end at different episodes, and the task changes
+within one episode.
 """
 
 import json
@@ -17,24 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.files import whole
-from handloom.stages.miniatures.encode import Format, write_file
-from handloom.stages.miniatures.folder import Folder, write_json, write_text
+from handloom.stages.miniatures.encode import Encoding, write_file
+from handloom.stages.miniatures.folder import miniature_writer, write_json, write_text
 from handloom.stages.miniatures.people.raster import Frame
 from handloom.stages.miniatures.rlds import deltas
 from handloom.stages.miniatures.robots.views import static_view, wrist_view
 from handloom.stages.miniatures.robots.world import (
     WorldEpisode,
-    episode,
-    joints,
-    resampled,
+    joint_angles,
+    make_episode,
+    resample,
 )
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
 SIZE = (120, 160)
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 V21_HZ, V30_HZ = 10, 15
-MISSING, POINTER = 1, 2  # episodes of v2.1 whose wrist video is not there, or is a pointer
-TWO_TASKS = 1  # the episode of v3.0 that changes its task
+MISSING, POINTER = 1, 2  # episodes of v2.1 whose wrist video is missing, or a pointer
+TWO_TASKS = 1  # episode of v3.0 within which the task changes
 LATER_TASK = "wait"
 DATA_FILE_EPISODES = 3
 VIDEO_FILE_EPISODES = {CAMERAS[0]: 2, CAMERAS[1]: 4}
@@ -43,48 +42,40 @@ MOTORS = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_ro
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 48213\n"
 
 
+@miniature_writer("LeRobot", "v2.1", "v3.0", version=1)
 def write(out: Path, clips: int = 10, seed: int = 0) -> None:
-    """Write v2.1/ and v3.0/, half of `clips` episodes each.
-
-    The same arguments give the same bytes. A finished folder is left alone. Raises UserError where
-    `out` holds a dataset of that name that is not this miniature.
-    """
-    marker = {"clips": clips, "seed": seed, "version": VERSION}
+    """Write v2.1/ and v3.0/, half of `clips` episodes each."""
     count = max(2, clips // 2)
-    home = Folder(out, "LeRobot", ("v2.1", "v3.0"), marker)
-    home.fill(lambda: _write(out, count, seed))
-
-
-def _write(out: Path, count: int, seed: int) -> None:
-    # With one stored step less than the world has, every action leads to a pose.
-    old = [_recording(resampled(episode(seed, i), V21_HZ), i, delta=True) for i in range(count)]
-    new = [_recording(resampled(episode(seed, 40 + i), V30_HZ), i) for i in range(count)]
-    _write_v21(out / "v2.1", number_rows(old))
-    _write_v30(out / "v3.0", number_rows(new))
+    old = [
+        _store_episode(resample(make_episode(seed, i), V21_HZ), i, delta=True) for i in range(count)
+    ]
+    new = [_store_episode(resample(make_episode(seed, 40 + i), V30_HZ), i) for i in range(count)]
+    _write_v21(out / "v2.1", number_episodes(old))
+    _write_v30(out / "v3.0", number_episodes(new))
 
 
 @dataclass(frozen=True)
-class Recording:
-    """An episode as it is stored: T - 1 steps of the world's T."""
+class StoredEpisode:
+    """An episode as stored: T - 1 steps of the world's T, so that every action leads to a pose."""
 
     world: WorldEpisode
     number: int
     state: NDArray[np.float32]
     action: NDArray[np.float32]
-    tasks: tuple[str, ...]  # of each step
-    first_row: int = 0  # of the dataset
-    task_numbers: tuple[int, ...] = ()  # of each step
+    tasks: tuple[str, ...]  # one a step
+    first_row: int = 0  # number of its first row in the dataset
+    task_numbers: tuple[int, ...] = ()  # one a step
 
     def __len__(self) -> int:
         return len(self.state)
 
     def pictures(self, camera: str) -> list[Frame]:
-        """What a camera saw, one picture for each step."""
+        """The images of a camera, one a step."""
         view = static_view if camera == CAMERAS[0] else wrist_view
         return list(view(self.world, SIZE))[: len(self)]
 
 
-def _recording(world: WorldEpisode, number: int, delta: bool = False) -> Recording:
+def _store_episode(world: WorldEpisode, number: int, delta: bool = False) -> StoredEpisode:
     count = len(world) - 1
     tasks = [world.instruction] * count
     if delta:
@@ -95,48 +86,47 @@ def _recording(world: WorldEpisode, number: int, delta: bool = False) -> Recordi
         action[:, -1] = 100 * world.targets[:-1]
         if number == TWO_TASKS:
             tasks[count * 3 // 4 :] = [LATER_TASK] * (count - count * 3 // 4)
-    return Recording(world, number, state, action, tuple(tasks))
+    return StoredEpisode(world, number, state, action, tuple(tasks))
 
 
 def degrees(world: WorldEpisode) -> NDArray[np.float32]:
     """Five joints in degrees and the gripper from 0 closed to 100 open, [T, 6]."""
-    angles = np.rad2deg(joints(world, 5))
+    angles = np.rad2deg(joint_angles(world, 5))
     return np.column_stack([angles, 100 * world.poses[:, 6]]).astype(np.float32)
 
 
-def number_rows(recordings: list[Recording]) -> list[Recording]:
-    """Give each recording its place in the dataset, and tasks their numbers as they occur."""
-    found: list[Recording] = []
+def number_episodes(episodes: list[StoredEpisode]) -> list[StoredEpisode]:
+    """The episodes with their first rows, and with tasks numbered in the order of occurrence."""
+    numbered: list[StoredEpisode] = []
     numbers: dict[str, int] = {}
     row = 0
-    for one in recordings:
-        for task in one.tasks:
+    for episode in episodes:
+        for task in episode.tasks:
             numbers.setdefault(task, len(numbers))
-        told = tuple(numbers[task] for task in one.tasks)
-        found.append(replace(one, first_row=row, task_numbers=told))
-        row += len(one)
-    return found
+        task_numbers = tuple(numbers[task] for task in episode.tasks)
+        numbered.append(replace(episode, first_row=row, task_numbers=task_numbers))
+        row += len(episode)
+    return numbered
 
 
-def _tasks(recordings: list[Recording]) -> list[str]:
-    """The dataset's tasks in the order of their numbers."""
-    told = {n: t for one in recordings for n, t in zip(one.task_numbers, one.tasks, strict=True)}
-    return [told[number] for number in sorted(told)]
+def _task_names(episodes: list[StoredEpisode]) -> list[str]:
+    """The tasks of the dataset in the order of their numbers."""
+    return list(dict.fromkeys(task for episode in episodes for task in episode.tasks))
 
 
-def _table(recording: Recording, fps: int) -> Any:
+def _table(episode: StoredEpisode, fps: int) -> Any:
     """An episode's rows as an Arrow table."""
     import pyarrow as pa
 
-    count = len(recording)
+    count = len(episode)
     columns = {
-        "observation.state": _vectors(recording.state),
-        "action": _vectors(recording.action),
+        "observation.state": _vectors(episode.state),
+        "action": _vectors(episode.action),
         "timestamp": pa.array((np.arange(count) / fps).astype(np.float32)),
         "frame_index": pa.array(np.arange(count)),
-        "episode_index": pa.array(np.full(count, recording.number)),
-        "index": pa.array(recording.first_row + np.arange(count)),
-        "task_index": pa.array(np.asarray(recording.task_numbers, np.int64)),
+        "episode_index": pa.array(np.full(count, episode.number)),
+        "index": pa.array(episode.first_row + np.arange(count)),
+        "task_index": pa.array(np.asarray(episode.task_numbers, np.int64)),
     }
     return pa.table(columns)
 
@@ -160,8 +150,8 @@ def _write_parquet(path: Path, tables: Iterable[Any]) -> None:
             writer.write_table(table)
 
 
-def _h264(fps: int) -> Format:
-    return Format("h264", fps=Fraction(fps), render_fps=fps)
+def _h264(fps: int) -> Encoding:
+    return Encoding("h264", fps=Fraction(fps), render_fps=fps)
 
 
 def _camera_feature(fps: int) -> dict[str, Any]:
@@ -175,20 +165,20 @@ def _camera_feature(fps: int) -> dict[str, Any]:
 
 
 def _info(
-    recordings: list[Recording], fps: int, names: Any, told: dict[str, Any]
+    episodes: list[StoredEpisode], fps: int, names: Any, info: dict[str, Any]
 ) -> dict[str, Any]:
-    width = recordings[0].state.shape[1]
+    width = episodes[0].state.shape[1]
     vector = {"dtype": "float32", "shape": [width], "names": names}
     number = {"dtype": "int64", "shape": [1], "names": None}
     columns = ("frame_index", "episode_index", "index", "task_index")
     return {
-        **told,
-        "total_episodes": len(recordings),
-        "total_frames": sum(len(one) for one in recordings),
-        "total_tasks": len(_tasks(recordings)),
+        **info,
+        "total_episodes": len(episodes),
+        "total_frames": sum(len(episode) for episode in episodes),
+        "total_tasks": len(_task_names(episodes)),
         "chunks_size": 1000,
         "fps": fps,
-        "splits": {"train": f"0:{len(recordings)}"},
+        "splits": {"train": f"0:{len(episodes)}"},
         "features": {
             "observation.state": vector,
             "action": vector,
@@ -199,43 +189,43 @@ def _info(
     }
 
 
-def _write_v21(home: Path, recordings: list[Recording]) -> None:
-    for one in recordings:
-        name = f"episode_{one.number:06d}"
-        _write_parquet(home / f"data/chunk-000/{name}.parquet", [_table(one, V21_HZ)])
+def _write_v21(home: Path, episodes: list[StoredEpisode]) -> None:
+    for episode in episodes:
+        name = f"episode_{episode.number:06d}"
+        _write_parquet(home / f"data/chunk-000/{name}.parquet", [_table(episode, V21_HZ)])
         for camera in CAMERAS:
             path = home / f"videos/chunk-000/{camera}/{name}.mp4"
-            if camera == CAMERAS[1] and one.number == POINTER:
+            if camera == CAMERAS[1] and episode.number == POINTER:
                 write_text(path, LFS.format("9f" * 32))
-            elif camera != CAMERAS[1] or one.number != MISSING:
-                write_file(path, one.pictures(camera), _h264(V21_HZ))
-    tasks = [{"task_index": n, "task": task} for n, task in enumerate(_tasks(recordings))]
+            elif camera != CAMERAS[1] or episode.number != MISSING:
+                write_file(path, episode.pictures(camera), _h264(V21_HZ))
+    tasks = [{"task_index": n, "task": task} for n, task in enumerate(_task_names(episodes))]
     write_text(home / "meta/tasks.jsonl", _lines(tasks))
-    episodes = [
-        {"episode_index": one.number, "tasks": [one.tasks[0]], "length": len(one)}
-        for one in recordings
+    rows = [
+        {"episode_index": episode.number, "tasks": [episode.tasks[0]], "length": len(episode)}
+        for episode in episodes
     ]
-    write_text(home / "meta/episodes.jsonl", _lines(episodes)[:-12])  # the disk was full
-    stats = [{"episode_index": one.number, "stats": _stats(one)} for one in recordings]
+    write_text(home / "meta/episodes.jsonl", _lines(rows)[:-12])  # as if the disk had been full
+    stats = [{"episode_index": episode.number, "stats": _stats(episode)} for episode in episodes]
     write_text(home / "meta/episodes_stats.jsonl", _lines(stats))
     video = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
-    told = {
+    info = {
         "codebase_version": "v2.1",
         "robot_type": "unknown",
-        "total_videos": 2 * len(recordings),
+        "total_videos": 2 * len(episodes),
         "total_chunks": 1,
         "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
         "video_path": video,
     }
-    write_json(home / "meta/info.json", _info(recordings, V21_HZ, [AXES], told))
+    write_json(home / "meta/info.json", _info(episodes, V21_HZ, [AXES], info))
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _stats(recording: Recording) -> dict[str, Any]:
-    values = {"observation.state": recording.state, "action": recording.action}
+def _stats(episode: StoredEpisode) -> dict[str, Any]:
+    values = {"observation.state": episode.state, "action": episode.action}
     return {
         name: {
             "min": table.min(axis=0).tolist(),
@@ -248,24 +238,24 @@ def _stats(recording: Recording) -> dict[str, Any]:
     }
 
 
-def _write_v30(home: Path, recordings: list[Recording]) -> None:
+def _write_v30(home: Path, episodes: list[StoredEpisode]) -> None:
     import pyarrow as pa
 
-    for number, group in _grouped(recordings, DATA_FILE_EPISODES).items():
-        tables = [_table(one, V30_HZ) for one in group]
+    for number, group in _grouped(episodes, DATA_FILE_EPISODES).items():
+        tables = [_table(episode, V30_HZ) for episode in group]
         _write_parquet(home / f"data/chunk-000/file-{number:03d}.parquet", tables)
     for camera in CAMERAS:
-        for number, group in _grouped(recordings, VIDEO_FILE_EPISODES[camera]).items():
-            joined = [picture for one in group for picture in one.pictures(camera)]
+        for number, group in _grouped(episodes, VIDEO_FILE_EPISODES[camera]).items():
+            joined = [picture for episode in group for picture in episode.pictures(camera)]
             path = home / f"videos/{camera}/chunk-000/file-{number:03d}.mp4"
             write_file(path, joined, _h264(V30_HZ))
-    names = _tasks(recordings)
+    names = _task_names(episodes)
     tasks = pa.table({"task_index": pa.array(range(len(names))), "__index_level_0__": names})
     _write_parquet(home / "meta/tasks.parquet", [tasks])
-    rows = pa.Table.from_pylist(_episode_rows(recordings))
+    rows = pa.Table.from_pylist(_episode_rows(episodes))
     _write_parquet(home / "meta/episodes/chunk-000/file-000.parquet", [rows])
-    write_json(home / "meta/stats.json", _stats(recordings[0]))
-    told = {
+    write_json(home / "meta/stats.json", _stats(episodes[0]))
+    info = {
         "codebase_version": "v3.0",
         "robot_type": "so101_follower",
         "data_files_size_in_mb": 100,
@@ -274,37 +264,37 @@ def _write_v30(home: Path, recordings: list[Recording]) -> None:
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
     }
     motors = [f"{motor}.pos" for motor in MOTORS]
-    write_json(home / "meta/info.json", _info(recordings, V30_HZ, motors, told))
+    write_json(home / "meta/info.json", _info(episodes, V30_HZ, motors, info))
 
 
-def _grouped(recordings: list[Recording], size: int) -> dict[int, list[Recording]]:
-    """Which recordings go into which file."""
-    starts = range(0, len(recordings), size)
-    return {number: recordings[at : at + size] for number, at in enumerate(starts)}
+def _grouped(episodes: list[StoredEpisode], size: int) -> dict[int, list[StoredEpisode]]:
+    """Episodes by the number of their file, `size` a file."""
+    starts = range(0, len(episodes), size)
+    return {number: episodes[at : at + size] for number, at in enumerate(starts)}
 
 
-def _episode_rows(recordings: list[Recording]) -> list[dict[str, Any]]:
-    """The table of episodes. Times are added up step by step, with the error that this brings."""
+def _episode_rows(episodes: list[StoredEpisode]) -> list[dict[str, Any]]:
+    """Rows of the episode table; times are sums of steps, with their rounding errors."""
     ends = dict.fromkeys(CAMERAS, 0.0)
     rows = []
-    for one in recordings:
+    for episode in episodes:
         row: dict[str, Any] = {
-            "episode_index": one.number,
-            "tasks": sorted(set(one.tasks), reverse=True),  # in no order that means anything
-            "length": len(one),
+            "episode_index": episode.number,
+            "tasks": sorted(set(episode.tasks), reverse=True),  # not in the order of occurrence
+            "length": len(episode),
             "data/chunk_index": 0,
-            "data/file_index": one.number // DATA_FILE_EPISODES,
-            "dataset_from_index": one.first_row,
-            "dataset_to_index": one.first_row + len(one),
+            "data/file_index": episode.number // DATA_FILE_EPISODES,
+            "dataset_from_index": episode.first_row,
+            "dataset_to_index": episode.first_row + len(episode),
         }
         for camera, size in VIDEO_FILE_EPISODES.items():
-            start = 0.0 if one.number % size == 0 else ends[camera]
+            start = 0.0 if episode.number % size == 0 else ends[camera]
             ends[camera] = start
-            for _ in range(len(one)):
+            for _ in range(len(episode)):
                 ends[camera] += 1 / V30_HZ
             row |= {
                 f"videos/{camera}/chunk_index": 0,
-                f"videos/{camera}/file_index": one.number // size,
+                f"videos/{camera}/file_index": episode.number // size,
                 f"videos/{camera}/from_timestamp": start,
                 f"videos/{camera}/to_timestamp": ends[camera],
             }

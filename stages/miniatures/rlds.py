@@ -1,7 +1,7 @@
-"""Writes a miniature of a robot dataset that nobody knows, in RLDS: my_robot/1.0.0.
+"""A miniature RLDS dataset of an unknown robot, my_robot/1.0.0.
 
-It tells neither its rate nor what its numbers mean; the state is position and roll pitch yaw with
-the gripper's opening, the action the way to the next one, 1 open.
+It states neither its rate nor the meaning of its numbers. The state is position, roll pitch yaw and
+gripper, 1 open; the action is the step to the next state.
 """
 
 from pathlib import Path
@@ -10,87 +10,78 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.stages.miniatures.folder import Folder
+from handloom.stages.miniatures.folder import miniature_writer
 from handloom.stages.miniatures.robots.tfrecords import (
-    Leaf,
+    FeatureSpec,
     Shards,
     Tree,
-    example,
+    encode_example,
     features_json,
     flatten,
     step_flags,
-    write_set,
+    write_dataset,
 )
 from handloom.stages.miniatures.robots.views import jpeg, static_view, wrist_view
 from handloom.stages.miniatures.robots.world import (
     WorldEpisode,
-    changes,
-    episode,
-    resampled,
+    make_episode,
+    pose_deltas,
+    resample,
 )
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
-HZ = 10.0  # nowhere in the files
+HZ = 10.0  # not stated in the files
 SIZE = (128, 128)
 VAL_EVERY = 5
 
 STEPS: Tree = {
     "observation": {
-        "image": Leaf(shape=(*SIZE, 3), kind="image", encoding="jpeg"),
-        "wrist_image": Leaf(shape=(*SIZE, 3), kind="image", encoding="jpeg"),
-        "state": Leaf(shape=(7,)),
+        "image": FeatureSpec(shape=(*SIZE, 3), kind="image", encoding="jpeg"),
+        "wrist_image": FeatureSpec(shape=(*SIZE, 3), kind="image", encoding="jpeg"),
+        "state": FeatureSpec(shape=(7,)),
     },
-    "action": Leaf(shape=(7,)),
-    "discount": Leaf(kind="scalar"),
-    "reward": Leaf(kind="scalar"),
-    "is_first": Leaf("bool", kind="scalar"),
-    "is_last": Leaf("bool", kind="scalar"),
-    "is_terminal": Leaf("bool", kind="scalar"),
-    "language_instruction": Leaf(kind="text"),
+    "action": FeatureSpec(shape=(7,)),
+    "discount": FeatureSpec(kind="scalar"),
+    "reward": FeatureSpec(kind="scalar"),
+    "is_first": FeatureSpec("bool", kind="scalar"),
+    "is_last": FeatureSpec("bool", kind="scalar"),
+    "is_terminal": FeatureSpec("bool", kind="scalar"),
+    "language_instruction": FeatureSpec(kind="text"),
 }
-EPISODE: Tree = {"episode_metadata": {"file_path": Leaf(kind="text")}}
+EPISODE: Tree = {"episode_metadata": {"file_path": FeatureSpec(kind="text")}}
 
 
+@miniature_writer("RLDS", "my_robot", version=1)
 def write(out: Path, clips: int = 10, seed: int = 0) -> None:
-    """Write my_robot/1.0.0 with `clips` episodes, every fifth of them in `val`.
-
-    The same arguments give the same bytes. A finished folder is left alone. Raises UserError where
-    `out` holds a dataset of that name that is not this miniature.
-    """
-    marker = {"clips": clips, "seed": seed, "version": VERSION}
-    Folder(out, "RLDS", ("my_robot",), marker).fill(lambda: _write(out, clips, seed))
-
-
-def _write(out: Path, clips: int, seed: int) -> None:
+    """Write my_robot/1.0.0 with `clips` episodes, every fifth of them in `val`."""
     payloads: dict[str, list[bytes]] = {"train": [], "val": []}
     for index in range(clips):
-        world = resampled(episode(seed, index), HZ)
+        world = resample(make_episode(seed, index), HZ)
         rng = np.random.default_rng((seed, index, 1))
         payloads["val" if index % VAL_EVERY == VAL_EVERY - 1 else "train"].append(
-            example(flatten(features_of(world)), rng)
+            encode_example(flatten(episode_features(world)), rng)
         )
     half = (len(payloads["train"]) + 1) // 2
     parts = [p for p in (payloads["train"][:half], payloads["train"][half:]) if p]
     train = Shards("train", len(parts), dict(enumerate(parts)))
     splits = [train, Shards("val", 1, {0: payloads["val"]})]
     about = {"version": "1.0.0", "description": "A robot at a table."}
-    told = features_json(STEPS, EPISODE)
-    write_set(out / "my_robot/1.0.0", "my_robot", about, told, splits)
+    features = features_json(STEPS, EPISODE)
+    write_dataset(out / "my_robot/1.0.0", "my_robot", about, features, splits)
 
 
 def deltas(world: WorldEpisode) -> NDArray[np.float32]:
-    """What leads from each step to the next, [T, 7]: metres, rotation vector, gripper target.
+    """The step from each pose to the next, [T, 7]: metres, rotation vector, gripper target.
 
-    The last step leads nowhere: zeros, and the gripper as it was told.
+    The last step moves nothing and keeps its gripper target.
     """
-    found = np.zeros((len(world), 7), np.float32)
-    found[:-1, :6] = changes(world)
-    found[:, 6] = world.targets
-    return found
+    actions = np.zeros((len(world), 7), np.float32)
+    actions[:-1, :6] = pose_deltas(world)
+    actions[:, 6] = world.targets
+    return actions
 
 
-def features_of(world: WorldEpisode) -> dict[str, Any]:
-    """The features of an episode, every step's in one list."""
+def episode_features(world: WorldEpisode) -> dict[str, Any]:
+    """The features of an episode; values of all steps lie in one list."""
     count = len(world)
     steps = {
         "observation": {

@@ -1,8 +1,8 @@
-"""Writes a miniature RT-1: fractal20220817_data 0.1.0, a few of its 1024 shards.
+"""A miniature RT-1: fractal20220817_data 0.1.0, a few of its 1024 shards.
 
-The oddities are the original's: failures among the episodes, some without a verdict; an episode
-with two terminate steps at its start; steps that move the base alone; a duplicate in another
-shard; a shard whose download stopped; maps in random order.
+It has the oddities of the original: failed episodes, and some without a verdict; an episode with
+two terminate steps at its start; steps that move only the base; a duplicate in another shard; a
+shard whose download stopped; maps in random order.
 """
 
 from pathlib import Path
@@ -12,99 +12,90 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.stages.datasets.formats.rotations import from_rpy, rotvec_to_rpy_delta, to_rpy
-from handloom.stages.miniatures.folder import Folder
-from handloom.stages.miniatures.robots.files import embedding
+from handloom.stages.miniatures.folder import miniature_writer
+from handloom.stages.miniatures.robots.files import text_embedding
 from handloom.stages.miniatures.robots.tfrecords import (
-    Leaf,
+    FeatureSpec,
     Shards,
     Tree,
-    example,
+    encode_example,
     features_json,
     flatten,
     step_flags,
-    write_set,
+    write_dataset,
 )
 from handloom.stages.miniatures.robots.views import jpeg, static_view
 from handloom.stages.miniatures.robots.world import (
     WorldEpisode,
-    changes,
-    episode,
+    make_episode,
+    pose_deltas,
     quaternions,
-    resampled,
+    resample,
 )
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
 HZ = 3.0
 SIZE = (256, 320)
 NAME = "fractal20220817_data"
 SHARDS = 1024
-HELD = (0, 7, 412)  # the shards that were downloaded; the last of them in part
-TWICE_TERMINATED, BASE_MOVES, UNDESIRABLE = 3, 4, 7  # episodes
-NO_VERDICT = 1  # of every four episodes
+HELD = (0, 7, 412)  # shards that were downloaded, the last one in part
+TWICE_TERMINATED, BASE_MOVES, UNDESIRABLE = 3, 4, 7  # numbers of episodes
+NO_VERDICT = 1  # number within every four episodes
 
 ATTRIBUTES = {"collection_mode": (1, "teleop"), "data_type": (0, "real"), "env": (2, "table"),
               "location": (3, "kitchen"), "objects_family": (4, "toys")}  # fmt: skip
 
 STEPS: Tree = {
     "action": {
-        "base_displacement_vector": Leaf(shape=(2,)),
-        "base_displacement_vertical_rotation": Leaf(shape=(1,)),
-        "rotation_delta": Leaf(shape=(3,)),
-        "terminate_episode": Leaf("int32", (3,)),
-        "gripper_closedness_action": Leaf(shape=(1,)),
-        "world_vector": Leaf(shape=(3,)),
+        "base_displacement_vector": FeatureSpec(shape=(2,)),
+        "base_displacement_vertical_rotation": FeatureSpec(shape=(1,)),
+        "rotation_delta": FeatureSpec(shape=(3,)),
+        "terminate_episode": FeatureSpec("int32", (3,)),
+        "gripper_closedness_action": FeatureSpec(shape=(1,)),
+        "world_vector": FeatureSpec(shape=(3,)),
     },
-    "is_terminal": Leaf("bool"),
-    "reward": Leaf(),
+    "is_terminal": FeatureSpec("bool"),
+    "reward": FeatureSpec(),
     "observation": {
-        "base_pose_tool_reached": Leaf(shape=(7,)),
-        "workspace_bounds": Leaf(shape=(3, 3)),
-        "vector_to_go": Leaf(shape=(3,)),
-        "orientation_start": Leaf(shape=(4,)),
-        "robot_orientation_positions_box": Leaf(shape=(3, 3)),
-        "orientation_box": Leaf(shape=(2, 3)),
-        "image": Leaf(shape=(*SIZE, 3), kind="image", encoding="jpeg"),
-        "rotation_delta_to_go": Leaf(shape=(3,)),
-        "height_to_bottom": Leaf(shape=(1,)),
-        "gripper_closed": Leaf(shape=(1,)),
-        "gripper_closedness_commanded": Leaf(shape=(1,)),
-        "natural_language_embedding": Leaf(shape=(512,)),
-        "natural_language_instruction": Leaf("string"),
-        "src_rotation": Leaf(shape=(4,)),
+        "base_pose_tool_reached": FeatureSpec(shape=(7,)),
+        "workspace_bounds": FeatureSpec(shape=(3, 3)),
+        "vector_to_go": FeatureSpec(shape=(3,)),
+        "orientation_start": FeatureSpec(shape=(4,)),
+        "robot_orientation_positions_box": FeatureSpec(shape=(3, 3)),
+        "orientation_box": FeatureSpec(shape=(2, 3)),
+        "image": FeatureSpec(shape=(*SIZE, 3), kind="image", encoding="jpeg"),
+        "rotation_delta_to_go": FeatureSpec(shape=(3,)),
+        "height_to_bottom": FeatureSpec(shape=(1,)),
+        "gripper_closed": FeatureSpec(shape=(1,)),
+        "gripper_closedness_commanded": FeatureSpec(shape=(1,)),
+        "natural_language_embedding": FeatureSpec(shape=(512,)),
+        "natural_language_instruction": FeatureSpec("string"),
+        "src_rotation": FeatureSpec(shape=(4,)),
     },
-    "is_last": Leaf("bool"),
-    "is_first": Leaf("bool"),
+    "is_last": FeatureSpec("bool"),
+    "is_first": FeatureSpec("bool"),
 }
 EPISODE: Tree = {
     "attributes": {
-        **{name: Leaf("int64") for name in (*ATTRIBUTES, "task_family")},
-        **{f"{name}_name": Leaf("string") for name in (*ATTRIBUTES, "task_family")},
+        **{name: FeatureSpec("int64") for name in (*ATTRIBUTES, "task_family")},
+        **{f"{name}_name": FeatureSpec("string") for name in (*ATTRIBUTES, "task_family")},
     },
     "aspects": {
-        name: Leaf("bool")
+        name: FeatureSpec("bool")
         for name in ("undesirable", "already_success", "has_aspects", "success", "feasible")
     },
 }
 
 
+@miniature_writer("RT-1", NAME, version=1)
 def write(out: Path, clips: int = 12, seed: int = 0) -> None:
-    """Write a miniature RT-1 of `clips` episodes, the last of them cut off.
-
-    The same arguments give the same bytes. A finished folder is left alone. Raises UserError where
-    `out` holds a dataset of that name that is not this miniature.
-    """
-    marker = {"clips": clips, "seed": seed, "version": VERSION}
-    Folder(out, "RT-1", (NAME,), marker).fill(lambda: _write(out, clips, seed))
-
-
-def _write(out: Path, clips: int, seed: int) -> None:
-    content = [features_of(resampled(episode(seed, index), HZ)) for index in range(clips)]
+    """Write a miniature RT-1 of `clips` episodes, the last of them cut off."""
+    content = [episode_features(resample(make_episode(seed, index), HZ)) for index in range(clips)]
     chosen = np.array_split(np.arange(clips), len(HELD))
     listed = {shard: [int(i) for i in part] for shard, part in zip(HELD, chosen, strict=True)}
     listed[HELD[1]].append(0)  # a duplicate, in another order of keys
     payloads = {
         shard: [
-            example(flatten(content[i]), np.random.default_rng((seed, shard, at)))
+            encode_example(flatten(content[i]), np.random.default_rng((seed, shard, at)))
             for at, i in enumerate(indices)
         ]
         for shard, indices in listed.items()
@@ -112,42 +103,44 @@ def _write(out: Path, clips: int, seed: int) -> None:
     }
     split = Shards("train", SHARDS, payloads, truncated=(HELD[-1],))
     about = {"version": "0.1.0", "description": "Table-top manipulation, in miniature"}
-    write_set(out / NAME / "0.1.0", NAME, about, features_json(STEPS, EPISODE), [split])
+    write_dataset(out / NAME / "0.1.0", NAME, about, features_json(STEPS, EPISODE), [split])
 
 
 def gripper_commands(targets: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Relative commands [T, 1]: +1 closes, -1 opens, 0 holds; nothing was told before step 0."""
+    """Relative commands [T, 1] of targets: +1 close, -1 open, 0 hold; before step 0 it is open."""
     change = np.diff(targets, prepend=1.0)
     return -change[:, None].astype(np.float32)
 
 
-def features_of(world: WorldEpisode) -> dict[str, Any]:
-    """The features of an episode, every step's in one list."""
+def episode_features(world: WorldEpisode) -> dict[str, Any]:
+    """The features of an episode; values of all steps lie in one list."""
     order = list(range(len(world)))
     if world.index == TWICE_TERMINATED:
         order = [0, 0, *order]
     if world.index == BASE_MOVES:  # the arm waits while the base moves
         order = [*order[:4], 3, *order[4:]]
-    picked = np.asarray(order)
+    chosen_steps = np.asarray(order)
     steps = {
-        "action": _actions(world, picked),
-        "observation": _observations(world, picked),
-        # Pays at the end at best: no verdict on the episode.
-        "reward": ((np.arange(len(picked)) == len(picked) - 1) & world.success).astype(np.float32),
-        **step_flags(len(picked)),
+        "action": _actions(world, chosen_steps),
+        "observation": _observations(world, chosen_steps),
+        # Paid at the last step only: it is not a verdict on the episode.
+        "reward": ((np.arange(len(chosen_steps)) == len(chosen_steps) - 1) & world.success).astype(
+            np.float32
+        ),
+        **step_flags(len(chosen_steps)),
     }
     return {"steps": steps, "attributes": _attributes(world), "aspects": _aspects(world)}
 
 
-def _actions(world: WorldEpisode, picked: NDArray[np.int64]) -> dict[str, Any]:
-    """Commands: displacements in the base frame; a step is repeated where the arm is not moved."""
-    count = len(picked)
+def _actions(world: WorldEpisode, chosen_steps: NDArray[np.int64]) -> dict[str, Any]:
+    """Commands in the base frame; repeated steps do not move the arm."""
+    count = len(chosen_steps)
     moves = np.zeros((len(world), 7), np.float32)
-    made = changes(world)
-    moves[:-1, :3], moves[:-1, 3:6] = made[:, :3], rotvec_to_rpy_delta(made[:, 3:])
+    deltas = pose_deltas(world)
+    moves[:-1, :3], moves[:-1, 3:6] = deltas[:, :3], rotvec_to_rpy_delta(deltas[:, 3:])
     moves[:, 6:] = gripper_commands(world.targets)
-    moves = moves[picked]
-    repeated = np.append(np.diff(picked) == 0, False)
+    moves = moves[chosen_steps]
+    repeated = np.append(np.diff(chosen_steps) == 0, False)
     moves[repeated] = 0
     mode = np.full(count, 1)
     mode[repeated] = 0 if world.index == TWICE_TERMINATED else 2
@@ -164,10 +157,10 @@ def _actions(world: WorldEpisode, picked: NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
-def _observations(world: WorldEpisode, picked: NDArray[np.int64]) -> dict[str, Any]:
-    count, turns = len(picked), from_rpy(world.poses[:, 3:6])
+def _observations(world: WorldEpisode, chosen_steps: NDArray[np.int64]) -> dict[str, Any]:
+    count, turns = len(chosen_steps), from_rpy(world.poses[:, 3:6])
     quaternion = quaternions(world)
-    told = {
+    vectors = {
         "base_pose_tool_reached": np.hstack([world.poses[:, :3], quaternion]),
         "vector_to_go": world.poses[-1, :3] - world.poses[:, :3],
         "rotation_delta_to_go": to_rpy(turns[-1] * turns.inv()),
@@ -180,31 +173,31 @@ def _observations(world: WorldEpisode, picked: NDArray[np.int64]) -> dict[str, A
     pictures = [jpeg(picture) for picture in static_view(world, SIZE)]
     bounds = np.array([[0.25, -0.25, 0.0], [0.65, 0.25, 0.4], [0.0, 0.0, 0.0]])
     return {
-        **{name: values[picked].astype(np.float32) for name, values in told.items()},
+        **{name: values[chosen_steps].astype(np.float32) for name, values in vectors.items()},
         "workspace_bounds": np.tile(bounds, (count, 1, 1)).astype(np.float32),
         "robot_orientation_positions_box": np.zeros((count, 3, 3), np.float32),
         "orientation_box": np.zeros((count, 2, 3), np.float32),
-        "image": [pictures[i] for i in picked],
-        "natural_language_embedding": np.tile(embedding(world.instruction), (count, 1)),
+        "image": [pictures[i] for i in chosen_steps],
+        "natural_language_embedding": np.tile(text_embedding(world.instruction), (count, 1)),
         "natural_language_instruction": [world.instruction.encode()] * count,
     }
 
 
 def _attributes(world: WorldEpisode) -> dict[str, Any]:
     family = ("pick", "push", "put").index(world.task)
-    told = {**ATTRIBUTES, "task_family": (family, world.task)}
-    numbers = {name: np.array([number]) for name, (number, _) in told.items()}
-    return numbers | {f"{name}_name": [word.encode()] for name, (_, word) in told.items()}
+    attributes = {**ATTRIBUTES, "task_family": (family, world.task)}
+    numbers = {name: np.array([number]) for name, (number, _) in attributes.items()}
+    return numbers | {f"{name}_name": [word.encode()] for name, (_, word) in attributes.items()}
 
 
 def _aspects(world: WorldEpisode) -> dict[str, Any]:
-    """The verdict; where there is none, all of it is False."""
-    judged = world.index % 4 != NO_VERDICT
-    told = {
-        "has_aspects": judged,
-        "success": judged and world.success,
-        "undesirable": judged and world.index == UNDESIRABLE,
+    """The verdict; all False where there is none."""
+    has_verdict = world.index % 4 != NO_VERDICT
+    aspects = {
+        "has_aspects": has_verdict,
+        "success": has_verdict and world.success,
+        "undesirable": has_verdict and world.index == UNDESIRABLE,
         "already_success": False,
-        "feasible": judged,
+        "feasible": has_verdict,
     }
-    return {name: np.array([value]) for name, value in told.items()}
+    return {name: np.array([value]) for name, value in aspects.items()}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from handloom.stages.datasets.bridge import raw as bridge_raw
 from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode
-from handloom.stages.miniatures.robots.tfrecords import example, record
+from handloom.stages.miniatures.robots.tfrecords import encode_example, frame_record
 from tests.helpers.tensor_protos import proto
 
 OPTIONS = EpisodeOptions()
@@ -120,6 +120,8 @@ def write_records(path: Path, trajectories: list[dict[str, Any]]) -> None:
                 kind = np.uint8 if dtype == 4 else np.float32
                 values = np.array([step[key] for step in told[name]], kind)
                 features[f"{name}/{key}"] = proto(values, dtype)
-        content += record(example({key: [value] for key, value in features.items()}, rng))
+        content += frame_record(
+            encode_example({key: [value] for key, value in features.items()}, rng)
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from handloom.stages.miniatures import bridge, calvin, hdf5, lerobot, rlds, rt1
+from tests.helpers import bridge_layouts
 
 WRITERS: dict[str, Callable[..., None]] = {
     "rt1": rt1.write,
     "bridge": bridge.write,
-    "bridge_openx": bridge.write_openx,
-    "bridge_raw": bridge.write_raw,
-    "bridge_numpy": bridge.write_numpy,
+    "bridge_openx": bridge_layouts.write_openx,
+    "bridge_raw": bridge_layouts.write_raw,
+    "bridge_numpy": bridge_layouts.write_numpy,
     "rlds": rlds.write,
     "calvin": calvin.write,
     "hdf5": hdf5.write,

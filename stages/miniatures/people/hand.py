@@ -1,4 +1,4 @@
-"""A hand that opens and grips: capsules along its bones, lit as one surface."""
+"""A rendered hand that opens and grips: capsules along its bones, lit as one surface."""
 
 import math
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from handloom.stages.miniatures.people.raster import (
     Floats,
     Point,
     blend,
-    cut_out,
-    paint_shadow,
+    crop,
+    draw_shadow,
     shade,
 )
 
 HAND_PX = 88.0  # wrist to the tip of the middle finger
-# A right hand from behind, fingers up, in units of its length: the wrist is the origin. Per finger:
-# where it leaves the palm, its length, its lean to the right, its radius.
+# A right hand from behind, fingers up, in units of its length, the wrist at the origin. Per finger:
+# x and y of its base, its length, its lean to the right (rad), its radius.
 FINGERS = (
     (-0.175, -0.50, 0.44, -0.16, 0.066),
     (-0.055, -0.54, 0.48, -0.04, 0.069),
     (0.065, -0.52, 0.45, 0.08, 0.066),
     (0.175, -0.46, 0.36, 0.22, 0.057),
 )
-GRASP = (-0.10, -0.80)  # between the fingertips: the middle of what they hold
+GRASP = (-0.10, -0.80)  # between the fingertips: the middle of a held object
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Bone:
 
     @property
     def box(self) -> Box:
-        """What the bone may touch, with room for its soft edge."""
+        """Bounding box of the bone with its soft edge."""
         reach = max(self.ar, self.br) + 1.5
         (left, right), (top, bottom) = sorted((self.ax, self.bx)), sorted((self.ay, self.by))
         return left - reach, top - reach, right + reach, bottom + reach
@@ -52,7 +52,7 @@ class Bone:
 def _finger(
     x: float, y: float, length: float, lean: float, radius: float, grip: float
 ) -> list[Bone]:
-    """Two segments; a grip shortens what is seen of them and bends the tip towards the thumb."""
+    """Two segments of a finger; a grip foreshortens them and bends the tip towards the thumb."""
     first, second = 0.54 * length * (1 - 0.12 * grip), 0.46 * length * (1 - 0.35 * grip)
     bend = lean - 0.30 * grip - 0.35 * lean * grip
     kx, ky = x + first * math.sin(lean), y - first * math.cos(lean)
@@ -77,7 +77,7 @@ def hand_bones(grip: float) -> list[Bone]:
 
 
 def _relief(bones: list[Bone], across: Floats, down: Floats) -> tuple[Floats, Floats]:
-    """Height of the bones' common surface, and its signed distance (positive inside)."""
+    """Height map of the bones' common surface, and its signed distance, positive inside."""
     height = np.zeros((down.shape[0], across.shape[1]), np.float32)
     inside = np.full_like(height, -9.0)
     for b in bones:
@@ -96,8 +96,8 @@ def _relief(bones: list[Bone], across: Floats, down: Floats) -> tuple[Floats, Fl
     return height, inside
 
 
-def _placed(bones: list[Bone], size: float, angle: float, mirror: bool) -> list[Bone]:
-    """Bones turned, mirrored for a left hand, and scaled from hand lengths to pixels."""
+def _place_bones(bones: list[Bone], size: float, angle: float, mirror: bool) -> list[Bone]:
+    """Bones rotated, mirrored for a left hand, and scaled from hand lengths to pixels."""
     cos, sin, side = math.cos(angle) * size, math.sin(angle) * size, -1 if mirror else 1
 
     def at(x: float, y: float) -> Point:
@@ -109,12 +109,12 @@ def _placed(bones: list[Bone], size: float, angle: float, mirror: bool) -> list[
     ]
 
 
-def _paint_relief(canvas: Floats, x: float, y: float, bones: list[Bone], rgb: Color) -> None:
+def _draw_relief(canvas: Floats, x: float, y: float, bones: list[Bone], rgb: Color) -> None:
     boxes = np.array([b.box for b in bones])
-    cut = cut_out(canvas, x, y, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)))
-    if cut is None:
+    cropped = crop(canvas, x, y, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)))
+    if cropped is None:
         return
-    patch, across, down = cut
+    patch, across, down = cropped
     height, inside = _relief(bones, across, down)
     soft = height.copy()  # rounds the creases between bones
     for axis in (0, 1):
@@ -130,15 +130,15 @@ def _paint_relief(canvas: Floats, x: float, y: float, bones: list[Bone], rgb: Co
 def draw_hand(
     canvas: Floats, grasp: Point, grip: float, skin: Color, sleeve: Color, mirror: bool = False
 ) -> None:
-    """Paint a hand, with its forearm from the lower edge, whose grasp is at `grasp` (pixels)."""
+    """Draw a hand whose grasp is at `grasp` (pixels), with its forearm from the lower edge."""
     elbow_x = 0.45 * grasp[0] + (0.55 * WIDTH * (0.22 if mirror else 0.82))
     angle = math.atan2(grasp[0] - elbow_x, 330.0 - grasp[1])
     size = HAND_PX * (0.86 + 0.14 * (grasp[1] - 70) / 90)
-    bones = _placed(hand_bones(grip), size, angle, mirror)
-    (hook,) = _placed([Bone(*GRASP, *GRASP, 0, 0)], size, angle, mirror)
+    bones = _place_bones(hand_bones(grip), size, angle, mirror)
+    (hook,) = _place_bones([Bone(*GRASP, *GRASP, 0, 0)], size, angle, mirror)
     x, y = grasp[0] - hook.ax, grasp[1] - hook.ay
-    arm = _placed([Bone(0, -0.05, 0.03, 1.1, 0.155, 0.25)], size, 1.3 * angle, mirror)
-    cuff = _placed([Bone(0.03, 0.62, 0.05, 2.4, 0.25, 0.34)], size, 1.3 * angle, mirror)
-    paint_shadow(canvas, x + 8, y - 0.2 * size, 0.55 * size, 0.22)
-    _paint_relief(canvas, x, y, arm + bones, skin)
-    _paint_relief(canvas, x, y, cuff, sleeve)
+    arm = _place_bones([Bone(0, -0.05, 0.03, 1.1, 0.155, 0.25)], size, 1.3 * angle, mirror)
+    cuff = _place_bones([Bone(0.03, 0.62, 0.05, 2.4, 0.25, 0.34)], size, 1.3 * angle, mirror)
+    draw_shadow(canvas, x + 8, y - 0.2 * size, 0.55 * size, 0.22)
+    _draw_relief(canvas, x, y, arm + bones, skin)
+    _draw_relief(canvas, x, y, cuff, sleeve)

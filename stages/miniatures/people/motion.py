@@ -1,8 +1,8 @@
-"""What hands can do with objects, and where everything is at any time of a video.
+"""Motion of hands and objects: `state_at` gives the scene at any time of a video.
 
-What moves is a function of the action's words and the scene's state, so that a small model can
-learn to continue a video from its first frame and its narration. Lengths in pixels, x to the
-right, y down, times in seconds, angles in radians clockwise.
+Motion is a function of the action's words and the scene's state, so that a small model can learn to
+continue a video from its first frame and its narration. Lengths in pixels, x to the right, y down,
+times in seconds, angles in radians clockwise.
 """
 
 import math
@@ -19,7 +19,7 @@ REST = (206.0, 184.0)  # where the hand's grasp waits, pixels
 
 @dataclass(frozen=True)
 class Verb:
-    """What a hand can do: two annotators' words for it, and how the object then moves."""
+    """An action of a hand: two annotators' words for it, and how the object moves."""
 
     words: str  # "{}" is the object
     other_words: str
@@ -55,14 +55,14 @@ class Action:
 
     @property
     def end_s(self) -> float:
-        """When the hand is back at rest, or has come to a halt with what it holds."""
+        """Time at which the hand is back at rest, or holds the object still."""
         return self.start_s + self.seconds
 
 
 def state_at(
     things: Things, actions: tuple[Action, ...], at_s: float, seconds: float
 ) -> tuple[Things, Point | None, float]:
-    """Say where all is at a time: the things, the hand's grasp (None: no hand), its grip 0 to 1."""
+    """The scene at a time: objects, the hand's grasp (None without a hand), its grip 0 to 1."""
     if not actions:
         rolling = replace(things[0], column=-1.4 + 5.8 * ((at_s * 0.22) % 1.0))
         return (rolling, *things[1:]), None, 0.0
@@ -78,9 +78,9 @@ def state_at(
 
 
 def _act(things: Things, action: Action, share: float) -> tuple[Things, Point, float]:
-    """State after a share of an action: reach, close, carry, open, and back to rest."""
+    """Objects, grasp and grip after a share of an action: reach, close, carry, open, retreat."""
     verb, before = VERBS[action.verb], things[action.thing]
-    now = moved(before, verb, _progress(share, CARRY))
+    now = move(before, verb, _progress(share, CARRY))
     things = tuple(now if i == action.thing else t for i, t in enumerate(things))
     (x, y), held_before, held_after = now.base, before.lift > 0, verb.lift[1] > 0
     near = min(
@@ -95,9 +95,9 @@ def _act(things: Things, action: Action, share: float) -> tuple[Things, Point, f
     return things, (REST[0] + (x - REST[0]) * near, REST[1] + (y - REST[1]) * near), grip
 
 
-def moved(thing: Thing, verb: Verb, share: float) -> Thing:
-    """Return `thing` after a share from 0 to 1 of the movement that `verb` names."""
-    # Rounded, so that a finished hop leaves the thing on the table and not 1e-16 above it.
+def move(thing: Thing, verb: Verb, share: float) -> Thing:
+    """An object after a share, 0 to 1, of its motion in an action."""
+    # Rounded, so that a finished hop leaves the object on the table and not 1e-16 above it.
     arc = round(math.sin(math.pi * share), 6)
     swing = verb.swing / COLUMN_PX * round(math.sin(3 * math.pi * share), 6)
     return replace(
@@ -110,6 +110,6 @@ def moved(thing: Thing, verb: Verb, share: float) -> Thing:
 
 
 def _progress(share: float, span: Point) -> float:
-    """Share of `span` that is done: constant speed, eased in and out."""
+    """Progress within `span` at `share`, 0 to 1: constant speed, eased in and out."""
     u = min(1.0, max(0.0, (share - span[0]) / (span[1] - span[0])))
     return u - 0.1 / (2 * math.pi) * math.sin(2 * math.pi * u)

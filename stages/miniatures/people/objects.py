@@ -1,4 +1,4 @@
-"""The objects on the table: their places, kinds and colours, and how each kind is painted."""
+"""Objects on the table: their places, kinds and colours, and how each kind is drawn."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from handloom.stages.miniatures.people.raster import (
     Floats,
     Point,
     blend,
-    cut_out,
+    crop,
+    draw_shadow,
     ellipse,
-    paint_shadow,
     rounded_box,
     shade,
 )
@@ -33,7 +33,7 @@ COLORS: dict[str, Color] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """An object at rest: its place on the table, counted in columns and rows, or held above it."""
+    """An object: its place on the table in columns and rows, and its height above it."""
 
     kind: str  # one of KINDS
     color: str  # one of COLORS
@@ -44,12 +44,12 @@ class Thing:
 
     @property
     def base(self) -> Point:
-        """Where the object would stand on the table, in pixels."""
+        """Point of the table below the object, in pixels."""
         return LEFT_X + COLUMN_PX * self.column, NEAR_Y - ROW_PX * self.row
 
     @property
     def scale(self) -> float:
-        """Objects further away are smaller."""
+        """Scale of the object: those further away are smaller."""
         return 1.18 * (1.0 - 0.16 * self.row)
 
 
@@ -103,13 +103,13 @@ KINDS: dict[str, Callable[[Floats, Floats, Floats, Color], None]] = {
 
 
 def draw_thing(canvas: Floats, thing: Thing) -> None:
-    """Paint an object and its shadow onto `canvas` (H W 3, 0 to 255)."""
+    """Draw an object and its shadow on a canvas [H, W, 3], 0 to 255."""
     x, y = thing.base
-    paint_shadow(canvas, x + 3, y - 2, 24 * thing.scale, 0.42 - 0.005 * thing.lift)
-    cut = cut_out(canvas, x, y - thing.lift - 22 * thing.scale, (-58, -58, 58, 58))
-    if cut is None:
+    draw_shadow(canvas, x + 3, y - 2, 24 * thing.scale, 0.42 - 0.005 * thing.lift)
+    cropped = crop(canvas, x, y - thing.lift - 22 * thing.scale, (-58, -58, 58, 58))
+    if cropped is None:
         return
-    patch, across, down = cut
+    patch, across, down = cropped
     cos, sin = math.cos(thing.tilt) / thing.scale, math.sin(thing.tilt) / thing.scale
     u, v = across * cos + down * sin, down * cos - across * sin
     KINDS[thing.kind](patch, u, v - 22, COLORS[thing.color])

@@ -1,4 +1,4 @@
-"""Short scenes to order: hands that do given things one after the other, or nobody at all."""
+"""Takes: short scenes in which hands do given actions one after the other, or without hands."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,21 +20,15 @@ from handloom.stages.miniatures.people.objects import (
     draw_thing,
 )
 from handloom.stages.miniatures.people.raster import WIDTH, Frame
-from handloom.stages.miniatures.people.scene import (
-    SKINS,
-    SLEEVES,
-    TABLES,
-    WALLS,
-    Look,
-)
+from handloom.stages.miniatures.people.scene import SKINS, SLEEVES, TABLES, WALLS, Appearance
 
 Acts = Sequence[tuple[str, int]]
 Shape = Literal["full", "wide", "tall"]
 Happening = Literal["rolls", "falls", "hills", "turns"]
 
-TALL_PX = 180  # width of what 3:4 cuts out
-WIDE_Y = slice(36, 216)  # what 16:9 cuts out: the far row, and what is lifted in the near one
-FALL_PX, FALL_S = 80.0, 0.4  # how far a thing falls, and how long it takes
+TALL_PX = 180  # width of a 3:4 crop
+WIDE_Y = slice(36, 216)  # rows of a 16:9 crop: the far row, and objects lifted in the near one
+FALL_PX, FALL_S = 80.0, 0.4  # height and duration of a fall
 
 
 @dataclass(frozen=True)
@@ -42,12 +36,12 @@ class Take:
     """One scene without cuts.
 
     Attributes:
-        show: `hands` act, or nobody is there and something `rolls` or `falls`, or `hills` are seen
-            from where one stands, or by a camera that `turns` right.
-        shape: the rendered 4:3, or 16:9, or 3:4.
+        show: `hands` that act; or without hands an object that `rolls` or `falls`, `hills` from a
+            fixed camera, or hills from one that `turns` right.
+        shape: full 4:3 as rendered, wide 16:9 or tall 3:4.
     """
 
-    look: Look
+    appearance: Appearance
     things: Things
     actions: tuple[Action, ...]
     seconds: float
@@ -56,25 +50,25 @@ class Take:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a person would call the things."""
+        """Names of the objects in narrations."""
         return tuple(f"{thing.color} {thing.kind}" for thing in self.things)
 
 
-def frames(take: Take, fps: int) -> Iterator[Frame]:
+def render(take: Take, fps: int) -> Iterator[Frame]:
     """All frames of a take, uint8 [240, 320, 3], wide [180, 320, 3] or tall [240, 180, 3]."""
     if take.show == "falls":
-        drawn = _falling(take, fps)
+        rendered = _render_falling(take, fps)
     elif take.show in ("hills", "turns"):
-        drawn = scene.landscape(take.look, take.seconds, fps)
+        rendered = scene.render_landscape(take.appearance, take.seconds, fps)
     else:
-        drawn = scene.frames(take.look, take.things, take.actions, take.seconds, fps)
-    for index, frame in enumerate(drawn):
+        rendered = scene.render(take.appearance, take.things, take.actions, take.seconds, fps)
+    for index, frame in enumerate(rendered):
         share = index / (take.seconds * fps) if take.show == "turns" else 0.5
-        yield _shaped(frame, take.shape, share)
+        yield _crop_to_shape(frame, take.shape, share)
 
 
-def _shaped(frame: Frame, shape: Shape, share: float) -> Frame:
-    """Cut out 16:9, or 3:4 at the left end (share 0), in the middle or at the right end."""
+def _crop_to_shape(frame: Frame, shape: Shape, share: float) -> Frame:
+    """A frame cropped to 16:9, or to 3:4 from the left end (share 0) to the right end (1)."""
     if shape == "wide":
         return np.ascontiguousarray(frame[WIDE_Y])
     if shape == "tall":
@@ -83,9 +77,9 @@ def _shaped(frame: Frame, shape: Shape, share: float) -> Frame:
     return frame
 
 
-def _falling(take: Take, fps: int) -> Iterator[Frame]:
-    """An empty table onto which, half-way through, the first thing falls out of nowhere."""
-    empty = scene.background(take.look)
+def _render_falling(take: Take, fps: int) -> Iterator[Frame]:
+    """An empty table onto which the first object falls half-way through."""
+    empty = scene.background(take.appearance)
     for thing in take.things[1:]:
         draw_thing(empty, thing)
     for index in range(round(take.seconds * fps)):
@@ -96,20 +90,20 @@ def _falling(take: Take, fps: int) -> Iterator[Frame]:
         yield np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
 
 
-def nobody(
+def empty_take(
     rng: np.random.Generator,
     show: Happening,
     seconds: float,
     shape: Shape = "full",
 ) -> Take:
-    """A take without hands; a ball and a box are on the table, or hills far away."""
+    """A take without hands: a ball and a box on the table, or hills."""
     colors = rng.permutation(list(COLORS))
     first = Thing("ball", str(colors[0]), 1.5, 0.0)
     other = Thing("box", str(colors[1]), 3.0, 1.0)
-    return Take(_look(rng), (first, other), (), seconds, show, shape)
+    return Take(_random_appearance(rng), (first, other), (), seconds, show, shape)
 
 
-def hands(
+def hand_take(
     rng: np.random.Generator,
     acts: Acts,
     kinds: Sequence[str] = tuple(KINDS),
@@ -119,19 +113,19 @@ def hands(
     pause_s: float = 0.0,
     beside: int = 0,
 ) -> Take:
-    """A take in which hands do `acts`, (verb, number of the thing), one after the other.
+    """A take in which hands do `acts`, pairs of a verb and the number of an object, in order.
 
-    The things stand from left to right in the order of their numbers, where all acts have room;
-    their kinds are drawn from `kinds` without repetition. To the right of them stand `beside` more
-    that nobody touches. What is put down first is held from the first frame on.
+    The objects stand from left to right in the order of their numbers, where all acts have room;
+    their kinds are drawn from `kinds` without repetition. To their right stand `beside` more that
+    are not touched. An object whose first act is `put` is held from the first frame on.
     """
     count = max(at for _, at in acts) + 1 + beside
-    drawn = rng.permutation(list(kinds))[:count]
+    drawn_kinds = rng.permutation(list(kinds))[:count]
     colors = rng.permutation(list(COLORS))
     places = _places(rng, acts, count, shape)
     things = tuple(
         Thing(str(kind), str(color), *place, lift=_first_lift(acts, at))
-        for at, (kind, color, place) in enumerate(zip(drawn, colors, places, strict=False))
+        for at, (kind, color, place) in enumerate(zip(drawn_kinds, colors, places, strict=False))
     )
     lead_s = 0.0 if any(thing.lift for thing in things) else min(LEAD_S, action_s / 2)
     actions = tuple(
@@ -139,23 +133,23 @@ def hands(
         for index, (verb, at) in enumerate(acts)
     )
     seconds = round(actions[-1].end_s + min(TAIL_S, action_s / 2), 2)
-    look = _look(rng)
-    if shape == "tall":  # would be cut in half
-        look = replace(look, second_hand=False)
-    return Take(look, things, actions, seconds, shape=shape)
+    appearance = _random_appearance(rng)
+    if shape == "tall":  # a second hand would be cut in half
+        appearance = replace(appearance, second_hand=False)
+    return Take(appearance, things, actions, seconds, shape=shape)
 
 
-def _look(rng: np.random.Generator) -> Look:
+def _random_appearance(rng: np.random.Generator) -> Appearance:
     palettes = (TABLES, WALLS, SKINS, SLEEVES)
     table, wall, skin, sleeve = (int(rng.integers(len(colors))) for colors in palettes)
-    return Look(
+    return Appearance(
         TABLES[table], WALLS[wall], SKINS[skin], SLEEVES[sleeve],
         second_hand=bool(rng.integers(2)), seed=int(rng.integers(1 << 16)),
     )  # fmt: skip
 
 
 def _first_lift(acts: Acts, at: int) -> float:
-    """How far above the table a thing is before anything is done to it, in pixels."""
+    """Height of an object above the table before its first act, in pixels."""
     verbs = [verb for verb, thing in acts if thing == at]
     return VERBS[verbs[0]].lift[0] if verbs else 0.0
 
@@ -163,7 +157,7 @@ def _first_lift(acts: Acts, at: int) -> float:
 def _places(
     rng: np.random.Generator, acts: Acts, count: int, shape: Shape
 ) -> list[tuple[float, float]]:
-    """Column and row of each thing, so that none leaves the table or enters another's columns."""
+    """Column and row of each object, so that none leaves the table or shares a column."""
     paths = [[VERBS[verb] for verb, thing in acts if thing == at] for at in range(count)]
     across = [_extent(verb.columns for verb in path) for path in paths]
     away = [_extent(verb.rows for verb in path) for path in paths]
@@ -180,12 +174,12 @@ def _places(
 
 
 def _extent(steps: Iterator[int]) -> tuple[int, int]:
-    """Lowest and highest of the places that steps from 0 lead to."""
+    """Lowest and highest place that steps from 0 reach."""
     reached = list(accumulate(steps, initial=0))
     return min(reached), max(reached)
 
 
-def filmed(takes: Sequence[Take], fps: int) -> Iterator[Frame]:
-    """Takes of the same shape, one after the other, with cuts between them."""
+def render_sequence(takes: Sequence[Take], fps: int) -> Iterator[Frame]:
+    """Frames of takes of the same shape, one after the other, with cuts between them."""
     for take in takes:
-        yield from frames(take, fps)
+        yield from render(take, fps)

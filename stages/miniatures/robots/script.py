@@ -1,6 +1,6 @@
-"""What the arm of the miniatures' tabletop is told: a task becomes a list of moves.
+"""Scripts of the robot miniatures: `script` makes a list of moves that do a task.
 
-Six numbers say where the tool is: x y z (m) and roll pitch yaw (rad). Roll counts on beyond pi.
+A pose of the tool is x y z (m) and roll pitch yaw (rad); roll is not wrapped at pi.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ SAFE_Z = 0.19  # above everything that stands on the table
 
 @dataclass(frozen=True)
 class Move:
-    """A minimum-jerk move to a place, in so many seconds, with the gripper told `target`."""
+    """A minimum-jerk move to a pose, with a gripper target."""
 
     seconds: float
     to: Floats  # [6]
     target: float  # 1 open, 0 closed
-    closes_to: float = 0.0  # metres between the fingertips where something stops them
+    closes_to: float = 0.0  # metres between the fingertips when an object stops them
 
 
 def home() -> Floats:
-    """Where the arm waits: in the middle, high, looking down."""
+    """Pose in which the arm waits: in the middle, high, pointing down."""
     return np.array([0.33, 0.0, 0.24, np.pi, 0.0, 0.0])
 
 
@@ -41,15 +41,15 @@ def _at(xyz: Floats, tilt: Floats, yaw: float) -> Floats:
 def script(
     task: str, rng: np.random.Generator, thing: Floats, goal: Floats, size: Size, misses: bool
 ) -> list[Move]:
-    """Moves that carry out a task.
+    """Moves that do a task.
 
     Args:
         task: pick, push or put.
-        rng: decides on pace and tilts.
+        rng: for the pace and the tilts.
         thing: x y z yaw of the object's base.
-        goal: x y z where its base is to be.
+        goal: x y z of the base when the task is done.
         size: radius and height of the object (m).
-        misses: the gripper closes beside the object, or passes above it.
+        misses: whether the gripper closes beside the object, or passes above it.
     """
     pace = float(rng.uniform(0.75, 0.95))
     tilts = rng.uniform(-0.12, 0.12, (4, 2))
@@ -80,7 +80,7 @@ def _grasp(thing: Floats, size: Size, tilts: Floats, misses: bool) -> list[Move]
 
 
 def _place(goal: Floats, size: Size, tilts: Floats) -> list[Move]:
-    """Above the goal, down, open, up: what is held keeps its height above the fingertips."""
+    """Above the goal, down, open, up."""
     yaw = 0.3 * tilts[3, 0]
     above = _at(_above(goal[:3], SAFE_Z), tilts[2], yaw)
     down = _at(_above(goal[:3], 0.6 * size[1]), 0 * tilts[0], yaw)

@@ -1,4 +1,4 @@
-"""Writes TFRecords of tf.train.Examples in the layout of tensorflow_datasets, without TensorFlow.
+"""TFRecords of tf.train.Examples as TensorFlow Datasets writes them, without TensorFlow.
 
 A record is length (uint64), masked CRC-32C of the length, payload, masked CRC-32C of the payload,
 all little endian. The features of an episode's steps lie one after the other in one list per key.
@@ -17,13 +17,13 @@ from handloom.stages.datasets.formats.tfrecord import masked_crc
 from handloom.stages.miniatures.folder import write_bytes, write_json
 
 Values = list[bytes] | NDArray[Any]
-Tree = dict[str, Union["Leaf", "Tree"]]
+Tree = dict[str, Union["FeatureSpec", "Tree"]]
 
 CLASS = "tensorflow_datasets.core.features."
 
 
 @dataclass(frozen=True)
-class Leaf:
+class FeatureSpec:
     """A feature: `kind` is tensor, scalar, text or image; `encoding` is an image's, or empty."""
 
     dtype: str = "float32"
@@ -32,7 +32,7 @@ class Leaf:
     encoding: str = ""
 
     def json(self) -> dict[str, Any]:
-        """As features.json tells it."""
+        """The feature's node in features.json."""
         dimensions = {"dimensions": [str(n) for n in self.shape]} if self.shape else {}
         if self.kind == "text":
             return {"pythonClassName": CLASS + "text_feature.Text", "text": {}}
@@ -50,30 +50,32 @@ def features_json(steps: Tree, episode: Tree) -> dict[str, Any]:
     """Content of features.json for episodes of steps."""
     sequence = {"feature": _dictionary(steps), "length": "-1"}
     dataset = {"pythonClassName": CLASS + "dataset_feature.Dataset", "sequence": sequence}
-    found = _dictionary(episode)
-    found["featuresDict"]["features"] = {"steps": dataset, **found["featuresDict"]["features"]}
-    return found
+    root = _dictionary(episode)
+    root["featuresDict"]["features"] = {"steps": dataset, **root["featuresDict"]["features"]}
+    return root
 
 
 def _dictionary(tree: Tree) -> dict[str, Any]:
-    features = {k: v.json() if isinstance(v, Leaf) else _dictionary(v) for k, v in tree.items()}
+    features = {
+        k: v.json() if isinstance(v, FeatureSpec) else _dictionary(v) for k, v in tree.items()
+    }
     name = CLASS + "features_dict.FeaturesDict"
     return {"pythonClassName": name, "featuresDict": {"features": features}}
 
 
-def record(payload: bytes) -> bytes:
-    """A payload in its frame."""
+def frame_record(payload: bytes) -> bytes:
+    """A payload framed by lengths and checksums."""
     length = struct.pack("<Q", len(payload))
     crcs = struct.pack("<I", masked_crc(length)), struct.pack("<I", masked_crc(payload))
     return length + crcs[0] + payload + crcs[1]
 
 
-def example(features: Mapping[str, Values], rng: np.random.Generator) -> bytes:
-    """A tf.train.Example; its map is in random order, as TensorFlow writes it.
+def encode_example(features: Mapping[str, Values], rng: np.random.Generator) -> bytes:
+    """A serialised tf.train.Example, its map in random order, as TensorFlow writes it.
 
     Args:
         features: bytes, floats (stored as float32) or integers and bools (as int64) by key.
-        rng: decides on the order.
+        rng: for the order.
     """
     keys = list(features)
     entries = b"".join(_entry(keys[i], features[keys[i]]) for i in rng.permutation(len(keys)))
@@ -97,23 +99,23 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    found.append(number)
-    return bytes(found)
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Values]:
     """Nested features as one map, the names joined by slashes."""
-    found: dict[str, Values] = {}
+    flat: dict[str, Values] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            found |= flatten(value, f"{prefix}{name}/")
+            flat |= flatten(value, f"{prefix}{name}/")
         else:
-            found[prefix + name] = value
-    return found
+            flat[prefix + name] = value
+    return flat
 
 
 def step_flags(count: int) -> dict[str, Values]:
@@ -124,7 +126,7 @@ def step_flags(count: int) -> dict[str, Values]:
 
 @dataclass(frozen=True)
 class Shards:
-    """A split: payloads by shard number, of `count` shards; the others were never downloaded."""
+    """A split: payloads by shard number; the others of `count` shards were not downloaded."""
 
     name: str
     count: int
@@ -132,7 +134,7 @@ class Shards:
     truncated: tuple[int, ...] = ()  # shards whose last record is cut off
 
 
-def write_set(
+def write_dataset(
     folder: Path, name: str, about: Mapping[str, Any], features: Mapping[str, Any],
     splits: Iterable[Shards],
 ) -> None:  # fmt: skip
@@ -145,26 +147,26 @@ def write_set(
         features: content of features.json.
         splits: the shards of each; one without a record is left out.
     """
-    told = []
+    split_infos = []
     for split in (split for split in splits if any(split.payloads.values())):
         for number, payloads in split.payloads.items():
-            content = b"".join(record(payload) for payload in payloads)
+            content = b"".join(frame_record(payload) for payload in payloads)
             if number in split.truncated:
                 content = content[: len(content) - len(payloads[-1]) // 3]
             file = f"{name}-{split.name}.tfrecord-{number:05d}-of-{split.count:05d}"
             write_bytes(folder / file, content)
-        told.append(_split_info(split))
+        split_infos.append(_split_info(split))
     write_json(folder / "features.json", features)
     info: dict[str, Any] = {
         "fileFormat": "tfrecord",
         "moduleName": f"{name}.{name}_dataset_builder",
     }
     info |= {"name": name, "releaseNotes": {about["version"]: "Initial release."}}
-    write_json(folder / "dataset_info.json", {**about, **info, "splits": told})
+    write_json(folder / "dataset_info.json", {**about, **info, "splits": split_infos})
 
 
 def _split_info(split: Shards) -> dict[str, Any]:
-    """What dataset_info.json says of a split, absent shards included."""
+    """The entry of a split in dataset_info.json, which lists absent shards as well."""
     lengths = [len(split.payloads.get(i, range(60 + i * 37 % 40))) for i in range(split.count)]
     sizes = [len(p) for payloads in split.payloads.values() for p in payloads]
     absent = sum(n for i, n in enumerate(lengths) if i not in split.payloads)

@@ -1,7 +1,7 @@
-"""Renders the miniatures' tabletop through two cameras: `static` beside the robot, `wrist` on it.
+"""Rendered views of the robot miniatures: `static_view` from beside the robot, `wrist_view` on it.
 
-A pinhole camera looks at boxes and cylinders; far ones are painted first. Lengths in metres in the
-robot's base frame (x forward, y left, z up), light from the upper left of the static picture.
+A pinhole camera projects boxes and cylinders, which are drawn from far to near. Lengths in metres
+in the robot's base frame (x forward, y left, z up), light from the upper left of the static view.
 """
 
 import io
@@ -15,14 +15,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from handloom.stages.datasets.formats.rotations import from_rpy
 from handloom.stages.miniatures.people.objects import COLORS
-from handloom.stages.miniatures.people.raster import (
-    Color,
-    Floats,
-    Frame,
-    blend,
-    cut_out,
-    shade,
-)
+from handloom.stages.miniatures.people.raster import Color, Floats, Frame, blend, crop, shade
 from handloom.stages.miniatures.robots.world import OPENING_M, Prop, WorldEpisode
 
 TABLE: Color = (184, 142, 98)
@@ -31,47 +24,51 @@ METAL: Color = (206, 210, 214)
 DARK: Color = (62, 66, 74)
 LIGHT = np.array([-0.35, 0.45, 0.82])
 RIM = np.stack([np.cos(np.arange(20) * np.pi / 10), np.sin(np.arange(20) * np.pi / 10)], axis=1)
-NEAR_M = 0.015  # nothing closer to a camera is painted
-SHOULDER = np.array([0.06, -0.46, 0.52])  # where the arm comes from
+NEAR_M = 0.015  # nothing closer to a camera is drawn
+SHOULDER = np.array([0.06, -0.46, 0.52])  # at which the arm is fixed
 
 
 @dataclass(frozen=True)
-class Camera:
-    """A pinhole camera: where it stands, its axes (right, down, forward) and its picture's size."""
+class PinholeCamera:
+    """A pinhole camera: its position, its axes (right, down, forward) and the size of its image."""
 
     eye: Floats  # [3]
     axes: Floats  # [3, 3], rows
-    focal: float  # share of the picture's height
+    focal: float  # focal length, relative to the height of the image
     height: int
     width: int
 
     def project(self, points: Floats) -> tuple[Floats, Floats]:
         """Pixels [N, 2] (x to the right, y down) and depths [N] of points [N, 3]."""
-        seen = (np.asarray(points) - self.eye) @ self.axes.T
-        depth = np.maximum(seen[:, 2], 1e-6)
+        camera_points = (np.asarray(points) - self.eye) @ self.axes.T
+        depth = np.maximum(camera_points[:, 2], 1e-6)
         middle = np.array([self.width / 2, self.height / 2])
-        return seen[:, :2] / depth[:, None] * (self.focal * self.height) + middle, seen[:, 2]
+        return camera_points[:, :2] / depth[:, None] * (
+            self.focal * self.height
+        ) + middle, camera_points[:, 2]
 
 
-def _look(eye: Floats, target: Floats, up: Floats, focal: float, size: tuple[int, int]) -> Camera:
+def _look_at(
+    eye: Floats, target: Floats, up: Floats, focal: float, size: tuple[int, int]
+) -> PinholeCamera:
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, up)
     right /= np.linalg.norm(right)
-    return Camera(eye, np.stack([right, np.cross(forward, right), forward]), focal, *size)
+    return PinholeCamera(eye, np.stack([right, np.cross(forward, right), forward]), focal, *size)
 
 
-def static_camera(size: tuple[int, int], side: float = 0.0) -> Camera:
-    """Over the robot's left shoulder; `side` moves it to the left (m). `size` is height, width."""
+def static_camera(size: tuple[int, int], side: float = 0.0) -> PinholeCamera:
+    """A camera over the robot's left shoulder, moved to the left by `side` (m)."""
     eye = np.array([-0.18, 0.22 + side, 0.66])
-    return _look(eye, np.array([0.45, -0.01, 0.04]), np.array([0, 0, 1.0]), 1.42, size)
+    return _look_at(eye, np.array([0.45, -0.01, 0.04]), np.array([0, 0, 1.0]), 1.42, size)
 
 
-def wrist_camera(pose: Floats, size: tuple[int, int]) -> Camera:
-    """Behind the fingers, looking past their tips; it moves and turns with the gripper."""
+def wrist_camera(pose: Floats, size: tuple[int, int]) -> PinholeCamera:
+    """A camera behind the fingers that looks past their tips, fixed to the gripper."""
     tool = from_rpy(pose[None, 3:6]).as_matrix()[0]
     eye = pose[:3] + tool @ np.array([-0.075, 0.0, -0.125])
     target = pose[:3] + tool @ np.array([0.012, 0.0, 0.02])
-    return _look(eye, target, tool[:, 0], 0.72, size)
+    return _look_at(eye, target, tool[:, 0], 0.72, size)
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def _cylinder(base: Floats, radius: float, bottom: float, top: float, color: Col
 
 
 def _prop_solids(prop: Prop, place: Floats) -> list[Solid]:
-    """An object as solids, to be painted one after the other."""
+    """An object as solids, in the order in which they are drawn."""
     color = COLORS[prop.color]
     base, radius, high = place[:3], prop.radius, prop.height
     if prop.kind == "block":
@@ -129,7 +126,7 @@ def _lid(base: Floats, share: float, prop: Prop, color: Color) -> Solid:
 
 
 def _gripper_solids(pose: Floats, with_palm: bool) -> list[Solid]:
-    """Two fingers, and what holds them: palm, wrist and the link that reaches in."""
+    """Two fingers, and with the palm also the wrist and the link of the arm."""
     tool = from_rpy(pose[None, 3:6]).as_matrix()[0]
     apart = pose[6] * OPENING_M / 2 + 0.006
     solids = []
@@ -159,10 +156,10 @@ def _link(start: Floats, end: Floats) -> Solid:
 
 
 def _outline(pixels: Floats) -> Floats:
-    """Edges of a convex polygon of ordered corners: normal a b and offset c, [edges, 3]."""
+    """Edges of a convex polygon of ordered corners, [edges, 3]: normal a, b and offset c."""
     along = np.concatenate((pixels[1:], pixels[:1])) - pixels
     area = float(np.sum(pixels[:, 0] * along[:, 1] - pixels[:, 1] * along[:, 0]))
-    if abs(area) < 0.5:  # seen from the edge
+    if abs(area) < 0.5:  # edge-on
         return np.zeros((0, 3))
     normals = np.column_stack([along[:, 1], -along[:, 0]]) * np.sign(area)
     normals /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-9
@@ -173,21 +170,21 @@ def _hull(pixels: Floats) -> Floats:
     """Edges of the convex hull of points, as `_outline` gives them."""
     try:
         return np.asarray(ConvexHull(pixels).equations)
-    except QhullError:  # seen from the edge
+    except QhullError:  # edge-on
         return np.zeros((0, 3))
 
 
-def _polygon(
+def _draw_polygon(
     canvas: Floats, pixels: Floats, edges: Floats, light: float | tuple[float, float], color: Color
 ) -> None:
-    """Paint what lies inside all edges; light is even, or that of a cylinder: brightest, fall."""
+    """Fill the inside of all edges; light is one value, or a cylinder's maximum and falloff."""
     low, high = pixels.min(axis=0) - 1, pixels.max(axis=0) + 1
     if not len(edges) or (high - low > 8 * max(canvas.shape)).any():
         return
-    cut = cut_out(canvas, 0, 0, (low[0], low[1], high[0], high[1]))
-    if cut is None:
+    cropped = crop(canvas, 0, 0, (low[0], low[1], high[0], high[1]))
+    if cropped is None:
         return
-    patch, across, down = cut
+    patch, across, down = cropped
     far = np.full(patch.shape[:2], -np.inf, np.float32)
     for a, b, c in edges.astype(np.float32):
         np.maximum(far, a * across + (b * down + c), out=far)
@@ -199,23 +196,23 @@ def _polygon(
     blend(patch, 0.75 - far, shaded)
 
 
-def _paint(canvas: Floats, camera: Camera, solid: Solid) -> None:
+def _draw_solid(canvas: Floats, camera: PinholeCamera, solid: Solid) -> None:
     if solid.round_side is not None:
         points, color = solid.round_side
         pixels, depth = camera.project(points)
         if depth.min() > NEAR_M:
-            _polygon(canvas, pixels, _hull(pixels), (1.02, 0.95), color)
+            _draw_polygon(canvas, pixels, _hull(pixels), (1.02, 0.95), color)
     for corners, normal, color in solid.faces:
         if normal @ (camera.eye - corners[0]) <= 0:
             continue
         pixels, depth = camera.project(corners)
         if depth.min() > NEAR_M:
             light = 0.72 + 0.34 * float(normal @ LIGHT)
-            _polygon(canvas, pixels, _outline(pixels), light, color)
+            _draw_polygon(canvas, pixels, _outline(pixels), light, color)
 
 
-def _ground(camera: Camera) -> tuple[Floats, Floats, Floats]:
-    """The empty table [H, W, 3], and which point of the plane z = 0 each pixel shows, x and y."""
+def _render_ground(camera: PinholeCamera) -> tuple[Floats, Floats, Floats]:
+    """The empty table [H, W, 3], and x and y of the point of the plane z = 0 in each pixel."""
     high, wide = camera.height, camera.width
     down, across = np.mgrid[0:high, 0:wide].astype(np.float32) + np.float32(0.5)
     u, v = ((across - wide / 2), (down - high / 2))
@@ -235,64 +232,59 @@ def _ground(camera: Camera) -> tuple[Floats, Floats, Floats]:
 @lru_cache(maxsize=8)
 def _static_ground(
     size: tuple[int, int], side: float
-) -> tuple[Camera, tuple[Floats, Floats, Floats]]:
+) -> tuple[PinholeCamera, tuple[Floats, Floats, Floats]]:
     camera = static_camera(size, side)
-    return camera, _ground(camera)
+    return camera, _render_ground(camera)
 
 
-def _shadow(canvas: Floats, x: Floats, y: Floats, at: Floats, radius: float, dark: float) -> None:
-    """Darken the plane around a point; shadows fall away from the light."""
+def _draw_shadow(
+    canvas: Floats, x: Floats, y: Floats, at: Floats, radius: float, dark: float
+) -> None:
+    """Darken the plane around a point, shifted away from the light."""
     from_x, from_y = x - float(at[0] + 0.01), y - float(at[1] - 0.012)
     far = (from_x * from_x + from_y * from_y) / float(radius * radius)
     canvas *= (1 - float(dark) * np.clip(1.6 - far, 0, 1))[..., None]
 
 
-def _draw(
-    camera: Camera, ground: tuple[Floats, Floats, Floats], world: WorldEpisode, step: int,
+def _render(
+    camera: PinholeCamera, ground: tuple[Floats, Floats, Floats], world: WorldEpisode, step: int,
     wrist: bool,
 ) -> Frame:  # fmt: skip
     canvas, x, y = ground[0].copy(), ground[1], ground[2]
     pose, places = world.poses[step], world.places[step]
     under = pose[:2] + pose[2] * np.array([0.2, -0.25])
-    _shadow(canvas, x, y, under, 0.045 + 0.1 * pose[2], 0.2)
+    _draw_shadow(canvas, x, y, under, 0.045 + 0.1 * pose[2], 0.2)
     for prop, place in zip(world.props, places, strict=True):
         under = place[:2] + place[2] * np.array([0.2, -0.25])
-        _shadow(canvas, x, y, under, 1.12 * prop.radius + 0.1 * place[2], 0.4)
+        _draw_shadow(canvas, x, y, under, 1.12 * prop.radius + 0.1 * place[2], 0.4)
     solids = [(p, _prop_solids(p, q)) for p, q in zip(world.props, places, strict=True)]
     groups = [s for _, s in solids] + [[part] for part in _gripper_solids(pose, not wrist)]
-    # A plate is flat: whatever stands on it hides it.
+    # A plate is flat: it is drawn before whatever stands on it.
     flat = [s for p, s in solids if p.kind == "plate"]
     groups.sort(key=lambda g: -float(np.linalg.norm(g[0].middle - camera.eye)))
     for group in flat + [g for g in groups if not any(g is f for f in flat)]:
         for solid in group:
-            _paint(canvas, camera, solid)
+            _draw_solid(canvas, camera, solid)
     canvas += 0.5
     return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
 
 
 def static_view(world: WorldEpisode, size: tuple[int, int], side: float = 0.0) -> Iterator[Frame]:
-    """What the static camera sees at each step; RGB uint8 [H, W, 3], `size` is height, width."""
+    """Images of the static camera, one a step: RGB uint8 [H, W, 3]; `size` is height, width."""
     camera, ground = _static_ground(size, side)
     for step in range(len(world)):
-        yield _draw(camera, ground, world, step, wrist=False)
+        yield _render(camera, ground, world, step, wrist=False)
 
 
 def wrist_view(world: WorldEpisode, size: tuple[int, int]) -> Iterator[Frame]:
-    """What the camera on the wrist sees at each step; RGB uint8 [H, W, 3]."""
+    """Images of the wrist camera, one a step: RGB uint8 [H, W, 3]; `size` is height, width."""
     for step in range(len(world)):
         camera = wrist_camera(world.poses[step], size)
-        yield _draw(camera, _ground(camera), world, step, wrist=True)
+        yield _render(camera, _render_ground(camera), world, step, wrist=True)
 
 
 def jpeg(picture: Frame, quality: int = 85) -> bytes:
-    """A picture as a JPEG file."""
+    """An image as a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
-def png(picture: Frame) -> bytes:
-    """A picture as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -15,11 +15,11 @@ from handloom.stages.datasets.formats import tfds_features as features
 from handloom.stages.datasets.source import EpisodeOptions, SourceEpisode
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.miniatures.robots.tfrecords import (
-    Leaf,
-    example,
+    FeatureSpec,
+    encode_example,
     features_json,
     flatten,
-    record,
+    frame_record,
     step_flags,
 )
 from handloom.stages.miniatures.robots.views import jpeg
@@ -28,17 +28,17 @@ T = 4
 OPTIONS = EpisodeOptions(hz=10.0)
 STEPS: dict[str, Any] = {
     "observation": {
-        "image": Leaf(shape=(8, 8, 3), kind="image", encoding="jpeg"),
-        "hand_image": Leaf(shape=(8, 8, 3), kind="image", encoding="jpeg"),
-        "depth": Leaf(shape=(8, 8, 1), kind="image", encoding="png"),
-        "state": Leaf("float64", (2,)),
+        "image": FeatureSpec(shape=(8, 8, 3), kind="image", encoding="jpeg"),
+        "hand_image": FeatureSpec(shape=(8, 8, 3), kind="image", encoding="jpeg"),
+        "depth": FeatureSpec(shape=(8, 8, 1), kind="image", encoding="png"),
+        "state": FeatureSpec("float64", (2,)),
     },
-    "action": {"turn": Leaf(shape=(2,)), "grip": Leaf("bool")},
-    "is_first": Leaf("bool"),
-    "is_last": Leaf("bool"),
-    "is_terminal": Leaf("bool"),
+    "action": {"turn": FeatureSpec(shape=(2,)), "grip": FeatureSpec("bool")},
+    "is_first": FeatureSpec("bool"),
+    "is_last": FeatureSpec("bool"),
+    "is_terminal": FeatureSpec("bool"),
 }
-EPISODE: dict[str, Any] = {"language_instruction": Leaf(kind="text")}
+EPISODE: dict[str, Any] = {"language_instruction": FeatureSpec(kind="text")}
 
 
 def step_values(number: int = 0, steps: int = T) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def step_values(number: int = 0, steps: int = T) -> dict[str, Any]:
 
 def payload(number: int = 0, seed: int = 0, /, **changed: Any) -> bytes:
     values = flatten({"steps": step_values(number), "language_instruction": [b"open it"]})
-    return example(values | changed, np.random.default_rng(seed))
+    return encode_example(values | changed, np.random.default_rng(seed))
 
 
 def lay_out(
@@ -70,7 +70,7 @@ def lay_out(
     told = features_json(STEPS if steps is None else steps, EPISODE if episode is None else episode)
     (folder / "features.json").write_text(json.dumps(told))
     for name, payloads in shards.items():
-        (folder / name).write_bytes(b"".join(map(record, payloads)))
+        (folder / name).write_bytes(b"".join(map(frame_record, payloads)))
     return folder
 
 
@@ -120,7 +120,7 @@ def test_of_two_datasets_one_is_to_be_named(tmp_path: Path) -> None:
 def test_folders_without_a_dataset_are_told_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there are no TFRecords\. Open X"):
         listing(tmp_path)
-    (tmp_path / "a.tfrecord").write_bytes(record(payload()))
+    (tmp_path / "a.tfrecord").write_bytes(frame_record(payload()))
     with pytest.raises(UserError, match=r"a\.tfrecord lies there without a features\.json"):
         listing(tmp_path)
     (tmp_path / "features.json").write_text("{")
@@ -247,7 +247,7 @@ def test_sets_without_language_or_state_are_read(tmp_path: Path) -> None:
 def test_texts_of_an_episode_are_told_apart(tmp_path: Path) -> None:
     names = ("language_instruction", "language_instruction_2", "language_instruction_3")
     told = {name: [text] for name, text in zip(names, (b" ", b"open", b"pull"), strict=True)}
-    steps: dict[str, Any] = STEPS | {name: Leaf("string") for name in names}
+    steps: dict[str, Any] = STEPS | {name: FeatureSpec("string") for name in names}
     values: dict[str, Any] = {f"steps/{name}": text * T for name, text in told.items()}
     lay_out(tmp_path, {"a.tfrecord": [payload(**values)]}, steps, {})
     assert (only(tmp_path).text, only(tmp_path).other_texts) == ("open", ("pull",))
@@ -275,7 +275,7 @@ def test_records_that_do_not_fit_are_refused(
 def test_a_key_that_features_json_promises_may_be_absent(tmp_path: Path) -> None:
     values = flatten({"steps": step_values()})
     del values["steps/action/turn"]
-    lay_out(tmp_path, {"a.tfrecord": [example(values, np.random.default_rng(0))]})
+    lay_out(tmp_path, {"a.tfrecord": [encode_example(values, np.random.default_rng(0))]})
     with pytest.raises(MediaError, match="steps/action/turn is not in the record"):
         only(tmp_path)
 
@@ -330,7 +330,7 @@ def test_a_deflated_tensor_is_not_unpacked_beyond_its_size(tmp_path: Path) -> No
         )
         with pytest.raises(MediaError, match=said):
             record_read.array(key)
-    (tmp_path / "a.tfrecord").write_bytes(record(payload()))
+    (tmp_path / "a.tfrecord").write_bytes(frame_record(payload()))
     with pytest.raises(UserError, match="ragged tensor"):
         listing(tmp_path, EpisodeOptions(hz=1.0, state_key="observation/x"))
 

@@ -15,10 +15,10 @@ from handloom.stages.datasets import rt1
 from handloom.stages.datasets.formats import rotations
 from handloom.stages.datasets.source import EpisodeOptions
 from handloom.stages.miniatures.robots.tfrecords import (
-    example,
+    encode_example,
     features_json,
     flatten,
-    record,
+    frame_record,
     step_flags,
 )
 from handloom.stages.miniatures.robots.views import jpeg
@@ -55,7 +55,7 @@ def lay_out(root: Path, *episodes: dict[str, Any]) -> Path:
     # The published metadata say array_record, the bucket's files are tfrecord all the same.
     (home / "dataset_info.json").write_text('{"fileFormat": "array_record", "version": "0.1.0"}')
     rng = np.random.default_rng(0)
-    (home / SHARD).write_bytes(b"".join(record(example(e, rng)) for e in episodes))
+    (home / SHARD).write_bytes(b"".join(frame_record(encode_example(e, rng)) for e in episodes))
     return root
 
 

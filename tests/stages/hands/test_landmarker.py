@@ -26,7 +26,7 @@ OPTIONS = LookOptions()
 def picture(*grasps: tuple[float, float]) -> Frame:
     """A table, 240 x 320, with a hand at each place."""
     skin, sleeve = scene.SKINS[0], scene.SLEEVES[0]
-    look = scene.Look(scene.TABLES[0], scene.WALLS[0], skin, sleeve, False, 1)
+    look = scene.Appearance(scene.TABLES[0], scene.WALLS[0], skin, sleeve, False, 1)
     canvas = scene.background(look)
     for grasp in grasps:
         draw_hand(canvas, grasp, 0.2, skin, sleeve)

@@ -15,8 +15,8 @@ from mediapipe.tasks.python import BaseOptions, vision
 
 from handloom.errors import UserError
 from handloom.stages.miniatures import ego4d
-from handloom.stages.miniatures.encode import frames as rendered
-from handloom.stages.miniatures.people.cast import FPS, Video, plan
+from handloom.stages.miniatures.encode import render as rendered
+from handloom.stages.miniatures.people.cast import FPS, NarratedVideo, plan
 from handloom.stages.miniatures.people.motion import Action, state_at
 from handloom.stages.miniatures.people.objects import Thing
 from handloom.stages.miniatures.people.raster import Frame
@@ -66,7 +66,7 @@ def decoded(path: Path) -> list[Frame]:
         return [frame.to_ndarray(format="rgb24") for frame in media.decode(video=0)]
 
 
-def actions(videos: Iterable[Video]) -> list[Action]:
+def actions(videos: Iterable[NarratedVideo]) -> list[Action]:
     return [action for video in videos for action in video.actions]
 
 

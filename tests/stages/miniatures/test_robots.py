@@ -14,10 +14,11 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import UserError
-from handloom.stages.miniatures import bridge, hdf5, lerobot
+from handloom.stages.miniatures import hdf5, lerobot
 from handloom.stages.miniatures.people.objects import COLORS
 from handloom.stages.miniatures.robots.views import static_camera, static_view, wrist_view
-from handloom.stages.miniatures.robots.world import INNER_HZ, episode, resampled
+from handloom.stages.miniatures.robots.world import INNER_HZ, make_episode, resample
+from tests.helpers.bridge_layouts import write_numpy
 from tests.helpers.folders import sums
 from tests.helpers.robot_miniatures import WRITERS, writer
 
@@ -46,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_objects_move_with_the_closed_gripper_and_only_then() -> None:
     outcomes = set()
     for index in range(12):
-        world = episode(0, index)
+        world = make_episode(0, index)
         low, high = world.poses[:, :3].min(axis=0), world.poses[:, :3].max(axis=0)
         assert (low > (0.2, -0.25, 0.0)).all()
         assert (high < (0.65, 0.25, 0.4)).all()
@@ -63,7 +64,7 @@ def test_objects_move_with_the_closed_gripper_and_only_then() -> None:
 
 def test_instructions_come_true() -> None:
     for index in range(24):
-        world = episode(3, index)
+        world = make_episode(3, index)
         start, end = world.places[0, 0], world.places[-1, 0]
         words = world.instruction.split()
         if words[0] == "push":
@@ -78,11 +79,11 @@ def test_instructions_come_true() -> None:
 
 
 def test_other_rates_are_the_same_motion() -> None:
-    world = episode(0, 1)
-    tenth = resampled(world, 10)
+    world = make_episode(0, 1)
+    tenth = resample(world, 10)
     assert np.allclose(tenth.poses, world.poses[::3])
-    assert np.allclose(resampled(world, INNER_HZ).poses, world.poses)
-    fast = resampled(world, 50)
+    assert np.allclose(resample(world, INNER_HZ).poses, world.poses)
+    fast = resample(world, 50)
     assert abs((len(fast) - 1) / 50 - (len(world) - 1) / 30) < 1 / 50
     assert np.abs(fast.poses[:, 3]).max() <= np.pi + 1e-9  # roll crosses the wrap, safely
     assert np.abs(np.diff(np.unwrap(fast.poses[:, 3]))).max() < 0.05
@@ -91,7 +92,7 @@ def test_other_rates_are_the_same_motion() -> None:
 def test_pictures_show_each_object_where_it_stands() -> None:
     seen = 0
     for index in range(6):
-        world = resampled(episode(0, index), 2)
+        world = resample(make_episode(0, index), 2)
         picture = next(static_view(world, (200, 200))).astype(float)
         camera = static_camera((200, 200))
         for prop, place in zip(world.props, world.places[0], strict=True):
@@ -106,7 +107,7 @@ def test_pictures_show_each_object_where_it_stands() -> None:
 
 
 def test_the_wrist_camera_moves_with_the_gripper() -> None:
-    world = resampled(episode(0, 0), 3)
+    world = resample(make_episode(0, 0), 3)
     wrist = np.stack(list(wrist_view(world, (84, 84)))).astype(float)
     static = np.stack(list(static_view(world, (84, 84)))).astype(float)
     moved = [(np.abs(np.diff(views, axis=0)).max(axis=3) > 6).mean() for views in (wrist, static)]
@@ -136,13 +137,13 @@ def test_the_same_arguments_give_the_same_bytes(name: str, tmp_path: Path) -> No
 
 
 def test_an_unfinished_folder_is_written_anew(tmp_path: Path) -> None:
-    bridge.write_numpy(tmp_path, clips=1)
+    write_numpy(tmp_path, clips=1)
     whole = sums(tmp_path)
     (tmp_path / ".complete.json").unlink()
     (tmp_path / "bridgedata_numpy/left_over.npy").write_text("")
-    bridge.write_numpy(tmp_path, clips=1)
+    write_numpy(tmp_path, clips=1)
     assert sums(tmp_path) == whole
-    bridge.write_numpy(tmp_path, clips=1, seed=1)
+    write_numpy(tmp_path, clips=1, seed=1)
     assert sums(tmp_path) != whole
 
 
@@ -239,7 +240,7 @@ def test_libero_observes_after_acting_upside_down(written: Callable[[str], Path]
     paths = sorted((written("hdf5") / "libero_spatial").glob("*_demo.hdf5"))
     assert len(paths) == 2
     for path, index in zip(paths, hdf5.LIBERO_EPISODES, strict=True):
-        world = hdf5.takes(0, index, 1)[0]
+        world = hdf5.make_demos(0, index, 1)[0]
         with h5py.File(path) as file:
             demo = file["data/demo_0"]
             told = json.loads(file["data"].attrs["problem_info"])["language_instruction"]

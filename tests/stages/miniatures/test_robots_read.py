@@ -16,7 +16,7 @@ from handloom.stages.datasets.catalog import robot_adapter
 from handloom.stages.datasets.source import Episode, EpisodeOptions
 from handloom.stages.miniatures import bridge, calvin, hdf5, lerobot, rlds, rt1
 from handloom.stages.miniatures.robots.views import static_view
-from handloom.stages.miniatures.robots.world import WorldEpisode, episode, resampled
+from handloom.stages.miniatures.robots.world import WorldEpisode, make_episode, resample
 from tests.helpers.robot_miniatures import writer
 
 CLIPS = {"rt1": 8, "bridge": 5, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 3, "rlds": 2,
@@ -84,7 +84,7 @@ def test_rt1_is_read_as_it_happened(written: Callable[[str], Path]) -> None:
     found = list(loaded("rt1", written("rt1")).values())
     order = [0, 1, 2, 3, 4, 5, 0, 6]
     for read, index in zip(found, order, strict=True):
-        world = resampled(episode(0, index), rt1.HZ)
+        world = resample(make_episode(0, index), rt1.HZ)
         steps = np.arange(len(world))
         steps = {rt1.TWICE_TERMINATED: np.insert(steps, 0, [0, 0]),
                  rt1.BASE_MOVES: np.insert(steps, 3, 3)}.get(index, steps)  # fmt: skip
@@ -112,7 +112,7 @@ def test_bridge_is_read_as_it_happened(
 ) -> None:
     found = loaded("bridge", written(layout), relabel=relabel)
     assert len(found) == CLIPS[layout]
-    worlds = [resampled(episode(0, index), bridge.HZ) for index in range(CLIPS[layout])]
+    worlds = [resample(make_episode(0, index), bridge.HZ) for index in range(CLIPS[layout])]
     for read in found.values():
         # Texts are missing or untidy, so an episode is known by where its arm goes.
         (world,) = (
@@ -141,7 +141,7 @@ def expected_views(layout: str, world: WorldEpisode) -> set[str]:
 def test_rlds_is_read_as_stored(written: Callable[[str], Path]) -> None:
     found = loaded("rlds", written("rlds"), hz=rlds.HZ, action_kind="ee_delta")
     for index, read in enumerate(found.values()):
-        world = resampled(episode(0, index), rlds.HZ)
+        world = resample(make_episode(0, index), rlds.HZ)
         assert read.text == world.instruction
         assert_follows(read, world, np.arange(len(world)))
     assert len(found) == CLIPS["rlds"]
@@ -162,7 +162,7 @@ def test_calvin_is_read_as_it_happened(written: Callable[[str], Path], relabel: 
             for at in range(len(world) - count + 1)
             if np.allclose(read.state[:, :3], places[at : at + count], atol=1e-6)
         ]
-        assert starts in ([0], [calvin.SMALLER])
+        assert starts in ([0], [calvin.SHORTER])
         whole += starts == [0]
         steps = starts[0] + np.arange(len(read.state))
         # Relative actions are clipped, to 20 mm; the poses that were reached are not.
@@ -175,16 +175,16 @@ def test_hdf5_is_read_as_it_happened(written: Callable[[str], Path]) -> None:
     found = loaded("hdf5", written("hdf5"), text="do something")
     for demo, take in (("demo_0", 0), ("demo_1", 1)):
         read = found[f"robomimic/lift/ph/image_v15.hdf5#{demo}"]
-        world = hdf5.takes(0, 0, 2)[take]
+        world = hdf5.make_demos(0, 0, 2)[take]
         assert_follows(read, world, np.arange(len(world) - 1))
         assert read.success == world.success
     assert not any("demo_10" in unit or "demo_v15" in unit for unit in found)
     for index in hdf5.LIBERO_EPISODES:
-        world = hdf5.takes(0, index, 1)[0]
+        world = hdf5.make_demos(0, index, 1)[0]
         name = world.instruction.replace(" ", "_")
         read = found[f"libero_spatial/{name}_demo.hdf5#demo_0"]
         assert read.text == world.instruction
-        assert_follows(read, world, np.arange(hdf5.CAP + 1, len(world)))
+        assert_follows(read, world, np.arange(hdf5.DROPPED_STEPS + 1, len(world)))
         upright = next(static_view(replace(world, poses=world.poses[6:], places=world.places[6:]),
                                    hdf5.LIBERO_SIZE))  # fmt: skip
         assert (read.views["agentview_rgb"][0] == upright).all()
@@ -194,7 +194,7 @@ def test_hdf5_is_read_as_it_happened(written: Callable[[str], Path]) -> None:
 def test_aloha_is_read_as_stored(written: Callable[[str], Path], number: int) -> None:
     found = loaded("hdf5", written("hdf5"), text="do something")
     read = found[f"sim_transfer/episode_{number}.hdf5#0"]
-    world = resampled(episode(0, hdf5.ALOHA_EPISODES + number), hdf5.ALOHA_HZ)
+    world = resample(make_episode(0, hdf5.ALOHA_EPISODES + number), hdf5.ALOHA_HZ)
     assert (read.action_kind, read.hz) == ("joints", 50)
     assert np.allclose(read.state, hdf5.arms(world), atol=1e-6)
     assert np.allclose(read.action[:-1, :13], read.state[1:, :13], atol=1e-6)
@@ -206,11 +206,11 @@ def test_aloha_is_read_as_stored(written: Callable[[str], Path], number: int) ->
 def test_lerobot_is_read_as_stored(written: Callable[[str], Path]) -> None:
     old = loaded("lerobot", written("lerobot") / "v2.1", action_kind="ee_delta")
     (read,) = old.values()  # the others lack a video, or their line
-    world = resampled(episode(0, 0), lerobot.V21_HZ)
+    world = resample(make_episode(0, 0), lerobot.V21_HZ)
     assert read.text == world.instruction
     assert_follows(read, world, np.arange(len(world) - 1))
     new = list(loaded("lerobot", written("lerobot") / "v3.0").values())
-    worlds = [resampled(episode(0, 40 + index), lerobot.V30_HZ) for index in (0, 1, 1, 2)]
+    worlds = [resample(make_episode(0, 40 + index), lerobot.V30_HZ) for index in (0, 1, 1, 2)]
     texts = [world.instruction for world in worlds]
     texts[2] = lerobot.LATER_TASK
     assert [read.text for read in new] == texts

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from handloom.stages.miniatures.robots.tfrecords import Values, example, masked_crc
+from handloom.stages.datasets.formats.tfrecord import masked_crc
+from handloom.stages.miniatures.robots.tfrecords import Values, encode_example
 from tests.helpers.robot_miniatures import writer
 
 Record = dict[str, tuple[int, list[Any]]]  # key: field of the Feature, values
@@ -126,7 +127,7 @@ def test_examples_hold_what_was_put_in_in_any_order() -> None:
         "floats": np.array([[0.5, -2.0], [1e30, 0.0]]),
         "flags": np.array([True, False]),
     }
-    first, second = (example(put, np.random.default_rng(seed)) for seed in (0, 1))
+    first, second = (encode_example(put, np.random.default_rng(seed)) for seed in (0, 1))
     assert first != second
     assert parsed(first) == parsed(second)
     found = parsed(first)

@@ -161,9 +161,9 @@ def test_ssv2_shows_what_it_says() -> None:
     """Where the words name a direction or another thing, the things move that way."""
     seen = Counter[str]()
     for clip in ssv2.plan(60, 3):
-        take, text = clip.take, clip.shown.template
+        take, text = clip.take, clip.template.text
         if not take.actions:
-            assert clip.shown.happens
+            assert clip.template.happens
             continue
         first, last = (
             state_at(take.things, take.actions, at, take.seconds)[0] for at in (0, take.seconds)

@@ -12,16 +12,16 @@ from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.bridge import adapter as bridge
 from handloom.stages.datasets.formats import rotations
 from handloom.stages.datasets.source import EpisodeOptions
-from handloom.stages.miniatures import bridge as miniature
-from handloom.stages.miniatures.bridge import EPISODE, OPENX_STEPS, STEPS
+from handloom.stages.miniatures.bridge import EPISODE, STEPS
 from handloom.stages.miniatures.robots.tfrecords import (
-    example,
+    encode_example,
     features_json,
     flatten,
-    record,
+    frame_record,
     step_flags,
 )
 from handloom.stages.miniatures.robots.views import jpeg
+from tests.helpers.bridge_layouts import OPENX_STEPS, write_raw
 from tests.helpers.folders import CHECKOUT
 
 T = 5
@@ -77,7 +77,9 @@ def lay_out(home: Path, shards: dict[str, list[dict[str, Any]]], is_openx: bool 
     (home / "features.json").write_text(json.dumps(told))
     rng = np.random.default_rng(0)
     for name, episodes in shards.items():
-        data = [record(example({k: _flat(v) for k, v in e.items()}, rng)) for e in episodes]
+        data = [
+            frame_record(encode_example({k: _flat(v) for k, v in e.items()}, rng)) for e in episodes
+        ]
         (home / name).write_bytes(b"".join(data))
     return home
 
@@ -262,7 +264,7 @@ def test_published_records_come_out_as_their_page_says() -> None:
 
 
 def test_raw_recordings_are_read_through_the_same_adapter(tmp_path: Path) -> None:
-    miniature.write_raw(tmp_path, clips=2)
+    write_raw(tmp_path, clips=2)
     first, second = load(tmp_path)
     assert {first.hz, second.hz} == {5.0}
     assert first.episode_id != second.episode_id
