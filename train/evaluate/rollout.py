@@ -76,7 +76,7 @@ def run(config: RolloutEval) -> dict[str, Any]:
     """Do what `handloom eval rollout` does; see there."""
     model, adapter = _model(config)
     # The simulator is opened before minutes are spent.
-    setting, tried = _setting(config), _chains(config)
+    setup, tried = _setup(config), _chains(config)
     sha256 = chains.digest(tried)
     official = " (CALVIN's list)" if sha256 == chains.SHA256 else ""
     print(f"{len(tried)} chains of SHA-256 {sha256}{official}", flush=True)
@@ -89,7 +89,7 @@ def run(config: RolloutEval) -> dict[str, Any]:
         each_s = (time.monotonic() - began) / (number + 1)
         print(f"chain {number + 1} / {len(tried)}: {length} done, {each_s:.1f} s each", flush=True)
 
-    result = protocol.evaluate(setting, model, tried, config.steps_per_task, film.shoot, tell)
+    result = protocol.evaluate(setup, model, tried, config.steps_per_task, film.shoot, tell)
     print(result.table())
     found: dict[str, Any] = {
         "who": config.actor if config.checkpoint is None else str(config.checkpoint),
@@ -114,10 +114,10 @@ class Film:
     def __init__(self, config: RolloutEval) -> None:
         self.config, self._frames = config, list[Frame]()
 
-    def shoot(self, moment: protocol.Moment) -> None:
+    def shoot(self, step: protocol.RolloutStep) -> None:
         """Take a picture, if it is the turn of this moment."""
-        if moment.chain < self.config.videos and moment.step % FILMED_EVERY == 0:
-            self._frames.append(_picture(moment))
+        if step.chain < self.config.videos and step.step % FILMED_EVERY == 0:
+            self._frames.append(_picture(step))
 
     def cut(self, number: int) -> None:
         """Write what was filmed of a chain."""
@@ -130,12 +130,12 @@ class Film:
         self._frames = []
 
 
-def _picture(moment: protocol.Moment) -> Frame:
+def _picture(step: protocol.RolloutStep) -> Frame:
     canvas = Image.new("RGB", (2 * SIDE, SIDE + CAPTION), "white")
     for i, view in enumerate(("rgb_static", "rgb_gripper")):
-        shown = Image.fromarray(np.asarray(moment.obs["rgb_obs"][view]))
+        shown = Image.fromarray(np.asarray(step.obs["rgb_obs"][view]))
         canvas.paste(shown.resize((SIDE, SIDE)), (i * SIDE, 0))
-    words = f"{moment.position + 1}. {moment.instruction}"
+    words = f"{step.position + 1}. {step.instruction}"
     pen = ImageDraw.Draw(canvas)
     pen.text((4, SIDE + 4), words, fill="black", font=ImageFont.load_default(size=13))
     return np.asarray(canvas)
@@ -158,7 +158,7 @@ def _model(config: RolloutEval) -> tuple[Any, InCalvin | None]:
     return SpreadOut(adapter), adapter
 
 
-def _setting(config: RolloutEval) -> protocol.Setting:
+def _setup(config: RolloutEval) -> protocol.Setup:
     if config.calvin is not None:
         return protocol.official(config.calvin)
     unknown = [name for name in config.tasks if name not in tasks.VALIDATION]

@@ -1,9 +1,9 @@
-"""CALVIN's chains of five tasks: which there are, and where each begins.
+"""CALVIN's chains of five tasks: the official list, and lists for the tabletop.
 
 The rules are those of CALVIN's `evaluation/multistep_sequences.py` (github.com/mees/calvin): a
-symbolic state, tasks with conditions and effects on it, and for every possible initial state as
-many chains as it takes, drawn until one is possible. Drawn in the same order from the same
-generator, the list is the one that published results are about; `digest` tells.
+symbolic state, tasks with conditions and effects on it, and for every possible initial state a
+share of the chains, each drawn until one is possible. Draws in the same order from the same
+generators give the list of published results; `digest` proves it.
 """
 
 import functools
@@ -18,13 +18,13 @@ import numpy as np
 from handloom.train.tabletop.tasks import GO_ROUND, TASKS
 
 LENGTH = 5  # tasks in a chain
-COUNT = 1000  # chains in the evaluation
+COUNT = 1000  # chains in the official evaluation
 SHA256 = "b6660887e85172e1c6bff35e6b0458c4ee8704a64dda4fb4caf97094906f400e"  # of the 1,000
 
 Value = str | int
 State = dict[str, Value]
 Condition = dict[str, Value | list[str]]
-Change = tuple[Condition, State]
+Transition = tuple[Condition, State]  # what the state must be before, what it becomes
 
 COLOURS = ("red", "blue", "pink")
 SHELF = ("slider_right", "slider_left")
@@ -49,100 +49,106 @@ class Chain:
     tasks: tuple[str, ...]
 
 
-def _free(condition: Condition, effect: State) -> Change:
-    """A change that needs an empty gripper."""
+def _empty_handed(condition: Condition, effect: State) -> Transition:
+    """A transition that needs an empty gripper."""
     return {**condition, "grasped": 0}, effect
 
 
-def _changes() -> dict[str, list[Change]]:
-    """What each of the 34 tasks needs and does, in the order in which they are drawn."""
-    found: dict[str, list[Change]] = {}
+def _make_transitions() -> dict[str, list[Transition]]:
+    """Transitions of each of the 34 tasks, in CALVIN's order, on which the draws depend."""
+    transitions: dict[str, list[Transition]] = {}
     for verb in ("rotate", "push"):
         for colour in COLOURS:
             for side in ("right", "left"):
                 on_table: State = {f"{colour}_block": "table"}
-                found[f"{verb}_{colour}_block_{side}"] = [_free({**on_table}, on_table)]
-    found["move_slider_left"] = [_free({"slider": "right"}, {"slider": "left"})]
-    found["move_slider_right"] = [_free({"slider": "left"}, {"slider": "right"})]
-    found["open_drawer"] = [_free({"drawer": "closed"}, {"drawer": "open"})]
-    found["close_drawer"] = [_free({"drawer": "open"}, {"drawer": "closed"})]
+                transitions[f"{verb}_{colour}_block_{side}"] = [
+                    _empty_handed({**on_table}, on_table)
+                ]
+    transitions["move_slider_left"] = [_empty_handed({"slider": "right"}, {"slider": "left"})]
+    transitions["move_slider_right"] = [_empty_handed({"slider": "left"}, {"slider": "right"})]
+    transitions["open_drawer"] = [_empty_handed({"drawer": "closed"}, {"drawer": "open"})]
+    transitions["close_drawer"] = [_empty_handed({"drawer": "open"}, {"drawer": "closed"})]
     for colour in COLOURS:
-        found |= _lifts(f"{colour}_block", colour)
-    found["place_in_slider"] = [
-        _placed(colour, {"slider": side}, f"slider_{side}")
+        transitions |= _lift_transitions(f"{colour}_block", colour)
+    transitions["place_in_slider"] = [
+        _place_block(colour, {"slider": side}, f"slider_{side}")
         for colour in COLOURS
         for side in ("right", "left")
     ]
-    found["place_in_drawer"] = [_placed(c, {"drawer": "open"}, "drawer") for c in COLOURS]
+    transitions["place_in_drawer"] = [
+        _place_block(c, {"drawer": "open"}, "drawer") for c in COLOURS
+    ]
     pairs = [(one, other) for one in COLOURS for other in COLOURS if one != other]
-    found["stack_block"] = [
+    transitions["stack_block"] = [
         (
             {f"{one}_block": "grasped", f"{other}_block": "table", "grasped": 1},
             {f"{one}_block": "stacked_top", f"{other}_block": "stacked_bottom", "grasped": 0},
         )
         for one, other in pairs
     ]
-    found["unstack_block"] = [
-        _free(
+    transitions["unstack_block"] = [
+        _empty_handed(
             {f"{one}_block": "stacked_top", f"{other}_block": "stacked_bottom"},
             {f"{one}_block": "table", f"{other}_block": "table"},
         )
         for one, other in pairs
     ]
     for light in ("lightbulb", "led"):
-        found[f"turn_on_{light}"] = [_free({light: 0}, {light: 1})]
-        found[f"turn_off_{light}"] = [_free({light: 1}, {light: 0})]
-    found["push_into_drawer"] = [_into_drawer(colour) for colour in COLOURS]
-    return found
+        transitions[f"turn_on_{light}"] = [_empty_handed({light: 0}, {light: 1})]
+        transitions[f"turn_off_{light}"] = [_empty_handed({light: 1}, {light: 0})]
+    transitions["push_into_drawer"] = [_push_into_drawer(colour) for colour in COLOURS]
+    return transitions
 
 
-def _lifts(block: str, colour: str) -> dict[str, list[Change]]:
-    """A block is taken from the table, from where the door leaves the shelf open, or the drawer."""
+def _lift_transitions(block: str, colour: str) -> dict[str, list[Transition]]:
+    """Lifts from the table, from the side of the shelf that the door leaves open, or the drawer."""
     held: State = {block: "grasped", "grasped": 1}
     return {
-        f"lift_{colour}_block_table": [_free({block: "table"}, held)],
+        f"lift_{colour}_block_table": [_empty_handed({block: "table"}, held)],
         f"lift_{colour}_block_slider": [
-            _free({block: "slider_left", "slider": "right"}, held),
-            _free({block: "slider_right", "slider": "left"}, held),
+            _empty_handed({block: "slider_left", "slider": "right"}, held),
+            _empty_handed({block: "slider_right", "slider": "left"}, held),
         ],
-        f"lift_{colour}_block_drawer": [_free({block: "drawer", "drawer": "open"}, held)],
+        f"lift_{colour}_block_drawer": [_empty_handed({block: "drawer", "drawer": "open"}, held)],
     }
 
 
-def _placed(colour: str, door: State, place: str) -> Change:
+def _place_block(colour: str, door: State, place: str) -> Transition:
     block = f"{colour}_block"
     return {block: "grasped", **door, "grasped": 1}, {block: place, "grasped": 0}
 
 
-def _into_drawer(colour: str) -> Change:
+def _push_into_drawer(colour: str) -> Transition:
     others: Condition = {f"{other}_block": list(SHELF) for other in COLOURS if other != colour}
     block = f"{colour}_block"
-    return _free({block: "table", "drawer": "open", **others}, {block: "drawer", "grasped": 0})
+    return _empty_handed(
+        {block: "table", "drawer": "open", **others}, {block: "drawer", "grasped": 0}
+    )
 
 
-def _categories() -> dict[str, int]:
-    """A chain has no two tasks of one category."""
+def _make_categories() -> dict[str, int]:
+    """Category of each task; a chain has no two tasks of one category."""
     by_task = {"place_in_slider": 7, "place_in_drawer": 7, "push_into_drawer": 9}
     by_task |= {"stack_block": 10, "unstack_block": 11}
     by_word = {"rotate": 1, "push": 1, "move": 2, "open": 3, "close": 3, "turn": 8}
     by_place = {"table": 4, "slider": 5, "drawer": 6}
-    for task in CHANGES:
+    for task in TRANSITIONS:
         first, last = task.split("_")[0], task.split("_")[-1]
         number = by_place[last] if first == "lift" else by_word.get(first, 0)
         by_task.setdefault(task, number)
     return by_task
 
 
-CHANGES = _changes()
-CATEGORIES = _categories()
+TRANSITIONS = _make_transitions()
+CATEGORIES = _make_categories()
 
 
 def is_possible(state: State, tasks: Sequence[str]) -> bool:
-    """Whether tasks can be done one after the other, and no two are of one category."""
+    """Whether tasks can be done in this order from a state, and no two are of one category."""
     if len({CATEGORIES[task] for task in tasks}) < len(tasks):
         return False
     for task in tasks:
-        following = [effect for needs, effect in CHANGES[task] if _holds(state, needs)]
+        following = [effect for needs, effect in TRANSITIONS[task] if _holds(state, needs)]
         if len(following) != 1:
             return False
         state = {**state, **following[0]}
@@ -157,7 +163,7 @@ def _holds(state: State, condition: Condition) -> bool:
 
 
 def initial_states() -> list[State]:
-    """The 192 states that a chain can begin in: one or two blocks on the table, none shared."""
+    """The 192 initial states: one or two blocks on the table, at most one on each shelf side."""
     states = [dict(zip(INITIAL, values, strict=True)) for values in product(*INITIAL.values())]
     return [state for state in states if _is_initial([*state.values()])]
 
@@ -167,29 +173,36 @@ def _is_initial(values: list[Value]) -> bool:
     return values.count("table") in (1, 2) and on_shelf < 2
 
 
-def _draw(state: State, tasks: Sequence[str], generator: np.random.RandomState) -> tuple[str, ...]:
-    """Draw five different tasks, in their order, until they are possible.
+def _draw_chain(
+    state: State, tasks: Sequence[str], generator: np.random.RandomState
+) -> tuple[str, ...]:
+    """Draw five different tasks in order, until they are possible.
 
-    The draws are those of `generator.choice(tasks, 5, replace=False)`, which shuffles all of them;
-    with numbers in place of names and a glance at the first, nine million take seconds.
+    The draws are those of `generator.choice(tasks, 5, replace=False)`, which shuffles all of them.
+    Nine million of them take seconds, as numbers stand for names and the first task is checked
+    before the others.
     """
-    begins = [any(_holds(state, needs) for needs, _ in CHANGES[task]) for task in tasks]
+    can_begin = [any(_holds(state, needs) for needs, _ in TRANSITIONS[task]) for task in tasks]
     numbers, drawn = np.arange(len(tasks)), np.arange(len(tasks))
     while True:
         drawn[:] = numbers
         generator.shuffle(drawn)
-        if begins[drawn[0]]:
+        if can_begin[drawn[0]]:
             chain = tuple(tasks[number] for number in drawn[:LENGTH])
             if is_possible(state, chain):
                 return chain
 
 
-def _generate(states: Sequence[State], tasks: Sequence[str], count: int, seed: int) -> list[Chain]:
-    """Shares of `count` for each state, each from a generator of its own, then shuffled."""
+def _draw_chains(
+    states: Sequence[State], tasks: Sequence[str], count: int, seed: int
+) -> list[Chain]:
+    """`count` chains: an equal share for each state, from a generator of its own, then shuffled."""
     chains = []
     for index, share in enumerate(np.array_split(range(count), len(states))):
-        generator = np.random.RandomState(seed + index)
-        chains += [Chain(states[index], _draw(states[index], tasks, generator)) for _ in share]
+        generator = np.random.RandomState(seed + index)  # CALVIN's; others draw other chains
+        chains += [
+            Chain(states[index], _draw_chain(states[index], tasks, generator)) for _ in share
+        ]
     order = np.arange(count)
     np.random.RandomState(seed).shuffle(order)
     return [chains[i] for i in order]
@@ -197,40 +210,40 @@ def _generate(states: Sequence[State], tasks: Sequence[str], count: int, seed: i
 
 @functools.cache
 def calvin_chains(count: int = COUNT) -> tuple[Chain, ...]:
-    """CALVIN's list of chains; other counts than 1,000 give other chains, as in the original."""
-    return tuple(_generate(initial_states(), tuple(CHANGES), count, 0))
+    """CALVIN's list of chains; another count than 1,000 gives other chains, as in the original."""
+    return tuple(_draw_chains(initial_states(), tuple(TRANSITIONS), count, 0))
 
 
 def tabletop_chains(count: int, seed: int = 0, only: Collection[str] = TASKS) -> list[Chain]:
-    """Chains of the tabletop's tasks, by the same procedure; there all blocks are on the table.
+    """Chains of the tabletop's tasks by the same procedure; all blocks begin on the table.
 
     Raises:
-        ValueError: no chain of five can be made of `only`.
+        ValueError: `only` has too few categories for a chain of five.
     """
-    tasks = [task for task in CHANGES if task in only]
+    tasks = [task for task in TRANSITIONS if task in only]
     if len({CATEGORIES[task] for task in tasks}) < LENGTH:
         raise ValueError(
             f"{', '.join(tasks) or 'no task'}: a chain needs {LENGTH} tasks of different "
             "categories, such as a push, a slider, a drawer, a light and a lift"
         )
-    return _generate(_tabletop_states(), tasks, count, seed)
+    return _draw_chains(_tabletop_states(), tasks, count, seed)
 
 
 def single_tasks(count: int, seed: int = 0, only: Sequence[str] = TASKS) -> list[Chain]:
-    """Chains of one task, those of `only` in turn, each from another start in which it can be done.
+    """Chains of one task each, those of `only` in turn, from random starts in which it can be done.
 
-    `go_round` may be among them: it is for an environment with that scene. `place_in_drawer` is
-    left out, as it begins with a block in the gripper, and no start has that.
+    `go_round` needs an environment with that scene. `place_in_drawer` is left out: it begins with a
+    block in the gripper, which no start has.
     """
     rng = np.random.default_rng(seed)
     states = {task: _states_before(task) for task in only}
     names = [task for task in only if states[task]]
-    found = []
+    chains = []
     for number in range(count):
         task = names[number % len(names)]
         state = states[task][rng.integers(len(states[task]))]
-        found.append(Chain({**state, "seed": seed, "number": number}, (task,)))
-    return found
+        chains.append(Chain({**state, "seed": seed, "number": number}, (task,)))
+    return chains
 
 
 def _states_before(task: str) -> list[State]:
@@ -248,11 +261,11 @@ def _tabletop_states() -> list[State]:
 
 
 def canonical(chains: Sequence[Chain]) -> Iterator[str]:
-    """A line of JSON for each chain: [initial state, tasks], keys sorted, no blanks, ASCII."""
+    """A line of JSON for each chain: [initial state, tasks], keys sorted, no spaces, ASCII."""
     for chain in chains:
         yield json.dumps([chain.initial, chain.tasks], sort_keys=True, separators=(",", ":"))
 
 
 def digest(chains: Sequence[Chain]) -> str:
-    """SHA-256 of the canonical lines, each ended by a newline; hexadecimal."""
+    """SHA-256 of the canonical lines, each with a newline, in hexadecimal."""
     return hashlib.sha256("".join(f"{line}\n" for line in canonical(chains)).encode()).hexdigest()

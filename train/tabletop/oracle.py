@@ -1,7 +1,7 @@
-"""Scripted policies: one that knows how to do every task, and one that knows nothing.
+"""Scripted policies: `Oracle` does every task of the tabletop, `RandomPolicy` moves at random.
 
-Both have the interface that CALVIN's evaluation asks of a model: `reset()` before each task, then
-`step(observation, instruction)` gives an action for the environment.
+Both have the interface of a model in CALVIN's evaluation: `reset()` before each task, then
+`step(observation, instruction)` returns an action for the environment.
 """
 
 from collections.abc import Mapping
@@ -12,25 +12,25 @@ import numpy as np
 
 from handloom.train.tabletop import tasks
 from handloom.train.tabletop import world as w
-from handloom.train.tabletop.world import Floats, World
+from handloom.train.tabletop.world import Floats, TableWorld
 
-SPEED_M, TURN_RAD = 0.01, 0.04  # most that a step moves and turns; a relative action allows more
-FASTER_M = 0.003  # most by which the speed changes from step to step
-CLOSE = 5  # steps in which the gripper surely closes
-TRAVEL_Z = 0.55  # above everything that stands on the table
-ASIDE_M = 0.105  # how far from the pillar's middle the way round it leads
+MAX_SPEED_M, MAX_TURN_RAD = 0.01, 0.04  # a step, less than a relative action allows
+MAX_ACCEL_M = 0.003  # from step to step
+CLOSE_STEPS = 5  # in which the gripper surely closes
+TRAVEL_Z = 0.55  # above everything on the table
+ASIDE_M = 0.105  # distance from the pillar's axis when passing it
 
 
 @dataclass(frozen=True)
-class Leg:
-    """A part of a plan: go somewhere, then wait.
+class Waypoint:
+    """A part of a plan: move to a position, then wait.
 
     Attributes:
         to: position, metres.
-        gripper: command from the start of the leg on, -1 or 1.
-        wait: steps to stay there.
-        passing: near enough is there: the arm need not slow down.
-        yaw: of the gripper.
+        gripper: command on the way and there, -1 close or 1 open.
+        wait: steps to wait there.
+        passing: whether to pass nearby without slowing down.
+        yaw: of the gripper, rad.
     """
 
     to: tuple[float, float, float]
@@ -41,11 +41,11 @@ class Leg:
 
 
 class Oracle:
-    """Does any of the tabletop's tasks, from what observations say about the state.
+    """Does any task of the tabletop from the state in the observations.
 
     Args:
-        seed: of the speed, the side at a pillar and the noise.
-        noise: standard deviation of what is added to the six numbers of relative actions, which
+        seed: for the speed, the side of a pillar and the noise.
+        noise: standard deviation of the noise on the six motion numbers of a relative action, which
             are within -1 and 1.
     """
 
@@ -55,64 +55,68 @@ class Oracle:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the plan: the next step begins another task."""
-        self._legs: list[Leg] = []
+        """Drop the plan: the next step begins another task."""
+        self._waypoints: list[Waypoint] = []
         self._planned = False
         self._waited = 0
         self._velocity = np.zeros(3)
-        self._speed = SPEED_M * self._rng.uniform(0.8, 1.1)
+        self._speed = MAX_SPEED_M * self._rng.uniform(0.8, 1.1)
 
     @property
     def finished(self) -> bool:
-        """Whether the plan is carried out."""
-        return self._planned and not self._legs
+        """Whether all waypoints are reached."""
+        return self._planned and not self._waypoints
 
     def step(self, obs: Mapping[str, Any], instruction: str) -> Floats:
-        """The next action, relative: float64 [7].
+        """The next relative action, float64 [7].
 
         Args:
-            obs: of TabletopEnv; its two vectors are used, pictures are not.
-            instruction: one of the tabletop's, or a task's name.
+            obs: of TabletopEnv; only its two vectors are used.
+            instruction: of the tabletop, or the name of a task.
         """
-        world = World.of(obs["robot_obs"], obs["scene_obs"])
+        world = TableWorld.from_obs(obs["robot_obs"], obs["scene_obs"])
         if not self._planned:
-            self._legs = plan(tasks.task_of(instruction), world, self._rng)
+            self._waypoints = plan(tasks.task_of(instruction), world, self._rng)
             self._planned = True
-        while self._legs and self._reached(world, self._legs[0]):
-            self._last = self._legs.pop(0)
+        while self._waypoints and self._is_reached(world, self._waypoints[0]):
+            self._last = self._waypoints.pop(0)
             self._waited = 0
-        leg = self._legs[0] if self._legs else self._last
-        return self._towards(leg, world)
+        waypoint = self._waypoints[0] if self._waypoints else self._last
+        return self._action_towards(waypoint, world)
 
-    def _reached(self, world: World, leg: Leg) -> bool:
-        apart = float(np.linalg.norm(world.tip[:3] - leg.to))
-        if apart > (0.025 if leg.passing else 0.007) and self._waited == 0:
+    def _is_reached(self, world: TableWorld, waypoint: Waypoint) -> bool:
+        apart = float(np.linalg.norm(world.tip[:3] - waypoint.to))
+        # Metres; once reached, a waypoint stays reached while the arm waits there.
+        if apart > (0.025 if waypoint.passing else 0.007) and self._waited == 0:
             return False
         self._waited += 1
-        return self._waited > leg.wait
+        return self._waited > waypoint.wait
 
-    def _towards(self, leg: Leg, world: World) -> Floats:
-        way = np.asarray(leg.to) - world.tip[:3]
+    def _action_towards(self, waypoint: Waypoint, world: TableWorld) -> Floats:
+        way = np.asarray(waypoint.to) - world.tip[:3]
         length = float(np.linalg.norm(way))
-        most = self._speed if leg.passing else min(self._speed, 0.3 * length + 0.001)
-        wanted = way / max(length, 1e-9) * min(most, length)
-        self._velocity = self._velocity + np.clip(wanted - self._velocity, -FASTER_M, FASTER_M)
-        rest = np.array([w.NEUTRAL[3], w.NEUTRAL[4], leg.yaw])
-        turn = np.clip(0.3 * (rest - world.tip[3:]), -TURN_RAD, TURN_RAD)
+        # Slows down in proportion to the distance, unless it only passes.
+        max_speed = self._speed if waypoint.passing else min(self._speed, 0.3 * length + 0.001)
+        wanted = way / max(length, 1e-9) * min(max_speed, length)
+        self._velocity = self._velocity + np.clip(
+            wanted - self._velocity, -MAX_ACCEL_M, MAX_ACCEL_M
+        )
+        rest = np.array([w.NEUTRAL[3], w.NEUTRAL[4], waypoint.yaw])
+        turn = np.clip(0.3 * (rest - world.tip[3:]), -MAX_TURN_RAD, MAX_TURN_RAD)
         action = np.concatenate([self._velocity / w.STEP_M, turn / w.STEP_RAD])
         action += self._noise * self._rng.standard_normal(6)
-        return np.append(np.clip(action, -1.0, 1.0), leg.gripper)
+        return np.append(np.clip(action, -1.0, 1.0), waypoint.gripper)
 
 
 class RandomPolicy:
-    """Moves about at random: uniform deltas, a gripper that changes its mind now and then."""
+    """Random actions: uniform deltas, and a gripper that switches in one step of ten."""
 
     def __init__(self, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
         self._gripper = 1.0
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Does nothing: there is no state."""
 
     def step(self, obs: Mapping[str, Any], instruction: str) -> Floats:
         """A random relative action; float64 [7]."""
@@ -121,30 +125,30 @@ class RandomPolicy:
         return np.append(self._rng.uniform(-1.0, 1.0, 6), self._gripper)
 
 
-def plan(task: str, world: World, rng: np.random.Generator) -> list[Leg]:
-    """The legs that do a task from where the world is."""
+def plan(task: str, world: TableWorld, rng: np.random.Generator) -> list[Waypoint]:
+    """The waypoints that do a task from the present state."""
     x, y, z = world.tip[:3].tolist()
     if task == tasks.GO_ROUND:
         return _round_pillar(world, 1.0 if rng.random() < 0.5 else -1.0)
     if task == "place_in_drawer":
         return _place(world, float(rng.uniform(-0.05, 0.05)))
-    legs = []
-    if y > 0.02:  # away from what is at the back
-        legs.append(Leg((x, y - 0.06, z), passing=True))
+    waypoints = []
+    if y > 0.02:  # away from the cabinet at the back
+        waypoints.append(Waypoint((x, y - 0.06, z), passing=True))
         y -= 0.06
     if z < w.REST_Z + 0.05:
-        legs.append(Leg((x, y, TRAVEL_Z), passing=True))
+        waypoints.append(Waypoint((x, y, TRAVEL_Z), passing=True))
     if task in tasks.DOORS:
-        return legs + _slide(world, *tasks.DOORS[task])
+        return waypoints + _slide(world, *tasks.DOORS[task])
     if task in tasks.PUSHES:
-        return legs + _push(world, *tasks.PUSHES[task])
+        return waypoints + _push(world, *tasks.PUSHES[task])
     if task in tasks.LIFTS:
-        return legs + _lift(world, tasks.LIFTS[task])
+        return waypoints + _lift(world, tasks.LIFTS[task])
     name, wanted = tasks.LIGHTS[task]
-    return legs + (_press() if name == "led" else _switch(world, wanted))
+    return waypoints + (_press() if name == "led" else _switch(world, wanted))
 
 
-def _slide(world: World, door: str, way: float) -> list[Leg]:
+def _slide(world: TableWorld, door: str, way: float) -> list[Waypoint]:
     x, y, z = world.handles()[door].tolist()
     if door == "slider":
         before, after = (x, y - 0.06, z + 0.02), (0.14 - w.SLIDER_MAX * (way > 0), y, z)
@@ -152,76 +156,76 @@ def _slide(world: World, door: str, way: float) -> list[Leg]:
         before = (x, y, z + 0.08)
         after = (x, w.EDGE_Y - 0.03 - w.DRAWER_MAX * (way > 0), z)
     return [
-        Leg(before, passing=True),
-        Leg((x, y, z)),
-        Leg((x, y, z), -1.0, CLOSE),
-        Leg(after, -1.0, 2),
+        Waypoint(before, passing=True),
+        Waypoint((x, y, z)),
+        Waypoint((x, y, z), -1.0, CLOSE_STEPS),
+        Waypoint(after, -1.0, 2),
     ]
 
 
-def _switch(world: World, wanted: int) -> list[Leg]:
+def _switch(world: TableWorld, wanted: int) -> list[Waypoint]:
     x, y, z = world.handles()["switch"].tolist()
     end = 0.49 + w.SWITCH_MAX * wanted
     return [
-        Leg((x, y - 0.06, z), passing=True),
-        Leg((x, y, z)),
-        Leg((x, y, z), -1.0, CLOSE),
-        Leg((x, y, end), -1.0, 2),
+        Waypoint((x, y - 0.06, z), passing=True),
+        Waypoint((x, y, z)),
+        Waypoint((x, y, z), -1.0, CLOSE_STEPS),
+        Waypoint((x, y, end), -1.0, 2),
     ]
 
 
-def _press() -> list[Leg]:
+def _press() -> list[Waypoint]:
     x, y = w.BUTTON.tolist()
     low = w.BUTTON_TOP - w.BUTTON_MAX
     return [
-        Leg((x, y, low + 0.08), -1.0, passing=True),
-        Leg((x, y, low), -1.0),
-        Leg((x, y, low + 0.06), -1.0),
+        Waypoint((x, y, low + 0.08), -1.0, passing=True),
+        Waypoint((x, y, low), -1.0),
+        Waypoint((x, y, low + 0.06), -1.0),
     ]
 
 
-def _push(world: World, colour: str, way: float) -> list[Leg]:
+def _push(world: TableWorld, colour: str, way: float) -> list[Waypoint]:
     x, y, z = world.blocks[w.COLOURS.index(colour), :3].tolist()
     side = float(np.sign(way))
     behind, end = x - side * 0.075, x + way + side * (0.025 - 0.04)
     return [
-        Leg((behind, y, z + 0.08), -1.0, passing=True),
-        Leg((behind, y, z), -1.0),
-        Leg((end, y, z), -1.0, 2),
+        Waypoint((behind, y, z + 0.08), -1.0, passing=True),
+        Waypoint((behind, y, z), -1.0),
+        Waypoint((end, y, z), -1.0, 2),
     ]
 
 
-def _lift(world: World, colour: str) -> list[Leg]:
+def _lift(world: TableWorld, colour: str) -> list[Waypoint]:
     block = world.blocks[w.COLOURS.index(colour)]
     x, y, z = block[:3].tolist()
-    quarter = np.pi / 2  # a block looks the same after each
+    quarter = np.pi / 2  # a block is symmetric under it
     turned = float((block[5] + quarter / 2) % quarter - quarter / 2)
     yaw = float(w.NEUTRAL[5]) + turned
     return [
-        Leg((x, y, z + 0.07), passing=True, yaw=yaw),
-        Leg((x, y, z), yaw=yaw),
-        Leg((x, y, z), -1.0, CLOSE, yaw=yaw),
-        Leg((x, y, z + 0.11), -1.0, 2, yaw=yaw),
+        Waypoint((x, y, z + 0.07), passing=True, yaw=yaw),
+        Waypoint((x, y, z), yaw=yaw),
+        Waypoint((x, y, z), -1.0, CLOSE_STEPS, yaw=yaw),
+        Waypoint((x, y, z + 0.11), -1.0, 2, yaw=yaw),
     ]
 
 
-def _place(world: World, aside: float) -> list[Leg]:
+def _place(world: TableWorld, aside: float) -> list[Waypoint]:
     x, y, z = world.tip[:3].tolist()
     over = w.EDGE_Y - 0.55 * world.drawer
     return [
-        Leg((x, y, max(z, TRAVEL_Z)), -1.0, passing=True),
-        Leg((aside, over, TRAVEL_Z), -1.0, passing=True),
-        Leg((aside, over, w.REST_Z), -1.0),
-        Leg((aside, over, w.REST_Z), 1.0, 2),
+        Waypoint((x, y, max(z, TRAVEL_Z)), -1.0, passing=True),
+        Waypoint((aside, over, TRAVEL_Z), -1.0, passing=True),
+        Waypoint((aside, over, w.REST_Z), -1.0),
+        Waypoint((aside, over, w.REST_Z), 1.0, 2),
     ]
 
 
-def _round_pillar(world: World, side: float) -> list[Leg]:
+def _round_pillar(world: TableWorld, side: float) -> list[Waypoint]:
     z = float(world.tip[2])
     (px, py), (gx, gy) = world.blocks[0, :2].tolist(), world.blocks[1, :2].tolist()
     aside = px + side * ASIDE_M
     return [
-        Leg((aside, py - 0.035, z), passing=True),
-        Leg((aside, py + 0.03, z), passing=True),
-        Leg((gx, gy, z), wait=2),
+        Waypoint((aside, py - 0.035, z), passing=True),
+        Waypoint((aside, py + 0.03, z), passing=True),
+        Waypoint((gx, gy, z), wait=2),
     ]

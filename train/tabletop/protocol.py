@@ -1,7 +1,8 @@
-"""CALVIN's long-horizon evaluation: chains of five tasks, 360 steps for each task.
+"""CALVIN's long-horizon evaluation: rollouts of chains of five tasks, 360 steps a task.
 
-The same loop drives CALVIN's simulator and the built-in tabletop; a chain ends with the first task
-that is not done in time. What is measured is how many of its tasks were done in a row.
+`evaluate` drives CALVIN's simulator (`official`) and the built-in tabletop (`tabletop`) alike. A
+chain ends with the first task that is not done in time; the score is the number of tasks done in a
+row.
 """
 
 import importlib
@@ -25,14 +26,14 @@ HOW_TO_INSTALL = (
     "hydra-core hydra-colorlog gitpython numpy-quaternion, and put calvin/calvin_env and "
     "calvin/calvin_models on PYTHONPATH"
 )
-# The cameras that are asked for; the tactile ones would need one package more, and time.
+# Only these cameras: the tactile ones need one more package, and time.
 CAMERAS = {"rgb_obs": ["rgb_static", "rgb_gripper"], "depth_obs": []}
 
 Observation = dict[str, Any]
 
 
 class Model(Protocol):
-    """What is evaluated; the interface of CALVIN's `CustomModel`."""
+    """A model that can be evaluated; the interface of CALVIN's `CustomModel`."""
 
     def reset(self) -> None:
         """Called before every task."""
@@ -42,14 +43,14 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a model is evaluated in.
+class Setup:
+    """The environment of an evaluation, and its tasks.
 
     Attributes:
         env: `reset(robot_obs=, scene_obs=)`, `get_obs()`, `get_info()`, `step(action)`.
-        task_oracle: `get_task_info_for_set(start_info, end_info, {task})` gives the tasks done.
-        instructions: the words for each task.
-        start: robot_obs [15] and scene_obs [24] in which a chain begins.
+        task_oracle: `get_task_info_for_set(start_info, end_info, {task})` returns the tasks done.
+        instructions: the instruction of each task.
+        start: returns robot_obs [15] and scene_obs [24] of a chain's start.
     """
 
     env: Any
@@ -59,15 +60,16 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """One observation of an evaluation: before a task's first step, then after each step.
+class RolloutStep:
+    """An observation of a rollout: before a task's first step, then after each step.
 
     Attributes:
-        chain: which chain.
-        position: which of its tasks, from 0.
-        task, instruction: its name and words.
-        step: how many steps of the task are done.
-        obs: of the environment.
+        chain: number of the chain, from 0.
+        position: number of the task in the chain, from 0.
+        task: name of the task.
+        instruction: its instruction.
+        step: steps of the task done so far.
+        obs: observation of the environment.
     """
 
     chain: int
@@ -80,12 +82,13 @@ class Moment:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of an evaluation.
+    """The scores of an evaluation.
 
     Attributes:
-        lengths: for each chain, how many of its tasks were done in a row.
-        done, tried: by task, how often.
-        steps: by task, of all that were done together.
+        lengths: tasks done in a row, for each chain.
+        done: how often each task was done.
+        tried: how often each task was tried.
+        steps: total steps of each task when it was done.
     """
 
     lengths: tuple[int, ...]
@@ -95,17 +98,17 @@ class Result:
 
     @property
     def in_a_row(self) -> list[float]:
-        """The share of chains in which at least 1, 2, ... 5 tasks were done in a row."""
+        """Shares of chains with at least 1, 2, ... 5 tasks done in a row, 0 to 1."""
         count = max(1, len(self.lengths))
         return [sum(n >= least for n in self.lengths) / count for least in range(1, LENGTH + 1)]
 
     @property
     def average_length(self) -> float:
-        """How many tasks were done in a row, on average; 0 to 5."""
+        """Average number of tasks done in a row, 0 to 5."""
         return sum(self.lengths) / max(1, len(self.lengths))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON holds it."""
+        """All scores, in types that JSON has."""
         rates = {
             task: {
                 "done": self.done.get(task, 0),
@@ -124,7 +127,7 @@ class Result:
         }
 
     def table(self) -> str:
-        """The same for people to read."""
+        """All scores as text."""
         head = "tasks in a row  " + "".join(f"{n:>7}" for n in range(1, LENGTH + 1)) + "  average"
         rates = "".join(f"{rate:7.1%}" for rate in self.in_a_row)
         lines = [head, f"{len(self.lengths):>6} chains   {rates}  {self.average_length:7.2f}", ""]
@@ -139,34 +142,34 @@ class Result:
 
 
 def evaluate(
-    setting: Setting,
+    setup: Setup,
     model: Model,
     chains: Iterable[Chain],
     steps_per_task: int = STEPS_PER_TASK,
-    on_frame: Callable[[Moment], None] | None = None,
+    on_frame: Callable[[RolloutStep], None] | None = None,
     on_chain: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Let a model try chains of tasks.
+    """Roll out a model on chains of tasks.
 
     Args:
-        setting: `tabletop()` or `official(dataset)`.
-        model: gets an observation and words, gives an action.
+        setup: `tabletop()` or `official(dataset)`.
+        model: maps observation and instruction to an action.
         chains: `tabletop_chains(count)`, `single_tasks(count)` or `calvin_chains()`.
-        steps_per_task: after so many steps a task counts as failed; each is 1/30 s.
-        on_frame: is shown every observation.
-        on_chain: is told, after each chain, its number and how many of its tasks were done.
+        steps_per_task: steps of 1/30 s after which a task counts as failed.
+        on_frame: called with every observation.
+        on_chain: called after each chain, with its number and the number of its tasks done.
     """
     lengths: list[int] = []
     done: Counter[str] = Counter()
     tried: Counter[str] = Counter()
     steps: Counter[str] = Counter()
     for number, chain in enumerate(chains):
-        robot_obs, scene_obs = setting.start(chain)
-        setting.env.reset(robot_obs=robot_obs, scene_obs=scene_obs)
+        robot_obs, scene_obs = setup.start(chain)
+        setup.env.reset(robot_obs=robot_obs, scene_obs=scene_obs)
         lengths.append(0)
         for task in chain.tasks:
-            show = on_frame and _shown(on_frame, number, lengths[-1], task, setting)
-            took = attempt(setting, model, task, steps_per_task, show)
+            on_step = on_frame and _step_callback(on_frame, number, lengths[-1], task, setup)
+            took = try_task(setup, model, task, steps_per_task, on_step)
             tried[task] += 1
             if took is None:
                 break
@@ -178,63 +181,66 @@ def evaluate(
     return Result(tuple(lengths), dict(done), dict(tried), dict(steps))
 
 
-def attempt(
-    setting: Setting,
+def try_task(
+    setup: Setup,
     model: Model,
     task: str,
     steps: int = STEPS_PER_TASK,
-    show: Callable[[int, Observation], None] | None = None,
+    on_step: Callable[[int, Observation], None] | None = None,
 ) -> int | None:
-    """Let a model try one task from where the environment is; the steps it took, None if not done.
+    """Roll out a model on one task from the environment's present state.
+
+    Returns:
+        The number of steps until the task was done, or None if it was not.
 
     Raises:
-        UserError: the setting has no words for the task.
+        UserError: the setup has no instruction for the task.
     """
-    if task not in setting.instructions:
+    if task not in setup.instructions:
         raise UserError(
             f"there is no instruction for {task!r}, expected one of "
-            f"{', '.join(sorted(setting.instructions))}."
+            f"{', '.join(sorted(setup.instructions))}."
         )
-    obs, start_info = setting.env.get_obs(), setting.env.get_info()
+    obs, start_info = setup.env.get_obs(), setup.env.get_info()
     model.reset()
     for step in itertools.count():
-        if show:
-            show(step, obs)
+        if on_step:
+            on_step(step, obs)
         if step == steps:
             return None
-        obs, _, _, info = setting.env.step(model.step(obs, setting.instructions[task]))
-        if setting.task_oracle.get_task_info_for_set(start_info, info, {task}):
-            if show:
-                show(step + 1, obs)
+        obs, _, _, info = setup.env.step(model.step(obs, setup.instructions[task]))
+        if setup.task_oracle.get_task_info_for_set(start_info, info, {task}):
+            if on_step:
+                on_step(step + 1, obs)
             return step + 1
     return None
 
 
-def _shown(
-    on_frame: Callable[[Moment], None], chain: int, position: int, task: str, setting: Setting
+def _step_callback(
+    on_frame: Callable[[RolloutStep], None], chain: int, position: int, task: str, setup: Setup
 ) -> Callable[[int, Observation], None]:
-    words = setting.instructions.get(task, "")
-    return lambda step, obs: on_frame(Moment(chain, position, task, words, step, obs))
+    words = setup.instructions.get(task, "")
+    return lambda step, obs: on_frame(RolloutStep(chain, position, task, words, step, obs))
 
 
 def tabletop(
     render: bool = True, instructions: Mapping[str, str] | None = None, scene: Scene = "play"
-) -> Setting:
+) -> Setup:
     """The built-in tabletop.
 
     Args:
-        render: whether observations hold pictures.
-        instructions: the words for each task; by default those for validation, which no
-            demonstration for training carries.
+        render: whether observations hold images.
+        instructions: the instruction of each task; by default those for validation, which no
+            demonstration for training has.
         scene: `go_round` for chains of that task, which needs a pillar on the table.
     """
     env = TabletopEnv(render=render, scene=scene)
     words = tasks.VALIDATION if instructions is None else instructions
-    return Setting(env, tasks.TaskOracle(), words, starts.tabletop_start)
+    return Setup(env, tasks.TaskOracle(), words, starts.tabletop_start)
 
 
-def official(dataset: Path) -> Setting:
-    """CALVIN's own simulator, tasks and words, set up as its `evaluate_policy.py` does.
+def official(dataset: Path) -> Setup:
+    """CALVIN's own simulator, tasks and instructions, set up as its `evaluate_policy.py` does.
 
     Args:
         dataset: a download such as task_ABCD_D, whose `validation/.hydra` configures the scene.
@@ -258,17 +264,17 @@ def official(dataset: Path) -> Setting:
     return _official(folder)
 
 
-def _official(folder: Path) -> Setting:
+def _official(folder: Path) -> Setup:
     hydra: Any = importlib.import_module("hydra")
-    read: Any = importlib.import_module("omegaconf").OmegaConf.load
-    environments: Any = importlib.import_module("calvin_env.envs.play_table_env")
-    # calvin_models/calvin_agent, which is only looked at: importing it would need much more
+    load: Any = importlib.import_module("omegaconf").OmegaConf.load
+    play_table_env: Any = importlib.import_module("calvin_env.envs.play_table_env")
+    # Located in calvin_models/calvin_agent but not imported, which would need many more packages.
     spec = importlib.util.find_spec("calvin_agent")
     configs = Path((spec and spec.origin) or "").parents[1] / "conf"
-    told = read(configs / "annotations" / "new_playtable_validation.yaml")
+    texts_by_task = load(configs / "annotations" / "new_playtable_validation.yaml")
     oracle = hydra.utils.instantiate(
-        read(configs / "callbacks" / "rollout" / "tasks" / "new_playtable_tasks.yaml")
+        load(configs / "callbacks" / "rollout" / "tasks" / "new_playtable_tasks.yaml")
     )
-    words = {str(task): str(texts[0]) for task, texts in told.items()}
-    env = environments.get_env(folder, obs_space=CAMERAS, show_gui=False)
-    return Setting(env, oracle, words, starts.official_start)
+    words = {str(task): str(texts[0]) for task, texts in texts_by_task.items()}
+    env = play_table_env.get_env(folder, obs_space=CAMERAS, show_gui=False)
+    return Setup(env, oracle, words, starts.official_start)

@@ -1,11 +1,11 @@
-"""Writes demonstrations on the tabletop as raw CALVIN data, which `handloom curate calvin` reads.
+"""Demonstrations on the tabletop, written as raw CALVIN data that `handloom curate calvin` reads.
 
     task_tabletop/{training,validation}/episode_0000000.npz        one file for each frame
                                         ep_start_end_ids.npy       one segment for each episode
                                         lang_annotations/auto_lang_ann.npy   and one window
 
-Frames have the keys that are needed: two pictures, actions, rel_actions, robot_obs, scene_obs. As
-in the original an action is the pose of the next frame, and the relative one is what leads there.
+Frames have the keys that are needed: two images, actions, rel_actions, robot_obs, scene_obs. As in
+the original an action is the pose of the next frame, and the relative action the step to it.
 """
 
 import io
@@ -26,31 +26,32 @@ from handloom.errors import RunError, UserError
 from handloom.files import sync_tree, write_text
 from handloom.train.tabletop import tasks
 from handloom.train.tabletop import world as w
-from handloom.train.tabletop.env import Scene, TabletopEnv, initial_state, relative
+from handloom.train.tabletop.env import Scene, TabletopEnv, initial_state, relative_action
 from handloom.train.tabletop.oracle import Oracle
-from handloom.train.tabletop.world import Floats, World
+from handloom.train.tabletop.world import Floats, TableWorld
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
+VERSION = 1  # to be raised whenever the same arguments give other bytes
 HOME = "task_tabletop"
 OWNER, MARKER = ".miniature", ".complete.json"
 TITLE = "handloom demonstrations on the tabletop"
-NOISE = 0.06  # of the oracle's relative actions: 1.2 mm and 3 mrad a step
-LONGEST = 150  # steps after which an attempt is given up
-ATTEMPTS = 20  # before a task is called impossible
-VAL_EVERY = 5  # of `write`: every fifth episode is for validation
-SPREAD = 7  # of `write`: its way through the 18 tasks, so that the first few are of many kinds
-LEFT_THERE = 0.5  # share of episodes that begin where another task would have ended
+NOISE = 0.06  # on the oracle's relative actions: 1.2 mm and 3 mrad a step
+MAX_STEPS = 150  # of an attempt
+MAX_ATTEMPTS = 20  # at a demonstration
+VAL_EVERY = 5  # in `write` every fifth demonstration is for validation
+TASK_STRIDE = 7  # in `write`, through the 18 tasks, so that the first few are of many kinds
+# In a chain every task but the first begins where another one has left the gripper.
+AFTER_ANOTHER_TASK = 0.5  # share of demonstrations that begin like that
 
 
 @dataclass(frozen=True)
-class Episode:
-    """A demonstration: what was seen, done and said.
+class Demonstration:
+    """A demonstration of T steps.
 
     Attributes:
-        task: its name.
+        task: name of the task.
         text: the instruction.
-        frames: of T steps: `rgb_static`, `rgb_gripper`, and float64 [T, ·] `actions`,
-            `rel_actions`, `robot_obs`, `scene_obs`.
+        frames: arrays of all steps by key: uint8 [T, H, W, 3] `rgb_static` and `rgb_gripper`,
+            float64 [T, ·] `actions`, `rel_actions`, `robot_obs` and `scene_obs`.
     """
 
     task: str
@@ -58,13 +59,13 @@ class Episode:
     frames: dict[str, NDArray[Any]]
 
     def __len__(self) -> int:
-        """How many steps it has."""
+        """T, the number of steps."""
         return len(self.frames["actions"])
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which demonstration: `index` counts those of the same task and split."""
+class DemonstrationKey:
+    """Identity of a demonstration; `index` counts those of the same task and split."""
 
     split: str
     task: str
@@ -72,10 +73,10 @@ class Wanted:
 
 
 def write(out: Path, clips: int = 60, seed: int = 0, names: Sequence[str] | None = None) -> None:
-    """Write `clips` demonstrations, all tasks in turn, every fifth of them for validation.
+    """Write `clips` demonstrations of all tasks in turn, every fifth for validation.
 
-    With `names` they are of these tasks only, and every fifth of each is for validation. The same
-    arguments give the same bytes. A finished folder is left alone.
+    With `names` they are of these tasks only, and every fifth of each task is for validation. The
+    same arguments give the same bytes. A complete folder is left alone.
 
     Raises:
         UserError: a task is unknown, or `out` holds a dataset that this did not write.
@@ -83,12 +84,12 @@ def write(out: Path, clips: int = 60, seed: int = 0, names: Sequence[str] | None
     if names is not None:
         validation = clips // len(names) // VAL_EVERY
         return record(out, clips // len(names) - validation, names, seed, validation)
-    wanted = []
+    keys = []
     for number in range(clips):
         split = "validation" if number % VAL_EVERY == VAL_EVERY - 1 else "training"
-        task = tasks.TASKS[SPREAD * number % len(tasks.TASKS)]
-        wanted.append(Wanted(split, task, number // len(tasks.TASKS)))
-    _fill(Path(out), wanted, seed, {"clips": clips})
+        task = tasks.TASKS[TASK_STRIDE * number % len(tasks.TASKS)]
+        keys.append(DemonstrationKey(split, task, number // len(tasks.TASKS)))
+    _write_once(Path(out), keys, seed, {"clips": clips})
 
 
 def record(
@@ -98,11 +99,10 @@ def record(
     seed: int = 0,
     validation_per_task: int = 2,
 ) -> None:
-    """Write so many demonstrations of each of some tasks; `go_round` is one that can be named.
+    """Write a number of demonstrations of each of some tasks, which may include `go_round`.
 
-    The same as `write` for repeated calls and folders that hold something else. An episode depends
-    on seed, split, task and its number among those only: more of them, or other tasks, leave its
-    bytes as they are.
+    Repeated calls, and folders that hold something else, are treated as by `write`. The bytes of a
+    demonstration depend only on seed, split, task and its number among those of the task.
 
     Raises:
         UserError: a task is unknown, or `out` holds another dataset.
@@ -114,39 +114,39 @@ def record(
             f"{', '.join(tasks.VALIDATION)}."
         )
     counts = {"training": episodes_per_task, "validation": validation_per_task}
-    wanted = [
-        Wanted(split, task, index)
+    keys = [
+        DemonstrationKey(split, task, index)
         for split, count in counts.items()
         for index in range(count)
         for task in names
     ]
-    _fill(Path(out), wanted, seed, {**counts, "tasks": list(names)})
+    _write_once(Path(out), keys, seed, {**counts, "tasks": list(names)})
 
 
-def demonstrate(wanted: Wanted, seed: int = 0, noise: float = NOISE) -> Episode:
-    """Let the oracle do a task once; what fails is not shown, another start is tried.
+def make_demonstration(key: DemonstrationKey, seed: int = 0, noise: float = NOISE) -> Demonstration:
+    """A demonstration by the oracle; after a failed attempt another start is tried.
 
     Raises:
         RunError: no attempt succeeds.
     """
-    split = sorted(("training", "validation")).index(wanted.split)
-    name = zlib.crc32(wanted.task.encode())
-    for attempt in range(ATTEMPTS):
-        rng = np.random.default_rng([seed, split, name, wanted.index, attempt])
-        frames = _attempt(wanted.task, rng, noise)
+    split = sorted(("training", "validation")).index(key.split)
+    name = zlib.crc32(key.task.encode())
+    for attempt in range(MAX_ATTEMPTS):
+        rng = np.random.default_rng([seed, split, name, key.index, attempt])
+        frames = _attempt(key.task, rng, noise)
         if frames is not None:
-            return Episode(wanted.task, _words(wanted, rng), frames)
-    raise RunError(f"{wanted.task} failed from {ATTEMPTS} starts in a row")
+            return Demonstration(key.task, _instruction(key, rng), frames)
+    raise RunError(f"{key.task} failed from {MAX_ATTEMPTS} starts in a row")
 
 
 def start(task: str, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """A random start from which a task can be done: robot_obs [15] and scene_obs [24].
+    """A random start in which a task can be done: robot_obs [15] and scene_obs [24].
 
-    In half of them the gripper is where another task would have left it.
+    In half of the starts the gripper is where another task would have left it.
     """
     if task == tasks.GO_ROUND:
         return initial_state(rng, "go_round")
-    world = World.of(*initial_state(rng))
+    world = TableWorld.from_obs(*initial_state(rng))
     if task in tasks.DOORS:
         door, way = tasks.DOORS[task]
         most = w.SLIDER_MAX if door == "slider" else w.DRAWER_MAX
@@ -156,13 +156,13 @@ def start(task: str, rng: np.random.Generator) -> tuple[Floats, Floats]:
         setattr(world, light, float(not lit))
         world.switch = w.SWITCH_MAX * world.lightbulb
     elif task == "place_in_drawer":
-        return _holding(world, rng)
-    if rng.random() < LEFT_THERE:
-        _leave_gripper(world, rng)
+        return _start_holding_block(world, rng)
+    if rng.random() < AFTER_ANOTHER_TASK:
+        _move_gripper_aside(world, rng)
     return world.robot_obs(), world.scene_obs()
 
 
-def _holding(world: World, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _start_holding_block(world: TableWorld, rng: np.random.Generator) -> tuple[Floats, Floats]:
     block = world.blocks[rng.integers(3)]
     world.drawer, world.width, world.command = w.DRAWER_MAX, w.HELD_M, -1.0
     world.tip[:2] = block[:2] + rng.uniform(-0.005, 0.005, 2)
@@ -171,8 +171,8 @@ def _holding(world: World, rng: np.random.Generator) -> tuple[Floats, Floats]:
     return world.robot_obs(), world.scene_obs()
 
 
-def _leave_gripper(world: World, rng: np.random.Generator) -> None:
-    """Put the gripper, closed, at a handle, above the button or beside a block that was pushed."""
+def _move_gripper_aside(world: TableWorld, rng: np.random.Generator) -> None:
+    """Move the closed gripper to a handle, above the button, or beside a block."""
     places = list(world.handles().values())
     places.append(np.append(w.BUTTON, w.BUTTON_TOP - 0.005))
     side = float(rng.choice([-1.0, 1.0]))
@@ -187,7 +187,7 @@ def _attempt(task: str, rng: np.random.Generator, noise: float) -> dict[str, NDA
     env, oracle = TabletopEnv(scene=scene), Oracle(int(rng.integers(2**31)), noise)
     obs, judge = env.reset(*start(task, rng)), tasks.TaskOracle()
     info, start_info, rows = env.get_info(), env.get_info(), []
-    for _ in range(LONGEST):
+    for _ in range(MAX_STEPS):
         action = oracle.step(obs, task)
         if oracle.finished:
             break
@@ -200,9 +200,9 @@ def _attempt(task: str, rng: np.random.Generator, noise: float) -> dict[str, NDA
 
 
 def _frame(obs: dict[str, Any], following: Floats) -> dict[str, NDArray[Any]]:
-    """A frame's arrays; the gripper's command is the one that was given in it."""
+    """The arrays of a frame; the gripper's command is the one given in this frame."""
     action = np.append(following[:6], following[14])
-    moved = relative(action, obs["robot_obs"][:6])
+    moved = relative_action(action, obs["robot_obs"][:6])
     return {
         "rgb_static": obs["rgb_obs"]["rgb_static"],
         "rgb_gripper": obs["rgb_obs"]["rgb_gripper"],
@@ -213,14 +213,16 @@ def _frame(obs: dict[str, Any], following: Floats) -> dict[str, NDArray[Any]]:
     }
 
 
-def _words(wanted: Wanted, rng: np.random.Generator) -> str:
-    if wanted.split == "validation":
-        return tasks.VALIDATION[wanted.task]
-    return str(rng.choice(tasks.TRAINING[wanted.task]))
+def _instruction(key: DemonstrationKey, rng: np.random.Generator) -> str:
+    if key.split == "validation":
+        return tasks.VALIDATION[key.task]
+    return str(rng.choice(tasks.TRAINING[key.task]))
 
 
-def _fill(out: Path, wanted: Sequence[Wanted], seed: int, settings: dict[str, Any]) -> None:
-    """Write a folder unless it is there; the owner's file comes first, the marker last."""
+def _write_once(
+    out: Path, keys: Sequence[DemonstrationKey], seed: int, settings: dict[str, Any]
+) -> None:
+    """Write a folder unless it is complete; the owner file first, the marker last."""
     marker = {"dataset": "tabletop", **settings, "seed": seed, "version": VERSION}
     done, owner, home = out / MARKER, out / OWNER, out / HOME
     if done.is_file() and json.loads(done.read_text()) == marker:
@@ -239,28 +241,28 @@ def _fill(out: Path, wanted: Sequence[Wanted], seed: int, settings: dict[str, An
         shutil.rmtree(home)
     write_text(owner, f"{TITLE}\n")
     for split in ("training", "validation"):
-        _write_split(home / split, [one for one in wanted if one.split == split], seed)
+        _write_split(home / split, [key for key in keys if key.split == split], seed)
     sync_tree(home)  # once: each of thousands of frames apart would take longer
     write_text(done, json.dumps(marker) + "\n")
 
 
-def _write_split(folder: Path, wanted: Sequence[Wanted], seed: int) -> None:
-    if not wanted:
+def _write_split(folder: Path, keys: Sequence[DemonstrationKey], seed: int) -> None:
+    if not keys:
         return
     folder.mkdir(parents=True)
     texts, names, bounds = [], [], []
     ids = itertools.count()
-    for one in wanted:
-        episode = demonstrate(one, seed)
+    for key in keys:
+        demonstration = make_demonstration(key, seed)
         first = last = next(ids)
-        for step in range(len(episode)):
+        for step in range(len(demonstration)):
             last = first if step == 0 else next(ids)
-            _write_frame(folder / f"episode_{last:07d}.npz", episode.frames, step)
-        texts.append(episode.text)
-        names.append(episode.task)
+            _write_frame(folder / f"episode_{last:07d}.npz", demonstration.frames, step)
+        texts.append(demonstration.text)
+        names.append(demonstration.task)
         bounds.append((first, last))
     segments = np.array(bounds, np.int64)
-    told = {
+    annotation = {
         "language": {"ann": texts, "task": names},
         "info": {"episodes": [], "indx": bounds},
     }
@@ -270,17 +272,19 @@ def _write_split(folder: Path, wanted: Sequence[Wanted], seed: int) -> None:
     np.save(folder / "scene_info.npy", np.array(scenes, object), allow_pickle=True)
     (folder / "lang_annotations").mkdir()
     file = folder / "lang_annotations" / "auto_lang_ann.npy"
-    np.save(file, np.array(told, object), allow_pickle=True)
+    np.save(file, np.array(annotation, object), allow_pickle=True)
 
 
 def _write_frame(path: Path, frames: dict[str, NDArray[Any]], step: int) -> None:
-    """One frame; the lowest compression takes half of savez_compressed's time, for 16 % more."""
+    """Write one frame; the lowest compression takes half of savez_compressed's time, for 16 % more
+    bytes.
+    """
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for key, values in frames.items():
             member = io.BytesIO()
             np.lib.format.write_array(member, np.ascontiguousarray(values[step]))
-            entry = zipfile.ZipInfo(f"{key}.npy")  # of 1980: the same bytes at any time
+            entry = zipfile.ZipInfo(f"{key}.npy")  # dated 1980: the same bytes at any time
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, member.getvalue(), compresslevel=1)
     path.write_bytes(file.getvalue())

@@ -1,4 +1,4 @@
-"""Where a chain begins: from a symbolic state to the vectors that an environment is reset to."""
+"""Starts of chains: the vectors to which an environment is reset for a symbolic state."""
 
 import zlib
 
@@ -8,7 +8,7 @@ from handloom.train.tabletop import world as w
 from handloom.train.tabletop.chains import COLOURS, Chain, State, canonical
 from handloom.train.tabletop.env import blocks_in_lanes, initial_state
 from handloom.train.tabletop.tasks import GO_ROUND
-from handloom.train.tabletop.world import Floats, World
+from handloom.train.tabletop.world import Floats, TableWorld
 
 # CALVIN's arm at the start of every chain: pose, width, seven joints, command.
 ROBOT_OBS = (
@@ -23,18 +23,18 @@ ON_TABLE = (
     (5.00000896e-02, -1.20000177e-01, 4.59990009e-01),
     (2.29995412e-01, -1.19995140e-01, 4.59990010e-01),
 )
-TURNS = (np.pi / 2 - np.pi / 8, np.pi / 2 + np.pi / 8)  # of a block about the vertical
+YAWS = (np.pi / 2 - np.pi / 8, np.pi / 2 + np.pi / 8)  # of a block about the vertical
 
 
 def get_env_state_for_initial_condition(initial: State) -> tuple[Floats, Floats]:
     """CALVIN's robot_obs [15] and scene_obs [24] for a symbolic state; `evaluation/utils.py` there.
 
-    A block's place on the table and the turns are drawn from a generator that is seeded with a
-    hash of the state's values, so that a state always gives the same vectors.
+    Places on the table and yaws of blocks are drawn from a generator that is seeded with a hash of
+    the state's values, so that a state always gives the same vectors.
     """
     generator = np.random.RandomState(_fnv1(str(initial.values())))
     table = [np.array(place) for place in ON_TABLE]
-    generator.shuffle(table)
+    generator.shuffle(table)  # before the yaws are drawn, as in CALVIN
     scene = np.zeros(24)
     scene[0] = w.SLIDER_MAX * (initial["slider"] == "left")
     scene[1] = w.DRAWER_MAX * (initial["drawer"] == "open")
@@ -46,24 +46,24 @@ def get_env_state_for_initial_condition(initial: State) -> tuple[Floats, Floats]
         second = number == 2 or (number == 1 and initial["red_block"] == "table")
         at = 6 + 6 * number
         scene[at : at + 3] = SHELF[place] if place in SHELF else table[int(second)]
-        scene[at + 5] = generator.uniform(*TURNS)
+        scene[at + 5] = generator.uniform(*YAWS)
     return np.array(ROBOT_OBS), scene
 
 
 def official_start(chain: Chain) -> tuple[Floats, Floats]:
-    """Where CALVIN begins a chain."""
+    """Start of a chain in CALVIN's simulator: robot_obs [15] and scene_obs [24]."""
     return get_env_state_for_initial_condition(chain.initial)
 
 
 def tabletop_start(chain: Chain) -> tuple[Floats, Floats]:
-    """Where the tabletop begins a chain: each chain has places of its own for gripper and blocks.
+    """Start of a chain on the tabletop: robot_obs [15] and scene_obs [24].
 
-    Returns robot_obs [15] and scene_obs [24]; the same chain always gives the same.
+    Each chain has its own places of gripper and blocks, which depend on the chain alone.
     """
     rng = np.random.default_rng(zlib.crc32(next(canonical([chain])).encode()))
     if GO_ROUND in chain.tasks:
         return initial_state(rng, "go_round")
-    world, initial = World.of(*initial_state(rng)), chain.initial
+    world, initial = TableWorld.from_obs(*initial_state(rng)), chain.initial
     world.slider = w.SLIDER_MAX * (initial["slider"] == "left")
     world.drawer = w.DRAWER_MAX * (initial["drawer"] == "open")
     world.lightbulb, world.led = float(initial["lightbulb"]), float(initial["led"])
@@ -73,7 +73,7 @@ def tabletop_start(chain: Chain) -> tuple[Floats, Floats]:
 
 
 def _fnv1(text: str) -> int:
-    """FNV-1 of 32 bits as pyhash computes it: it begins with 0 and reads text as UTF-16."""
+    """32-bit FNV-1 hash as pyhash computes it: it starts at 0 and reads text as UTF-16."""
     value = 0
     for byte in text.encode("utf-16-le"):
         value = value * 0x01000193 % 2**32 ^ byte

@@ -1,7 +1,7 @@
-"""The tabletop's tasks: what they are called, how they are told, and when they are done.
+"""The tabletop's tasks: their names, their instructions, and when they are done.
 
-Names and thresholds are CALVIN's, for the 18 of its 34 tasks that this world has the things for:
-no cabinet to reach into, no turning of blocks, no stacks. `go_round` is not one of CALVIN's.
+Names and thresholds are CALVIN's, for the 18 of its 34 tasks that are possible here: there is no
+cabinet to reach into, no rotation of blocks, no stacking. `go_round` is not one of CALVIN's.
 """
 
 from collections.abc import Iterable, Mapping
@@ -54,7 +54,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "turn_off_led": ("turn off the green light", "turn off the led", "press to put the led out"),
     GO_ROUND: ("go round the pillar to the goal", "reach the goal behind the pillar"),
 }
-VALIDATION: dict[str, str] = {  # one for each task, and none of them is among those above
+VALIDATION: dict[str, str] = {  # one for each task, none of them among those above
     "move_slider_left": "push the sliding door to the left side",
     "move_slider_right": "push the sliding door to the right side",
     "open_drawer": "pull the handle to open the drawer",
@@ -81,43 +81,39 @@ for _colour in COLOURS:
     )
     VALIDATION[f"lift_{_colour}_block_table"] = f"grasp and lift the {_colour} block"
 
-MEANING = {
+TASK_BY_INSTRUCTION = {
     text: task for task, texts in TRAINING.items() for text in (*texts, VALIDATION[task])
-}  # what an instruction asks for
+}
 
 
 def task_of(instruction: str) -> str:
-    """The task that an instruction asks for; a task's name asks for itself.
+    """The task of an instruction, or of a task's own name.
 
     Raises:
-        UserError: the words are none of the tabletop's.
+        UserError: the instruction is unknown.
     """
     if instruction in VALIDATION:
         return instruction
-    if instruction not in MEANING:
+    if instruction not in TASK_BY_INSTRUCTION:
         raise UserError(
             f"the tabletop knows no instruction {instruction!r}, expected one such as "
             f"{VALIDATION['open_drawer']!r}: see train/tabletop/tasks.py."
         )
-    return MEANING[instruction]
+    return TASK_BY_INSTRUCTION[instruction]
 
 
 class TaskOracle:
-    """Tells which tasks were done between two infos of TabletopEnv; as CALVIN's `Tasks`."""
-
-    def get_task_info(self, start_info: Info, end_info: Info) -> set[str]:
-        """All tasks done between two moments."""
-        return self.get_task_info_for_set(start_info, end_info, VALIDATION)
+    """Decides which tasks were done between two infos of TabletopEnv, like CALVIN's `Tasks`."""
 
     def get_task_info_for_set(
         self, start_info: Info, end_info: Info, task_filter: Iterable[str]
     ) -> set[str]:
-        """Those of some tasks that were done between two moments."""
-        return {task for task in task_filter if done(task, start_info, end_info)}
+        """The tasks of a set that were done between two infos."""
+        return {task for task in task_filter if is_done(task, start_info, end_info)}
 
 
-def done(task: str, start_info: Info, end_info: Info) -> bool:
-    """Whether a task was done between two moments. Raises UserError for names it does not know."""
+def is_done(task: str, start_info: Info, end_info: Info) -> bool:
+    """Whether a task was done between two infos. Raises UserError for unknown names."""
     start, end = start_info["scene_info"], end_info["scene_info"]
     if task in DOORS:
         name, threshold = DOORS[task]

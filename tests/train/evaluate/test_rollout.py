@@ -77,7 +77,9 @@ def test_what_the_robot_reports_is_what_curation_reads() -> None:
     random = np.random.default_rng(0)
     robot_obs = random.uniform(-6, 6, (50, 15))
     robot_obs[:, 14] = random.choice([-1.0, 1.0], 50)
-    assert np.allclose([state_of(one) for one in robot_obs], calvin.states(robot_obs), atol=1e-6)
+    assert np.allclose(
+        [state_of(one) for one in robot_obs], calvin.convert_states(robot_obs), atol=1e-6
+    )
 
 
 def test_a_policy_is_shown_its_own_views(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_thousand_chains_are_calvins() -> None:
 def test_the_chains_of_one_state_are_calvins() -> None:
     """A share of the above that takes a moment: each state has a generator of its own."""
     state, generator = chains.initial_states()[191], np.random.RandomState(191)
-    drawn = {chains._draw(state, tuple(chains.CHANGES), generator) for _ in range(5)}
+    drawn = {chains._draw_chain(state, tuple(chains.TRANSITIONS), generator) for _ in range(5)}
     assert drawn == OF_THE_LAST_STATE
 
 
@@ -68,8 +68,8 @@ def test_chains_begin_in_one_of_192_states_and_every_task_can_be_done() -> None:
     assert len(states) == 192  # 2 * 2 * 2 * 2 * 12
     for state in states:
         assert [state[f"{c}_block"] for c in chains.COLOURS].count("table") in (1, 2)
-    assert len(chains.CHANGES) == 34
-    assert set(tasks.TASKS) < set(chains.CHANGES)
+    assert len(chains.TRANSITIONS) == 34
+    assert set(tasks.TASKS) < set(chains.TRANSITIONS)
 
 
 def test_what_a_chain_may_not_hold() -> None:
@@ -171,7 +171,7 @@ def test_success_is_counted_up_to_the_first_task_that_fails() -> None:
 
 
 def test_a_task_has_so_many_steps_and_every_one_is_shown() -> None:
-    moments: list[protocol.Moment] = []
+    moments: list[protocol.RolloutStep] = []
     result = protocol.evaluate(
         protocol.tabletop(render=False), FailsAt("turn_on_led"), [Chain(BEGINS, FIVE)], 90,
         on_frame=moments.append,
@@ -194,7 +194,7 @@ def test_without_the_simulator_it_says_what_is_missing(
 
 def test_a_task_without_words_is_an_error() -> None:
     with pytest.raises(UserError, match="stack_block"):
-        protocol.attempt(protocol.tabletop(render=False), Oracle(), "stack_block")
+        protocol.try_task(protocol.tabletop(render=False), Oracle(), "stack_block")
 
 
 class Gives:

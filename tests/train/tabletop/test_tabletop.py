@@ -14,7 +14,7 @@ from handloom.stages.datasets.source import EpisodeOptions
 from handloom.train.tabletop import record, tasks, world
 from handloom.train.tabletop.env import TabletopEnv
 from handloom.train.tabletop.oracle import Oracle, RandomPolicy
-from handloom.train.tabletop.protocol import Setting, attempt
+from handloom.train.tabletop.protocol import Setup, try_task
 
 Floats = NDArray[np.float64]
 STILL = np.append(np.zeros(6), 1.0)
@@ -34,15 +34,15 @@ def ready(task: str, seed: int, render: bool = False) -> TabletopEnv:
     return env
 
 
-def setting(env: TabletopEnv) -> Setting:
-    return Setting(env, tasks.TaskOracle(), tasks.VALIDATION, lambda chain: (STILL, STILL))
+def setting(env: TabletopEnv) -> Setup:
+    return Setup(env, tasks.TaskOracle(), tasks.VALIDATION, lambda chain: (STILL, STILL))
 
 
 @pytest.mark.parametrize("task", [*tasks.TASKS, tasks.GO_ROUND])
 def test_the_oracle_does_every_task_and_random_moves_do_not(task: str) -> None:
-    took = [attempt(setting(ready(task, seed)), Oracle(seed), task) for seed in range(10)]
+    took = [try_task(setting(ready(task, seed)), Oracle(seed), task) for seed in range(10)]
     assert all(steps is not None and steps < 120 for steps in took), took
-    by_chance = [attempt(setting(ready(task, s)), RandomPolicy(s), task, 120) for s in range(10)]
+    by_chance = [try_task(setting(ready(task, s)), RandomPolicy(s), task, 120) for s in range(10)]
     assert sum(steps is not None for steps in by_chance) <= 2
 
 
@@ -53,8 +53,8 @@ def test_a_task_that_was_not_asked_for_is_not_done() -> None:
         obs, oracle = env.get_obs(), Oracle()
         while not oracle.finished:
             obs, _, _, after = env.step(oracle.step(obs, tasks.VALIDATION[task]))
-        assert tasks.TaskOracle().get_task_info(before, after) == {task}
-        assert tasks.TaskOracle().get_task_info(after, after) == set()
+        assert tasks.TaskOracle().get_task_info_for_set(before, after, tasks.VALIDATION) == {task}
+        assert tasks.TaskOracle().get_task_info_for_set(after, after, tasks.VALIDATION) == set()
 
 
 @pytest.mark.parametrize("task", ["push_red_block_left", "place_in_drawer", "turn_off_led"])
@@ -187,14 +187,14 @@ def test_pictures_show_what_changes() -> None:
     assert first["rgb_static"].shape == (200, 200, 3)
     assert first["rgb_gripper"].shape == (84, 84, 3)
     assert first["rgb_static"].dtype == first["rgb_gripper"].dtype == np.uint8
-    np.testing.assert_array_equal(first["rgb_static"], env.pictures()["rgb_static"])
+    np.testing.assert_array_equal(first["rgb_static"], env.images()["rgb_static"])
 
     def changed(name: str, value: float) -> int:
         other = TabletopEnv()
         obs = env.get_obs()
         other.reset(obs["robot_obs"], obs["scene_obs"])
         setattr(other.world, name, value)
-        apart = other.pictures()["rgb_static"].astype(int) - first["rgb_static"]
+        apart = other.images()["rgb_static"].astype(int) - first["rgb_static"]
         return int((np.abs(apart).max(axis=2) > 30).sum())
 
     assert changed("lightbulb", 1.0) > 40
@@ -248,7 +248,7 @@ def test_what_is_recorded_replays_to_success(recorded: Path) -> None:
         for frame in frames:
             np.testing.assert_allclose(env.get_obs()["robot_obs"], frame["robot_obs"], atol=1e-9)
             *_, after = env.step(frame["rel_actions"])
-        assert tasks.done(task, before, after)
+        assert tasks.is_done(task, before, after)
 
 
 def hashes(folder: Path) -> dict[str, bytes]:
