@@ -24,7 +24,7 @@ from handloom.stages.hands.rows import CONFIDENT, Hand, HandRow
 from handloom.stages.hands.schedule import Outside, Plan, Sample
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
-from handloom.stages.quality.columns import NOTHING, measures
+from handloom.stages.quality.columns import EMPTY_COLUMNS, measure_columns
 from handloom.stages.quality.frames import change, small_luma
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip, Row
@@ -110,7 +110,7 @@ class Hands(Stage):
             cuts_s=[],
             shot_start_s=clip.start_s,
             shot_end_s=clip.end_s,
-            **NOTHING,
+            **EMPTY_COLUMNS,
         )
 
     def _plan(self, clip: Clip, video: SmallVideo, quick: bool) -> Plan:
@@ -189,7 +189,7 @@ def row_of(clip: Clip, frames: list[Seen], cuts_s: list[float]) -> HandRow:
         cuts_s=cuts_s,
         shot_start_s=start_s,
         shot_end_s=end_s,
-        **measures([f.picture_hwc for f in frames], [f.luma_hw for f in frames]),
+        **measure_columns([f.picture_hwc for f in frames], [f.luma_hw for f in frames]),
     )
 
 

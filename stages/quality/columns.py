@@ -1,4 +1,4 @@
-"""What is stored of a clip's decoded frames beside hands: numbers for `select`, fingerprints."""
+"""Columns of the `hands` table beside the hands: scores for `select`, and fingerprints."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from handloom.stages.quality import frames as quality
 FrameHWC = npt.NDArray[np.uint8]
 
 
-def measures(frames: Sequence[FrameHWC], lumas: Sequence[quality.LumaHW]) -> dict[str, Any]:
-    """Columns of the hands table.
+def measure_columns(frames: Sequence[FrameHWC], lumas: Sequence[quality.LumaHW]) -> dict[str, Any]:
+    """The columns of one clip.
 
     Args:
         frames: at least one, uint8 [H, W, 3] RGB of one size, ascending in time.
@@ -33,9 +33,9 @@ def measures(frames: Sequence[FrameHWC], lumas: Sequence[quality.LumaHW]) -> dic
     }
 
 
-NOTHING: dict[str, Any] = {
+EMPTY_COLUMNS: dict[str, Any] = {
     "brightness": [], "contrast": [], "sharpness": [], "flat_share": [], "change": 0.0,
     "picture_xyxy": [0.0, 0.0, 1.0, 1.0], "bar_share": 0.0, "stereo": "", "stereo_score": 0.0,
     "fingerprints": b"",
 }  # fmt: skip
-"""The same columns of a clip that could not be decoded."""
+"""The same columns for a clip that could not be decoded."""

@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from handloom.stages.quality.bars_and_stereo import picture_box, stereo
+from handloom.stages.quality.bars_and_stereo import detect_stereo, picture_box
 from handloom.stages.quality.frames import (
     change,
     measure_clip,
@@ -187,11 +187,11 @@ def other_eye(frame: Frame, most: float, seed: int) -> Frame:
 @pytest.mark.parametrize(("axis", "kind"), [(1, "side_by_side"), (0, "top_bottom")])
 def test_a_picture_for_each_eye_is_found(most: float, axis: int, kind: str) -> None:
     frames = [np.concatenate([f, other_eye(f, most, 0)], axis) for f in (scene(1), scene(2))]
-    found, score = stereo(lumas(*frames))
+    found, score = detect_stereo(lumas(*frames))
     assert found == kind
     assert score > STEREO
     barred = measure_clip(lumas(*(within_bars(frame, 0, 0.12) for frame in frames)))
-    assert barred.stereo == kind
+    assert barred.detect_stereo == kind
     assert barred.stereo_score > STEREO
 
 
@@ -200,7 +200,7 @@ def test_a_symmetric_scene_is_not_stereo() -> None:
     mirrored = np.concatenate([half, half[:, ::-1]], axis=1)
     belt = np.repeat(scene(4)[:, :1], 640, axis=1)  # edges that run through both halves
     for frame in (scene(5), mirrored, belt, np.zeros_like(half)):
-        assert stereo(lumas(frame))[1] < STEREO
+        assert detect_stereo(lumas(frame))[1] < STEREO
 
 
 def test_tiny_and_tall_frames_are_measured() -> None:
