@@ -50,7 +50,7 @@ class FrameTable:
 
 @dataclass(frozen=True)
 class Alignments:
-    """How one clip may be a copy of another whose frames lie closer together in time."""
+    """Alignments of a sparse clip, which may copy a dense one, with more frames a second."""
 
     sparse: Ints  # [G] clip
     dense: Ints  # [G] clip

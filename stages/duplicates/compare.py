@@ -142,7 +142,7 @@ def _other_moments(frames: FrameTable, alignments: Alignments) -> tuple[Ints, In
 def _time_gaps(
     frames: FrameTable, alignments: Alignments
 ) -> Iterator[tuple[int, Ints, Ints, Doubles]]:
-    """Of each alignment: its number, the frames of both clips, seconds between any two of them."""
+    """For each alignment its number, the frames of both clips, and seconds between any two."""
     clips = zip(alignments.sparse, alignments.dense, alignments.offset_s, strict=True)
     for row, (sparse, dense, offset_s) in enumerate(clips):
         ours, theirs = frames.rows_of(sparse), frames.rows_of(dense)
@@ -164,8 +164,8 @@ def _register_once(
     frames: FrameTable, alignments: Alignments, rows: Ints, ours: Ints, theirs: Ints
 ) -> Fit:
     """Fits of pairs of frames [M], each distinct pair registered once."""
-    asked = np.stack([rows, ours, theirs], axis=1)
-    once, at = np.unique(asked, axis=0, return_inverse=True)
+    requested = np.stack([rows, ours, theirs], axis=1)
+    once, at = np.unique(requested, axis=0, return_inverse=True)
     rows, ours, theirs = once.T
     pictures = frames.fingerprints[ours], frames.fingerprints[theirs]
     return register(*pictures, alignments.mirror[rows], alignments.warp[rows])[at.ravel()]
@@ -181,15 +181,15 @@ def duplicate_terms(frames: FrameTable, alignments: Alignments) -> Terms:
     other_rows, *others = _other_moments(frames, alignments)
     before = np.maximum(theirs - 1, frames.first[alignments.dense[rows]])
     after = np.minimum(theirs + 1, frames.first[alignments.dense[rows] + 1] - 1)
-    asked = (
+    requested = (
         np.concatenate([rows, rows, rows, other_rows]),
         np.concatenate([ours, ours, ours, others[0]]),
         np.concatenate([theirs, before, after, others[1]]),
     )
-    every = _register_once(frames, alignments, *asked)
+    fits = _register_once(frames, alignments, *requested)
     cuts = np.arange(1, 4) * len(rows)
     nearest, earlier, later, elsewhere = (
-        every[part] for part in np.split(np.arange(len(asked[0])), cuts)
+        fits[part] for part in np.split(np.arange(len(requested[0])), cuts)
     )
     moments_s = frames.times_s[ours] - alignments.offset_s[rows]
     gaps_s = [frames.times_s[at] - moments_s for at in (theirs, before, after)]
@@ -206,7 +206,7 @@ def duplicate_terms(frames: FrameTable, alignments: Alignments) -> Terms:
 
 
 def _fit_terms(fit: Fit, rows: Ints, count: int) -> Terms:
-    """How well the frames of each alignment fit: of all pairs, and of the better half of them."""
+    """Terms of the fit of each alignment's frames: of all pairs, and of the better half."""
     across, down = (_deviation(fit.warp[:, axis], rows, count) for axis in (1, 3))
     return {
         "constant": np.ones(count),

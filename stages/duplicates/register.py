@@ -1,4 +1,4 @@
-"""How well frames of two clips fit when their fingerprints are laid over each other.
+"""Registration of frame pairs: fingerprints warped onto each other, and how well they fit.
 
 Shapes: R pairs of frames.
 """
@@ -27,7 +27,7 @@ SOFT_SIGMA = 3.0  # cells; a hand is about ten of them wide
 
 @dataclass(frozen=True)
 class Fit:
-    """How pairs of frames fit when the second one is warped onto the first."""
+    """Fit of pairs of frames, the second one warped onto the first."""
 
     warp: Floats  # [R, 4], see warp.py
     edges: Floats  # [R] correlation of detail finer than three cells, -1 to 1

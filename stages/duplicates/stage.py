@@ -19,11 +19,7 @@ from handloom.stages.duplicates.candidates import ClipFrames, near_duplicates
 from handloom.stages.duplicates.fingerprints import BYTES
 from handloom.stages.duplicates.rows import DuplicateRow, Match
 from handloom.stages.stage import TableStage
-from handloom.stages.tables.columns import (
-    bucket_groups,
-    by_bucket,
-    matched,
-)
+from handloom.stages.tables.columns import bucket_groups, by_bucket, matched
 from handloom.stages.tables.parts import Tables, open_tables
 from handloom.stages.tables.rows import Row
 

@@ -64,7 +64,7 @@ def resample(source: Trajectory, hz: float) -> tuple[Trajectory, NDArray[np.int6
 
 @dataclass(frozen=True)
 class Smoothness:
-    """How a trajectory moves; 0 where it cannot be measured."""
+    """Measures of a trajectory's motion, each 0 where it cannot be measured."""
 
     max_speed_m_s: float = 0.0
     """Fastest displacement from one state to the next."""
