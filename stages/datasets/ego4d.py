@@ -121,6 +121,7 @@ def who_acts(text: str) -> str:
         return "other"
     words = text[tags.end() if tags else 0 :].split()
     subject = words[0] if words else ""
+    # "C opens the door" is the wearer, "X sits" another person, "A man sits" an article.
     if len(subject) == 1 and subject.isalpha() and subject != "A":
         return "wearer" if subject.upper() == "C" else "other"
     return "unknown"

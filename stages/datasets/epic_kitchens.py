@@ -36,7 +36,7 @@ SKIPPED_FOLDERS = frozenset(
 )
 
 _TIME = re.compile(r"([0-9]{1,4}):([0-9]{1,2}):([0-9]{1,2}(?:\.[0-9]*)?)")
-_VIDEO_ID = re.compile(r"P[0-9]{2}_[0-9]{2,3}")
+_VIDEO_ID = re.compile(r"P[0-9]{2}_[0-9]{2,3}")  # EPIC-100 adds some of three digits
 
 Row = tuple[int, int, int, str, str]  # start, stop (ms), index into SPLITS, narration, its id
 
@@ -84,7 +84,7 @@ def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
             media_path=path,
             split=SPLITS[strictest],
             version=release.version,
-            make_spans=tuple(make_spans(rows)),
+            spans=tuple(make_spans(rows)),
             expected_s=durations_s.get(video_id, 0.0),
             reason=reason or ("" if path else "missing_file"),
         )
@@ -110,7 +110,7 @@ def make_spans(rows: Iterable[Row]) -> Iterator[Span]:
     for (start_ms, stop_ms), group in sorted(by_time.items()):
         texts = sorted({text for _, text, _ in group if text})
         reason = "" if texts else "no_text"
-        if stop_ms == 0:
+        if stop_ms == 0:  # set where a time is unusable
             reason = "no_time"
         split = max(split for split, _, _ in group)
         if split != strictest:

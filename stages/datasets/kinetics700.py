@@ -182,10 +182,10 @@ def _index_media(root: Path) -> _Media:
     media = _Media()
     for path in files_below(root, root, VIDEO_SUFFIXES, SKIPPED_FOLDERS):
         stem = path.rpartition("/")[2].rpartition(".")[0]
-        if len(stem) == 11:
+        if len(stem) == 11:  # a YouTube id alone
             media.plain.setdefault(stem, path)
         elif _PART.fullmatch(stem[-14:]):
-            name = stem[-25:]
+            name = stem[-25:]  # 11 characters of the id, 14 of the times
             if name not in media.trimmed or "replacement" in path:
                 media.trimmed[name] = path
     return media

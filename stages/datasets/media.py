@@ -1,11 +1,15 @@
-"""What adapters share: finding media files, and reading CSV annotations."""
+"""Functions that adapters share: finding media files, reading CSV, keeping what is parsed."""
 
 import csv
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import TypeVar
 
 from handloom.errors import UserError
+
+T = TypeVar("T")
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg"})
 
@@ -88,3 +92,22 @@ def contents(folder: Path, most: int = 8) -> str:
     if len(found) > most:
         found[most:] = [f"{len(found) - most} more"]
     return ", ".join(found) or "nothing"
+
+
+def cached_by_file(maxsize: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Decorator of functions that parse a file: the result is kept until the file is replaced.
+
+    The decorated function raises OSError if there is no such file.
+    """
+
+    def decorate(parse: Callable[[Path], T]) -> Callable[[Path], T]:
+        cached = lru_cache(maxsize)(lambda path, *_: parse(path))
+
+        @wraps(parse)
+        def parse_if_changed(path: Path) -> T:
+            state = path.stat()
+            return cached(path, state.st_mtime_ns, state.st_size)
+
+        return parse_if_changed
+
+    return decorate

@@ -127,7 +127,7 @@ def list_episodes(
     for path in _shards(dataset.folder):
         below = path.relative_to(root).as_posix()
         if not is_inside(root, below):
-            continue
+            continue  # a link that leads out of the data folder
         if ".array_record" in path.name:
             raise UserError(
                 f"{path} is in array_record format, expected tfrecord: the bucket's copies are "
@@ -239,7 +239,7 @@ def _places(path: Path) -> Iterator[tfrecord.Place]:
 
 def _missing_records(path: Path, shard_lengths: Sequence[int], count: int) -> str:
     """The error of a file that was cut between two records, or empty if none is missing."""
-    expected = 0 if count else 1
+    expected = 0 if count else 1  # without lengths, only an empty shard is known to be cut
     place = re.search(r"-(\d+)-of-(\d+)$", path.name)
     if place and int(place[1]) < len(shard_lengths) == int(place[2]):
         expected = shard_lengths[int(place[1])]

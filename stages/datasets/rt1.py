@@ -104,6 +104,7 @@ def absolute_gripper(closedness: ArrayLike) -> NDArray[np.float32]:
     if not len(commands):
         return np.ones(len(values), np.float32)
     opens = values[commands] < 0
+    # Of each step the last command up to it, or -1 before the first.
     last = np.searchsorted(commands, np.arange(len(values)), side="right") - 1
     return np.where(last < 0, not opens[0], opens[last]).astype(np.float32)
 

@@ -129,7 +129,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class SourceEpisode:
-    """Where a robot episode lies; listing makes these without reading the episode.
+    """Place of a robot episode, which listing finds without reading the episode.
 
     Attributes:
         unit: name of the place: `<file below the data folder>#<number in it>`.
@@ -229,7 +229,7 @@ class EpisodeOptions:
     action_key: str = ""
     """Key of the action, for generic sources; by default the usual names are tried."""
     action_kind: ActionKind | Literal["auto"] = "auto"
-    """What state and action mean: ee_delta, joints, as_stored; `auto` goes by the format."""
+    """Meaning of state and action: ee_delta, joints or as_stored; `auto` decides by the format."""
     hz: float = 0.0
     """Control frequency in Hz, for sources that do not state it; 0 takes the source's own."""
     relabel: bool = False
@@ -266,6 +266,7 @@ def is_inside(root: Path, path: str) -> bool:
     pure = PurePosixPath(path.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "\0" in path:
         return False
+    # Links are followed on both sides: the data folder may itself be a link.
     real_root = os.path.realpath(root)
     return os.path.commonpath([real_root, os.path.realpath(root / path)]) == real_root
 

@@ -56,6 +56,7 @@ def binarize_gripper(gripper: ArrayLike) -> NDArray[np.float32]:
     values = np.asarray(gripper, np.float64)
     binary = (values > 0.5).astype(np.float32)
     decided = np.flatnonzero((values > OPEN_ABOVE) | (values < CLOSED_BELOW))
+    # Of each step the next decided one.
     following = np.searchsorted(decided, np.arange(len(values)))
     has_next = following < len(decided)
     binary[has_next] = binary[decided[following[has_next]]]

@@ -5,7 +5,6 @@ images and states and T - 1 actions; the official conversion pairs them, and wri
 N next observations and N actions.
 """
 
-import functools
 import os
 import re
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from handloom.errors import MediaError
 from handloom.stages.datasets.formats import pickles, tensor_proto, tfrecord
 from handloom.stages.datasets.formats import tf_example as tf_example
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
+from handloom.stages.datasets.media import cached_by_file
 from handloom.stages.datasets.source import Images
 
 SHIFT_BEFORE = "2021-07-23"
@@ -200,8 +200,8 @@ def _tensor(key: str, values: tf_example.Values) -> NDArray[Any]:
     return tensor_proto.parse(values[0])
 
 
-@functools.lru_cache(maxsize=1)  # a worker reads the trajectories of a file one after the other
-def _mapped_list(path: Path, _version: tuple[int, int]) -> list[Any]:
+@cached_by_file(maxsize=1)  # a worker reads the trajectories of a file one after the other
+def _mapped_list(path: Path) -> list[Any]:
     array = pickles.load_npy(path, MAX_FILE)
     if array.dtype != np.object_ or array.ndim > 1:
         raise MediaError(
@@ -213,10 +213,9 @@ def _mapped_list(path: Path, _version: tuple[int, int]) -> list[Any]:
 
 def _npy_list(path: Path) -> list[Any]:
     try:
-        state = path.stat()
+        return _mapped_list(path)
     except OSError:
         raise MediaError(f"{path.name} is not there; download it again") from None
-    return _mapped_list(path, (state.st_mtime_ns, state.st_size))
 
 
 def _converted(

@@ -20,12 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.calvin import files
-from handloom.stages.datasets.calvin.files import (
-    FrameImages,
-    FrameNaming,
-    Ids,
-    LanguageWindows,
-)
+from handloom.stages.datasets.calvin.files import FrameImages, FrameNaming, Ids, LanguageWindows
 from handloom.stages.datasets.formats import rotations
 from handloom.stages.datasets.source import (
     Episode,
@@ -106,6 +101,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     language, texts = _texts(folder, start, end)
     relative, absolute, robot = _vectors(paths)
     action, idle = actions_from_relative(relative, robot), None
+    # A component at its limit may have been clipped.
     flags = ["clipped"] * bool((np.abs(relative[:, :6]) > 1 - 1e-6).any())
     flags += ["actions_disagree"] * _actions_disagree(absolute, robot)
     if options.relabel:  # the clipped actions are not used then
@@ -211,7 +207,7 @@ def _reason(start: int, end: int, bounds: Ids | None, ids: Ids) -> str:
     # Without the file of segments, gaps in the ids still show as missing frames.
     if bounds is not None and not files.in_one_segment(bounds, start, end):
         return "across_segments"
-    at = np.searchsorted(ids, [start, end + 1])
+    at = np.searchsorted(ids, [start, end + 1])  # ids are sorted and unique: counting is enough
     return "" if at[1] - at[0] == end + 1 - start else "missing_frames"
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.formats import pickles
+from handloom.stages.datasets.media import cached_by_file
 
 LANGUAGE = "auto_lang_ann.npy"
 SEGMENTS = "ep_start_end_ids.npy"
@@ -36,7 +37,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FrameNaming:
-    """How frame files are named: a prefix, and the id with at least `digits` digits."""
+    """Naming of frame files: a prefix, and the id with at least `digits` digits."""
 
     prefix: str
     digits: int
@@ -88,8 +89,8 @@ def list_frames(folder: Path) -> tuple[FrameNaming, Ids]:
     return FrameNaming(prefix, digits[prefix]), np.unique(np.frombuffer(ids[prefix], np.int64))
 
 
-@functools.lru_cache(maxsize=8)
-def _read_segments(path: Path, _version: tuple[int, int]) -> Ids:
+@cached_by_file(maxsize=8)
+def _read_segments(path: Path) -> Ids:
     bounds = pickles.load_npy(path)
     if bounds.ndim != 2 or bounds.shape[1] != 2 or bounds.dtype.kind not in "iu":
         raise MediaError(
@@ -106,7 +107,7 @@ def read_segments(folder: Path) -> Ids | None:
         MediaError: the file is damaged.
     """
     path = folder / SEGMENTS
-    return _read_segments(path, _version(path)) if path.is_file() else None
+    return _read_segments(path) if path.is_file() else None
 
 
 def in_one_segment(bounds: Ids, start: int, end: int) -> bool:
@@ -125,17 +126,13 @@ def find_language_file(folder: Path) -> Path | None:
     return files[0] if files else None
 
 
+@cached_by_file(maxsize=4)
 def read_language(path: Path) -> LanguageWindows:
-    """The language windows, read again only when the file changes.
+    """The language windows of a split.
 
     Raises:
         MediaError: the file is damaged, or holds more than arrays and containers.
     """
-    return _read_language(path, _version(path))
-
-
-@functools.lru_cache(maxsize=4)
-def _read_language(path: Path, _version: tuple[int, int]) -> LanguageWindows:
     array = pickles.load_npy(path)
     content = array.item() if array.shape == () else None
     try:
@@ -170,14 +167,14 @@ def scene_name(folder: Path, frame: int) -> str:
     """
     path = folder / "scene_info.npy"
     try:
-        ranges = _read_scenes(path, _version(path)) if path.is_file() else {}
+        ranges = _read_scenes(path) if path.is_file() else {}
     except MediaError:  # the file serves provenance only
         return ""
     return next((name for name, (a, b) in ranges.items() if a <= frame <= b), "")
 
 
-@functools.lru_cache(maxsize=4)
-def _read_scenes(path: Path, _version: tuple[int, int]) -> dict[str, tuple[int, int]]:
+@cached_by_file(maxsize=4)
+def _read_scenes(path: Path) -> dict[str, tuple[int, int]]:
     array = pickles.load_npy(path)
     ranges = array.item() if array.shape == () else None
     try:
@@ -187,12 +184,6 @@ def _read_scenes(path: Path, _version: tuple[int, int]) -> dict[str, tuple[int, 
         }
     except (TypeError, ValueError, AttributeError):
         raise MediaError(f"{path.name} does not tell first and last frame of scenes") from None
-
-
-def _version(path: Path) -> tuple[int, int]:
-    """Time and size of a file, as a key of the caches: it changes when the file is replaced."""
-    state = path.stat()
-    return state.st_mtime_ns, state.st_size
 
 
 def read_arrays(path: Path, keys: tuple[str, ...]) -> list[NDArray[Any]]:

@@ -27,6 +27,7 @@ MAX_STEPS = 1 << 22
 BLOCK_BYTES = 1 << 23
 """Images that are read at once: neighbouring steps share chunks and seeks."""
 
+# Names of filters that need a plug-in, for messages.
 FILTERS = {
     32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp",
     32015: "zstd", 32026: "blosc2",
@@ -202,7 +203,7 @@ class Hdf5File:
                 f"{self.name}: {where} has {len(dataset)} pictures for {steps} actions; the "
                 "recording or its conversion was interrupted"
             )
-        if dataset.ndim == 2:  # each row one JPEG, whatever an attribute says
+        if dataset.ndim == 2:  # each row is one JPEG, whatever an attribute says
             return EncodedImages(JpegRows(DatasetRows(self, where, dataset)), name)
         rows = DatasetRows(self, where, dataset, rotated=rotated, bgr=options.bgr)
         return ArrayImages(rows, name)  # type: ignore[arg-type]  # read by slices
@@ -294,7 +295,7 @@ class DatasetRows:
         if row_bytes > MAX_CHUNK_BYTES:
             raise MediaError(f"{file.name}: {where} claims {row_bytes >> 20} MB for each step")
         chunk = dataset.chunks[0] if dataset.chunks else 1  # blocks hold whole chunks
-        if chunk * row_bytes > 8 * BLOCK_BYTES:
+        if chunk * row_bytes > 8 * BLOCK_BYTES:  # chunks too large to hold are not aligned with
             chunk = 1
         self._block = max(1, BLOCK_BYTES // max(1, row_bytes * chunk)) * chunk
         self._start, self._rows = 0, np.empty((0,), self.dtype)

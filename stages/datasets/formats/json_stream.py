@@ -61,6 +61,7 @@ def load_value(raw: bytes | memoryview) -> Any:
 def _load_lenient(raw: bytes) -> Any:
     try:
         value = json.loads(raw.decode("utf-8", errors="replace"))
+        # Through UTF-16, where surrogate pairs become characters and lone ones U+FFFD.
         text = json.dumps(value, ensure_ascii=False)
         return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
     except RecursionError:

@@ -143,6 +143,7 @@ def _decode(block: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.int6
     sizes = ends - starts + 1
     if sizes.max() > _MAX_VARINT:
         raise MediaError("the record is damaged: an integer has more than 10 bytes")
+    # Bits of byte i of an integer are shifted by 7 i, then the bytes of each are or-ed.
     position = np.arange(len(block)) - np.repeat(starts, sizes)
     bits = (block & 0x7F).astype(np.uint64) << (7 * position).astype(np.uint64)
     return np.bitwise_or.reduceat(bits, starts).view(np.int64)
@@ -153,7 +154,7 @@ def read_fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
     at, left = start, MAX_FIELDS
     while at < end:
         left -= 1
-        tag = view[at]
+        tag = view[at]  # mostly one byte: field numbers below 16
         at += 1
         if tag >= 0x80:
             tag, at = _varint(view, at - 1, end)

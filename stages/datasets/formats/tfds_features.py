@@ -11,7 +11,6 @@ import math
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.formats import tf_example as tf_example
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
 from handloom.stages.datasets.formats.tf_example import Values
+from handloom.stages.datasets.media import cached_by_file
 from handloom.stages.datasets.source import Images
 
 STEPS = "steps/"
@@ -40,7 +40,7 @@ VARIES = -1  # length of a dimension that differs from step to step
 
 @dataclass(frozen=True)
 class Feature:
-    """How the values of one key of the record are read.
+    """A key of the record, and the kind, shape and type of its values.
 
     Attributes:
         key: as in the record, `steps/observation/state`.
@@ -80,8 +80,7 @@ def read_features(path: Path) -> Features:
         UserError: the file is not there or not a description of features.
     """
     try:
-        stat = path.stat()
-        return _read_features(path, stat.st_mtime_ns, stat.st_size)
+        return _read_features(path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): it says how the records are to be read, "
@@ -89,11 +88,11 @@ def read_features(path: Path) -> Features:
         ) from None
 
 
-@lru_cache(maxsize=8)  # a worker loads thousands of episodes of one dataset
-def _read_features(path: Path, mtime_ns: int, size: int) -> Features:
+@cached_by_file(maxsize=8)  # a worker loads thousands of episodes of one dataset
+def _read_features(path: Path) -> Features:
     features: Features = {}
     try:
-        if size > MAX_JSON:
+        if (size := path.stat().st_size) > MAX_JSON:
             raise ValueError(f"{size} bytes")
         _collect(orjson.loads(path.read_bytes()), "", (), features)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

@@ -25,7 +25,7 @@ _AGAIN = "download it again"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record lies in its file.
+    """Place of a record in its file.
 
     Attributes:
         offset: of the payload, after the head of 12 bytes.
@@ -48,6 +48,7 @@ def scan(path: Path) -> Iterator[Place]:
         MediaError: the file is no TFRecord at all; the message says what it is.
     """
     _refuse_by_name(path)
+    # Unbuffered, since a few bytes of each record are read far apart.
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         at = number = 0

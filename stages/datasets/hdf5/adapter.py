@@ -50,7 +50,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """
     with Hdf5File(root / source.media_path, source.media_path) as file:
         if aloha.matches_layout(file):
-            return aloha.load(file, source, options)
+            return aloha.load(file, options)
         return robosuite.load(file, source, options)
 
 

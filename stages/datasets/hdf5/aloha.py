@@ -42,7 +42,7 @@ def episodes(file: Hdf5File) -> Iterator[SourceEpisode]:
     yield SourceEpisode(f"{file.name}#0", file.name, (0,), "", "unknown", reason=reason)
 
 
-def load(file: Hdf5File, source: SourceEpisode, options: EpisodeOptions) -> Episode:
+def load(file: Hdf5File, options: EpisodeOptions) -> Episode:
     """Read the episode. Raises MediaError if it is damaged or its parts differ in length."""
     action = file.array("action")
     state = file.array("observations/qpos")

@@ -141,6 +141,7 @@ def _pair_actions(recorded: Floats, late: bool) -> tuple[Floats, NDArray[np.bool
             0.0  # the grippers keep their target
         )
     is_gripper = np.arange(actions.shape[1]) % ARM == ARM - 1
+    # Idle: no motion, and no gripper changes its command.
     idle = np.linalg.norm(actions[:, ~is_gripper], axis=1) < IDLE_BELOW
     idle[1:] &= (actions[1:, is_gripper] == actions[:-1, is_gripper]).all(axis=1)
     return actions, idle
@@ -283,6 +284,7 @@ def _deltas(file: Hdf5File, actions: Floats, env: dict[str, Any]) -> Floats:
     arms = []
     for i, controller in enumerate(controllers):
         arm = actions[:, i * ARM : (i + 1) * ARM]
+        # From -1 open, +1 closed to 1 open, 0 closed.
         gripper = (1.0 - arm[:, 6:].clip(-1.0, 1.0)) / 2.0
         arms += [controller.scaled(arm[:, :6]), gripper]
     return np.hstack(arms)

@@ -8,7 +8,6 @@ An episode during which the task changes is cut there, into parts `episode_00001
 on. Tasks are identified by their number in the rows: the episode's list of tasks has no order.
 """
 
-import os
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
@@ -56,6 +55,8 @@ HOW_TO_GET = (
 STATE_KEYS = ("observation.state", "state")
 ACTION_KEYS = ("action", "actions")
 INDEX = ("episode_index", "frame_index", "timestamp", "task_index", "next.success", "next.reward")
+_open_dataset = lru_cache(maxsize=8)(open_dataset)  # a worker loads many episodes of one
+
 TOLERANCE_S = 1e-4
 """LeRobot's own tolerance of timestamps, which are float32."""
 
@@ -87,7 +88,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """
     meta, _, number = source.unit.rpartition("#")
     folder = meta.removesuffix(INFO).rstrip("/")
-    dataset = _open_dataset(root, folder, os.getpid())
+    dataset = _open_dataset(root, folder)
     index, first, end = source.place
     row = episode_row(dataset, index)
     path, moved = dataset.locate(dataset.data_path(file_numbers(row, "data")))
@@ -216,11 +217,6 @@ def _video_frames(
     return VideoFrames(dataset.root / path, times_s + float(start_s), fps), moved
 
 
-@lru_cache(maxsize=8)
-def _open_dataset(root: Path, folder: str, process: int) -> Dataset:
-    return open_dataset(root, folder)
-
-
 def _has_dtype(dataset: Dataset, name: str, dtype: str) -> bool:
     return bool(dataset.features[name].get("dtype") == dtype)
 
@@ -242,6 +238,7 @@ def _float_matrix(rows: pa.Table, name: str, path: str) -> NDArray[np.float32]:
         raise MediaError(f"{path} has no column {name}, which {INFO} names; download it again")
     array: Any = pa.concat_arrays(rows[name].chunks)
     array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    # Tensors are nested lists: one level is flattened at a time.
     while pa.types.is_nested(array.type) and not pa.types.is_struct(array.type):
         lengths = pc.unique(pc.list_value_length(array))
         if array.null_count or len(lengths) != 1:
@@ -266,14 +263,14 @@ def _timestamps(rows: pa.Table, fps: float) -> tuple[NDArray[np.float64], tuple[
     off_s = float(np.abs(stored_s - even_s).max())
     if (np.diff(stored_s) <= 0).any() or stored_s[0] < 0:
         return even_s, ("timestamps_irregular",)
-    if off_s > 0.5 / fps:
+    if off_s > 0.5 / fps:  # half a frame: another frame would be nearest
         return stored_s, ("timestamps_irregular",)
     return stored_s, ("timestamps_inexact",) * (off_s > TOLERANCE_S)
 
 
 def _texts(dataset: Dataset, rows: pa.Table, row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """The task of the rows, and further ones if it changes within them after all."""
-    tasks = task_texts(dataset.root, dataset.folder, os.getpid())
+    tasks = task_texts(dataset.root, dataset.folder)
     if "task_index" in rows.column_names and tasks:
         numbers = dict.fromkeys(integer_column(rows, "task_index").tolist())
         first, *others = [tasks.get(number, "") for number in numbers]

@@ -109,7 +109,7 @@ class Dataset:
         *_, chunk, name = path.split("/") if "/" in path else ("", path)
         matches = [
             other
-            for other in _all_files(self.root, self.folder, os.getpid())
+            for other in _all_files(self.root, self.folder)
             if other.endswith("/" + name)
             and (not camera or camera in other.split("/"))
             and (self.layout == 2 or chunk in other.split("/"))
@@ -201,6 +201,6 @@ def check_readable(path: Path, name: str) -> None:
 
 
 @lru_cache(maxsize=4)
-def _all_files(root: Path, folder: str, process: int) -> tuple[str, ...]:
+def _all_files(root: Path, folder: str) -> tuple[str, ...]:
     """All tables and videos of a dataset, to find one that is not where it should be."""
     return tuple(files_below(root, root / folder, (".mp4", ".parquet")))

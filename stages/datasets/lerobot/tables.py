@@ -1,6 +1,5 @@
 """Tables of a LeRobot dataset: episodes, tasks, and the rows of an episode."""
 
-import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -102,7 +101,7 @@ def _episode_table_columns(dataset: Dataset) -> list[str]:
 
 
 @lru_cache(maxsize=2)
-def _episode_table(root: Path, folder: str, process: int) -> pa.Table:
+def _episode_table(root: Path, folder: str) -> pa.Table:
     """The whole episode table of layout 3, without files that cannot be read."""
     dataset = open_dataset(root, folder)
     tables = []
@@ -118,7 +117,7 @@ def episode_row(dataset: Dataset, index: int) -> dict[str, Any]:
     """An episode's row of the episode table; in layout 2 only its number."""
     if dataset.layout == 2:
         return {"episode_index": index, "tasks": []}
-    rows = _episode_table(dataset.root, dataset.folder, os.getpid())
+    rows = _episode_table(dataset.root, dataset.folder)
     matches = rows.filter(pc.equal(rows["episode_index"], index)).to_pylist()
     if len(matches) != 1:
         raise MediaError(
@@ -148,7 +147,7 @@ def integer_column(rows: pa.Table, name: str) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=8)
-def task_texts(root: Path, folder: str, process: int) -> dict[int, str]:
+def task_texts(root: Path, folder: str) -> dict[int, str]:
     """Tasks by number.
 
     In tasks.parquet the column of the text is `task`, or `__index_level_0__` where pandas wrote it
