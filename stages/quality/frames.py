@@ -155,5 +155,5 @@ def change(lumas: Sequence[LumaHW]) -> float:
     grid = width // CELL, height // CELL
     cells = np.stack([cv2.resize(luma, grid, interpolation=cv2.INTER_AREA) for luma in lumas])
     ranges = np.ptp(cells, axis=0).ravel()
-    rank = max(1, round(ranges.grid * 0.002))
+    rank = max(1, round(ranges.size * 0.002))
     return float(np.partition(ranges, -rank)[-rank] / 255)
