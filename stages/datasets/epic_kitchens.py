@@ -108,6 +108,7 @@ def make_spans(rows: Iterable[Row]) -> Iterator[Span]:
         by_time[start_ms, stop_ms].append((split, text, narration_id))
     strictest = max(split for group in by_time.values() for split, _, _ in group)
     for (start_ms, stop_ms), group in sorted(by_time.items()):
+        # Sorted: clips must not depend on the order of the tables.
         texts = sorted({text for _, text, _ in group if text})
         reason = "" if texts else "no_text"
         if stop_ms == 0:  # set where a time is unusable

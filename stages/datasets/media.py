@@ -21,9 +21,8 @@ def files_below(
 
     One pass of `os.scandir`, sorted within each folder; suffixes are compared in lower case.
     Folders named in `skip_folders` are left out, which spares listing millions of extracted frames.
-    Links
-    are followed, even out of the root: only names are read here, and ingest refuses to open such a
-    file unless --ingest.follow-links is given.
+    Links are followed, even out of the root: only names are read here, and ingest refuses to open
+    such a file unless --ingest.follow-links is given.
 
     Raises:
         UserError: a folder cannot be read.
@@ -40,7 +39,7 @@ def files_below(
         prefix = here.relative_to(root).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         for entry in _entries(here):
-            if entry.is_dir():
+            if entry.is_dir():  # known from the listing, without a stat for each of its entries
                 if entry.name in skip_folders or entry.name == "lost+found":
                     continue
                 waiting.append(here / entry.name)
@@ -105,7 +104,7 @@ def cached_by_file(maxsize: int) -> Callable[[Callable[[Path], T]], Callable[[Pa
 
         @wraps(parse)
         def parse_if_changed(path: Path) -> T:
-            state = path.stat()
+            state = path.stat()  # a replaced file has another time or size
             return cached(path, state.st_mtime_ns, state.st_size)
 
         return parse_if_changed

@@ -146,7 +146,7 @@ def list_episodes(
             )
             if place.error:
                 break
-        else:
+        else:  # whole to its last byte, but records may be missing
             missing = _missing_records(path, dataset.shard_lengths.get(name, []), number + 1)
             if missing:
                 unit = f"{below}#{number + 1}"
@@ -278,6 +278,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     actions = _number_keys(features, options.action_key, ACTION_NAMES, "action")
     states = _number_keys(features, options.state_key, STATE_NAMES, "state")
     text_keys = _text_keys(features, options)
+    # What the episode id hashes. Embeddings of the instruction follow from its text.
     content = [k for k in features if k.startswith((STEPS + "action", STEPS + "observation"))]
     content = [key for key in content if "embedding" not in key] + _text_keys(features, None)
     needed = {*cameras, *actions, *states, *text_keys, *content}
@@ -286,6 +287,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     action, state = _join(record, actions), _join(record, states)
     flags = ["joined_action"] * (len(actions) > 1) + ["joined_state"] * (len(states) > 1)
     kind = "as_stored" if options.action_kind == "auto" else options.action_kind
+    # RLDS does not tell what numbers mean: the user may, if they can be that at all.
     if kind == "ee_delta" and (action.shape[1] % 7 or state.shape != action.shape):
         raise MediaError(
             f"actions of {action.shape[1]} and states of {state.shape[1]} numbers are not "

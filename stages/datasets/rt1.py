@@ -103,7 +103,7 @@ def absolute_gripper(closedness: ArrayLike) -> NDArray[np.float32]:
     commands = np.flatnonzero(np.abs(values) > HOLD_BELOW)
     if not len(commands):
         return np.ones(len(values), np.float32)
-    opens = values[commands] < 0
+    opens = values[commands] < 0  # RT-1's -1 opens
     # Of each step the last command up to it, or -1 before the first.
     last = np.searchsorted(commands, np.arange(len(values)), side="right") - 1
     return np.where(last < 0, not opens[0], opens[last]).astype(np.float32)
@@ -141,6 +141,7 @@ def _idle(record: Record) -> NDArray[np.bool_] | None:
     if MODE not in record.values:
         return None
     mode = record.numbers(MODE, 3)
+    # A step whose mode names the arm beside another one does move the arm.
     idle = (mode[:, 1] != 1) & ((mode[:, 0] == 1) | (mode[:, 2] == 1))
     return idle if idle.any() else None
 

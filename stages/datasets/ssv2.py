@@ -138,6 +138,7 @@ def _label_files(root: Path) -> dict[str, Path]:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Stream the objects of a JSON list, each with an `id`."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
+        # ijson takes any JSON, and would yield nothing of an object.
         if file.read(64).lstrip()[:1] != "[":
             raise UserError(f"{path} is not a JSON list of labels; download it again.")
         file.seek(0)

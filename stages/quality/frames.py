@@ -1,9 +1,8 @@
 """Image quality of a clip, for the thresholds of `select`: `measure_frame` and `measure_clip`.
 
 All measures use the few frames that were decoded to detect hands, and of these the luma at one
-size,
-`small_luma`: so a value means the same for videos of any size, and a worker that keeps a frame for
-the next clip keeps 65 kB.
+size, `small_luma`: so a value means the same for videos of any size, and a worker that keeps a
+frame for the next clip keeps 65 kB.
 """
 
 from collections.abc import Sequence

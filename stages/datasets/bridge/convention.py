@@ -102,6 +102,7 @@ def _validated(raw: ArrayLike, name: str) -> Floats:
         values = np.array(raw, np.float64)
     except (TypeError, ValueError):
         raise MediaError(f"{name} are not an array of numbers, expected [steps, 7]") from None
+    # A record without steps is damaged, too.
     if values.ndim != 2 or values.shape[1] != 7 or not len(values):
         raise MediaError(
             f"{name} of shape {list(values.shape)}, expected [steps, 7] with position, angles and "

@@ -118,6 +118,7 @@ def _action(
 def _content_id(recording: BridgeRecording) -> str:
     """A hash of the recorded numbers: the same for all three forms and in any folder."""
     digest = hashlib.blake2b(digest_size=16)
+    # As float32: the forms may hold the same numbers in different precision.
     for values in (recording.states, recording.actions):
         digest.update(np.ascontiguousarray(values, "<f4").tobytes())
     return digest.hexdigest()
@@ -186,6 +187,7 @@ def _find_recordings(root: Path, max_folders: int = 0) -> Iterator[Item]:
                 key=_by_number,
                 reverse=True,
             )
+            # In reverse, as the last one waiting is visited first: the order is that of names.
             waiting += [_below(path, name) for name in folders]
 
 

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.formats import pickles, tensor_proto, tfrecord
-from handloom.stages.datasets.formats import tf_example as tf_example
+from handloom.stages.datasets.formats import pickles, tensor_proto, tf_example, tfrecord
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
 from handloom.stages.datasets.media import cached_by_file
 from handloom.stages.datasets.source import Images
 
-SHIFT_BEFORE = "2021-07-23"
+SHIFT_BEFORE = "2021-07-23"  # a date in ISO form: dates compare as texts
 MAX_FILE = 16 << 30  # bytes of an out.npy, which is mapped; images are most of it
 MAX_PICTURE = 64 << 20  # bytes of a .jpg
 MAX_TEXT = 1 << 16  # bytes of lang.txt
@@ -153,6 +152,7 @@ def read_npy(path: Path, number: int) -> BridgeRecording:
     trajectory: Any = trajectories[number] if 0 <= number < len(trajectories) else None
     try:
         observed, following = (list(trajectory[f"{x}observations"]) for x in ("", "next_"))
+        # Next observations repeat the observations, but for the one after the last action.
         states = [step["state"] for step in [*observed, *following[-1:]]]
         cameras = {key for step in observed for key in step if _CAMERA.fullmatch(str(key))}
         images = {key: [step[key] for step in observed] for key in cameras}
@@ -207,7 +207,7 @@ def _mapped_list(path: Path) -> list[Any]:
         raise MediaError(
             f"{path.name} holds {array.dtype} {list(array.shape)}, expected a list of trajectories"
         )
-    items = array.tolist()
+    items = array.tolist()  # the objects themselves, images still views of the mapped file
     return items if isinstance(items, list) else [items]
 
 

@@ -154,6 +154,7 @@ def actions_from_relative(relative: ArrayLike, robot_obs: ArrayLike) -> NDArray[
     """
     values, angles = np.asarray(relative, np.float64), np.asarray(robot_obs, np.float64)[:, 3:6]
     after = rotations.from_rpy(angles + RADIANS * values[:, 3:6])
+    # On the left, as for all rotations in base axes: after = exp(w) before.
     w = (after * rotations.from_rpy(angles).inv()).as_rotvec()
     return np.column_stack([METRES * values[:, :3], w, gripper_opening(values[:, 6])]).astype(
         np.float32
@@ -174,6 +175,7 @@ def relabel(
         Actions float32 [T, 7], and idle steps bool [T]: the last one, if it has no successor.
     """
     poses = np.asarray(robot_obs, np.float64)[:, :6]
+    # Without a successor the last step stands still, and is marked idle.
     after = poses[-1] if successor is None else np.asarray(successor, np.float64)[:6]
     poses = np.vstack([poses, after])
     moved = np.diff(poses[:, :3], axis=0)
@@ -266,6 +268,7 @@ def _actions_disagree(absolute: Floats, robot: Floats) -> bool:
     if len(robot) < 2:
         return False
     apart = np.abs(absolute[:-1, :6] - robot[1:, :6])
+    # Wrapped: -pi and pi are the same angle.
     apart[:, 3:] = np.abs(rotations.wrap_angles(absolute[:-1, 3:6] - robot[1:, 3:6]))
     wrong = (apart > np.array([SAME_M] * 3 + [SAME_RAD] * 3)).any(axis=1)
     return bool(wrong.mean() > 0.5)

@@ -138,6 +138,7 @@ def read_language(path: Path) -> LanguageWindows:
     try:
         annotation = content["language"]  # type: ignore[index]
         texts, tasks = list(annotation["ann"]), list(annotation.get("task") or [])
+        # operator.index takes integers of numpy and of Python, and no floats.
         bounds = [(operator.index(a), operator.index(b)) for a, b in content["info"]["indx"]]  # type: ignore[index]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise MediaError(
@@ -153,7 +154,7 @@ def read_language(path: Path) -> LanguageWindows:
     tasks = [str(task) for task in tasks] if len(tasks) == len(texts) else [""] * len(texts)
     by_window: dict[tuple[int, int], dict[str, str]] = defaultdict(dict)
     for place, text, task in zip(bounds, texts, tasks, strict=True):
-        by_window[place].setdefault(text.strip(), task)
+        by_window[place].setdefault(text.strip(), task)  # of a repeated text the first task
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return LanguageWindows(
         {place: tuple(tasks_by_text.items()) for place, tasks_by_text in by_window.items()}, digest

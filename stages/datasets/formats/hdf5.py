@@ -24,6 +24,7 @@ MAX_ARRAY_BYTES = 1 << 28
 MAX_CHUNK_BYTES = 1 << 28
 """Largest stored chunk: HDF5 decodes a chunk whole, even for a single row of it."""
 MAX_STEPS = 1 << 22
+MAX_LINKS = 8  # soft links on the way to one object
 BLOCK_BYTES = 1 << 23
 """Images that are read at once: neighbouring steps share chunks and seeks."""
 
@@ -73,7 +74,7 @@ class Hdf5File:
     def find(self, where: str) -> Any:
         """The group or dataset at a path, or None."""
         with self._readable(where):
-            return self._walk(self._file, where, 8)
+            return self._walk(self._file, where, MAX_LINKS)
 
     def names(self, where: str) -> list[str]:
         """Names in a group; empty where there is no such group."""
@@ -87,7 +88,7 @@ class Hdf5File:
             group = self.find(where)
             cameras = []
             for name in group if hasattr(group, "keys") else ():
-                item = self._walk(group, name, 8)
+                item = self._walk(group, name, MAX_LINKS)
                 shape: tuple[int, ...] = getattr(item, "shape", None) or ()
                 fits = len(shape) in axes and (len(shape) < 4 or shape[-1] == 3)
                 if fits and item.dtype == np.uint8:
@@ -104,6 +105,7 @@ class Hdf5File:
         with self._readable(f"{where}@{name}"):
             item = self.find(where)
             value = item.attrs.get(name) if item is not None else None
+            # h5py gives numpy's scalars, or arrays of one value, by the writer's choice.
             if isinstance(value, np.ndarray | np.generic) and value.size == 1:
                 value = value.item()
             value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
@@ -220,6 +222,7 @@ class Hdf5File:
                     "rewrite the file with h5repack"
                 )
             self._check_filters(where, dataset)
+            # In floats: a declared shape can overflow integers and look small.
             chunk = int(np.prod(dataset.chunks or (0,), dtype=np.float64)) * dataset.dtype.itemsize
         if chunk > MAX_CHUNK_BYTES or (dataset.shape and dataset.shape[0] > MAX_STEPS):
             raise MediaError(
@@ -317,7 +320,7 @@ class DatasetRows:
                     self._rows = dataset[start : start + self._block]
             self._start = start
         row: NDArray[Any] = self._rows[step - self._start]
-        flip, channels = self._flips
+        flip, channels = self._flips  # both axes flipped are a rotation by 180 degrees
         return row[flip, flip, channels] if row.ndim == 3 else row
 
 

@@ -90,7 +90,7 @@ def hash_arrays(*arrays: NDArray[Any]) -> bytes:
     """A hash of shapes and values of arrays, 16 bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
-        digest.update(repr(array.shape).encode())
+        digest.update(repr(array.shape).encode())  # the same bytes may be of another shape
         digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
 
@@ -114,7 +114,7 @@ def decode_image(file: bytes | memoryview) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(file), formats=tuple(FORMATS.values())) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise MediaError(f"claims {image.width}x{image.height} pixels")
-            if image.mode[0] in "IF":
+            if image.mode[0] in "IF":  # Pillow's modes of 16 and 32 bits a pixel
                 raise MediaError("has 16 bits a pixel, as depth has; expected colours")
             return np.asarray(image.convert("RGB"))
     except Image.DecompressionBombError:

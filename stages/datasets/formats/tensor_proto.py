@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.formats import tf_example as tf_example
+from handloom.stages.datasets.formats import tf_example
 from handloom.stages.datasets.formats.tf_example import read_fields
 
 MAX_REPEATED = 1 << 16

@@ -83,7 +83,7 @@ def _entry(
 
 def _feature(view: memoryview, start: int, end: int) -> Values:
     """Values of a Feature; of several lists the last counts."""
-    kind = first = last = 0
+    kind = first = last = 0  # protobuf: of a field that is there twice the later one counts
     for number, wire, a, b in read_fields(view, start, end):
         if wire == _LENGTH and number in (_BYTES, _FLOATS, _INTS):
             kind, first, last = number, a, b

@@ -19,21 +19,16 @@ import orjson
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets.formats import tf_example as tf_example
+from handloom.stages.datasets.formats import tf_example
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
 from handloom.stages.datasets.formats.tf_example import Values
 from handloom.stages.datasets.media import cached_by_file
 from handloom.stages.datasets.source import Images
 
 STEPS = "steps/"
-STEP_SCALARS = (
-    "is_first",
-    "is_last",
-    "is_terminal",
-    "discount",
-    "reward",
-)  # one number a step: their count is T
-MAX_JSON = 1 << 24
+# Keys with one number a step: the count of their values is T.
+STEP_SCALARS = ("is_first", "is_last", "is_terminal", "discount", "reward")
+MAX_JSON = 1 << 24  # bytes of a features.json
 MAX_TENSOR = 1 << 31  # bytes of an episode's tensors under one key, decoded
 VARIES = -1  # length of a dimension that differs from step to step
 
@@ -161,6 +156,7 @@ class Record:
                 or some are not finite.
         """
         values = self.array(key)
+        # Not -1 for the width: numpy cannot infer it where T is 0.
         numbers = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float32)
         if width and numbers.shape[1] != width:
             raise MediaError(f"{key} has {numbers.shape[1]} numbers a step, expected {width}")
@@ -215,12 +211,13 @@ class Record:
         digest = hashlib.blake2b(str(self.steps).encode(), digest_size=16)
         for key in sorted(keys):
             feature, stored = self.features.get(key), self.values.get(key, [])
-            if isinstance(stored, np.ndarray):
+            if isinstance(stored, np.ndarray):  # in one byte order: ids are equal on all machines
                 parts = [stored.astype(stored.dtype.newbyteorder("<")).tobytes()]
             else:
                 ends = feature is not None and feature.kind == "image" and len(stored) > 2
                 parts = [bytes(part) for part in ([stored[0], stored[-1]] if ends else stored)]
             for part in (key.encode(), *parts):
+                # With its length, as else "ab" "c" and "a" "bc" would have one hash.
                 digest.update(len(part).to_bytes(8, "little") + part)
         return digest.hexdigest()
 

@@ -86,6 +86,7 @@ def _action_kind(file: Hdf5File, actions: int, states: int, options: EpisodeOpti
 def _cameras(file: Hdf5File) -> dict[str, str]:
     """Paths of the images by camera: that of the scene first, those of the wrists last."""
     names = file.cameras(IMAGES, axes=(2, 4))
+    # False sorts before True.
     names.sort(key=lambda name: (name not in MAIN, "wrist" in name, name))
     return {name: f"{IMAGES}/{name}" for name in names}
 

@@ -72,6 +72,7 @@ def episodes(file: Hdf5File) -> Iterator[SourceEpisode]:
     splits = _splits(file)
     version = str(file.attribute("data", "tag") or "unknown")  # LIBERO: libero-v1
     named = [(match, name) for name in file.names("data") if (match := _DEMO.fullmatch(name))]
+    # By number: h5py lists demo_10 before demo_2.
     for number, name in sorted((int(match.group(1)), name) for match, name in named):
         unit, place, split = f"{file.name}#{name}", (number,), splits.get(name, "")
         try:
@@ -134,13 +135,11 @@ def _pair_actions(recorded: Floats, late: bool) -> tuple[Floats, NDArray[np.bool
             first observation, and none follows the last one.
     """
     actions = recorded
+    is_gripper = np.arange(actions.shape[1]) % ARM == ARM - 1
     if late:
         actions = np.roll(recorded, -1, axis=0)
-        actions[-1] = recorded[-1]
-        actions[-1, np.arange(actions.shape[1]) % ARM != ARM - 1] = (
-            0.0  # the grippers keep their target
-        )
-    is_gripper = np.arange(actions.shape[1]) % ARM == ARM - 1
+        # After the last observation the arms rest and the grippers keep their target.
+        actions[-1] = np.where(is_gripper, recorded[-1], 0.0)
     # Idle: no motion, and no gripper changes its command.
     idle = np.linalg.norm(actions[:, ~is_gripper], axis=1) < IDLE_BELOW
     idle[1:] &= (actions[1:, is_gripper] == actions[:-1, is_gripper]).all(axis=1)
@@ -178,6 +177,7 @@ class _Arm:
             raise MediaError(f"{file.name}: an orientation is no quaternion (its length is not 1)")
         else:
             rotation = Rotation.from_quat(self.orientation)
+        # The two fingers move along one axis in opposite directions: their signs differ.
         opening = np.abs(self.fingers).sum(axis=1, keepdims=True) / OPENING_M
         return np.hstack([self.position, rotations.to_rpy(rotation), opening.clip(0.0, 1.0)])
 
@@ -275,7 +275,7 @@ def _deltas(file: Hdf5File, actions: Floats, env: dict[str, Any]) -> Floats:
         raise MediaError(
             f"{file.name} has absolute actions (control_delta is false), expected deltas; {way_out}"
         )
-    if len(controllers) == 1:
+    if len(controllers) == 1:  # one for all arms
         controllers *= count
     if len(controllers) != count:
         raise MediaError(
@@ -325,6 +325,7 @@ def _is_official(file: Hdf5File) -> bool:
 
 
 def _is_upside_down(file: Hdf5File, is_libero: bool) -> bool:
+    # OpenGL's first row is the lowest one. Regenerated files of LIBERO state no convention.
     convention = file.attribute("data", "macros_image_convention")
     return convention == "opengl" or (is_libero and convention is None)
 
@@ -374,7 +375,7 @@ def _cameras(file: Hdf5File, obs: str) -> dict[str, str]:
 def _splits(file: Hdf5File) -> dict[str, str]:
     """Split of each demonstration; one in several splits counts as held out."""
     splits: dict[str, str] = {}
-    for mask in ("train", "valid", "val", "test"):
+    for mask in ("train", "valid", "val", "test"):  # the strictest last: it overwrites the others
         splits |= dict.fromkeys(file.strings(f"mask/{mask}"), SPLITS[mask])
     return splits
 

@@ -185,7 +185,7 @@ def _list_folders(root: Path) -> list[Path]:
         raise UserError(f"{root} is no folder, expected HowTo100M in it. {HOW_TO_GET}")
     with os.scandir(root) as entries:
         below = sorted(entry.name for entry in entries if entry.is_dir())
-    below.sort(key=lambda name: name != "annotations")
+    below.sort(key=lambda name: name != "annotations")  # stable: that one first, others by name
     return [root, *(root / name for name in below)]
 
 

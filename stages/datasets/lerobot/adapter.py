@@ -99,6 +99,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     cameras = _cameras(dataset, options)
     columns = [*INDEX, *keys, *(name for name in cameras if _has_dtype(dataset, name, "image"))]
     rows = episode_frames(root, path, columns, index)
+    # An episode must have all its rows; a part of one (`000012.1`) may end before them.
     if end > len(rows) or ("." not in number and end != len(rows)):
         raise MediaError(
             f"{path} has {len(rows)} rows of episode {index}, {meta} and its tables say {end}; the "
@@ -196,6 +197,7 @@ def _cameras(dataset: Dataset, options: EpisodeOptions) -> list[str]:
             f"{dataset.below_root(INFO)} names the views {', '.join(names) or 'none'}, expected "
             f"{', '.join(missing) or 'at least one'}; see --ingest.views"
         )
+    # The sort is stable: within each group the order of info.json stays.
     return list(options.views) or sorted(names, key=lambda name: "wrist" in name)
 
 

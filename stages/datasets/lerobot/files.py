@@ -76,7 +76,7 @@ class Dataset:
         splits = stated if isinstance(stated, dict) else {}
         if set(splits) <= {"train"}:
             return ""
-        for name in ("test", "validation", "valid", "val", "train"):
+        for name in ("test", "validation", "valid", "val", "train"):  # strictest first
             ranges = _RANGE.findall(str(splits.get(name, "")))
             if any(int(first) <= episode < int(end) for first, end in ranges):
                 return SPLITS[name]
@@ -122,7 +122,7 @@ class Dataset:
 
     def _chunk(self, numbers: dict[str, int]) -> dict[str, int]:
         size = self.info.get("chunks_size")
-        size = size if isinstance(size, int) and size > 0 else 1000
+        size = size if isinstance(size, int) and size > 0 else 1000  # LeRobot's default
         return {"episode_chunk": numbers["episode_index"] // size}
 
     def _fill_template(self, key: str, which: int, values: dict[str, Any]) -> str:

@@ -216,6 +216,7 @@ def read_table(
             present = names if columns is None else [name for name in columns if name in names]
             groups = _row_groups(file, episode)
             _check_size(file.metadata, groups, name)
+            # Without threads: there is a worker for each core already.
             rows = file.read_row_groups(groups, columns=present, use_threads=False)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if "magic bytes" in str(error) or "footer" in str(error).lower():
@@ -226,6 +227,7 @@ def read_table(
         why = first_line(error).replace(str(path), name)
         raise MediaError(f"{name} is damaged ({why}); download it again") from None
     if episode is not None and "episode_index" in present:
+        # A row group may hold several episodes.
         rows = rows.filter(pc.equal(rows["episode_index"], episode))
     return rows
 

@@ -191,7 +191,7 @@ def test_a_picture_for_each_eye_is_found(most: float, axis: int, kind: str) -> N
     assert found == kind
     assert score > STEREO
     barred = measure_clip(lumas(*(within_bars(frame, 0, 0.12) for frame in frames)))
-    assert barred.detect_stereo == kind
+    assert barred.stereo == kind
     assert barred.stereo_score > STEREO
 
 

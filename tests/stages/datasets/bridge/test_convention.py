@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.bridge import convention as convention
+from handloom.stages.datasets.bridge import convention
 
 
 def test_rotations_become_vectors() -> None:
