@@ -12,6 +12,7 @@ from handloom.stages.miniatures.people.cast import FPS, TAIL_S, NarratedVideo, s
 from handloom.stages.miniatures.people.raster import HEIGHT
 
 TITLE = "handloom miniature of Ego4D"
+# Annotators tag a narration of the wearer in all of these ways, in the original too.
 TAGS = ("#C C {} ", "#C C {}", "#C C {} ", "#c c {}", "#C C {}\n", "# C C {}", "#C #C C {} ")
 BYSTANDERS = ("#O X looks at the table ", "#unsure C touches something ", "#O Y talks to C")
 
@@ -38,16 +39,15 @@ def _narration_pass(video: NarratedVideo, number: int) -> dict[str, Any]:
     ]
     rows.append(_narration_row(video.seconds - TAIL_S + late_s, BYSTANDERS[key % 3], person))
     rows.append(rows[0])  # an exact duplicate
-    if key % 2:
-        rows.append(
-            _narration_row(video.seconds + 3, "#C C leaves the table ", person)
-        )  # after the end
+    if key % 2:  # after the end
+        rows.append(_narration_row(video.seconds + 3, "#C C leaves the table ", person))
     summary = {
         "start_sec": 0.0,
         "end_sec": round(video.seconds, 4),
         "summary_text": "#Summary C was at a table. C moved things about.",
         "annotation_uid": person,
     }
+    # Rows are not in time order in the original either.
     order = np.random.default_rng((key, number)).permutation(len(rows))
     return {"narrations": [rows[i] for i in order], "summaries": [summary]}
 

@@ -76,6 +76,7 @@ def write(out: Path, clips: int = 12, seed: int = 0) -> None:
         rng = np.random.default_rng((seed, world.index, 2))
         payloads[split].append(encode_example(flatten(_features(world, split)), rng))
     half = (len(payloads["train"]) + 1) // 2
+    # Two of 1024 shards; the others were not downloaded.
     shards = {3: payloads["train"][:half], 640: payloads["train"][half:]}
     shards = {number: records for number, records in shards.items() if records}
     splits = [Shards("train", 1024, shards), Shards("val", 128, {5: payloads["val"]})]
@@ -105,6 +106,7 @@ def instruction(world: WorldEpisode) -> str:
 
 def states(world: WorldEpisode) -> NDArray[np.float64]:
     """Raw states: x y z, roll pitch yaw relative to the pose that looks down, gripper; [T, 7]."""
+    # DOWN first, then these: (0, 0, 0) is the pose that looks down.
     turns = from_rpy(world.poses[:, 3:6]) * DOWN.inv()
     width = FULLY_OPEN * world.poses[:, 6]
     return np.column_stack([world.poses[:, :3], to_rpy(turns), width])

@@ -148,7 +148,7 @@ def write(out: Path, clips: int = 30, seed: int = 0) -> None:
 
 def plan(clips: int, seed: int) -> tuple[SegmentedVideo, ...]:
     """All videos: a long one, short ones, one for test, broken ones, and one without hands."""
-    count = max(3, 1 + round((clips - 12) / 6))
+    count = max(3, 1 + round((clips - 12) / 6))  # the long video has 12 segments, a short one 6
     names: tuple[tuple[str, Split], ...] = (
         ("01", "train"), ("102", "train"), ("11", "validation"), ("02", "train"),
     )  # fmt: skip

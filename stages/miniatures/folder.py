@@ -47,7 +47,7 @@ def miniature_writer(
         @wraps(write)
         def write_once(*args: P.args, **kwargs: P.kwargs) -> None:
             call = signature(write).bind(*args, **kwargs)
-            call.apply_defaults()
+            call.apply_defaults()  # `clips` and `seed` that were left out are in the marker too
             out, clips, seed = call.args
             marker = {"dataset": dataset, "clips": clips, "seed": seed, "version": version}
             if not is_complete(out, marker):

@@ -128,7 +128,7 @@ def _clip(seed: int, number: int, content: int) -> LabelledClip:
         if len(kinds) > 1 and shape == "tall":  # two things need more room
             shape, size, fps = LAYOUTS[0]
         take = takes.hand_take(rng, acts, kinds, action_s=2.6, shape=shape, pause_s=0.2)
-        take = replace(take, seconds=float(CLIP_S))
+        take = replace(take, seconds=float(CLIP_S))  # after the last action hands rest
     splits: tuple[Split, ...] = ("train", "val", "train", "test", "train")
     sound: Literal["", "aac"] = "aac" if number % 3 else ""
     encoding = Encoding("h264", fps=fps, render_fps=RENDER_FPS, size=size, sound=sound)

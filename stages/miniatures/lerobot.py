@@ -82,6 +82,7 @@ def _store_episode(world: WorldEpisode, number: int, delta: bool = False) -> Sto
         state, action = world.poses.astype(np.float32)[:-1], deltas(world)[:-1]
     else:
         angles = degrees(world)
+        # Leader and follower: an action is the pose that the arm reaches a step later.
         state, action = angles[:-1], angles[1:].copy()
         action[:, -1] = 100 * world.targets[:-1]
         if number == TWO_TASKS:
@@ -288,6 +289,7 @@ def _episode_rows(episodes: list[StoredEpisode]) -> list[dict[str, Any]]:
             "dataset_to_index": episode.first_row + len(episode),
         }
         for camera, size in VIDEO_FILE_EPISODES.items():
+            # Each file begins at 0.
             start = 0.0 if episode.number % size == 0 else ends[camera]
             ends[camera] = start
             for _ in range(len(episode)):

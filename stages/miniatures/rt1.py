@@ -108,7 +108,7 @@ def write(out: Path, clips: int = 12, seed: int = 0) -> None:
 
 def gripper_commands(targets: NDArray[np.float64]) -> NDArray[np.float32]:
     """Relative commands [T, 1] of targets: +1 close, -1 open, 0 hold; before step 0 it is open."""
-    change = np.diff(targets, prepend=1.0)
+    change = np.diff(targets, prepend=1.0)  # a command only where the target changes
     return -change[:, None].astype(np.float32)
 
 

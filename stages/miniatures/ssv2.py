@@ -90,7 +90,7 @@ class TemplateClip:
             return {"id": self.name}
         words = [word.format(*self.take.names) for word in self.template.words]
         label = self.template.text.replace("[Something]", "[something]")
-        for word in words:
+        for word in words:  # each takes the first placeholder that is left
             label = label.replace("[something]", word, 1)
         more = ["table"] if self.fault == "placeholders" else []
         return {

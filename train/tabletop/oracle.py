@@ -97,6 +97,7 @@ class Oracle:
         length = float(np.linalg.norm(way))
         # Slows down in proportion to the distance, unless it only passes.
         max_speed = self._speed if waypoint.passing else min(self._speed, 0.3 * length + 0.001)
+        # 1e-9: no way, no division by 0.
         wanted = way / max(length, 1e-9) * min(max_speed, length)
         self._velocity = self._velocity + np.clip(
             wanted - self._velocity, -MAX_ACCEL_M, MAX_ACCEL_M
@@ -133,6 +134,7 @@ def plan(task: str, world: TableWorld, rng: np.random.Generator) -> list[Waypoin
     if task == "place_in_drawer":
         return _place(world, float(rng.uniform(-0.05, 0.05)))
     waypoints = []
+    # A new task begins where the last one ended, perhaps inside a handle.
     if y > 0.02:  # away from the cabinet at the back
         waypoints.append(Waypoint((x, y - 0.06, z), passing=True))
         y -= 0.06

@@ -203,6 +203,7 @@ def try_task(
         )
     obs, start_info = setup.env.get_obs(), setup.env.get_info()
     model.reset()
+    # One observation more than steps: the last one shows what the last action did.
     for step in itertools.count():
         if on_step:
             on_step(step, obs)

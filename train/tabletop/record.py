@@ -129,8 +129,8 @@ def make_demonstration(key: DemonstrationKey, seed: int = 0, noise: float = NOIS
     Raises:
         RunError: no attempt succeeds.
     """
-    split = sorted(("training", "validation")).index(key.split)
-    name = zlib.crc32(key.task.encode())
+    split = ("training", "validation").index(key.split)
+    name = zlib.crc32(key.task.encode())  # hash() differs from process to process
     for attempt in range(MAX_ATTEMPTS):
         rng = np.random.default_rng([seed, split, name, key.index, attempt])
         frames = _attempt(key.task, rng, noise)
@@ -189,7 +189,7 @@ def _attempt(task: str, rng: np.random.Generator, noise: float) -> dict[str, NDA
     info, start_info, rows = env.get_info(), env.get_info(), []
     for _ in range(MAX_STEPS):
         action = oracle.step(obs, task)
-        if oracle.finished:
+        if oracle.finished:  # then the action only holds the pose: it is not recorded
             break
         before = obs
         obs, _, _, info = env.step(action)
@@ -276,10 +276,9 @@ def _write_split(folder: Path, keys: Sequence[DemonstrationKey], seed: int) -> N
 
 
 def _write_frame(path: Path, frames: dict[str, NDArray[Any]], step: int) -> None:
-    """Write one frame; the lowest compression takes half of savez_compressed's time, for 16 % more
-    bytes.
-    """
+    """Write one frame as .npz."""
     file = io.BytesIO()
+    # Level 1 takes half of savez_compressed's time, for 16 % more bytes.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for key, values in frames.items():
             member = io.BytesIO()

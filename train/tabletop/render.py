@@ -98,6 +98,7 @@ def _draw_table_top(camera: Camera, image: Frame) -> None:
     """Draw the texture of the table top in perspective."""
     import cv2
 
+    # Homography of the plane z = TABLE_Z: its z is part of the constant column.
     plane = np.column_stack(
         [camera.matrix[:, 0], camera.matrix[:, 1], camera.matrix[:, 2] * w.TABLE_Z]
     )
@@ -134,6 +135,7 @@ def _draw_boxes(camera: Camera, image: Frame, boxes: list[Box], in_order: bool =
     normals = np.einsum("nij,fj->nfi", turn, _NORMALS)
     faces = middles[:, None] + normals * np.abs(_NORMALS @ halves.T).T[..., None]
     towards = np.einsum("nfi,nfi->nf", normals, camera.eye - faces) > 0
+    # Ambient light and Lambert's law; the last term tells apart faces that the light misses.
     shades = 0.66 + 0.34 * np.clip(normals @ LIGHT, 0, 1) + 0.06 * (normals @ LIGHT)
     distances = np.linalg.norm(middles - camera.eye, axis=1)
     order = range(len(boxes)) if in_order else np.argsort(-distances)
@@ -275,7 +277,7 @@ def _draw_shadows(camera: Camera, image: Frame, world: TableWorld, goes_round: b
     mask = np.zeros(image.shape[:2], np.uint8)
     for (x, y, z), radius in spots:
         if y > w.EDGE_Y and z > w.TABLE_Z:
-            lift = 0.25 * (z - w.REST_Z)
+            lift = 0.25 * (z - w.REST_Z)  # a shadow moves away from the light as its cause rises
             spot = (float(x + lift), float(min(y + lift, 0.09)), w.TABLE_Z)
             _draw_disc(camera, mask, spot, radius, (255, 255, 255))
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

@@ -59,6 +59,7 @@ class SpreadOut:
                 self._actions = _validated(self._policy.act(obs, instruction))
             self._begin_action(self._actions[0], np.asarray(obs["robot_obs"], np.float64)[3:6])
             self._actions = self._actions[1:]
+        # Divided by the steps left: what an earlier step could not do is spread again.
         part = np.clip(self._remaining / self._substeps_left, -UNITS, UNITS)
         self._remaining = self._remaining - part
         self._substeps_left -= 1

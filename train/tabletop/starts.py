@@ -60,6 +60,7 @@ def tabletop_start(chain: Chain) -> tuple[Floats, Floats]:
 
     Each chain has its own places of gripper and blocks, which depend on the chain alone.
     """
+    # Not hash(), which differs from process to process.
     rng = np.random.default_rng(zlib.crc32(next(canonical([chain])).encode()))
     if GO_ROUND in chain.tasks:
         return initial_state(rng, "go_round")

@@ -25,10 +25,8 @@ REST_Z = TABLE_Z + BLOCK / 2  # centre of a block on the table; 0.46, as in CALV
 DRAWER_Z = 0.37  # centre of a block in the drawer
 FLOOR_Z = 0.05  # centre of a block that fell beside the table
 LOWEST_ON_TABLE = 0.45  # of the tip above the table
-ON_TABLE_LOW, ON_TABLE_HIGH = (
-    np.array([-0.24, -0.19]),
-    np.array([0.25, 0.05]),
-)  # limits of pushed blocks
+# Limits of x and y of pushed blocks, whose edges stay on the table.
+ON_TABLE_LOW, ON_TABLE_HIGH = np.array([-0.24, -0.19]), np.array([0.25, 0.05])
 
 OPEN_M, HELD_M, CLOSING_M = 0.08, BLOCK, 0.02  # widths: open, with a block; closed by a step
 REACH_M = 0.03  # from the tip to an object that the gripper can grasp
@@ -116,6 +114,7 @@ class TableWorld:
         self.command = float(relative[6])
         if self.command > 0:
             self.width = OPEN_M
+        # What is grasped is decided before the motion, which moves it.
         held, handle = self.held_block(), self._grasped_handle()
         before, self.tip = self.tip, self._next_tip(relative)
         moved = self.tip - before
@@ -125,7 +124,7 @@ class TableWorld:
             self._pull(handle, moved)
         elif self.command < 0:
             self._close()
-            if self.width < HELD_M:
+            if self.width < HELD_M:  # wider fingers pass a block on both sides
                 self._push()
         self._press()
         self._settle()
@@ -177,6 +176,7 @@ class TableWorld:
             for block in range(3):
                 if self.in_drawer(block):
                     self.blocks[block, 1] -= self.drawer - before
+        # A handle is thin: the fingers go on closing.
         self.width = max(0.0, self.width - CLOSING_M)
 
     def _close(self) -> None:
@@ -196,6 +196,7 @@ class TableWorld:
                     _push_apart(self.blocks[other], block, (BLOCK, BLOCK))
 
     def _press(self) -> None:
+        # The button is a spring: it is as deep as the tip pushes it, and 0 without.
         over = np.linalg.norm(self.tip[:2] - BUTTON) < REACH_M
         depth = float(np.clip(BUTTON_TOP - self.tip[2], 0.0, BUTTON_MAX)) if over else 0.0
         if depth >= BUTTON_ON > self.button:  # once for each press
@@ -213,6 +214,7 @@ class TableWorld:
     def _support(self, block: int, held: int | None) -> float:
         x, y, z = self.blocks[block, :3]
         if y < EDGE_Y or z < REST_Z - 0.03:
+            # In front of the table: either in the drawer, as far as it is open, or on the floor.
             inside = abs(x) < 0.13 and EDGE_Y - self.drawer < y
             return DRAWER_Z if inside or abs(z - DRAWER_Z) < 0.01 else FLOOR_Z
         below = REST_Z

@@ -87,6 +87,7 @@ def _relief(bones: list[Bone], across: Floats, down: Floats) -> tuple[Floats, Fl
         ys = slice(*np.searchsorted(down[:, 0], box[1::2]))
         at = (ys, xs)
         x, y = across[:, xs] - np.float32(b.ax), down[ys] - np.float32(b.ay)
+        # The nearest point of the bone's axis as a share of its length, and the distance squared.
         share = np.clip((x * dx + y * dy) / (dx * dx + dy * dy), 0, 1)
         far2 = (x - share * dx) ** 2 + (y - share * dy) ** 2
         radius = b.ar + share * (b.br - b.ar)
@@ -122,6 +123,7 @@ def _draw_relief(canvas: Floats, x: float, y: float, bones: list[Bone], rgb: Col
         soft[1:-1, 1:-1] += np.roll(height, -1, axis)[1:-1, 1:-1]
     soft[1:-1, 1:-1] = (soft[1:-1, 1:-1] + height[1:-1, 1:-1]) / 6
     slope_y, slope_x = np.gradient(soft)
+    # Lambert's law: the surface normal times the direction of the light, over ambient light.
     norm = np.sqrt(slope_x**2 + slope_y**2 + 1)
     light = 0.36 + 0.72 * np.maximum((0.35 * slope_x + 0.5 * slope_y + 0.8) / norm, 0)
     blend(patch, inside + 0.5, shade(rgb, light))

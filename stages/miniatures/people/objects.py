@@ -111,5 +111,6 @@ def draw_thing(canvas: Floats, thing: Thing) -> None:
         return
     patch, across, down = cropped
     cos, sin = math.cos(thing.tilt) / thing.scale, math.sin(thing.tilt) / thing.scale
+    # From the picture's axes into those of the tilted object.
     u, v = across * cos + down * sin, down * cos - across * sin
     KINDS[thing.kind](patch, u, v - 22, COLORS[thing.color])

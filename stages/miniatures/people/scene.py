@@ -105,7 +105,7 @@ def _compose(
     draw_thing(canvas, thing)
     if hand is not None:
         draw_hand(canvas, hand, grip, appearance.skin, appearance.sleeve)
-    canvas += 0.5
+    canvas += 0.5  # astype truncates
     return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
 
 

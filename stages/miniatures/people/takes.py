@@ -164,6 +164,7 @@ def _places(
     first, end = (1, 3) if shape == "tall" else (0, COLUMNS)  # 3:4 leaves two columns
     rows = 1 if shape == "wide" else ROWS  # 16:9 has no room above the far row
     spare = end - first - sum(high - low + 1 for low, high in across)
+    # Sorted, so that free columns only push objects further to the right.
     gaps = np.sort(rng.integers(spare + 1, size=count))
     places, used = [], first
     for (low, high), (near, far), gap in zip(across, away, gaps, strict=True):

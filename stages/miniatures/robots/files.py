@@ -27,6 +27,7 @@ def to_object_npy(value: Any) -> bytes:
     array = np.empty(len(value) if isinstance(value, list) else (), object)
     array[...] = value
     header = f"{{'descr': '|O', 'fortran_order': False, 'shape': {array.shape}, }}"
+    # Magic, version and length take 10 bytes: with the newline the header ends at a multiple of 64.
     padded = (header + " " * (-(len(header) + 11) % 64) + "\n").encode()
     return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + to_pickle(array)
 

@@ -67,7 +67,7 @@ def _grasp(thing: Floats, size: Size, tilts: Floats, misses: bool) -> list[Move]
     spot = thing[:3] - np.array([0.06 if misses else 0.0, 0.0, 0.0])
     yaw = thing[3]
     above = _at(_above(spot, SAFE_Z), tilts[0], yaw)
-    down = _at(_above(spot, 0.6 * size[1]), 0 * tilts[0], yaw)
+    down = _at(_above(spot, 0.6 * size[1]), 0 * tilts[0], yaw)  # upright
     up = _at(_above(spot, SAFE_Z + 0.02), tilts[1], yaw + 0.4 * tilts[2, 0])
     width = 0.0 if misses else 2 * size[0]
     return [

@@ -95,6 +95,7 @@ def _entry(key: str, values: Values) -> bytes:
 
 def _field(number: int, content: bytes) -> bytes:
     """A field of a message that holds bytes or another message."""
+    # Wire type 2: a length and as many bytes.
     return bytes([number << 3 | 2]) + _varint(len(content)) + content
 
 
@@ -152,6 +153,7 @@ def write_dataset(
         for number, payloads in split.payloads.items():
             content = b"".join(frame_record(payload) for payload in payloads)
             if number in split.truncated:
+                # Inside the last record.
                 content = content[: len(content) - len(payloads[-1]) // 3]
             file = f"{name}-{split.name}.tfrecord-{number:05d}-of-{split.count:05d}"
             write_bytes(folder / file, content)
@@ -167,6 +169,7 @@ def write_dataset(
 
 def _split_info(split: Shards) -> dict[str, Any]:
     """The entry of a split in dataset_info.json, which lists absent shards as well."""
+    # Absent shards claim 60 to 99 episodes.
     lengths = [len(split.payloads.get(i, range(60 + i * 37 % 40))) for i in range(split.count)]
     sizes = [len(p) for payloads in split.payloads.values() for p in payloads]
     absent = sum(n for i, n in enumerate(lengths) if i not in split.payloads)

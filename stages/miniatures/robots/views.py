@@ -179,6 +179,7 @@ def _draw_polygon(
 ) -> None:
     """Fill the inside of all edges; light is one value, or a cylinder's maximum and falloff."""
     low, high = pixels.min(axis=0) - 1, pixels.max(axis=0) + 1
+    # A face close to the camera projects far beyond the image: it is left out.
     if not len(edges) or (high - low > 8 * max(canvas.shape)).any():
         return
     cropped = crop(canvas, 0, 0, (low[0], low[1], high[0], high[1]))
@@ -204,7 +205,7 @@ def _draw_solid(canvas: Floats, camera: PinholeCamera, solid: Solid) -> None:
             _draw_polygon(canvas, pixels, _hull(pixels), (1.02, 0.95), color)
     for corners, normal, color in solid.faces:
         if normal @ (camera.eye - corners[0]) <= 0:
-            continue
+            continue  # turned away from the camera
         pixels, depth = camera.project(corners)
         if depth.min() > NEAR_M:
             light = 0.72 + 0.34 * float(normal @ LIGHT)
@@ -219,11 +220,13 @@ def _render_ground(camera: PinholeCamera) -> tuple[Floats, Floats, Floats]:
     axes, eye = camera.axes.astype(np.float32), camera.eye.astype(np.float32)
     ahead = axes[2] * np.float32(camera.focal * high)
     rays = [axes[0, i] * u + axes[1, i] * v + ahead[i] for i in range(3)]
+    # Rays that point up never meet the plane: they are bent to just below the horizon.
     reach = -eye[2] / np.minimum(rays[2], np.float32(-1e-3))
     x, y = eye[0] + reach * rays[0], eye[1] + reach * rays[1]
     grain = np.sin(150 * y + 3 * np.sin(9 * x)) + 0.5 * np.sin(410 * y + 2 * np.sin(14 * x))
     canvas = shade(TABLE, 0.95 + 0.022 * grain + 0.10 * np.exp(-((x - 0.6) ** 2 + y**2) / 0.06))
     edge = np.maximum(np.abs(x - 0.42) - 0.31, np.abs(y) - 0.36)
+    # Metres that a pixel covers there: the table's edge is soft over one pixel.
     softness = np.maximum(np.abs(np.gradient(x, axis=0)), np.abs(np.gradient(y, axis=1))) + 1e-4
     blend(canvas, 0.5 + (edge / softness).astype(np.float32), shade(FLOOR, 0.9 - 0.12 * (x - 1)))
     return np.asarray(canvas, np.float32), x, y
@@ -261,6 +264,7 @@ def _render(
     groups = [s for _, s in solids] + [[part] for part in _gripper_solids(pose, not wrist)]
     # A plate is flat: it is drawn before whatever stands on it.
     flat = [s for p, s in solids if p.kind == "plate"]
+    # Painter's algorithm: what is nearer covers what was drawn before.
     groups.sort(key=lambda g: -float(np.linalg.norm(g[0].middle - camera.eye)))
     for group in flat + [g for g in groups if not any(g is f for f in flat)]:
         for solid in group:

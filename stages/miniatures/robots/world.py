@@ -145,6 +145,7 @@ def _execute_moves(moves: list[Move]) -> tuple[Floats, Floats]:
     for move in moves:
         steps = max(1, round(move.seconds * INNER_HZ))
         share = np.arange(1, steps + 1) / steps
+        # The minimum-jerk profile: speed and acceleration are 0 at both ends.
         smooth = share**3 * (10 - 15 * share + 6 * share**2)
         rows += list(at + smooth[:, None] * (move.to - at))
         at = move.to
@@ -198,12 +199,13 @@ def _is_reached(task: str, track: Floats, goal: Floats) -> bool:
 
 def resample(world: WorldEpisode, hz: float) -> WorldEpisode:
     """The same episode at another rate, by linear interpolation of poses and places."""
+    # 1e-6: a time that is a whole step but for rounding counts as that step.
     times = np.arange(int((len(world) - 1) / world.hz * hz + 1e-6) + 1) / hz * world.hz
     below = np.minimum(np.floor(times + 1e-6).astype(int), len(world) - 1)
     above = np.minimum(below + 1, len(world) - 1)
     share = np.clip(times - below, 0, 1)
     poses = world.poses.copy()
-    poses[:, 3] = np.unwrap(poses[:, 3])
+    poses[:, 3] = np.unwrap(poses[:, 3])  # else it would turn once around between -pi and pi
     poses = poses[below] + share[:, None] * (poses[above] - poses[below])
     poses[:, 3] = wrap_angles(poses[:, 3])
     places = world.places
