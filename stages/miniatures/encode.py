@@ -30,7 +30,7 @@ EXACT: dict[str, Any] = {"fflags": "+bitexact", "flags": "+bitexact", "map_metad
 
 
 @dataclass(frozen=True)
-class Encoding:
+class VideoEncoding:
     """Encoding of a video file.
 
     Attributes:
@@ -51,7 +51,7 @@ class Encoding:
     timecode: bool = False
 
 
-EGO4D = Encoding("vp9")
+EGO4D = VideoEncoding("vp9")
 
 
 def render(video: NarratedVideo) -> Iterator[Frame]:
@@ -79,7 +79,7 @@ def write_video(path: Path, video: NarratedVideo) -> None:
 
 
 def write_file(
-    path: Path, images: Iterable[Frame], encoding: Encoding, fraction: Fraction = Fraction(1)
+    path: Path, images: Iterable[Frame], encoding: VideoEncoding, fraction: Fraction = Fraction(1)
 ) -> None:
     """Encode frames, uint8 [H, W, 3], and keep the first `fraction` of the file's bytes."""
     with whole(path, sync=False) as temporary:
@@ -88,7 +88,7 @@ def write_file(
             os.truncate(temporary, int(temporary.stat().st_size * fraction))
 
 
-def _encode(images: list[Frame], path: Path, encoding: Encoding) -> None:
+def _encode(images: list[Frame], path: Path, encoding: VideoEncoding) -> None:
     """Encode frames to a file, bit-exact, with one thread."""
     if encoding.rotated:
         images = [np.rot90(image) for image in images]  # to the left
@@ -114,7 +114,7 @@ def _encode(images: list[Frame], path: Path, encoding: Encoding) -> None:
         raise RunError(f"ffmpeg could not write {path}: {said or 'no message'}") from error
 
 
-def _streams(images: list[Frame], encoding: Encoding) -> Iterator[Any]:
+def _streams(images: list[Frame], encoding: VideoEncoding) -> Iterator[Any]:
     """Streams of ffmpeg: the piped frames, scaled to their size, and a tone of their length."""
     height, width, _ = images[0].shape
     # `noautorotate` leaves the frames on their side; the angle goes into the file's header.

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from handloom.stages.miniatures import folder
-from handloom.stages.miniatures.encode import Encoding, write_file
+from handloom.stages.miniatures.encode import VideoEncoding, write_file
 from handloom.stages.miniatures.people import takes
 from handloom.stages.miniatures.people.takes import Acts, Take
 
@@ -244,7 +244,7 @@ def _write_classes(tables: Path) -> None:
 
 
 def _write_video(path: Path, video: SegmentedVideo) -> None:
-    encoding = Encoding(
+    encoding = VideoEncoding(
         "h264", fps=video.fps, render_fps=RENDER_FPS, size=SIZE, sound="aac", timecode=True
     )
     fraction = Fraction(3, 5) if video.fault == "truncated" else Fraction(1)

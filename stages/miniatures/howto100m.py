@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from handloom.stages.miniatures import folder
-from handloom.stages.miniatures.encode import Encoding, write_file
+from handloom.stages.miniatures.encode import VideoEncoding, write_file
 from handloom.stages.miniatures.people import takes
 from handloom.stages.miniatures.people.takes import Acts, Shape, Take
 
@@ -24,12 +24,14 @@ RENDER_FPS = 10
 PAUSE_S = 1.0
 LINE_S = 1.7  # from one line of an action to the next
 
-FILMED: tuple[tuple[str, str, Shape, Encoding], ...] = (  # first character of the id, suffix
-    ("", "mp4", "wide", Encoding("h264", size=(426, 240), sound="aac")),
-    ("-", "webm", "full", Encoding("vp9", "webm", Fraction(24), size=(320, 240), sound="opus")),
-    ("_", "mkv", "full", Encoding("h264", "matroska", Fraction(25), size=(480, 360), sound="aac")),
-    ("", "mp4", "tall", Encoding("h264", sound="aac", rotated=True)),  # by a phone
-)
+FILMED: tuple[tuple[str, str, Shape, VideoEncoding], ...] = (  # first character of the id, suffix
+    ("", "mp4", "wide", VideoEncoding("h264", size=(426, 240), sound="aac")),
+    ("-", "webm", "full",
+     VideoEncoding("vp9", "webm", Fraction(24), size=(320, 240), sound="opus")),
+    ("_", "mkv", "full",
+     VideoEncoding("h264", "matroska", Fraction(25), size=(480, 360), sound="aac")),
+    ("", "mp4", "tall", VideoEncoding("h264", sound="aac", rotated=True)),  # by a phone
+)  # fmt: skip
 ACTS: tuple[Acts, ...] = (
     (("pick", 0), ("put", 0), ("right", 0), ("tilt", 0)),
     (("push", 0), ("shake", 0), ("pull", 0), ("left", 0)),
@@ -70,7 +72,7 @@ class SpokenVideo:
     video_id: str
     takes: tuple[Take, ...]
     lines: tuple[Line, ...]
-    encoding: Encoding
+    encoding: VideoEncoding
     suffix: str = "mp4"
     fault: Fault = ""
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from handloom.stages.miniatures import folder
-from handloom.stages.miniatures.encode import Encoding, write_file
+from handloom.stages.miniatures.encode import VideoEncoding, write_file
 from handloom.stages.miniatures.people import takes
 from handloom.stages.miniatures.people.takes import Shape, Take
 
@@ -63,7 +63,7 @@ class LabelledClip:
     start_s: int
     split: Split
     take: Take
-    encoding: Encoding
+    encoding: VideoEncoding
     fault: Fault = ""
 
     @property
@@ -131,7 +131,7 @@ def _clip(seed: int, number: int, content: int) -> LabelledClip:
         take = replace(take, seconds=float(CLIP_S))  # after the last action hands rest
     splits: tuple[Split, ...] = ("train", "val", "train", "test", "train")
     sound: Literal["", "aac"] = "aac" if number % 3 else ""
-    encoding = Encoding("h264", fps=fps, render_fps=RENDER_FPS, size=size, sound=sound)
+    encoding = VideoEncoding("h264", fps=fps, render_fps=RENDER_FPS, size=size, sound=sound)
     start_s = int(rng.integers(0, 300))
     split = splits[number % len(splits)]
     return LabelledClip(label, folder.web_video_id(rng), start_s, split, take, encoding)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.files import whole
-from handloom.stages.miniatures.encode import Encoding, write_file
+from handloom.stages.miniatures.encode import VideoEncoding, write_file
 from handloom.stages.miniatures.folder import miniature_writer, write_json, write_text
 from handloom.stages.miniatures.people.raster import Frame
 from handloom.stages.miniatures.rlds import deltas
@@ -151,8 +151,8 @@ def _write_parquet(path: Path, tables: Iterable[Any]) -> None:
             writer.write_table(table)
 
 
-def _h264(fps: int) -> Encoding:
-    return Encoding("h264", fps=Fraction(fps), render_fps=fps)
+def _h264(fps: int) -> VideoEncoding:
+    return VideoEncoding("h264", fps=Fraction(fps), render_fps=fps)
 
 
 def _camera_feature(fps: int) -> dict[str, Any]:

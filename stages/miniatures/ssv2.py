@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from handloom.stages.miniatures import folder
-from handloom.stages.miniatures.encode import Encoding, write_file
+from handloom.stages.miniatures.encode import VideoEncoding, write_file
 from handloom.stages.miniatures.people import takes
 from handloom.stages.miniatures.people.objects import KINDS
 from handloom.stages.miniatures.people.takes import Take
@@ -171,6 +171,6 @@ def _label(template: Template) -> str:
 
 def _write_clip(path: Path, clip: TemplateClip) -> None:
     size = (WIDTHS[clip.take.shape], 240)
-    encoding = Encoding("vp9", "webm", fps=Fraction(FPS), render_fps=FPS, size=size)
+    encoding = VideoEncoding("vp9", "webm", fps=Fraction(FPS), render_fps=FPS, size=size)
     fraction = Fraction(3, 5) if clip.fault == "truncated" else Fraction(1)
     write_file(path, takes.render(clip.take, FPS), encoding, fraction)
