@@ -287,7 +287,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     action, state = _join(record, actions), _join(record, states)
     flags = ["joined_action"] * (len(actions) > 1) + ["joined_state"] * (len(states) > 1)
     kind = "as_stored" if options.action_kind == "auto" else options.action_kind
-    # RLDS does not tell what numbers mean: the user may, if they can be that at all.
+    # RLDS does not state what the numbers mean: the user does, who may err about their count.
     if kind == "ee_delta" and (action.shape[1] % 7 or state.shape != action.shape):
         raise MediaError(
             f"actions of {action.shape[1]} and states of {state.shape[1]} numbers are not "
