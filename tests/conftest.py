@@ -1,8 +1,13 @@
-"""Shared fixtures: a small miniature Ego4D, a tiny VQGAN, and the command line as a process.
+"""Shared fixtures: a small miniature Ego4D, a tiny VQGAN, Ray, and the command line.
+
+`cli` runs a command in a process of its own, with a Ray of its own if it curates; `here` runs it in
+this process, on a Ray that is started once, and is what most tests of whole runs want.
 
 Plain functions that several test files call lie in `tests/helpers`.
 """
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -16,6 +21,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
+from handloom.cli import main
 from handloom.stages.miniatures import ego4d
 from tests.helpers.folders import CHECKOUT
 
@@ -28,9 +34,9 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature of about a dozen videos; tests copy it before they change it."""
+    """A miniature of about a dozen videos, three of which are kept; tests copy it to change it."""
     folder = tmp_path_factory.mktemp("data") / "ego4d"
-    ego4d.write(folder, clips=12, seed=5)
+    ego4d.write(folder, clips=14, seed=5)
     return folder
 
 
@@ -76,6 +82,31 @@ def cli() -> Cli:
         return subprocess.run(
             command, cwd=CHECKOUT, env=os.environ | env, capture_output=True, text=True, timeout=300
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """A Ray of two cores in this process, for all tests that want one."""
+    from handloom.pipeline.dag import local_ray
+
+    before = dict(os.environ)
+    with local_ray(num_cpus=2):
+        os.environ.clear()
+        os.environ.update(before)  # workers have got theirs; programs of other tests shall not
+        yield
+
+
+@pytest.fixture(scope="session")
+def here(shared_ray: None) -> Cli:
+    """Run `handloom` with some arguments in this process, on the shared Ray."""
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(list(map(str, args)))
+        return subprocess.CompletedProcess(args, status, out.getvalue(), err.getvalue())
 
     return run
 
