@@ -26,8 +26,8 @@ PICTURE_STEPS ?=
 TRIES         ?=
 TASKS         ?=
 
-# Much of a run is waiting for Ray to start; files stay together, for they share miniatures.
-PARALLEL = -n 2 --dist loadfile
+# Files stay together, for they share fixtures; all that use one Ray come first (tests/conftest.py).
+PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 
 PLACES   = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 OPTIONS  = $(PLACES) $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from handloom.cli import main
 from handloom.stages.miniatures import ego4d
 from tests.helpers.folders import CHECKOUT
+from tests.helpers.miniatures import once
 
 # A busy machine stalls for longer than a law takes.
 settings.register_profile("shared", deadline=None)
@@ -31,34 +33,54 @@ settings.load_profile("shared")
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
+# Their tests share one Ray, in one process; the longest lane, so it begins first.
+RAY_LANE = ("whole_runs/", "pipeline/test_pool", "pipeline/test_costs")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one file share its fixtures and stay in one process; so do all that share Ray."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Lanes(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if file.removeprefix("tests/").startswith(RAY_LANE) else file
+
+    return Lanes(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "shared_ray" not in getattr(item, "fixturenames", ()))
+
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A miniature of about a dozen videos, three of which are kept; tests copy it to change it."""
-    folder = tmp_path_factory.mktemp("data") / "ego4d"
-    ego4d.write(folder, clips=14, seed=5)
-    return folder
+    return once(tmp_path_factory, "ego4d", lambda out: ego4d.write(out, clips=14, seed=5))
 
 
 @pytest.fixture(scope="session")
 def tiny_vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers VQModel with random weights, 64 codes a frame, fast enough for many runs."""
-    import torch
-    from diffusers import VQModel
 
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vqgan")
-    VQModel(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        num_vq_embeddings=256,
-        vq_embed_dim=4,
-        latent_channels=4,
-    ).save_pretrained(folder)
-    return folder
+    def write(folder: Path) -> None:
+        import torch
+        from diffusers import VQModel
+
+        torch.manual_seed(0)
+        VQModel(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            num_vq_embeddings=256,
+            vq_embed_dim=4,
+            latent_channels=4,
+        ).save_pretrained(folder)
+
+    return once(tmp_path_factory, "tiny_vqgan", write)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import open_tables
 from handloom.stages.tables.rows import EpisodeRow
 from handloom.tokenize.shards import ShardDataset, verify
+from tests.helpers.miniatures import writer
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 OPTIONS = {"rlds": ["--ingest.hz", 10]}  # RLDS tells no rate
@@ -22,8 +23,7 @@ OPTIONS = {"rlds": ["--ingest.hz", 10]}  # RLDS tells no rate
 def rt1(here: Cli, tiny_vqgan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run on a miniature RT-1."""
     folder = tmp_path_factory.mktemp("rt1")
-    miniature("rt1")(folder / "data", clips=8)
-    places = ["--data", folder / "data", "--out", folder / "out"]
+    places = ["--data", writer(tmp_path_factory)("rt1"), "--out", folder / "out"]
     small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
     run = here("curate", "rt1", *places, *small, "--run.workers", 2)
     assert run.returncode == 0, run.stdout + run.stderr

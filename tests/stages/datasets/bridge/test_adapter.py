@@ -262,7 +262,6 @@ def test_published_records_come_out_as_their_page_says() -> None:
 
 
 def test_raw_recordings_are_read_through_the_same_adapter(tmp_path: Path) -> None:
-    pytest.importorskip("handloom.stages.datasets.bridge.adapter.raw")
     miniature.write_raw(tmp_path, clips=2)
     first, second = load(tmp_path)
     assert {first.hz, second.hz} == {5.0}
