@@ -6,7 +6,7 @@ python -m tests.helpers.caption_run VIDEOS OUT URL CLIPS
 import sys
 from pathlib import Path
 
-from handloom.pipeline.batches import Batch
+from handloom.pipeline.batch import Batch
 from handloom.pipeline.pool import work
 from handloom.stages.caption.stage import Caption
 from handloom.stages.stage import clip_order

@@ -53,6 +53,7 @@ class Source:
     def __init__(self, root: Path, left_out: Iterable[str] = ()) -> None:
         self.root, self.left_out = root, frozenset(left_out)
         self._module = cache(self._read)
+        self._contents = cache(lambda place: list(self._found(place)))  # several stages reach it
 
     def hashes(self, roots: Iterable[Place]) -> dict[str, str]:
         """For each module a hash of its definitions that are reached from the roots."""
@@ -69,7 +70,7 @@ class Source:
                 said[place[0]] |= text
         return {name: digest(texts) for name, texts in sorted(said.items()) if texts}
 
-    def _contents(self, place: Place) -> Iterator[tuple[list[Place], set[str]]]:
+    def _found(self, place: Place) -> Iterator[tuple[list[Place], set[str]]]:
         """Where a place leads, and what it says itself."""
         name, definition = place
         module = self._module(name)

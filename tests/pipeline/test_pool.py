@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from handloom.errors import RunError
-from handloom.pipeline.batches import Batch
+from handloom.pipeline.batch import Batch
 from handloom.pipeline.pool import Pool
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table

@@ -67,7 +67,7 @@ def test_a_submitted_run_streams_its_log_and_leaves_shards(
     options = {"stages": ["close_up:CloseUp"], "close_up": {"min_height": 0.31}}
     (mine / "mine.yaml").write_text(yaml.safe_dump(options))
     places = ["--data", miniature, "--out", tmp_path / "out", "--config", mine / "mine.yaml"]
-    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
+    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64, "--run.workers", 1]
     run = cli("submit", "sample", "--address", head, *places, *small)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "clips ingested =" in run.stdout

@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 
-from handloom.pipeline.recipes import RECIPES
+from handloom.pipeline.recipes import RECIPES, row_stages
+from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
+from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.videos import Ingest
 from handloom.stages.pack import statistics
 from handloom.stages.stage import Stage
 from tests.helpers.folders import CHECKOUT
@@ -29,6 +32,9 @@ COMMAND = "python -m tests.stages.test_code_versions"
 INFRASTRUCTURE = {
     "handloom.errors": "kinds of error; the words of one are written where it is raised",
     "handloom.files": "how a file appears whole, not what is in it",
+    "handloom.stages.datasets.catalog": "finds adapters by name; they are hashed themselves",
+    "handloom.stages.graph": "which stages clips go through, not what one makes of a clip",
+    "handloom.stages.outside": "finds modules by name",
     "handloom.stages.stage": "how a stage is set up, run and fingerprinted; it makes no rows",
     "handloom.stages.tables.parts.Table": "where rows are stored, after they have been made",
     "handloom.stages.tables.merging": "joins parts, row by row as they are",
@@ -46,34 +52,28 @@ def versions() -> dict[str, int]:
 
 def stages() -> list[Stage]:
     """The stages of all recipes."""
-    return [stage for recipe in RECIPES.values() for stage in recipe().stages().values()]
+    return [stage for recipe in RECIPES.values() for stage in row_stages(recipe())]
 
 
-def roots(root: Path) -> dict[str, set[Place]]:
-    """Where the source of each stage begins; `ingest` also makes rows by the adapters."""
+def roots() -> dict[str, set[Place]]:
+    """Where the source of each stage begins; `ingest` makes rows by the adapters too."""
     found: dict[str, set[Place]] = {}
     for stage in stages():
         kind = type(stage)
         places = found.setdefault(kind.__name__, {(kind.__module__, kind.__name__)})
-        if stage.name == "ingest":
-            places.add((adapter_module(root, getattr(stage, "format")), "ADAPTER"))  # noqa: B009
+        if isinstance(stage, Ingest | EpisodeIngest):
+            module = (VIDEO_FORMATS | ROBOT_FORMATS)[stage.format]
+            places.add((f"handloom.stages.datasets.{module}", "ADAPTER"))
     found["statistics"] = {(statistics.__name__, "")}
     return found
 
 
-def adapter_module(root: Path, name: str) -> str:
-    """A dataset is a file, or adapter.py in a folder."""
-    folder = root / "handloom/stages/datasets"
-    is_file = (folder / f"{name}.py").is_file()
-    return f"handloom.stages.datasets.{name}" + ("" if is_file else ".adapter")
-
-
 def present(root: Path = CHECKOUT) -> Recorded:
     """What code_versions.json would hold of a checkout, with the versions that are imported."""
-    source = Source(root, INFRASTRUCTURE)
+    source, version = Source(root, INFRASTRUCTURE), versions()
     return {
-        name: {"code_version": versions()[name], "source": source.hashes(places)}
-        for name, places in sorted(roots(root).items())
+        name: {"code_version": version[name], "source": source.hashes(places)}
+        for name, places in sorted(roots().items())
     }
 
 
