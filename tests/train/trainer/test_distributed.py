@@ -37,7 +37,7 @@ def torchrun(*args: object) -> None:
     command += ["--standalone", "-m", *map(str, args)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=120
+        command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
 
