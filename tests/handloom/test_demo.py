@@ -35,6 +35,7 @@ def ran(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return [Path(words[-1]).name for words in commands]
 
 
+@pytest.mark.long
 def test_what_is_done_is_not_done_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(two_steps(), tmp_path)
     assert ran(capfd) == ["raw", "video"]
@@ -49,6 +50,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capfd: pytest.CaptureFix
     assert ran(capfd) == ["video"]
 
 
+@pytest.mark.long
 def test_a_step_that_fails_is_where_it_goes_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,6 +63,7 @@ def test_a_step_that_fails_is_where_it_goes_on(
     assert ran(capfd) == ["video"]
 
 
+@pytest.mark.long
 def test_scores_older_than_their_model_are_taken_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +80,7 @@ def test_scores_older_than_their_model_are_taken_again(
     assert ran(capfd) == ["scores"]
 
 
+@pytest.mark.long
 def test_a_demo_that_is_ended_ends_its_step_and_goes_on_later(tmp_path: Path) -> None:
     code = (
         "from handloom.demo import Step, run; from pathlib import Path\n"

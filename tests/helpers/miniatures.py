@@ -2,8 +2,9 @@
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,15 @@ CLIPS = {
     "lerobot": 8,
 }  # fmt: skip
 
+# Writing one of these takes five seconds and more.
+LONG = frozenset({"epic_kitchens", "howto100m", "calvin", "hdf5", "lerobot"})
+
 Written = Callable[[str], Path]
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    """Names for `parametrize`, of which some take seconds."""
+    return [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in names]
 
 
 def once(folders: pytest.TempPathFactory, name: str, write: Callable[[Path], object]) -> Path:

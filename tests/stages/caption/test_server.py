@@ -74,6 +74,7 @@ def faulty_run(videos: Path, out: Path, clips: int) -> None:
     assert_bound(list(table.read(CaptionRow)), clips)
 
 
+@pytest.mark.long
 def test_faults_put_no_caption_on_another_clip(videos: Path, tmp_path: Path) -> None:
     faulty_run(videos, tmp_path, FEW)
 
@@ -120,6 +121,7 @@ def killed_run(videos: Path, out: Path, clips: int, kills: int, every_s: float) 
     return sum(asked_s > heard_s.get(key, math.inf) for key in told for asked_s in told[key])
 
 
+@pytest.mark.long
 def test_a_killed_run_pays_for_no_answer_twice(videos: Path, tmp_path: Path) -> None:
     # A kill may come between reading an answer and writing it down.
     assert killed_run(videos, tmp_path, FEW, kills=1, every_s=0.5) <= 4

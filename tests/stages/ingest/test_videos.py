@@ -18,7 +18,7 @@ from handloom.pipeline.recipes import RECIPES
 from handloom.stages.ingest import card
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables.rows import Clip, EpisodeClip
-from tests.helpers.miniatures import Written, writer
+from tests.helpers.miniatures import Written, marked, writer
 
 DATASETS = ("ssv2", "kinetics700", "epic_kitchens", "howto100m", "rt1")
 
@@ -49,7 +49,7 @@ def statuses(clips: list[Clip]) -> Counter[str]:
     return Counter(clip.reason or clip.status for clip in clips)
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", marked(DATASETS))
 def test_every_source_comes_out_and_a_second_run_adds_nothing(
     name: str, data: Written, tmp_path: Path
 ) -> None:

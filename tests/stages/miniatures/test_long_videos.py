@@ -14,6 +14,8 @@ import pytest
 from tests.helpers.media import Rows, playable, table
 from tests.helpers.miniatures import writer
 
+pytestmark = pytest.mark.long
+
 Captions = dict[str, dict[str, list[Any]]]
 
 

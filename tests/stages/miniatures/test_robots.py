@@ -117,6 +117,7 @@ def test_the_wrist_camera_moves_with_the_gripper() -> None:
 # Folders.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in ("calvin",) else pytest.mark.slow) for n in FOLDERS],
@@ -157,6 +158,7 @@ def test_a_real_dataset_is_not_overwritten(name: str, tmp_path: Path) -> None:
 # CALVIN.
 
 
+@pytest.mark.long
 def test_calvin_frames_hold_the_next_pose_as_action(written: Written) -> None:
     folder = written("calvin") / "task_D_D/training"
     bounds = np.load(folder / "ep_start_end_ids.npy")
@@ -192,6 +194,7 @@ def test_calvin_frames_hold_the_next_pose_as_action(written: Written) -> None:
     assert (np.abs(relative[:, 6]) == 1).all()
 
 
+@pytest.mark.long
 def test_calvin_windows_overlap_and_one_crosses_the_hole(written: Written) -> None:
     folder = written("calvin") / "task_D_D/training"
     told = np.load(folder / "lang_annotations/auto_lang_ann.npy", allow_pickle=True).item()
@@ -209,6 +212,7 @@ def test_calvin_windows_overlap_and_one_crosses_the_hole(written: Written) -> No
 # HDF5.
 
 
+@pytest.mark.long
 def test_robomimic_files(written: Written) -> None:
     home = written("hdf5") / "robomimic/lift/ph"
     with h5py.File(home / "image_v15.hdf5") as file:
@@ -233,6 +237,7 @@ def test_robomimic_files(written: Written) -> None:
         assert set(file["data/demo_0"]) == {"actions", "dones", "rewards", "states"}
 
 
+@pytest.mark.long
 def test_libero_observes_after_acting_upside_down(written: Written) -> None:
     paths = sorted((written("hdf5") / "libero_spatial").glob("*_demo.hdf5"))
     assert len(paths) == 2
@@ -251,6 +256,7 @@ def test_libero_observes_after_acting_upside_down(written: Written) -> None:
             assert (demo["rewards"][-1], demo["rewards"][:-1].any()) == (1, False)
 
 
+@pytest.mark.long
 def test_aloha_files(written: Written) -> None:
     home = written("hdf5") / "sim_transfer"
     with h5py.File(home / "episode_0.hdf5") as file:
@@ -271,6 +277,7 @@ def test_aloha_files(written: Written) -> None:
 # LeRobot.
 
 
+@pytest.mark.long
 def test_lerobot_v21_has_a_file_per_episode_and_accidents(written: Written) -> None:
     home = written("lerobot") / "v2.1"
     info = json.loads((home / "meta/info.json").read_text())
@@ -292,6 +299,7 @@ def test_lerobot_v21_has_a_file_per_episode_and_accidents(written: Written) -> N
     assert len(videos["wrist2"].read_bytes()) < 200
 
 
+@pytest.mark.long
 def test_lerobot_v30_joins_episodes(written: Written) -> None:
     home = written("lerobot") / "v3.0"
     info = json.loads((home / "meta/info.json").read_text())

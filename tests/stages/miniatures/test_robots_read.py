@@ -134,6 +134,7 @@ def test_rlds_is_read_as_stored(written: Written) -> None:
     assert len(found) == CLIPS["rlds"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("relabel", [False, True])
 def test_calvin_is_read_as_it_happened(written: Written, relabel: bool) -> None:
     found = loaded("calvin", written("calvin"), relabel=relabel)
@@ -157,6 +158,7 @@ def test_calvin_is_read_as_it_happened(written: Written, relabel: bool) -> None:
     assert whole >= 2
 
 
+@pytest.mark.long
 def test_hdf5_is_read_as_it_happened(written: Written) -> None:
     found = loaded("hdf5", written("hdf5"), text="do something")
     for demo, take in (("demo_0", 0), ("demo_1", 1)):
@@ -176,6 +178,7 @@ def test_hdf5_is_read_as_it_happened(written: Written) -> None:
         assert (read.views["agentview_rgb"][0] == upright).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, 1])
 def test_aloha_is_read_as_stored(written: Written, number: int) -> None:
     found = loaded("hdf5", written("hdf5"), text="do something")
@@ -189,6 +192,7 @@ def test_aloha_is_read_as_stored(written: Written, number: int) -> None:
     assert np.abs(read.views["top"][0] - drawn).mean() < 5
 
 
+@pytest.mark.long
 def test_lerobot_is_read_as_stored(written: Written) -> None:
     old = loaded("lerobot", written("lerobot") / "v2.1", action_kind="ee_delta")
     (read,) = old.values()  # the others lack a video, or their line

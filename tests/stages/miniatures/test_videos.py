@@ -18,7 +18,7 @@ from handloom.stages.miniatures import epic_kitchens, howto100m, kinetics700, ss
 from handloom.stages.miniatures.people.motion import state_at
 from tests.helpers.folders import sums
 from tests.helpers.media import Rows, playable, table
-from tests.helpers.miniatures import CLIPS, Written, writer
+from tests.helpers.miniatures import CLIPS, Written, marked, writer
 
 MODULES = {"ssv2": ssv2, "kinetics700": kinetics700, "epic_kitchens": epic_kitchens,
            "howto100m": howto100m}  # fmt: skip
@@ -37,7 +37,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("ssv2",) else pytest.mark.slow) for n in MODULES],
+    [
+        pytest.param(n, marks=pytest.mark.long if n in ("ssv2",) else pytest.mark.slow)
+        for n in MODULES
+    ],
 )
 def test_an_interrupted_run_ends_with_the_same_bytes(
     name: str, tiny: Written, tmp_path: Path
@@ -52,7 +55,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert sums(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", marked(MODULES))
 def test_a_finished_folder_is_left_alone(name: str, tiny: Written) -> None:
     root = tiny(name)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -83,7 +86,7 @@ def test_another_seed_shows_something_else(module: ModuleType) -> None:
     assert module.plan(8, 0) != module.plan(8, 1)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", marked(MODULES))
 def test_adapters_find_what_is_there_and_miss_what_is_not(name: str, tiny: Written) -> None:
     root, adapter = tiny(name), video_adapter(name)
     videos = list(adapter.videos(root, CutRule()))

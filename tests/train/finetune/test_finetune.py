@@ -95,6 +95,7 @@ def test_a_finished_run_does_nothing(
     assert (whole_run / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_bit_for_bit(whole_run: Path, shards: Path, tmp_path: Path) -> None:
     config = small_finetune(shards, tmp_path)
     code = (
@@ -116,6 +117,7 @@ def test_a_killed_run_goes_on_bit_for_bit(whole_run: Path, shards: Path, tmp_pat
     assert trace(tmp_path) == trace(whole_run)
 
 
+@pytest.mark.long
 def test_sigterm_saves(shards: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
