@@ -26,8 +26,8 @@ PICTURE_STEPS ?=
 TRIES         ?=
 TASKS         ?=
 
-# Much of a run is waiting for Ray to start; files stay together, for they share miniatures.
-PARALLEL = -n 2 --dist loadfile
+# Files stay together, for they share fixtures; all that use one Ray come first (tests/conftest.py).
+PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 
 PLACES   = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 OPTIONS  = $(PLACES) $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
@@ -39,7 +39,7 @@ EVAL     = $(WHAT) --checkpoint "$(CHECKPOINT)" $(if $(filter policy,$(WHAT)),--
 STEPS    = $(if $(STAGE1_STEPS),--stage1-steps $(STAGE1_STEPS)) $(if $(STAGE2_STEPS),--stage2-steps $(STAGE2_STEPS)) $(if $(PICTURE_STEPS),--picture-steps $(PICTURE_STEPS))
 DEMO     = $(if $(OUT),--out "$(OUT)") $(if $(EPISODES),--episodes $(EPISODES)) $(STEPS) $(if $(TRIES),--tries $(TRIES)) $(if $(TASKS),--tasks $(TASKS)) $(ARGS)
 
-.PHONY: help setup curate plan submit pretrain finetune eval scaling train-sample report test test-all lint types bench
+.PHONY: help setup curate plan submit pretrain finetune eval scaling train-sample report test-fast test test-all lint types bench
 .DEFAULT_GOAL := help
 
 help:  ## show this, and the variables
@@ -79,6 +79,9 @@ train-sample: $(READY)  ## raw videos and episodes to a policy and OUT/report.ht
 
 report: $(READY)  ## write the report of a run again: OUT=runs/sample
 	$(BIN)/python -m handloom report "$(if $(OUT),$(OUT),runs/$(DATASET))"
+
+test-fast: $(READY)  ## the tests that take no seconds, of every folder: about a minute
+	$(BIN)/python -m pytest -m "not slow and not long" $(PARALLEL)
 
 test: $(READY)  ## the test suite
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)

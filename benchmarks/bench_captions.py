@@ -20,7 +20,7 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from handloom.pipeline.batches import Batch
+from handloom.pipeline.batch import Batch
 from handloom.pipeline.pool import Pool
 from handloom.stages.caption.server import _body, _data_url
 from handloom.stages.caption.stage import Caption

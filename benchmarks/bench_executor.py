@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from handloom.pipeline.batches import Batch
+from handloom.pipeline.batch import Batch
 from handloom.pipeline.dag import WORKER_ENV
 from handloom.pipeline.pool import Pool
 from handloom.stages.hands.rows import HandRow

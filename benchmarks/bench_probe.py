@@ -20,8 +20,8 @@ import imageio_ffmpeg
 import ray
 
 from handloom.pipeline import dag
-from handloom.pipeline.display import Progress
 from handloom.pipeline.job import Job
+from handloom.pipeline.progress import Progress
 from handloom.pipeline.recipes import RECIPES
 from handloom.stages.ingest.card import read
 
@@ -61,7 +61,7 @@ def blank(sources: list[Path]) -> None:
 
 def ingest(job: Job) -> float:
     """Run the ingest stage alone; returns seconds."""
-    progress = ray.remote(num_cpus=0)(Progress).remote()
+    progress = ray.remote(num_cpus=0)(Progress).remote(["ingest"])
     started = time.perf_counter()
     ray.get(dag.run_stage.remote("ingest", job, progress))
     return time.perf_counter() - started

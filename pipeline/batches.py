@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from handloom.pipeline.batch import Batch
 from handloom.pipeline.job import Job
 from handloom.stages.datasets.source import SourceEpisode, SourceVideo
 from handloom.stages.ingest.episodes import EpisodeIngest
@@ -22,28 +23,6 @@ Source = SourceVideo | SourceEpisode
 CLIPS_WAITING = 2048  # the size of a part where computing costs next to nothing
 UNITS_WAITING = 256  # files that a worker takes in at a time
 ALL_WAITING = 65_536  # clips held back in all, some 60 MB
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Work for one call of a worker; its rows become one part of the stage's table."""
-
-    bucket: str
-    keys: tuple[str, ...]
-    inputs: tuple[tuple[Any, ...], ...]
-    clips: int
-
-    @property
-    def name(self) -> str:
-        """Name of the part: a hash of what is in it."""
-        return hashlib.blake2b("/".join(self.keys).encode(), digest_size=6).hexdigest()
-
-    def split(self) -> list["Batch"]:
-        """The same work one input at a time."""
-        return [
-            Batch(self.bucket, (key,), (inputs,), max(1, self.clips // len(self.keys)))
-            for key, inputs in zip(self.keys, self.inputs, strict=True)
-        ]
 
 
 def remaining(job: Job, stage: str) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
+from handloom.errors import RunError
 from handloom.files import remove_temporaries
 from handloom.pipeline.batches import (
     count_remaining,
@@ -26,9 +27,10 @@ from handloom.pipeline.batches import (
     reject_duplicates,
     remaining,
 )
-from handloom.pipeline.display import Display, Progress
+from handloom.pipeline.display import Display
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Counts, Pool, work
+from handloom.pipeline.progress import Progress
 from handloom.pipeline.recipes import EpisodeConfig
 from handloom.stages.ingest import card
 from handloom.stages.pack.stage import plan_shards, write_planned
@@ -49,41 +51,89 @@ WORKER_ENV = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+STARTS = 3
+QUIET: dict[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+    "configure_logging": True,
+}
+CLIPS_HERE = 512  # so many are packed sooner than a process starts that would pack them
 NO_EFFORT = {"computed": 0, "seconds": 0.0}
 
 
 def curate(job: Job) -> None:
     """Run the whole DAG; what is already there is not computed again."""
-    with session(job), Display(job) as display:
+    with session(job) as is_shared, Display(job) as display:
+        path = _import_path(job)
+        own = {"runtime_env": {"env_vars": path}} if is_shared and path else {}
         progress = ray.remote(num_cpus=0)(Progress).remote([*job.flow, "pack", "report"])
         after: dict[str, Any] = {}
         for name, gate in job.flow.items():
             before = {gate, *job.stages[name].reads} - {""}
-            after[name] = run_stage.remote(name, job, progress, *(after[b] for b in sorted(before)))
-        after["pack"] = pack.remote(job, progress, *after.values())
-        after["report"] = write_report.remote(job, progress, after["pack"])
+            ready = [after[b] for b in sorted(before)]
+            after[name] = run_stage.options(**own).remote(name, job, progress, *ready)
+        after["pack"] = pack.options(**own).remote(job, progress, *after.values())
+        after["report"] = write_report.options(**own).remote(job, progress, after["pack"])
         try:
             display.follow(progress, after)
         except RayTaskError as error:
             raise error.cause from None
+        finally:
+            if is_shared:  # a stage beside the one that failed would go on after the run
+                ray.wait(list(after.values()), num_returns=len(after))
 
 
 @contextmanager
-def session(job: Job) -> Iterator[None]:
-    """Ray for the time of a run: the cluster of a submitted job, else this machine alone."""
-    env = WORKER_ENV | _import_path(job)
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(runtime_env={"env_vars": env}, **quiet)
+def session(job: Job) -> Iterator[bool]:
+    """Ray for the time of a run; yields whether it is there before and after it.
+
+    It is what this process is connected to already, or the cluster of a submitted job, or else
+    this machine alone.
+    """
+    if ray.is_initialized():
+        yield True
+    elif "RAY_ADDRESS" in os.environ:
+        ray.init(runtime_env={"env_vars": WORKER_ENV | _import_path(job)}, **QUIET)
+        try:
+            yield False
+        finally:
+            ray.shutdown()
     else:
-        os.environ.update(env, RAY_USAGE_STATS_ENABLED="0")
-        # "local", or ray.init() would join any cluster that happens to run on this machine
-        cpus = job.config.run.num_cpus
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        os.environ.update(_import_path(job))
+        with local_ray(job.config.run.num_cpus):
+            yield False
+
+
+@contextmanager
+def local_ray(num_cpus: int | None = None) -> Iterator[None]:
+    """Ray on this machine alone, for one run or for several in a row: starting it takes seconds.
+
+    Args:
+        num_cpus: cores to use; by default all.
+    """
+    os.environ.update(WORKER_ENV, RAY_USAGE_STATS_ENABLED="0")
+    _start(num_cpus)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(num_cpus: int | None) -> None:
+    """Start Ray; on a busy machine a node may not be up in the 30 s that Ray gives it."""
+    for _ in range(STARTS):
+        try:
+            # "local", or ray.init() would join any cluster that happens to run on this machine
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **QUIET)
+            return
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise RunError(
+        f"Ray was not up within 30 s, {STARTS} times in a row; run the same command again when "
+        "this machine is less busy."
+    )
 
 
 def _import_path(job: Job) -> dict[str, str]:
@@ -190,6 +240,9 @@ def pack(job: Job, progress: Any, *after: None) -> None:
 def _write_all(job: Job, plans: list[Any]) -> Iterator[tuple[ShardInfo, Trajectories]]:
     """Write the shards in parallel, each by a task of one core; those already there are kept."""
     root = job.folder("pack")
+    if sum(plan.count for plan in plans) <= CLIPS_HERE:
+        yield from (_shard(job, plan, root) for plan in plans)
+        return
     window = 2 * int(ray.cluster_resources()["CPU"])
     refs: list[Any] = []
     for plan in plans:
@@ -200,7 +253,11 @@ def _write_all(job: Job, plans: list[Any]) -> Iterator[tuple[ShardInfo, Trajecto
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _write_shard(job: Job, plan: Any, root: Any) -> tuple[ShardInfo, Trajectories]:
+def _write_shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
+    return _shard(job, plan, root)
+
+
+def _shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
     path = shard_path(root, plan.split, plan.number)
     index = path.with_suffix(".index.arrow")
     if path.exists() and index.exists():  # a killed run left it, from the same inputs
@@ -234,7 +291,10 @@ def _sampling(job: Job) -> dict[str, Any]:
 
 @ray.remote(num_cpus=1, max_retries=0)
 def write_report(job: Job, progress: Any, *after: None) -> None:
-    """Write report/index.html."""
-    progress.start.remote("report", None)
-    report.write(job.tables, job.stages, job.out)
+    """Write report/index.html, unless the one that lies there shows the same rows."""
+    inputs, root = job.pack_inputs(), job.out / "report"
+    if read_marker(root).get("inputs") != inputs or not (root / "index.html").exists():
+        progress.start.remote("report", None)
+        report.write(job.tables, job.stages, job.out)
+        write_marker(root, {"inputs": inputs})
     progress.finish.remote("report")

@@ -2,8 +2,6 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,63 +11,11 @@ from rich.live import Live
 from rich.table import Table as RichTable
 
 from handloom.pipeline.job import Job
+from handloom.pipeline.progress import Line
 from handloom.stages.tables.funnel import Funnel
 from handloom.stages.tables.parts import effort, stage_folder
 
 LOG_EVERY_S = 10.0  # without a terminal, as in a job's log
-
-
-@dataclass
-class Line:
-    """How far one stage is."""
-
-    total: int | None = None
-    done: int = 0
-    failed: int = 0
-    started: float = 0.0
-    seconds: float = 0.0
-    state: str = "waiting"
-
-    @property
-    def rate(self) -> float:
-        """Clips per second so far."""
-        seconds = self.seconds or time.time() - self.started
-        return self.done / seconds if seconds else 0.0
-
-    @property
-    def eta(self) -> str:
-        """Time left as m:ss, where it can be told."""
-        if self.state != "running" or not self.total or not self.done:
-            return ""
-        left = round((self.total - self.done) / self.rate)
-        return f"{left // 60}:{left % 60:02d}"
-
-
-class Progress:
-    """A Ray actor that the stages tell how far they are."""
-
-    def __init__(self, stages: Sequence[str]) -> None:
-        self.lines = {name: Line() for name in stages}
-
-    def start(self, name: str, total: int | None) -> None:
-        """A stage begins, with this many clips to do if it knows."""
-        line = self.lines[name]
-        line.total, line.started, line.state = total, time.time(), "running"
-
-    def advance(self, name: str, counts: dict[str, int]) -> None:
-        """A part has been written."""
-        self.lines[name].done += sum(counts.values())
-        self.lines[name].failed += counts.get("failed", 0)
-
-    def finish(self, name: str) -> None:
-        """A stage is done."""
-        line = self.lines[name]
-        line.seconds = time.time() - line.started if line.started else 0.0
-        line.state = "done" if line.done or name == "report" else "up to date"
-
-    def snapshot(self) -> dict[str, Line]:
-        """All lines, as they are now."""
-        return self.lines
 
 
 class Display:

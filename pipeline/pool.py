@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from handloom.errors import RunError
-from handloom.pipeline.batches import Batch
+from handloom.pipeline.batch import Batch
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Row

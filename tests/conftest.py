@@ -1,8 +1,13 @@
-"""Shared fixtures: a small miniature Ego4D, a tiny VQGAN, and the command line as a process.
+"""Shared fixtures: a small miniature Ego4D, a tiny VQGAN, Ray, and the command line.
+
+`cli` runs a command in a process of its own, with a Ray of its own if it curates; `here` runs it in
+this process, on a Ray that is started once, and is what most tests of whole runs want.
 
 Plain functions that several test files call lie in `tests/helpers`.
 """
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -10,14 +15,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
+from handloom.cli import main
 from handloom.stages.miniatures import ego4d
 from tests.helpers.folders import CHECKOUT
+from tests.helpers.miniatures import once
 
 # A busy machine stalls for longer than a law takes.
 settings.register_profile("shared", deadline=None)
@@ -25,34 +33,62 @@ settings.load_profile("shared")
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
+# Their tests share one Ray, in one process; the longest lane, so it begins first.
+RAY_LANE = ("whole_runs/", "pipeline/test_adding", "pipeline/test_costs", "pipeline/test_pool")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one file share its fixtures and stay in one process; so do all that share Ray."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Lanes(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if file.removeprefix("tests/").startswith(RAY_LANE) else file
+
+    return Lanes(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray's lane first; what starts Ray or a program is long, whatever else it does."""
+    for item in items:
+        if {"cli", "here", "shared_ray"} & fixtures(item):
+            item.add_marker("long")
+    items.sort(key=lambda item: "shared_ray" not in fixtures(item))
+
+
+def fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature of about a dozen videos; tests copy it before they change it."""
-    folder = tmp_path_factory.mktemp("data") / "ego4d"
-    ego4d.write(folder, clips=12, seed=5)
-    return folder
+    """A miniature of about a dozen videos, three of which are kept; tests copy it to change it."""
+    return once(tmp_path_factory, "ego4d", lambda out: ego4d.write(out, clips=14, seed=5))
 
 
 @pytest.fixture(scope="session")
 def tiny_vqgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers VQModel with random weights, 64 codes a frame, fast enough for many runs."""
-    import torch
-    from diffusers import VQModel
 
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vqgan")
-    VQModel(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        num_vq_embeddings=256,
-        vq_embed_dim=4,
-        latent_channels=4,
-    ).save_pretrained(folder)
-    return folder
+    def write(folder: Path) -> None:
+        import torch
+        from diffusers import VQModel
+
+        torch.manual_seed(0)
+        VQModel(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            num_vq_embeddings=256,
+            vq_embed_dim=4,
+            latent_channels=4,
+        ).save_pretrained(folder)
+
+    return once(tmp_path_factory, "tiny_vqgan", write)
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +110,33 @@ def cli() -> Cli:
     def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "handloom", *map(str, args)]
         return subprocess.run(
-            command, cwd=CHECKOUT, env=os.environ | env, capture_output=True, text=True, timeout=300
+            command, cwd=CHECKOUT, env=os.environ | env, capture_output=True, text=True, timeout=900
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """A Ray of two cores in this process, for all tests that want one."""
+    from handloom.pipeline.dag import local_ray
+
+    before = dict(os.environ)
+    with local_ray(num_cpus=2):
+        os.environ.clear()
+        os.environ.update(before)  # workers have got theirs; programs of other tests shall not
+        yield
+
+
+@pytest.fixture(scope="session")
+def here(shared_ray: None) -> Cli:
+    """Run `handloom` with some arguments in this process, on the shared Ray."""
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(list(map(str, args)))
+        return subprocess.CompletedProcess(args, status, out.getvalue(), err.getvalue())
 
     return run
 

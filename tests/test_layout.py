@@ -148,3 +148,43 @@ def test_help_imports_neither_torch_nor_ray() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
     assert run.stdout.endswith("heavy: []\n"), run.stdout[-200:] + run.stderr
+
+
+def test_workers_import_no_stage_but_their_own() -> None:
+    code = (
+        "import sys, handloom.pipeline.pool, handloom.pipeline.progress\n"
+        "print([name for name in sys.modules if name.startswith('handloom.stages')])\n"
+        "print(sorted({'pandas', 'scipy', 'torch'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    stages, heavy = run.stdout.splitlines()
+    assert set(ast.literal_eval(stages)) == {
+        "handloom.stages", "handloom.stages.stage", "handloom.stages.tables",
+        "handloom.stages.tables.parts", "handloom.stages.tables.rows",
+    }, stages  # fmt: skip
+    assert heavy == "[]"
+
+
+SOURCE = [*FOLDERS, "benchmarks"]
+
+
+def sources() -> list[Path]:
+    """What is written here, each file once: handloom/ holds links to the other folders."""
+    own = sorted((CHECKOUT / "handloom").glob("*.py"))
+    return own + [path for folder in SOURCE for path in sorted((CHECKOUT / folder).rglob("*.py"))]
+
+
+def test_no_file_has_more_than_400_lines() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in sources()}
+    assert {path: count for path, count in lines.items() if count > 400} == {}
+
+
+def test_no_function_has_more_than_60_lines() -> None:
+    long = [
+        f"{path}:{node.lineno} {node.name}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= 60
+    ]
+    assert long == []

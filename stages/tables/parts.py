@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.dataset import dataset
 
 from handloom.errors import UserError
 from handloom.files import remove_temporaries, whole, write_text
@@ -86,6 +85,8 @@ class Table:
         paths = [p for p in self.parts() if wanted is None or p.name.split("-")[0] in wanted]
         if not paths:
             return pa.table({name: [] for name in names})
+        from pyarrow.dataset import dataset  # with pandas: workers that only write do without
+
         return dataset(
             [str(path) for path in paths], format="parquet", schema=pq.read_schema(paths[0])
         ).to_table(columns=list(names))

@@ -6,7 +6,7 @@ python -m tests.helpers.caption_run VIDEOS OUT URL CLIPS
 import sys
 from pathlib import Path
 
-from handloom.pipeline.batches import Batch
+from handloom.pipeline.batch import Batch
 from handloom.pipeline.pool import work
 from handloom.stages.caption.stage import Caption
 from handloom.stages.stage import clip_order
@@ -27,7 +27,7 @@ def caption_all(
     videos: Path, out: Path, url: str, clips: int, batch: int = BATCH, **options: float
 ) -> Table:
     """Write the caption table of the clips 0 to `clips`, less what it already holds."""
-    settings = {"frames": 4, "in_flight": 64, "timeout_s": 2.0} | options
+    settings = {"frames": 4, "in_flight": 64, "timeout_s": 60.0} | options
     stage = Caption(route="server", model=MODEL, url=url, **settings)  # type: ignore[arg-type]
     stage = stage.at(videos, out / "cache")
     table = table_of(out)

@@ -5,13 +5,12 @@
 It delays and reorders answers, fails with 500 and 429, closes connections before and within an
 answer, hangs, sends what is no JSON, and sends answers twice on a connection that is kept open, at
 once or when the connection is used again.
-`GET /told` says when each request was answered to its end.
+`GET /told` says which requests were answered to their end, and which answers were read.
 """
 
 import argparse
 import asyncio
 import base64
-import contextlib
 import io
 import json
 import random
@@ -42,11 +41,13 @@ class FakeServer:
         self.slots, self.latency_s, self.faults = asyncio.Semaphore(slots), latency_s, faults
         self.random = random.Random(seed)
         self.told: dict[str, list[float]] = defaultdict(list)
+        self.read: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self.met: Counter[str] = Counter()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         late = None  # an answer that comes again once the connection is used again
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        given: list[tuple[str, float]] = []  # on this connection: whose answer, and when asked
+        try:
             while head := (await reader.readuntil(b"\r\n\r\n")).decode():
                 length = next(
                     (int(line.split(":")[1]) for line in head.splitlines()
@@ -54,20 +55,30 @@ class FakeServer:
                 )  # fmt: skip
                 body = await reader.readexactly(length)
                 if head.startswith("GET /told"):
-                    send(writer, {"told": self.told, "met": self.met})
+                    send(writer, {"told": self.told, "read": self.read, "met": self.met})
                 elif head.startswith("GET"):
                     send(writer, {"data": [{"id": MODEL}]})
                 else:
                     if late:
                         send(writer, late)
-                    late = await self.answer(json.loads(body), reader, writer)
+                    late = await self.answer(json.loads(body), reader, writer, given)
                 await writer.drain()
+        except asyncio.IncompleteReadError:  # the client hangs up: it has read its answer
+            for key, asked_s in given:
+                self.read[key].append((asked_s, time.monotonic()))
+        except ConnectionError:
+            pass  # reset: the client died with bytes that it had not read
         writer.close()
 
     async def answer(
-        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        request: dict[str, Any],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        given: list[tuple[str, float]],
     ) -> dict[str, Any] | None:
         """Answer a request well or badly; returns an answer that is to be sent a second time."""
+        asked_s = time.monotonic()
         fault = self.random.choice(FAULTS) if self.random.random() < self.faults else ""
         self.met[fault] += 1
         async with self.slots:
@@ -85,7 +96,9 @@ class FakeServer:
             send(writer, reply)
         await writer.drain()
         if not writer.transport.is_closing():
-            self.told[f"{number}/{request['seed']}"].append(time.monotonic())
+            key = f"{number}/{request['seed']}"
+            self.told[key].append(asked_s)
+            given.append((key, asked_s))
         return reply if fault == "late" else None
 
     def is_spoilt(self, fault: str, writer: asyncio.StreamWriter) -> bool:
@@ -153,7 +166,8 @@ def fake_server(**options: float) -> Iterator[str]:
 def tally(url: str) -> dict[str, Any]:
     """What the server counted.
 
-    `told`: for each `number/seed` when it was answered to the end, seconds of the system's clock;
+    `told`: for each `number/seed` when it was asked, of the times that it was answered to the end,
+    in seconds of the system's clock; `read`: when it was asked and when the answer had been read;
     `met`: how often each fault was met.
     """
     found: dict[str, Any] = json.loads(

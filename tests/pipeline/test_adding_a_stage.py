@@ -59,16 +59,17 @@ def mine(tiny_vqgan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ingest": {"frame_transform": "masks:all_grey"},
         "close_up": {"min_height": HEIGHT},
         "tokens": {"model": str(tiny_vqgan), "resolution": 64, "frames": 2},
+        "run": {"workers": 1},
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(options))
     return folder
 
 
 @pytest.fixture(scope="module")
-def out(mine: Path, data: Path, cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(mine: Path, data: Path, here: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run with both."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    run = cli("curate", "--config", mine / "mine.yaml", "--data", data, "--out", folder)
+    run = here("curate", "--config", mine / "mine.yaml", "--data", data, "--out", folder)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "small_hands" in run.stdout
     return folder
@@ -140,14 +141,14 @@ def test_status_and_report_work_without_the_modules(
 
 
 def test_without_the_stage_its_clips_come_back_and_what_is_there_is_kept(
-    out: Path, mine: Path, data: Path, cli: Cli, copy_of: Callable[[Path, str], Path]
+    out: Path, mine: Path, data: Path, here: Cli, copy_of: Callable[[Path, str], Path]
 ) -> None:
     again = copy_of(out, "again")
     options = yaml.safe_load((mine / "mine.yaml").read_text())
     del options["stages"], options["close_up"]
     (mine / "without.yaml").write_text(yaml.safe_dump(options))
     before = {path.name for path in (again / "tables").glob("*/*.parquet")}
-    run = cli("curate", "--config", mine / "without.yaml", "--data", data, "--out", again)
+    run = here("curate", "--config", mine / "without.yaml", "--data", data, "--out", again)
     assert run.returncode == 0, run.stdout + run.stderr
     found = funnel.count(open_tables(again))
     assert "close_up" not in found.stages
@@ -192,6 +193,7 @@ def test_in_the_checkout_each_touches_two_files(
     formats = catalog.read_text().replace('    "ssv2"', '    "home": "home",\n    "ssv2"')
     catalog.write_text(formats)
     small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64, "--tokens.frames", 2]
+    small += ["--run.workers", 1]
     places = ["--data", data, "--out", tmp_path / "out"]
     words = ["curate", "home", *places, *small, "--close-up.min-height", HEIGHT]
     command = [sys.executable, "-m", "handloom", *map(str, words)]

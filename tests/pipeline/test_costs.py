@@ -127,17 +127,17 @@ def server() -> Iterator[str]:
 
 
 def test_a_run_with_a_server(
-    miniature: Path, server: str, cli: Cli, tiny_vqgan: Path, tmp_path: Path, prices: Path
+    miniature: Path, server: str, here: Cli, tiny_vqgan: Path, tmp_path: Path, prices: Path
 ) -> None:
     places = ["ego4d", "--data", miniature, "--out", tmp_path / "out"]
-    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64, "--run.num-cpus", 2]
+    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64, "--run.workers", 1]
     served = ["--caption.route", "server", "--caption.url", server, "--caption.model", MODEL]
     priced = [*served, "--caption.prices", prices]
-    planned = cli("plan", *places, *priced)
+    planned = here("plan", *places, *priced)
     assert planned.returncode == 0, planned.stderr
     assert re.search(r"caption: at most \d+ clips to ask fake-vlm about", planned.stdout)
     assert re.search(r"at most .* GPU-hours at 0.5 requests/s .* ducats for tokens", planned.stdout)
-    run = cli("curate", *places, *small, *priced)
+    run = here("curate", *places, *small, *priced)
     assert run.returncode == 0, run.stdout + run.stderr
     rows = list(open_tables(tmp_path / "out")["caption"].read(CaptionRow))
     requests = sum(len(row.answers) for row in rows)
@@ -146,6 +146,6 @@ def test_a_run_with_a_server(
     assert re.search(told, run.stdout)
     assert "ducats for tokens" in run.stdout
     assert {row.source for row in rows} <= {"server", "source"}
-    again = cli("plan", *places, *priced)
+    again = here("plan", *places, *priced)
     assert "caption: 0 clips to ask fake-vlm about, 0 requests" in again.stdout
     assert read_marker(tmp_path / "out/tables/caption")["finished"]

@@ -44,12 +44,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(90)  # a busy machine takes its time
+        process.wait(600)  # a busy machine takes its time
         log.close()
 
 
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         with socket.socket() as attempt:
             if attempt.connect_ex(("127.0.0.1", port)) == 0:
@@ -67,7 +67,7 @@ def test_a_submitted_run_streams_its_log_and_leaves_shards(
     options = {"stages": ["close_up:CloseUp"], "close_up": {"min_height": 0.31}}
     (mine / "mine.yaml").write_text(yaml.safe_dump(options))
     places = ["--data", miniature, "--out", tmp_path / "out", "--config", mine / "mine.yaml"]
-    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
+    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64, "--run.workers", 1]
     run = cli("submit", "sample", "--address", head, *places, *small)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "clips ingested =" in run.stdout

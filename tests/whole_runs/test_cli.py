@@ -129,7 +129,7 @@ def test_broken_annotations_end_a_run_with_one_sentence(
     assert not (out / "shards").exists()
 
 
-def test_a_run_that_keeps_nothing_fails(cli: Cli, tmp_path: Path) -> None:
+def test_a_run_that_keeps_nothing_fails(here: Cli, tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "v2/annotations").mkdir(parents=True)
     (data / "v2/full_scale").mkdir()
@@ -137,7 +137,7 @@ def test_a_run_that_keeps_nothing_fails(cli: Cli, tmp_path: Path) -> None:
     rows = [{"timestamp_sec": 1.0, "narration_text": "#C C waits"}]
     narrations = {"a": {"narration_pass_1": {"narrations": rows}}}
     (data / "v2/annotations/narration.json").write_text(json.dumps(narrations))
-    run = cli("curate", "ego4d", "--data", data, "--out", tmp_path / "out")
+    run = here("curate", "ego4d", "--data", data, "--out", tmp_path / "out")
     assert run.returncode == 1
     assert "no clip was kept" in run.stderr
     assert "1 missing_file" in run.stdout

@@ -13,19 +13,19 @@ from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import open_tables
 from handloom.tokenize.shards import ShardDataset, verify
+from tests.helpers.miniatures import writer
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 OPTIONS = {"rlds": ["--ingest.hz", 10]}  # RLDS tells no rate
 
 
 @pytest.fixture(scope="module")
-def rt1(cli: Cli, tiny_vqgan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rt1(here: Cli, tiny_vqgan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run on a miniature RT-1."""
     folder = tmp_path_factory.mktemp("rt1")
-    miniature("rt1")(folder / "data", clips=8)
-    places = ["--data", folder / "data", "--out", folder / "out"]
+    places = ["--data", writer(tmp_path_factory)("rt1"), "--out", folder / "out"]
     small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
-    run = cli("curate", "rt1", *places, *small, "--run.num-cpus", 2)
+    run = here("curate", "rt1", *places, *small, "--run.workers", 2)
     assert run.returncode == 0, run.stdout + run.stderr
     return folder / "out"
 
@@ -64,19 +64,20 @@ def test_totals_add_up_and_the_report_shows_robots(rt1: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MINIATURES if name != "rt1"])
 def test_every_miniature_goes_through(
-    name: str, cli: Cli, tiny_vqgan: Path, tmp_path: Path
+    name: str, here: Cli, tiny_vqgan: Path, tmp_path: Path
 ) -> None:
     miniature(name)(tmp_path / "data")
     places = ["--data", tmp_path / "data", "--out", tmp_path / "out"]
     small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
-    planned = cli("plan", name, *places, *OPTIONS.get(name, []))
+    planned = here("plan", name, *places, *OPTIONS.get(name, []))
     assert planned.returncode == 0, planned.stdout + planned.stderr
-    run = cli("curate", name, *places, *small, *OPTIONS.get(name, []))
+    small += ["--run.workers", 1]
+    run = here("curate", name, *places, *small, *OPTIONS.get(name, []))
     assert run.returncode == 0, run.stdout + run.stderr
     result = funnel.count(open_tables(tmp_path / "out"))
     assert result.kept >= 5
     assert verify(tmp_path / "out/shards") == []
-    told = cli("status", tmp_path / "out")
+    told = here("status", tmp_path / "out")
     assert told.returncode == 0, told.stdout + told.stderr
-    again = cli("report", tmp_path / "out")
+    again = here("report", tmp_path / "out")
     assert again.returncode == 0, again.stdout + again.stderr

@@ -1,8 +1,7 @@
 """Captions from a server: every one belongs to its clip, and none is paid for twice."""
 
-import os
+import math
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -46,7 +45,7 @@ def url() -> Iterator[str]:
 
 
 def stage(videos: Path, url: str, **options: float) -> Caption:
-    settings = {"frames": 4, "timeout_s": 2.0} | options
+    settings = {"frames": 4, "timeout_s": 60.0} | options
     return Caption(route="server", model=MODEL, url=url, **settings).at(videos)  # type: ignore[arg-type]
 
 
@@ -68,13 +67,14 @@ def assert_bound(rows: list[CaptionRow], clips: int) -> None:
 
 def faulty_run(videos: Path, out: Path, clips: int) -> None:
     with fake_server(latency_s=0.02, slots=64, faults=0.2) as url:
-        patient = {"in_flight": 128, "timeout_s": 0.5, "give_up_s": 60.0}
+        patient = {"in_flight": 128, "timeout_s": 2.0, "give_up_s": 600.0}
         table = caption_all(videos, out, url, clips, batch=300, **patient)
         met = tally(url)["met"]
     assert all(met[fault] for fault in FAULTS)
     assert_bound(list(table.read(CaptionRow)), clips)
 
 
+@pytest.mark.long
 def test_faults_put_no_caption_on_another_clip(videos: Path, tmp_path: Path) -> None:
     faulty_run(videos, tmp_path, FEW)
 
@@ -85,41 +85,46 @@ def test_ten_thousand_captions_belong_to_their_clips(tmp_path: Path) -> None:
     faulty_run(tmp_path / "videos", tmp_path, 10_000)
 
 
-def killed_run(
-    videos: Path, out: Path, clips: int, kills: int, every_s: float, young_s: float = 0.0
-) -> int:
-    """Kill a run some times, finish it, and return how many answers were asked for again.
+def killed_run(videos: Path, out: Path, clips: int, kills: int, every_s: float) -> int:
+    """Kill a run some times, finish it, and return how many answers were paid for again.
 
-    An answer that the server gave between a kill and the next start was given to nobody; nor does
-    one count that was younger than `young_s` at the kill, and may not have been read yet.
+    What the server had sent to a process that died before it read it was given to nobody. A busy
+    machine reads late, so the server notes when its client hangs up: then the answer is read.
     """
     chance = random.Random(0)
-    dead_s: list[tuple[float, float]] = []
+    killed_s: list[float] = []
     with fake_server(latency_s=0.3, slots=64) as url:
         command = [sys.executable, "-m", "tests.helpers.caption_run", videos, out, url, str(clips)]
         for _ in range(kills):
-            before = len(tally(url)["told"])
+            before = len(tally(url)["read"])
             process = subprocess.Popen(command, cwd=CHECKOUT)
-            while len(tally(url)["told"]) < before + 10:  # it has begun
+            while len(tally(url)["read"]) < before + 10:  # it has begun
                 assert process.poll() is None
                 time.sleep(0.2)
             time.sleep(every_s * chance.uniform(0.5, 1.5))
-            killed_s = time.monotonic()
-            os.kill(process.pid, signal.SIGKILL)
+            assert process.poll() is None, "the run ended before it could be killed"
+            killed_s.append(time.monotonic())
+            process.kill()
             process.wait()
-            dead_s.append((killed_s - young_s, time.monotonic()))
         subprocess.run(command, cwd=CHECKOUT, check=True)
-        told = tally(url)["told"]
+        counted = tally(url)
     assert_bound(list(table_of(out).read(CaptionRow)), clips)
-    heard = [[at for at in times if not any(a < at < b for a, b in dead_s)]
-             for times in told.values()]  # fmt: skip
-    assert len(heard) == clips + 2 * (clips // 100)
-    return sum(max(0, len(times) - 1) for times in heard)
+    told = counted["told"]
+    assert len(told) == clips + 2 * (clips // 100)
+    heard_s = {
+        key: min(
+            (at for asked, at in times if not any(asked < k < at for k in killed_s)),
+            default=math.inf,
+        )
+        for key, times in counted["read"].items()
+    }
+    return sum(asked_s > heard_s.get(key, math.inf) for key in told for asked_s in told[key])
 
 
+@pytest.mark.long
 def test_a_killed_run_pays_for_no_answer_twice(videos: Path, tmp_path: Path) -> None:
-    # On a busy machine a process reads its 64 answers late; ten times the usual delay is allowed.
-    assert killed_run(videos, tmp_path, FEW, kills=1, every_s=0.5, young_s=0.2) <= 4
+    # A kill may come between reading an answer and writing it down.
+    assert killed_run(videos, tmp_path, FEW, kills=1, every_s=0.5) <= 4
 
 
 @pytest.mark.slow

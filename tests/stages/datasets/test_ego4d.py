@@ -10,8 +10,8 @@ from handloom.errors import UserError
 from handloom.stages.datasets import ego4d
 from handloom.stages.datasets.source import CutRule, SourceVideo, Span
 from handloom.stages.ingest.videos import Ingest, hashed_split
-from handloom.stages.media.video import MediaFacts
-from handloom.stages.tables.rows import clip_id
+from handloom.stages.tables.rows import Clip, clip_id
+from tests.helpers.videos import write_grey_video
 
 RULE = CutRule(max_s=8.0)
 Rows = list[tuple[Any, str]]
@@ -246,13 +246,15 @@ def test_broken_annotations_are_named(tmp_path: Path) -> None:
         list(ego4d.videos(root, RULE))
 
 
-def fit(start_s: float, end_s: float, duration_s: float, expected_s: float = 0.0) -> Any:
-    span = Span(start_s, end_s, "#C C a")
-    video = SourceVideo("a", "v2/a.mp4", "", "v2", (span,), expected_s)
-    return Ingest()._fit(video, span, MediaFacts(duration_s, 30.0, 64, 48, "vp9", 0, 1.0))
+def test_spans_are_fitted_to_the_file(tmp_path: Path) -> None:
+    def fit(start_s: float, end_s: float, duration_s: float, expected_s: float = 0.0) -> Clip:
+        """The clip of a span in a file that lasts so long."""
+        write_grey_video(tmp_path / "a.mp4", [0] * round(10 * duration_s), fps=10)
+        span = Span(start_s, end_s, "#C C a")
+        video = SourceVideo("a", "a.mp4", "", "v2", (span,), expected_s)
+        (found,) = Ingest().at(tmp_path)(video)
+        return found
 
-
-def test_spans_are_fitted_to_the_file() -> None:
     whole, clamped = fit(1.0, 4.0, 10.0), fit(1.0, 4.0, 3.0)
     assert (whole.status, whole.end_s, whole.clamped_s) == ("ok", 4.0, 0.0)
     assert (clamped.status, clamped.end_s, clamped.clamped_s) == ("ok", 3.0, 1.0)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,16 @@ from handloom.pipeline.job import Job
 from handloom.pipeline.pool import work
 from handloom.pipeline.recipes import RECIPES
 from handloom.stages.ingest import card
-from handloom.stages.miniatures.catalog import miniature
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables.rows import Clip, EpisodeClip
+from tests.helpers.miniatures import Written, marked, writer
 
-# Few clips, so that writing takes seconds; the tests of the miniatures share these folders.
-CLIPS = {"ssv2": 13, "kinetics700": 4, "epic_kitchens": 24, "howto100m": 8, "rt1": 8}
-Data = Callable[[str], Path]
+DATASETS = ("ssv2", "kinetics700", "epic_kitchens", "howto100m", "rt1")
 
 
-@pytest.fixture
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    """Writes a miniature, or leaves alone what another test has written."""
-
-    def write(name: str) -> Path:
-        out = tmp_path_factory.getbasetemp() / f"{name}-{CLIPS[name]}-clips"
-        miniature(name)(out, clips=CLIPS[name])
-        return out
-
-    return write
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return writer(tmp_path_factory)
 
 
 def job_for(name: str, data: Path, out: Path, **options: Any) -> Job:
@@ -59,9 +49,9 @@ def statuses(clips: list[Clip]) -> Counter[str]:
     return Counter(clip.reason or clip.status for clip in clips)
 
 
-@pytest.mark.parametrize("name", list(CLIPS))
+@pytest.mark.parametrize("name", marked(DATASETS))
 def test_every_source_comes_out_and_a_second_run_adds_nothing(
-    name: str, data: Data, tmp_path: Path
+    name: str, data: Written, tmp_path: Path
 ) -> None:
     job = job_for(name, data(name), tmp_path / "out")
     clips = ingest(job)
@@ -76,7 +66,7 @@ def test_every_source_comes_out_and_a_second_run_adds_nothing(
     assert job.tables["ingest"].parts() == parts
 
 
-def test_a_changed_setting_opens_no_file_again(data: Data, tmp_path: Path) -> None:
+def test_a_changed_setting_opens_no_file_again(data: Written, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(data("kinetics700"), tmp_path / "data"))
     out = tmp_path / "out"
     before = statuses(ingest(job_for("kinetics700", copy, out)))
@@ -91,7 +81,9 @@ def test_a_changed_setting_opens_no_file_again(data: Data, tmp_path: Path) -> No
     assert after["failed"] == before["failed"] + 1
 
 
-def test_a_repaired_file_is_read_when_failures_are_tried_again(data: Data, tmp_path: Path) -> None:
+def test_a_repaired_file_is_read_when_failures_are_tried_again(
+    data: Written, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(data("kinetics700"), tmp_path / "data"))
     job = job_for("kinetics700", copy, tmp_path / "out")
     clips = ingest(job)
@@ -103,7 +95,7 @@ def test_a_repaired_file_is_read_when_failures_are_tried_again(data: Data, tmp_p
     assert (repaired.status, repaired.attempts) == ("ok", 2)
 
 
-def test_links_out_of_the_folder_fail_by_name(data: Data, tmp_path: Path) -> None:
+def test_links_out_of_the_folder_fail_by_name(data: Written, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(data("kinetics700"), tmp_path / "data"))
     victim = next(p for p in sorted(copy.rglob("train/*.mp4")) if p.stat().st_size)
     shutil.move(victim, tmp_path / "outside.mp4")
@@ -114,7 +106,7 @@ def test_links_out_of_the_folder_fail_by_name(data: Data, tmp_path: Path) -> Non
     assert not any("leads out" in clip.error for clip in ingest(own))
 
 
-def test_episodes_keep_their_ids_when_shards_are_shuffled(data: Data, tmp_path: Path) -> None:
+def test_episodes_keep_their_ids_when_shards_are_shuffled(data: Written, tmp_path: Path) -> None:
     whole = ingest(job_for("rt1", data("rt1"), tmp_path / "a"))
     copy = Path(shutil.copytree(data("rt1"), tmp_path / "data"))
     shards = sorted(copy.rglob("*.tfrecord*"))
@@ -126,7 +118,7 @@ def test_episodes_keep_their_ids_when_shards_are_shuffled(data: Data, tmp_path: 
     assert {c.split for c in whole if c.status == "ok"} <= {"train", "val"}
 
 
-def test_the_same_episode_in_two_shards_counts_once(data: Data, tmp_path: Path) -> None:
+def test_the_same_episode_in_two_shards_counts_once(data: Written, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(data("rt1"), tmp_path / "data"))
     job = job_for("rt1", copy, tmp_path / "out")
     once = statuses(ingest(job))
@@ -138,7 +130,7 @@ def test_the_same_episode_in_two_shards_counts_once(data: Data, tmp_path: Path) 
     assert statuses(ingest(job)) == twice
 
 
-def test_a_truncated_shard_costs_its_last_record(data: Data, tmp_path: Path) -> None:
+def test_a_truncated_shard_costs_its_last_record(data: Written, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(data("rt1"), tmp_path / "data"))
     shard = sorted(copy.rglob("*.tfrecord*"))[0]
     before = ingest(job_for("rt1", copy, tmp_path / "a"))
@@ -153,7 +145,7 @@ def test_a_truncated_shard_costs_its_last_record(data: Data, tmp_path: Path) -> 
     assert repaired == {c.clip_id for c in before if c.status == "ok"}
 
 
-def test_the_card_counts_what_the_table_holds(data: Data, tmp_path: Path) -> None:
+def test_the_card_counts_what_the_table_holds(data: Written, tmp_path: Path) -> None:
     job = job_for("kinetics700", data("kinetics700"), tmp_path / "out")
     clips = ingest(job)
     card.write(job.tables["ingest"], job.config.ingest, job.cache)
@@ -167,7 +159,7 @@ def test_the_card_counts_what_the_table_holds(data: Data, tmp_path: Path) -> Non
     assert told["terms"]
 
 
-def test_trajectories_travel_with_their_episodes(data: Data, tmp_path: Path) -> None:
+def test_trajectories_travel_with_their_episodes(data: Written, tmp_path: Path) -> None:
     job = job_for("rt1", data("rt1"), tmp_path / "out")
     ingest(job)
     for clip in job.tables["ingest"].read(EpisodeClip):

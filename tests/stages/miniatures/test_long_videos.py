@@ -11,26 +11,22 @@ from typing import Any
 
 import pytest
 
-from handloom.stages.miniatures import epic_kitchens, howto100m
 from tests.helpers.media import Rows, playable, table
+from tests.helpers.miniatures import writer
+
+pytestmark = pytest.mark.long
 
 Captions = dict[str, dict[str, list[Any]]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def kitchens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written by the first test that asks for it."""
-    out = tmp_path_factory.getbasetemp() / "epic_kitchens-24-clips"
-    epic_kitchens.write(out, clips=24)
-    return out
+    return writer(tmp_path_factory)("epic_kitchens")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def lessons(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written by the first test that asks for it."""
-    out = tmp_path_factory.getbasetemp() / "howto100m-8-clips"
-    howto100m.write(out, clips=8)
-    return out
+    return writer(tmp_path_factory)("howto100m")
 
 
 # EPIC-KITCHENS

@@ -70,6 +70,7 @@ def actions(videos: Iterable[NarratedVideo]) -> list[Action]:
     return [action for video in videos for action in video.actions]
 
 
+@pytest.mark.long
 def test_an_interrupted_run_ends_with_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     (tmp_path / ego4d.MARKER).unlink()

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -20,7 +19,7 @@ from handloom.stages.miniatures.robots.views import static_camera, static_view, 
 from handloom.stages.miniatures.robots.world import INNER_HZ, make_episode, resample
 from tests.helpers.bridge_layouts import write_numpy
 from tests.helpers.folders import sums
-from tests.helpers.robot_miniatures import WRITERS, writer
+from tests.helpers.miniatures import WRITERS, Written, writer
 
 FOLDERS = {
     "rt1": "fractal20220817_data",
@@ -33,12 +32,11 @@ FOLDERS = {
     "hdf5": "robomimic",
     "lerobot": "v2.1",
 }
-CLIPS = {"calvin": 4, "hdf5": 9, "lerobot": 8}
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return writer(CLIPS, tmp_path_factory)
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return writer(tmp_path_factory)
 
 
 # The world.
@@ -120,6 +118,7 @@ def test_the_wrist_camera_moves_with_the_gripper() -> None:
 # Folders.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in ("calvin",) else pytest.mark.slow) for n in FOLDERS],
@@ -160,7 +159,8 @@ def test_a_real_dataset_is_not_overwritten(name: str, tmp_path: Path) -> None:
 # CALVIN.
 
 
-def test_calvin_frames_hold_the_next_pose_as_action(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_calvin_frames_hold_the_next_pose_as_action(written: Written) -> None:
     folder = written("calvin") / "task_D_D/training"
     bounds = np.load(folder / "ep_start_end_ids.npy")
     assert bounds[0, 0] > 0
@@ -195,7 +195,8 @@ def test_calvin_frames_hold_the_next_pose_as_action(written: Callable[[str], Pat
     assert (np.abs(relative[:, 6]) == 1).all()
 
 
-def test_calvin_windows_overlap_and_one_crosses_the_hole(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_calvin_windows_overlap_and_one_crosses_the_hole(written: Written) -> None:
     folder = written("calvin") / "task_D_D/training"
     told = np.load(folder / "lang_annotations/auto_lang_ann.npy", allow_pickle=True).item()
     windows, bounds = told["info"]["indx"], np.load(folder / "ep_start_end_ids.npy")
@@ -212,7 +213,8 @@ def test_calvin_windows_overlap_and_one_crosses_the_hole(written: Callable[[str]
 # HDF5.
 
 
-def test_robomimic_files(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_robomimic_files(written: Written) -> None:
     home = written("hdf5") / "robomimic/lift/ph"
     with h5py.File(home / "image_v15.hdf5") as file:
         demos = file["data"]
@@ -236,7 +238,8 @@ def test_robomimic_files(written: Callable[[str], Path]) -> None:
         assert set(file["data/demo_0"]) == {"actions", "dones", "rewards", "states"}
 
 
-def test_libero_observes_after_acting_upside_down(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_libero_observes_after_acting_upside_down(written: Written) -> None:
     paths = sorted((written("hdf5") / "libero_spatial").glob("*_demo.hdf5"))
     assert len(paths) == 2
     for path, index in zip(paths, hdf5.LIBERO_EPISODES, strict=True):
@@ -254,7 +257,8 @@ def test_libero_observes_after_acting_upside_down(written: Callable[[str], Path]
             assert (demo["rewards"][-1], demo["rewards"][:-1].any()) == (1, False)
 
 
-def test_aloha_files(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_aloha_files(written: Written) -> None:
     home = written("hdf5") / "sim_transfer"
     with h5py.File(home / "episode_0.hdf5") as file:
         assert file["action"].shape == file["observations/qpos"].shape
@@ -274,7 +278,8 @@ def test_aloha_files(written: Callable[[str], Path]) -> None:
 # LeRobot.
 
 
-def test_lerobot_v21_has_a_file_per_episode_and_accidents(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_lerobot_v21_has_a_file_per_episode_and_accidents(written: Written) -> None:
     home = written("lerobot") / "v2.1"
     info = json.loads((home / "meta/info.json").read_text())
     assert info["total_episodes"] == 4
@@ -295,7 +300,8 @@ def test_lerobot_v21_has_a_file_per_episode_and_accidents(written: Callable[[str
     assert len(videos["wrist2"].read_bytes()) < 200
 
 
-def test_lerobot_v30_joins_episodes(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_lerobot_v30_joins_episodes(written: Written) -> None:
     home = written("lerobot") / "v3.0"
     info = json.loads((home / "meta/info.json").read_text())
     table = pq.read_table(home / "meta/episodes/chunk-000/file-000.parquet").to_pylist()

@@ -1,8 +1,6 @@
 """What the adapters read from the miniatures of robot datasets is what happened in the world."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,12 @@ from handloom.stages.datasets.source import Episode, EpisodeOptions
 from handloom.stages.miniatures import bridge, calvin, hdf5, lerobot, rlds, rt1
 from handloom.stages.miniatures.robots.views import static_view
 from handloom.stages.miniatures.robots.world import WorldEpisode, make_episode, resample
-from tests.helpers.robot_miniatures import writer
-
-CLIPS = {"rt1": 8, "bridge": 5, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 3, "rlds": 2,
-         "calvin": 3, "hdf5": 6, "lerobot": 6}  # fmt: skip
+from tests.helpers.miniatures import CLIPS, Written, writer
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return writer(CLIPS, tmp_path_factory)
-
-
-def exists(adapter: str) -> pytest.MarkDecorator:
-    """Skips a test as long as there is no such adapter."""
-    missing = find_spec(f"handloom.stages.datasets.{adapter}") is None
-    return pytest.mark.skipif(missing, reason=f"there is no adapter {adapter}")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return writer(tmp_path_factory)
 
 
 def loaded(name: str, root: Path, **options: Any) -> dict[str, Episode]:
@@ -80,7 +69,7 @@ def assert_follows(
     assert (found.action[busy, 6] == world.targets[steps][busy]).all()
 
 
-def test_rt1_is_read_as_it_happened(written: Callable[[str], Path]) -> None:
+def test_rt1_is_read_as_it_happened(written: Written) -> None:
     found = list(loaded("rt1", written("rt1")).values())
     order = [0, 1, 2, 3, 4, 5, 0, 6]
     for read, index in zip(found, order, strict=True):
@@ -103,13 +92,11 @@ def test_rt1_is_read_as_it_happened(written: Callable[[str], Path]) -> None:
     [
         "bridge",
         "bridge_openx",
-        pytest.param("bridge_raw", marks=exists("bridge_raw")),
-        pytest.param("bridge_numpy", marks=exists("bridge_raw")),
+        "bridge_raw",
+        "bridge_numpy",
     ],
 )
-def test_bridge_is_read_as_it_happened(
-    written: Callable[[str], Path], layout: str, relabel: bool
-) -> None:
+def test_bridge_is_read_as_it_happened(written: Written, layout: str, relabel: bool) -> None:
     found = loaded("bridge", written(layout), relabel=relabel)
     assert len(found) == CLIPS[layout]
     worlds = [resample(make_episode(0, index), bridge.HZ) for index in range(CLIPS[layout])]
@@ -138,7 +125,7 @@ def expected_views(layout: str, world: WorldEpisode) -> set[str]:
     return by_layout[layout][world.index % 3]
 
 
-def test_rlds_is_read_as_stored(written: Callable[[str], Path]) -> None:
+def test_rlds_is_read_as_stored(written: Written) -> None:
     found = loaded("rlds", written("rlds"), hz=rlds.HZ, action_kind="ee_delta")
     for index, read in enumerate(found.values()):
         world = resample(make_episode(0, index), rlds.HZ)
@@ -147,9 +134,9 @@ def test_rlds_is_read_as_stored(written: Callable[[str], Path]) -> None:
     assert len(found) == CLIPS["rlds"]
 
 
-@exists("calvin")
+@pytest.mark.long
 @pytest.mark.parametrize("relabel", [False, True])
-def test_calvin_is_read_as_it_happened(written: Callable[[str], Path], relabel: bool) -> None:
+def test_calvin_is_read_as_it_happened(written: Written, relabel: bool) -> None:
     found = loaded("calvin", written("calvin"), relabel=relabel)
     parts = calvin.segments(CLIPS["calvin"], 0)
     worlds = {part.world.instruction: part.world for split in parts.values() for part in split}
@@ -171,7 +158,8 @@ def test_calvin_is_read_as_it_happened(written: Callable[[str], Path], relabel: 
     assert whole >= 2
 
 
-def test_hdf5_is_read_as_it_happened(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_hdf5_is_read_as_it_happened(written: Written) -> None:
     found = loaded("hdf5", written("hdf5"), text="do something")
     for demo, take in (("demo_0", 0), ("demo_1", 1)):
         read = found[f"robomimic/lift/ph/image_v15.hdf5#{demo}"]
@@ -190,8 +178,9 @@ def test_hdf5_is_read_as_it_happened(written: Callable[[str], Path]) -> None:
         assert (read.views["agentview_rgb"][0] == upright).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, 1])
-def test_aloha_is_read_as_stored(written: Callable[[str], Path], number: int) -> None:
+def test_aloha_is_read_as_stored(written: Written, number: int) -> None:
     found = loaded("hdf5", written("hdf5"), text="do something")
     read = found[f"sim_transfer/episode_{number}.hdf5#0"]
     world = resample(make_episode(0, hdf5.ALOHA_EPISODES + number), hdf5.ALOHA_HZ)
@@ -203,14 +192,15 @@ def test_aloha_is_read_as_stored(written: Callable[[str], Path], number: int) ->
     assert np.abs(read.views["top"][0] - drawn).mean() < 5
 
 
-def test_lerobot_is_read_as_stored(written: Callable[[str], Path]) -> None:
+@pytest.mark.long
+def test_lerobot_is_read_as_stored(written: Written) -> None:
     old = loaded("lerobot", written("lerobot") / "v2.1", action_kind="ee_delta")
     (read,) = old.values()  # the others lack a video, or their line
     world = resample(make_episode(0, 0), lerobot.V21_HZ)
     assert read.text == world.instruction
     assert_follows(read, world, np.arange(len(world) - 1))
     new = list(loaded("lerobot", written("lerobot") / "v3.0").values())
-    worlds = [resample(make_episode(0, 40 + index), lerobot.V30_HZ) for index in (0, 1, 1, 2)]
+    worlds = [resample(make_episode(0, 40 + index), lerobot.V30_HZ) for index in (0, 1, 1, 2, 3)]
     texts = [world.instruction for world in worlds]
     texts[2] = lerobot.LATER_TASK
     assert [read.text for read in new] == texts

@@ -3,7 +3,7 @@
 import io
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,14 @@ from scipy.spatial.transform import Rotation
 
 from handloom.stages.datasets.formats.tfrecord import masked_crc
 from handloom.stages.miniatures.robots.tfrecords import Values, encode_example
-from tests.helpers.robot_miniatures import writer
+from tests.helpers.miniatures import Written, writer
 
 Record = dict[str, tuple[int, list[Any]]]  # key: field of the Feature, values
 
-CLIPS = {"rt1": 8, "bridge": 6, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 5, "rlds": 5}
-
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return writer(CLIPS, tmp_path_factory)
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return writer(tmp_path_factory)
 
 
 # Reading TFRecords, independently of what writes them.
@@ -147,7 +145,7 @@ def test_examples_hold_what_was_put_in_in_any_order() -> None:
     ],
 )
 def test_records_are_what_features_json_says(
-    written: Callable[[str], Path], name: str, pattern: str, count: int
+    written: Written, name: str, pattern: str, count: int
 ) -> None:
     found = records(written(name), pattern)
     assert len(found) == count
@@ -171,7 +169,7 @@ def test_records_are_what_features_json_says(
         assert flags == [[1] + [0] * (steps - 1), [0] * (steps - 1) + [1]]
 
 
-def test_dataset_info_adds_up(written: Callable[[str], Path]) -> None:
+def test_dataset_info_adds_up(written: Written) -> None:
     folder = written("rlds") / "my_robot/1.0.0"
     info = json.loads((folder / "dataset_info.json").read_text())
     assert (info["name"], info["fileFormat"]) == ("my_robot", "tfrecord")
@@ -197,7 +195,7 @@ observation/src_rotation is_last is_first
 """
 
 
-def test_rt1_has_the_keys_and_the_oddities(written: Callable[[str], Path]) -> None:
+def test_rt1_has_the_keys_and_the_oddities(written: Written) -> None:
     found = records(written("rt1"), "*.tfrecord-*")
     steps = {key.removeprefix("steps/") for key in found[0] if key.startswith("steps/")}
     assert steps == set(RT1_KEYS.split())
@@ -217,7 +215,7 @@ def test_rt1_has_the_keys_and_the_oddities(written: Callable[[str], Path]) -> No
     assert files[1] == "fractal20220817_data-train.tfrecord-00007-of-01024"
 
 
-def test_rt1_actions_lead_from_pose_to_pose(written: Callable[[str], Path]) -> None:
+def test_rt1_actions_lead_from_pose_to_pose(written: Written) -> None:
     for record in records(written("rt1"), "*.tfrecord-*"):
         pose = table(record, "steps/observation/base_pose_tool_reached", 7)
         moved = table(record, "steps/action/world_vector", 3)
@@ -236,7 +234,7 @@ def test_rt1_actions_lead_from_pose_to_pose(written: Callable[[str], Path]) -> N
                 assert is_closed == wanted[0]
 
 
-def test_bridge_hides_its_absent_cameras(written: Callable[[str], Path]) -> None:
+def test_bridge_hides_its_absent_cameras(written: Written) -> None:
     found = records(written("bridge"), "*.tfrecord-*")
     texts = [record["steps/language_instruction"][1][0].decode() for record in found]
     assert texts.count("") == len(found) // 3
@@ -255,7 +253,7 @@ def test_bridge_hides_its_absent_cameras(written: Callable[[str], Path]) -> None
     assert len(identities) == len(found)
 
 
-def test_bridge_commands_are_followed(written: Callable[[str], Path]) -> None:
+def test_bridge_commands_are_followed(written: Written) -> None:
     for record in records(written("bridge"), "*.tfrecord-*"):
         state, action = (
             table(record, "steps/observation/state", 7),
@@ -268,7 +266,7 @@ def test_bridge_commands_are_followed(written: Callable[[str], Path]) -> None:
         assert set(action[:, 6]) <= {0.0, 1.0}
 
 
-def test_bridge_was_recorded_with_a_lag_in_2021(written: Callable[[str], Path]) -> None:
+def test_bridge_was_recorded_with_a_lag_in_2021(written: Written) -> None:
     found = {}
     for path in sorted(written("bridge_raw").rglob("traj*/obs_dict.pkl")):
         observed = np.load(path, allow_pickle=True)
@@ -287,7 +285,7 @@ def test_bridge_was_recorded_with_a_lag_in_2021(written: Callable[[str], Path]) 
     assert len(list(written("bridge_raw").rglob("lang.txt"))) == 2
 
 
-def test_bridge_for_numpy_is_a_list_of_dicts(written: Callable[[str], Path]) -> None:
+def test_bridge_for_numpy_is_a_list_of_dicts(written: Written) -> None:
     paths = sorted(written("bridge_numpy").rglob("out.npy"))
     assert {path.parent.name for path in paths} == {"train", "val"}
     for trajectory in [t for path in paths for t in np.load(path, allow_pickle=True)]:

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -19,36 +18,33 @@ from handloom.stages.miniatures import epic_kitchens, howto100m, kinetics700, ss
 from handloom.stages.miniatures.people.motion import state_at
 from tests.helpers.folders import sums
 from tests.helpers.media import Rows, playable, table
+from tests.helpers.miniatures import CLIPS, Written, marked, writer
 
 MODULES = {"ssv2": ssv2, "kinetics700": kinetics700, "epic_kitchens": epic_kitchens,
            "howto100m": howto100m}  # fmt: skip
-CLIPS = {"ssv2": 13, "kinetics700": 4, "epic_kitchens": 24, "howto100m": 8}
 ORIGINAL = {
     "ssv2": "20bn-something-something-v2/1.webm",
     "kinetics700": "k700-2020/train/-Abc_dEf-12_000001_000011.mp4",
     "epic_kitchens": "EPIC-KITCHENS/P01/videos/P01_01.MP4",
     "howto100m": "raw_caption.json",
 }
-Tiny = Callable[[str], Path]
 
 
-@pytest.fixture
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Writes a miniature, or leaves alone what another test has written; all share it."""
-
-    def write(name: str) -> Path:
-        out = tmp_path_factory.getbasetemp() / f"{name}-{CLIPS[name]}-clips"
-        MODULES[name].write(out, clips=CLIPS[name])
-        return out
-
-    return write
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return writer(tmp_path_factory)
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("ssv2",) else pytest.mark.slow) for n in MODULES],
+    [
+        pytest.param(n, marks=pytest.mark.long if n in ("ssv2",) else pytest.mark.slow)
+        for n in MODULES
+    ],
 )
-def test_an_interrupted_run_ends_with_the_same_bytes(name: str, tiny: Tiny, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    name: str, tiny: Written, tmp_path: Path
+) -> None:
     before = sums(tiny(name))
     shutil.copytree(tiny(name), tmp_path, dirs_exist_ok=True)
     (tmp_path / ".complete.json").unlink()
@@ -59,8 +55,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(name: str, tiny: Tiny, tmp_
     assert sums(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_finished_folder_is_left_alone(name: str, tiny: Tiny) -> None:
+@pytest.mark.parametrize("name", marked(MODULES))
+def test_a_finished_folder_is_left_alone(name: str, tiny: Written) -> None:
     root = tiny(name)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     MODULES[name].write(root, clips=CLIPS[name])
@@ -78,7 +74,7 @@ def test_the_original_is_never_overwritten(name: str, tmp_path: Path) -> None:
     assert real.read_text() == "7 TB"
 
 
-def test_another_miniature_is_never_overwritten(tiny: Tiny, tmp_path: Path) -> None:
+def test_another_miniature_is_never_overwritten(tiny: Written, tmp_path: Path) -> None:
     (tmp_path / ".miniature").write_bytes((tiny("ssv2") / ".miniature").read_bytes())
     with pytest.raises(UserError, match="another miniature"):
         kinetics700.write(tmp_path, clips=4)
@@ -90,8 +86,8 @@ def test_another_seed_shows_something_else(module: ModuleType) -> None:
     assert module.plan(8, 0) != module.plan(8, 1)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_adapters_find_what_is_there_and_miss_what_is_not(name: str, tiny: Tiny) -> None:
+@pytest.mark.parametrize("name", marked(MODULES))
+def test_adapters_find_what_is_there_and_miss_what_is_not(name: str, tiny: Written) -> None:
     root, adapter = tiny(name), video_adapter(name)
     videos = list(adapter.videos(root, CutRule()))
     assert all((root / video.media_path).is_file() for video in videos if video.media_path)
@@ -112,7 +108,7 @@ def ssv2_json(root: Path, name: str) -> Any:
     return json.loads((root / f"something-something-v2-{name}.json").read_text())
 
 
-def test_ssv2_files_are_webm_as_the_original(tiny: Tiny) -> None:
+def test_ssv2_files_are_webm_as_the_original(tiny: Written) -> None:
     files = sorted((tiny("ssv2") / "20bn-something-something-v2").glob("*"))
     assert all(re.fullmatch(r"[1-9]\d*\.webm", file.name) for file in files)
     facts = playable(files)
@@ -126,7 +122,7 @@ def test_ssv2_files_are_webm_as_the_original(tiny: Tiny) -> None:
     assert [clips[name].fault for name in short] == ["truncated"]
 
 
-def test_ssv2_rows_and_files_differ_by_one_each_way(tiny: Tiny) -> None:
+def test_ssv2_rows_and_files_differ_by_one_each_way(tiny: Written) -> None:
     root = tiny("ssv2")
     files = {path.stem for path in (root / "20bn-something-something-v2").iterdir()}
     test = ssv2_json(root, "test")
@@ -141,7 +137,7 @@ def test_ssv2_rows_and_files_differ_by_one_each_way(tiny: Tiny) -> None:
     assert set(answers.values()) <= set(ssv2_json(root, "labels"))
 
 
-def test_ssv2_labels_are_filled_templates_of_the_listed_classes(tiny: Tiny) -> None:
+def test_ssv2_labels_are_filled_templates_of_the_listed_classes(tiny: Written) -> None:
     root = tiny("ssv2")
     rows, wrong = ssv2_json(root, "train") + ssv2_json(root, "validation"), 0
     for row in rows:
@@ -187,7 +183,7 @@ def test_ssv2_shows_what_it_says() -> None:
 
 
 @pytest.fixture
-def kinetics_rows(tiny: Tiny) -> dict[str, Rows]:
+def kinetics_rows(tiny: Written) -> dict[str, Rows]:
     root = tiny("kinetics700") / "k700-2020/annotations"
     return {split: table(root / f"{split}.csv") for split in ("train", "val", "test")}
 
@@ -197,7 +193,7 @@ def kinetics_name(row: dict[str, str]) -> str:
 
 
 def test_kinetics_rows_and_files_differ_both_ways(
-    tiny: Tiny, kinetics_rows: dict[str, Rows]
+    tiny: Written, kinetics_rows: dict[str, Rows]
 ) -> None:
     root = tiny("kinetics700") / "k700-2020"
     names = {f"{s}/{kinetics_name(r)}" for s, rows in kinetics_rows.items() for r in rows}
@@ -207,7 +203,7 @@ def test_kinetics_rows_and_files_differ_both_ways(
     assert all(re.fullmatch(r"\w+/[\w-]{11}_\d{6}_\d{6}\.mp4", name) for name in files)
 
 
-def test_kinetics_files_are_of_many_kinds_and_some_are_broken(tiny: Tiny) -> None:
+def test_kinetics_files_are_of_many_kinds_and_some_are_broken(tiny: Written) -> None:
     files = sorted((tiny("kinetics700") / "k700-2020").glob("*/*.mp4"))
     facts = playable(files)
     broken = [file for file in files if file.name not in facts]

@@ -79,6 +79,7 @@ def test_any_world_size_and_worker_count_give_the_same_global_batches(
         assert {part["position"] for part in parts} == {whole["position"]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_gives_the_same_batches(source: ShardDataset | Mixture, workers: int) -> None:
     stream = TorchBatches(source, batch_size=BATCH, seed=3, start=16)

@@ -105,6 +105,7 @@ def write(folder: Path, layout: Layout = "samples", count: int = 64) -> ShardDat
     return ShardDataset(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_object_store_gives_what_the_disk_gives(
     bucket: tuple[Path, str], layout: Layout

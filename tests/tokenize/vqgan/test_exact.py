@@ -66,6 +66,7 @@ def test_latents_of_direct_convolutions_are_those_of_diffusers_to_the_last_digit
                 assert torch.equal(tokenizer.network.latents(x.contiguous()), expected)
 
 
+@pytest.mark.long
 def test_codes_are_those_of_diffusers_however_many_frames_are_in_doubt(
     wide, frames_thwc, monkeypatch
 ):
@@ -161,7 +162,7 @@ def test_reading_ahead_is_bounded_and_carries_errors():
     stopping = read_ahead(iter(range(100)), 1)
     next(stopping)
     stopping.close()
-    for _ in range(50):
+    for _ in range(600):
         if threading.active_count() <= before:
             break
         time.sleep(0.1)

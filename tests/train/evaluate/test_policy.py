@@ -375,4 +375,4 @@ def test_nothing_to_measure(option: str, value: int) -> None:
 
 def test_its_options_load_no_torch() -> None:
     code = "import sys, handloom.train.evaluate.policy_config; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -133,6 +133,7 @@ def test_activation_checkpointing_changes_no_gradient(model, clip):
     torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_loss_is_one_graph_for_the_compiler(model, clip, recompute):
     plain = gradients(wake(model), clip)

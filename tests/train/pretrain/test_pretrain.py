@@ -49,6 +49,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.long
 def test_a_run_is_reproducible_and_a_finished_one_is_left_alone(
     config: PretrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +77,7 @@ def test_the_text_encoder_is_frozen(config: PretrainConfig) -> None:
     assert not trained & {id(p) for p in job.task.text.network.parameters()}
 
 
+@pytest.mark.long
 def test_a_short_run_beats_both_baselines_on_held_out_clips(config: PretrainConfig) -> None:
     train(replace(config, steps=80, val_every=80, save_every=80, batch_size=4))
     later = json.loads((config.out / "summary.json").read_text())["val"]["frames 1 and later"]
@@ -143,6 +145,7 @@ def test_weights_that_are_not_finite_stop_the_run(config: PretrainConfig) -> Non
     assert Run(config).step == 0
 
 
+@pytest.mark.long
 def test_datasets_are_mixed_by_weight_and_logged_apart(
     shards: Path, config: PretrainConfig, tmp_path: Path
 ) -> None:
@@ -237,6 +240,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.long
 def test_a_batch_that_does_not_fit_into_memory_says_what_to_lower(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
@@ -293,6 +297,7 @@ def test_a_compiled_model_learns_the_same(config: PretrainConfig) -> None:
     torch.testing.assert_close(losses(outs[0]), losses(outs[1]), rtol=1e-4, atol=0)
 
 
+@pytest.mark.long
 def test_pictures_of_predictions_are_kept_on_the_way(tmp_path: Path) -> None:
     tokenizer = {**vqgan.describe("bundled-128"), "model": "bundled-128"}
     shards = write_clips(tmp_path / "shards", (6, 2), tokenizer=tokenizer, side=8)

@@ -121,6 +121,7 @@ def test_what_makes_no_study_is_refused(shards, tmp_path, options, sentence):
         scaling.plan(config_of(shards, tmp_path, **options))
 
 
+@pytest.mark.long
 def test_a_small_study_falls_with_size_beyond_the_spread_of_seeds(shards, tmp_path, capsys):
     # Copying is wrong here: the code to predict stands one place to the left in the frame before.
     sizes = ("nano", "mini")

@@ -39,6 +39,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> PretrainTask:
     return task
 
 
+@pytest.mark.long
 def test_all_is_the_mean_over_the_clips_of_the_datasets(job: PretrainTask) -> None:
     found = validate.evaluate(job)
     assert {name: v.clips for name, v in found.items()} == {"all": 9, "other": 3, "still": 6}

@@ -37,7 +37,7 @@ def torchrun(*args: object) -> None:
     command += ["--standalone", "-m", *map(str, args)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=120
+        command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
 
@@ -97,6 +97,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainOptions]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["finetune", "finetune in parts", "vqgan"])
 def test_two_processes_of_any_kind_learn_what_one_learns(
     together: dict[str, PretrainConfig], others: dict[str, TrainOptions], kind: str
@@ -117,6 +118,7 @@ def test_two_processes_of_any_kind_learn_what_one_learns(
     assert (config.out / ("config.json" if kind == "vqgan" else "summary.json")).is_file()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["ddp", "accumulated", "fsdp", "resumed"])
 def test_two_processes_learn_what_one_learns(
     alone: PretrainConfig, together: dict[str, PretrainConfig], way: str
@@ -135,6 +137,7 @@ def test_two_processes_learn_what_one_learns(
     assert json.loads((found / "summary.json").read_text())["step"] == 6
 
 
+@pytest.mark.long
 def test_each_process_writes_its_part_of_a_checkpoint_that_one_can_read(
     alone: PretrainConfig, together: dict[str, PretrainConfig], tmp_path: Path
 ) -> None:
@@ -147,6 +150,7 @@ def test_each_process_writes_its_part_of_a_checkpoint_that_one_can_read(
     assert (job.step, job.position) == (6, 24)
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(
     together: dict[str, PretrainConfig],
 ) -> None:

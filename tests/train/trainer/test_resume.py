@@ -63,6 +63,7 @@ start.train(pickle.loads(sys.stdin.buffer.read()))
 """
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_to_the_same_losses_and_the_same_weights(
     config: PretrainConfig,
 ) -> None:
@@ -117,6 +118,7 @@ sys.exit(cli.main(["go"]))
 """
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_checkpoint_before(config: PretrainConfig) -> None:
     config = replace(config, save_every=3)
     run = in_another_process(FULL_DISK, config)

@@ -1,0 +1,27 @@
+"""What a worker is given. It imports no stage: a worker imports its own, and starts sooner."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Work for one call of a worker; its rows become one part of the stage's table."""
+
+    bucket: str
+    keys: tuple[str, ...]
+    inputs: tuple[tuple[Any, ...], ...]
+    clips: int
+
+    @property
+    def name(self) -> str:
+        """Name of the part: a hash of what is in it."""
+        return hashlib.blake2b("/".join(self.keys).encode(), digest_size=6).hexdigest()
+
+    def split(self) -> list["Batch"]:
+        """The same work one input at a time."""
+        return [
+            Batch(self.bucket, (key,), (inputs,), max(1, self.clips // len(self.keys)))
+            for key, inputs in zip(self.keys, self.inputs, strict=True)
+        ]
