@@ -38,7 +38,7 @@ from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.finetune.task import FinetuneTask
 from handloom.train.finetune.validate import evaluate
-from handloom.train.model.gpt import SIZES, Shape
+from handloom.train.model.shape import SIZES, Shape
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import start
 from handloom.train.trainer.optimizer import make_optimizer, update

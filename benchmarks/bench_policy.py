@@ -25,7 +25,7 @@ from handloom.train.finetune.config import HeadOptions
 from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.finetune.space import Space
 from handloom.train.model import text
-from handloom.train.model.gpt import SIZES, Shape
+from handloom.train.model.shape import SIZES, Shape
 from handloom.train.policy.policy import Policy
 
 VIEWS = ("static", "wrist")

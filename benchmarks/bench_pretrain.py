@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handloom.train.model.gpt import GPT, SIZES, Shape
+from handloom.train.model.gpt import GPT
+from handloom.train.model.shape import SIZES, Shape
 
 Step = Callable[[], None]
 

@@ -20,7 +20,7 @@ of handloom, and everybody else, imports:
 
 from typing import TYPE_CHECKING, Any
 
-from handloom.tokenize.shards.dataset import ShardDataset, read_manifest
+from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.format import (
     FORMAT,
     LAYOUTS,
@@ -34,6 +34,7 @@ from handloom.tokenize.shards.format import (
     shard_path,
     write_manifest,
 )
+from handloom.tokenize.shards.manifest import read_manifest
 from handloom.tokenize.shards.mixture import Mixture
 from handloom.tokenize.shards.order import permute
 from handloom.tokenize.shards.verify import verify, verify_shard

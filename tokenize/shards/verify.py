@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from handloom.errors import UserError
-from handloom.tokenize.shards.dataset import read_manifest
 from handloom.tokenize.shards.files import Files, LocalFiles
 from handloom.tokenize.shards.format import index_name, sha256_file
+from handloom.tokenize.shards.manifest import read_manifest
 from handloom.tokenize.shards.open import open_shard
 from handloom.tokenize.shards.remote import RemoteFiles, RemoteFolder, is_remote
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handloom.tokenize.vqgan import GPU_BATCH, VQGAN
+from handloom.tokenize.vqgan.codec import GPU_BATCH, VQGAN
 
 CLIPS_AHEAD = 8
 BATCHES_TOGETHER = 4  # encoded in one call: uploading one overlaps with encoding another

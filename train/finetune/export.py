@@ -15,7 +15,7 @@ from handloom.train.finetune.config import HeadOptions
 from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.finetune.space import Space
 from handloom.train.model import export
-from handloom.train.model.gpt import Shape
+from handloom.train.model.shape import Shape
 
 FORMAT, VERSION = "handloom-robot", 1
 

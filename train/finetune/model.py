@@ -28,7 +28,8 @@ from handloom.train.finetune.heads.catalog import make_head
 from handloom.train.finetune.heads.head import ActionHead, Demonstrated, HeadShape, mean_of_each
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.readout import Readout
-from handloom.train.model.gpt import GPT, Shape
+from handloom.train.model.gpt import GPT
+from handloom.train.model.shape import Shape
 
 
 @dataclass(frozen=True)

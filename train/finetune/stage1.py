@@ -12,7 +12,8 @@ from handloom.errors import UserError
 from handloom.tokenize.shards import sha256_file
 from handloom.train.finetune.config import FinetuneConfig
 from handloom.train.model import export, text
-from handloom.train.model.gpt import GPT, SIZES, Shape
+from handloom.train.model.gpt import GPT
+from handloom.train.model.shape import SIZES, Shape
 
 VIEWS = "position.1.weight"  # the table of the model that has a row for each view
 

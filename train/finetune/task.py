@@ -29,7 +29,7 @@ from handloom.train.finetune.space import Space
 from handloom.train.finetune.windows.folder import WindowOptions
 from handloom.train.finetune.windows.windows import WindowBatch, Windows
 from handloom.train.model import text
-from handloom.train.model.gpt import Shape
+from handloom.train.model.shape import Shape
 from handloom.train.pretrain.task import clips_too_large
 from handloom.train.trainer import flops
 from handloom.train.trainer.distributed import World, spread, whole

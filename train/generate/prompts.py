@@ -19,7 +19,7 @@ from handloom.tokenize.frames import center_square
 from handloom.tokenize.shards import ShardDataset, read_manifest
 from handloom.tokenize.vqgan import VQGAN
 from handloom.train.generate.config import GenerateConfig
-from handloom.train.model.gpt import Shape
+from handloom.train.model.shape import Shape
 from handloom.train.model.text import TextEncoder
 from handloom.train.pretrain import data
 from handloom.train.trainer.options import place_and_weight

@@ -23,7 +23,7 @@ from handloom.train.generate.prompts import Prompt, find
 from handloom.train.generate.quality import Shown
 from handloom.train.model import continuation as rollout
 from handloom.train.model import export, text
-from handloom.train.model.gpt import Shape
+from handloom.train.model.shape import Shape
 from handloom.train.pretrain import true_frames as source_frames
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from handloom.train.generate.config import Sampling
 from handloom.train.generate.quality import Frames, Shown
-from handloom.train.model.gpt import GPT, Shape
+from handloom.train.model.gpt import GPT
 from handloom.train.model.sampling import LIKELIEST, continue_frames
+from handloom.train.model.shape import Shape
 from handloom.train.pretrain.data import codes_of
 
 Codes = NDArray[np.uint16]

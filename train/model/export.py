@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from handloom.errors import UserError
 from handloom.files import whole, write_text
-from handloom.train.model.gpt import GPT, Shape
+from handloom.train.model.gpt import GPT
+from handloom.train.model.shape import Shape
 from handloom.train.trainer.checkpoints import load_tensors, read_run
 
 FORMAT, VERSION = "handloom-gpt", 1

@@ -17,10 +17,9 @@ from typing import Any
 
 from handloom.errors import UserError
 from handloom.train.pretrain.config import PretrainConfig
+from handloom.train.pretrain.scaling_chart import Losses, SizeRun
 from handloom.train.trainer.options import Free
 from handloom.train.trainer.start import train
-
-Losses = dict[str, float]  # by dataset; "all" is the mean over all clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +39,6 @@ class ScalingConfig(PretrainConfig):
     """Optimiser steps of each run."""
     val_every: Free[int] = 20
     """Steps between validations."""
-
-
-@dataclass(frozen=True)
-class SizeRun:
-    """Size and losses of one run."""
-
-    size: str
-    seed: int
-    parameters: int
-    """Trainable ones."""
-    tokens: list[int]
-    """Codes seen at each validation."""
-    losses: list[Losses]
-    """Losses at the same validations."""
 
 
 def study(config: ScalingConfig) -> None:
@@ -108,7 +93,7 @@ def plan(config: ScalingConfig) -> list[PretrainConfig]:
 
 def read(run: PretrainConfig) -> SizeRun:
     """The size and losses that a finished run has written."""
-    from handloom.train.model.gpt import Shape
+    from handloom.train.model.shape import Shape
     from handloom.train.trainer.flops import trainable_parameters
 
     shape = Shape(**json.loads((run.out / "export" / "config.json").read_text())["shape"])

@@ -7,17 +7,34 @@ parameters, a dot for each run, and the power law where there is one. Both x axe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from handloom import svg
 from handloom.svg import Axes
 
 if TYPE_CHECKING:
-    from handloom.train.pretrain.scaling import SizeRun
     from handloom.train.pretrain.scaling_fit import PowerLaw
 
 WIDTH, HEIGHT, PANEL_WIDTH, PANEL_HEIGHT = 960, 360, 380, 250
 LEFT, TOP, NEXT = 70, 50, 480
+
+
+Losses = dict[str, float]  # by dataset; "all" is the mean over all clips
+
+
+@dataclass(frozen=True)
+class SizeRun:
+    """Size and losses of one run."""
+
+    size: str
+    seed: int
+    parameters: int
+    """Trainable ones."""
+    tokens: list[int]
+    """Codes seen at each validation."""
+    losses: list[Losses]
+    """Losses at the same validations."""
 
 
 def draw(runs: Sequence[SizeRun], fits: Mapping[str, PowerLaw]) -> str:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from handloom.errors import UserError
 from handloom.train.model import export, text
-from handloom.train.model.gpt import GPT, SIZES, Shape
+from handloom.train.model.gpt import GPT
+from handloom.train.model.shape import SIZES, Shape
 from handloom.train.pretrain import data, results, validate
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import flops

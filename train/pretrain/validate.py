@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handloom.train.model.gpt import Shape
+from handloom.train.model.shape import Shape
 from handloom.train.pretrain.baselines import Score, Validation
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.pretrain.data import ClipInputs, Clips

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from handloom.train.model.gpt import Shape
+    from handloom.train.model.shape import Shape
 
 FORMULA = (
     "MFU = clips/s * FLOPs of a clip / peak; FLOPs = Y layers * (72*T*D*D + 12*T*T*D) "

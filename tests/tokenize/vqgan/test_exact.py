@@ -12,6 +12,7 @@ from diffusers import VQModel
 
 from handloom.errors import UserError
 from handloom.tokenize import vqgan
+from handloom.tokenize.vqgan import codec
 from handloom.tokenize.vqgan.search import MARGIN, direct_convolutions
 from handloom.tokenize.vqgan.stream import encode_stream, read_ahead
 from tests.helpers.vqgan_networks import SIDE, scaled
@@ -115,7 +116,7 @@ def test_batches_of_an_accelerator_have_one_shape(wide):
         batches = tokenizer._batches(frames)
         assert sum(at.stop - at.start for at in batches) == count
         filled = [tokenizer._filled(frames[at]) for at in batches]
-        assert {b.shape for b in filled} == {(vqgan.GPU_BATCH, SIDE, SIDE, 3)}
+        assert {b.shape for b in filled} == {(codec.GPU_BATCH, SIDE, SIDE, 3)}
         assert sum(int(b[:, 0, 0, 0].sum()) for b in filled) == count
 
 

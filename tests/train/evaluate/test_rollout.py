@@ -18,7 +18,7 @@ from handloom.train.finetune.config import HeadOptions
 from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.finetune.space import Space
 from handloom.train.model import text
-from handloom.train.model.gpt import Shape
+from handloom.train.model.shape import Shape
 from handloom.train.policy.policy import Policy
 from handloom.train.tabletop.env import TabletopEnv
 

@@ -11,7 +11,7 @@ from handloom.train.finetune.config import FlowOptions, HeadOptions, LossOptions
 from handloom.train.finetune.flops import flops_per_window
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.model import RobotModel, RobotShape
-from handloom.train.model.gpt import Shape
+from handloom.train.model.shape import Shape
 
 TRUNK = Shape(4, 192, 4, codebook_size=1024, views=2, frames=3, rows=8, cols=8,
               text_length=24, text_width=128)  # fmt: skip

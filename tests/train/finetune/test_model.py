@@ -10,7 +10,8 @@ from handloom.train.finetune.heads.cvae import ConditionalVAE, Posterior, active
 from handloom.train.finetune.heads.head import Demonstrated
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.model import RobotModel, RobotShape
-from handloom.train.model.gpt import GPT, Shape
+from handloom.train.model.gpt import GPT
+from handloom.train.model.shape import Shape
 from tests.helpers.stage1_trunk import as_stage1
 
 TRUNK = Shape(2, 32, 2, codebook_size=50, views=2, frames=3, rows=4, cols=4,

@@ -16,7 +16,8 @@ from handloom.cli import main
 from handloom.tokenize import vqgan
 from handloom.tokenize.shards import Sample, ShardDataset, write_manifest, write_shards
 from handloom.train.model import export, text
-from handloom.train.model.gpt import GPT, Shape
+from handloom.train.model.gpt import GPT
+from handloom.train.model.shape import Shape
 from tests.helpers.lpips_files import write_lpips
 
 SIDE, GRID, FRAMES = 32, 8, 3

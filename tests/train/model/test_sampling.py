@@ -11,8 +11,9 @@ from scipy.linalg import sqrtm
 from handloom.errors import UserError
 from handloom.train.generate import fvd
 from handloom.train.generate.config import Sampling
-from handloom.train.model.gpt import GPT, Cache, Shape
+from handloom.train.model.gpt import GPT, Cache
 from handloom.train.model.sampling import choose, continue_frames, each_frame_alone
+from handloom.train.model.shape import Shape
 
 SHAPE = Shape(
     layers=2,

@@ -3,7 +3,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from handloom.train.model.gpt import GPT, SIZES, Shape
+from handloom.train.model.gpt import GPT
+from handloom.train.model.shape import SIZES, Shape
 from handloom.train.trainer import flops
 
 
