@@ -71,11 +71,7 @@ def with_ray_data(clips: list[Clip], stage: Hands, out: Path, workers: int) -> i
     items = [{"clip": json.dumps(asdict(clip))} for clip in clips]
     dataset = ray.data.from_items(items, override_num_blocks=max(workers, len(clips) // BATCH))
     dataset.map_batches(
-        Mapper,
-        fn_constructor_args=(stage,),
-        batch_size=BATCH,
-        concurrency=workers,
-        num_cpus=0.9,
+        Mapper, fn_constructor_args=(stage,), batch_size=BATCH, concurrency=workers, num_cpus=0.9
     ).write_parquet(str(out))
     return len(clips)
 

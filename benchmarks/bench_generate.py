@@ -15,12 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from handloom.train.model.gpt import (
-    GPT,
-    SIZES,
-    Cache,
-    Shape,
-)
+from handloom.train.model.gpt import GPT, SIZES, Cache, Shape
 from handloom.train.model.sampling import continue_frames
 
 

@@ -21,12 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from handloom.stages.hands.landmarker import find_hands
-from handloom.stages.hands.recheck import (
-    LookOptions,
-    first_look,
-    look_again,
-    shows_hand,
-)
+from handloom.stages.hands.recheck import LookOptions, first_look, look_again, shows_hand
 
 KEEP_SHARE = 0.1
 SHORT_SIDE = 384

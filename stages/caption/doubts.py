@@ -11,13 +11,7 @@ from dataclasses import dataclass
 
 from handloom.stages.caption.grammar import lemma
 from handloom.stages.caption.source_text import lower_first, normalise
-from handloom.stages.caption.words import (
-    DANGLING,
-    FOREIGN,
-    FUNCTION_WORDS,
-    GENERIC_WORDS,
-    SYNONYMS,
-)
+from handloom.stages.caption.words import DANGLING, FOREIGN, FUNCTION_WORDS, GENERIC_WORDS, SYNONYMS
 
 ECHOED_WORDS = 6  # in a row from the prompt's own instructions
 REPEATED_SPEECH = 8  # words in a row of what a speaker said: copied, not seen

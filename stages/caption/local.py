@@ -18,13 +18,7 @@ import torch
 
 from handloom.errors import UserError
 from handloom.stages.caption.journal import Journal
-from handloom.stages.caption.requests import (
-    Answer,
-    Compose,
-    Judge,
-    Outcome,
-    Request,
-)
+from handloom.stages.caption.requests import Answer, Compose, Judge, Outcome, Request
 
 ROUND_TO = 64  # tokens; wider means fewer shapes and more padding
 

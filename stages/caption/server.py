@@ -23,14 +23,7 @@ from PIL import Image
 
 from handloom.errors import RunError, UserError
 from handloom.stages.caption.journal import Journal
-from handloom.stages.caption.requests import (
-    Answer,
-    Compose,
-    FrameHWC,
-    Judge,
-    Outcome,
-    Request,
-)
+from handloom.stages.caption.requests import Answer, Compose, FrameHWC, Judge, Outcome, Request
 
 T = TypeVar("T")
 

@@ -11,18 +11,8 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from handloom.stages.caption.grammar import (
-    base_form,
-    from_gerund,
-    is_gerund,
-    is_third_person,
-)
-from handloom.stages.caption.words import (
-    FILLERS,
-    JOINED_ACTIONS,
-    PROFANE,
-    SPOKEN_OPENINGS,
-)
+from handloom.stages.caption.grammar import base_form, from_gerund, is_gerund, is_third_person
+from handloom.stages.caption.words import FILLERS, JOINED_ACTIONS, PROFANE, SPOKEN_OPENINGS
 
 _TAGS = re.compile(r"#\s*(?:unsure|summary|c|o)\b", re.IGNORECASE)
 # In a sentence `#unsure` stands for what the annotator could not name; elsewhere it is a remark.

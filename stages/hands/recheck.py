@@ -80,9 +80,7 @@ def _side_px(hand: Hand, width: int, height: int) -> float:
 
 
 def look_again(
-    frames: Sequence[npt.NDArray[np.uint8]],
-    found: Sequence[Sequence[Hand]],
-    options: LookOptions,
+    frames: Sequence[npt.NDArray[np.uint8]], found: Sequence[Sequence[Hand]], options: LookOptions
 ) -> list[list[Hand]]:
     """Rate the hands of a clip, and look again where some may have been missed.
 

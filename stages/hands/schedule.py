@@ -104,11 +104,7 @@ def every(start_s: float, end_s: float, per_second: float, at_least: int) -> Pla
 
 
 def cheapest_first(
-    start_s: float,
-    end_s: float,
-    keys_s: npt.NDArray[np.float64],
-    per_second: float,
-    at_least: int,
+    start_s: float, end_s: float, keys_s: npt.NDArray[np.float64], per_second: float, at_least: int
 ) -> Plan:
     """Key frames, then frames by time: where key frames are few, or leave hands in doubt.
 
@@ -127,11 +123,7 @@ def cheapest_first(
 
 
 def nearest_first(
-    start_s: float,
-    end_s: float,
-    keys_s: npt.NDArray[np.float64],
-    per_second: float,
-    at_least: int,
+    start_s: float, end_s: float, keys_s: npt.NDArray[np.float64], per_second: float, at_least: int
 ) -> Plan:
     """The same for a part of a long video: frames by time in the order of the way from a key frame.
 
@@ -154,11 +146,7 @@ def nearest_first(
 
 
 def _keys_and_times(
-    start_s: float,
-    end_s: float,
-    keys_s: npt.NDArray[np.float64],
-    per_second: float,
-    at_least: int,
+    start_s: float, end_s: float, keys_s: npt.NDArray[np.float64], per_second: float, at_least: int
 ) -> tuple[list[Sample], list[float]]:
     """Key frames in a clip, and the times of the grid that are not near one."""
     keys = _thinned(_apart(_inside(start_s, end_s, keys_s)))

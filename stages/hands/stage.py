@@ -14,12 +14,7 @@ import numpy.typing as npt
 from handloom.errors import MediaError
 from handloom.stages.hands import landmarker
 from handloom.stages.hands import schedule as sampling
-from handloom.stages.hands.recheck import (
-    NEVER,
-    LookOptions,
-    first_look,
-    look_again,
-)
+from handloom.stages.hands.recheck import NEVER, LookOptions, first_look, look_again
 from handloom.stages.hands.rows import CONFIDENT, Hand, HandRow
 from handloom.stages.hands.schedule import Outside, Plan, Sample
 from handloom.stages.media import shots

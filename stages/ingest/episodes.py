@@ -8,12 +8,7 @@ import numpy as np
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.catalog import robot_adapter
-from handloom.stages.datasets.source import (
-    Episode,
-    EpisodeOptions,
-    RobotAdapter,
-    SourceEpisode,
-)
+from handloom.stages.datasets.source import Episode, EpisodeOptions, RobotAdapter, SourceEpisode
 from handloom.stages.ingest.videos import hashed_split, inputs
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.media.frame_transform import FrameOptions, load_transform

@@ -18,12 +18,7 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from handloom.errors import MediaError
-from handloom.stages.media.video import (
-    TAIL_S,
-    opened,
-    upright,
-    why,
-)
+from handloom.stages.media.video import TAIL_S, opened, upright, why
 
 # Frames that nothing refers to are left out: 30 % of H.264's decoding time. Leaving out the
 # deblocking filter as well would save 28 % more, but three in a hundred hands are lost with it.

@@ -38,10 +38,7 @@ class ShotOptions:
 
 
 def shot_changes(
-    times_s: Sequence[float],
-    frames: Sequence[FrameHWC],
-    decode: Decode,
-    options: ShotOptions,
+    times_s: Sequence[float], frames: Sequence[FrameHWC], decode: Decode, options: ShotOptions
 ) -> list[float]:
     """Times of the first frames of new shots between the first and the last sampled frame.
 

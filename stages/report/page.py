@@ -179,9 +179,7 @@ def _score_sections(tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
     select, ingest = stages.get("select"), stages["ingest"]
     if isinstance(select, Select):
         yield from report_scores.section(
-            tables,
-            select,
-            lambda clip, note: _uncut_card(tables, ingest, clip, note),
+            tables, select, lambda clip, note: _uncut_card(tables, ingest, clip, note)
         )
 
 

@@ -71,12 +71,7 @@ def test_a_filter_in_a_recipe_gates_what_is_listed_after_it() -> None:
 
 def test_a_stage_runs_after_its_gate_and_what_it_reads_wherever_it_is_listed() -> None:
     listed = [stage("c", "b", gate="a"), stage("b", gate="a"), stage("a", filters=True), INGEST]
-    assert list(gates(listed).items()) == [
-        ("ingest", ""),
-        ("a", "ingest"),
-        ("b", "a"),
-        ("c", "a"),
-    ]
+    assert list(gates(listed).items()) == [("ingest", ""), ("a", "ingest"), ("b", "a"), ("c", "a")]
 
 
 @pytest.mark.parametrize(

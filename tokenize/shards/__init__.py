@@ -38,12 +38,7 @@ from handloom.tokenize.shards.manifest import read_manifest
 from handloom.tokenize.shards.mixture import Mixture
 from handloom.tokenize.shards.order import permute
 from handloom.tokenize.shards.verify import verify, verify_shard
-from handloom.tokenize.shards.write import (
-    build_index,
-    write_index,
-    write_shard,
-    write_shards,
-)
+from handloom.tokenize.shards.write import build_index, write_index, write_shard, write_shards
 
 if TYPE_CHECKING:
     from handloom.tokenize.shards.torch import TorchBatches

@@ -11,12 +11,7 @@ from typing import Any
 import numpy as np
 
 from handloom.errors import UserError
-from handloom.tokenize.shards.batches import (
-    Picked,
-    Slicing,
-    Stream,
-    groups,
-)
+from handloom.tokenize.shards.batches import Picked, Slicing, Stream, groups
 from handloom.tokenize.shards.files import Files, LocalFiles
 from handloom.tokenize.shards.format import ARRAYS, Integers
 from handloom.tokenize.shards.manifest import read_manifest

@@ -5,13 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from handloom.errors import RunError, UserError
-from handloom.tokenize.shards import (
-    ShardDataset,
-    build_index,
-    read_manifest,
-    verify,
-    verify_shard,
-)
+from handloom.tokenize.shards import ShardDataset, build_index, read_manifest, verify, verify_shard
 from handloom.tokenize.shards.files import LocalFiles
 from handloom.tokenize.shards.open import open_shard
 

@@ -11,11 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from handloom.errors import UserError
-from handloom.tokenize.shards.batches import (
-    Picked,
-    Stream,
-    groups,
-)
+from handloom.tokenize.shards.batches import Picked, Stream, groups
 from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.format import Integers
 from handloom.tokenize.shards.order import order, permute_many

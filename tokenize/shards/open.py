@@ -23,12 +23,7 @@ from handloom.tokenize.shards.columns import (
     view_npy,
 )
 from handloom.tokenize.shards.files import Files
-from handloom.tokenize.shards.format import (
-    ARRAYS,
-    FORMAT,
-    Integers,
-    check_version,
-)
+from handloom.tokenize.shards.format import ARRAYS, FORMAT, Integers, check_version
 
 _RECENT = RecentBlocks(rows=400_000)  # captions: about 100 MB
 

@@ -24,13 +24,7 @@ import pyarrow as pa
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import tar as shard_tar
-from handloom.tokenize.shards.format import (
-    ARRAYS,
-    FORMAT,
-    VERSION,
-    Sample,
-    check_sample,
-)
+from handloom.tokenize.shards.format import ARRAYS, FORMAT, VERSION, Sample, check_sample
 from handloom.tokenize.shards.samples import npy
 
 CAPTIONS_A_BLOCK, META_A_BLOCK = 256, 4096

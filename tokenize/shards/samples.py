@@ -24,13 +24,7 @@ import pyarrow as pa
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import tar as shard_tar
-from handloom.tokenize.shards.format import (
-    ARRAYS,
-    FORMAT,
-    VERSION,
-    Sample,
-    check_sample,
-)
+from handloom.tokenize.shards.format import ARRAYS, FORMAT, VERSION, Sample, check_sample
 
 MEMBER = "mp"
 AXES = ("views", "frames", "rows", "columns")

@@ -43,15 +43,7 @@ from handloom.train.trainer.optimizer import (
     update,
 )
 from handloom.train.trainer.options import place_and_weight
-from handloom.train.trainer.task import (
-    Batch,
-    Scores,
-    Step,
-    Task,
-    Tensors,
-    device_name,
-    share_of,
-)
+from handloom.train.trainer.task import Batch, Scores, Step, Task, Tensors, device_name, share_of
 
 
 class FinetuneTask(Task):

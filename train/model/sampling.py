@@ -17,11 +17,7 @@ LIKELIEST = Sampling()
 
 @torch.no_grad()
 def continue_frames(
-    model: GPT,
-    given_Bn: Tensor,
-    text_BLE: Tensor,
-    frames: int,
-    how: Sampling = LIKELIEST,
+    model: GPT, given_Bn: Tensor, text_BLE: Tensor, frames: int, how: Sampling = LIKELIEST
 ) -> Tensor:
     """Continue clips to any number of frames.
 

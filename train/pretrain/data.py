@@ -123,9 +123,7 @@ def codes_of(tokens_BVFRC: Any, device: torch.device) -> Tensor:
 
 
 def inputs_of(
-    samples: list[dict[str, Any]],
-    device: torch.device,
-    encode_text: Callable[[list[str]], Tensor],
+    samples: list[dict[str, Any]], device: torch.device, encode_text: Callable[[list[str]], Tensor]
 ) -> ClipInputs:
     """Clips, as `Clips[i]` gives them, as the model takes them."""
     tokens = np.stack([sample["tokens"] for sample in samples])

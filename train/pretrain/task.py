@@ -34,15 +34,7 @@ from handloom.train.trainer.optimizer import (
     set_rate,
     update,
 )
-from handloom.train.trainer.task import (
-    Batch,
-    Scores,
-    Step,
-    Task,
-    Tensors,
-    device_name,
-    share_of,
-)
+from handloom.train.trainer.task import Batch, Scores, Step, Task, Tensors, device_name, share_of
 
 
 class PretrainTask(Task):

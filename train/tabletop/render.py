@@ -148,11 +148,7 @@ def _draw_boxes(camera: Camera, image: Frame, boxes: list[Box], in_order: bool =
 
 
 def _draw_disc(
-    camera: Camera,
-    image: Frame,
-    middle: tuple[float, float, float],
-    radius: float,
-    colour: Colour,
+    camera: Camera, image: Frame, middle: tuple[float, float, float], radius: float, colour: Colour
 ) -> None:
     """Draw a horizontal disc."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)

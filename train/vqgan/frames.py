@@ -25,14 +25,7 @@ from handloom.errors import MediaError, UserError
 from handloom.stages.media.video import probe
 from handloom.tokenize.frames import center_square
 from handloom.train.vqgan.config import VQGANConfig
-from handloom.train.vqgan.sources import (
-    ClipItem,
-    EpisodeItem,
-    ImageItem,
-    Item,
-    Source,
-    find,
-)
+from handloom.train.vqgan.sources import ClipItem, EpisodeItem, ImageItem, Item, Source, find
 
 Frame = NDArray[np.uint8]
 EPISODE_HZ = 3.0  # where a row does not say: the slowest of the robots that are known

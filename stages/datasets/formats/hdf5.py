@@ -171,11 +171,7 @@ class Hdf5File:
             return [v.decode("utf-8", "replace") for v in dataset[()] if isinstance(v, bytes)]
 
     def views(
-        self,
-        cameras: dict[str, str],
-        steps: int,
-        options: EpisodeOptions,
-        rotated: bool = False,
+        self, cameras: dict[str, str], steps: int, options: EpisodeOptions, rotated: bool = False
     ) -> dict[str, Images]:
         """The images of some cameras by name, read when asked for.
 

@@ -91,10 +91,7 @@ def _render_falling(take: Take, fps: int) -> Iterator[Frame]:
 
 
 def empty_take(
-    rng: np.random.Generator,
-    show: Happening,
-    seconds: float,
-    shape: Shape = "full",
+    rng: np.random.Generator, show: Happening, seconds: float, shape: Shape = "full"
 ) -> Take:
     """A take without hands: a ball and a box on the table, or hills."""
     colors = rng.permutation(list(COLORS))

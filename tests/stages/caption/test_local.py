@@ -9,12 +9,7 @@ import torch
 from handloom.errors import UserError
 from handloom.stages.caption.journal import Journal
 from handloom.stages.caption.local import Local
-from handloom.stages.caption.requests import (
-    Answer,
-    Compose,
-    Outcome,
-    Request,
-)
+from handloom.stages.caption.requests import Answer, Compose, Outcome, Request
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.stage import Caption
 from tests.helpers.numbered_clips import clip, write_videos

@@ -2,12 +2,7 @@
 
 import pytest
 
-from handloom.stages.caption.grammar import (
-    base_form,
-    from_gerund,
-    is_gerund,
-    lemma,
-)
+from handloom.stages.caption.grammar import base_form, from_gerund, is_gerund, lemma
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.source_text import clean
 from handloom.stages.caption.stage import Caption, EpisodeCaption, instruction

@@ -42,11 +42,7 @@ def fingers_at_the_lower_edge(bottom: int) -> Frame:
 def first_look(frames: Sequence[Frame]) -> list[list[Hand]]:
     return [
         find_hands(
-            frame,
-            n,
-            OPTIONS.max_hands,
-            OPTIONS.detection_confidence,
-            OPTIONS.presence_confidence,
+            frame, n, OPTIONS.max_hands, OPTIONS.detection_confidence, OPTIONS.presence_confidence
         )
         for n, frame in enumerate(frames)
     ]

@@ -120,8 +120,7 @@ def test_the_wrist_camera_moves_with_the_gripper() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in ("calvin",) else pytest.mark.slow) for n in FOLDERS],
+    "name", [pytest.param(n, marks=() if n in ("calvin",) else pytest.mark.slow) for n in FOLDERS]
 )
 def test_the_same_arguments_give_the_same_bytes(name: str, tmp_path: Path) -> None:
     write, folder = WRITERS[name], FOLDERS[name]

@@ -87,15 +87,7 @@ def test_rt1_is_read_as_it_happened(written: Written) -> None:
 
 
 @pytest.mark.parametrize("relabel", [False, True])
-@pytest.mark.parametrize(
-    "layout",
-    [
-        "bridge",
-        "bridge_openx",
-        "bridge_raw",
-        "bridge_numpy",
-    ],
-)
+@pytest.mark.parametrize("layout", ["bridge", "bridge_openx", "bridge_raw", "bridge_numpy"])
 def test_bridge_is_read_as_it_happened(written: Written, layout: str, relabel: bool) -> None:
     found = loaded("bridge", written(layout), relabel=relabel)
     assert len(found) == CLIPS[layout]

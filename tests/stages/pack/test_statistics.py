@@ -13,12 +13,7 @@ from handloom.pipeline.job import Job
 from handloom.pipeline.recipes import RECIPES
 from handloom.stages.miniatures.catalog import miniature
 from handloom.stages.pack import statistics as trajectory_statistics
-from handloom.stages.pack.statistics import (
-    SAMPLED_ROWS,
-    STATISTICS,
-    Spread,
-    step_keys,
-)
+from handloom.stages.pack.statistics import SAMPLED_ROWS, STATISTICS, Spread, step_keys
 from tests.helpers.robot_shards import wander, write_robot_shards
 
 IDLE = (0, 7, 19)

@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 
 from handloom.stages.quality.bars_and_stereo import detect_stereo, picture_box
-from handloom.stages.quality.frames import (
-    change,
-    measure_clip,
-    measure_frame,
-    small_luma,
-)
+from handloom.stages.quality.frames import change, measure_clip, measure_frame, small_luma
 
 Frame = np.ndarray
 STILL, BLURRED, STEREO, TITLE, BLANK = 0.05, 0.4, 0.45, 0.8, 0.03

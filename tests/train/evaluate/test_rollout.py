@@ -105,10 +105,7 @@ def test_what_goes_together(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [
-        (["--tasks", "dance"], "no task 'dance'"),
-        (["--tasks", "open_drawer"], "or pass --single"),
-    ],
+    [(["--tasks", "dance"], "no task 'dance'"), (["--tasks", "open_drawer"], "or pass --single")],
 )
 def test_unknown_tasks(
     options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -17,12 +17,7 @@ from safetensors.torch import load_file
 from handloom.errors import UserError
 from handloom.tokenize.shards import read_manifest
 from handloom.train.finetune import export, stage1
-from handloom.train.finetune.config import (
-    FinetuneConfig,
-    FlowOptions,
-    HeadOptions,
-    LossOptions,
-)
+from handloom.train.finetune.config import FinetuneConfig, FlowOptions, HeadOptions, LossOptions
 from handloom.train.finetune.heads.cvae import has_collapsed
 from handloom.train.model import text
 from handloom.train.trainer.run import Run

@@ -16,12 +16,7 @@ from handloom.train.trainer.start import train
 from handloom.train.vqgan.config import VQGANConfig
 from handloom.train.vqgan.evaluate import GRID_SIDE
 from handloom.train.vqgan.frames import Frames
-from handloom.train.vqgan.model import (
-    build,
-    latents_of,
-    pictures,
-    start,
-)
+from handloom.train.vqgan.model import build, latents_of, pictures, start
 from tests.helpers.vqgan_training import log_of, table_top, tiny_config, write_pictures
 
 

@@ -169,12 +169,7 @@ class ConditionalVAE(ActionHead):
             "kl": posterior.kl().sum(-1),
         }
 
-    def scores(
-        self,
-        measured: dict[str, Tensor],
-        acted: ActionScores,
-        score: Score,
-    ) -> HeadScores:
+    def scores(self, measured: dict[str, Tensor], acted: ActionScores, score: Score) -> HeadScores:
         """How much the latent can tell, and whether it has collapsed."""
         if not measured:
             return HeadScores(numbers={"latent": 0})

@@ -111,12 +111,7 @@ class FlowMatching(ActionHead):
         drawn = [self.act(context_BCW, one.to(context_BCW)) for one in noise]
         return {"draws": torch.stack(drawn, dim=1)}
 
-    def scores(
-        self,
-        measured: dict[str, Tensor],
-        acted: ActionScores,
-        score: Score,
-    ) -> HeadScores:
+    def scores(self, measured: dict[str, Tensor], acted: ActionScores, score: Score) -> HeadScores:
         """The first draw beside the truth, and how far draws lie apart."""
         draws_MnkA = measured["draws"]
         drawn = score(draws_MnkA[:, 0])

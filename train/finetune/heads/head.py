@@ -123,12 +123,7 @@ class ActionHead(nn.Module):
         """Measurements of some windows for `scores`, each [B, …]."""
         return {}
 
-    def scores(
-        self,
-        measured: dict[str, Tensor],
-        acted: ActionScores,
-        score: Score,
-    ) -> HeadScores:
+    def scores(self, measured: dict[str, Tensor], acted: ActionScores, score: Score) -> HeadScores:
         """Judge what was measured on all held-out windows.
 
         Args:

@@ -209,9 +209,7 @@ def plain(values: Values) -> list[object]:
 
 
 @given(examples())
-def test_parse_gives_back_what_was_encoded(
-    case: Case,
-) -> None:
+def test_parse_gives_back_what_was_encoded(case: Case) -> None:
     told, payload = case
     found = example.parse(payload)
     assert {key: plain(values) for key, values in found.items()} == {
