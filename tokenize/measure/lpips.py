@@ -10,8 +10,6 @@ are needed, which are not part of handloom:
 Shapes: B pictures, H x W pixels.
 """
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """From a checkpoint to a network that is ready, in eval mode."""
 
-from __future__ import annotations
-
 import torch
 
 from handloom.errors import UserError

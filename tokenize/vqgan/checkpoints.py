@@ -9,8 +9,6 @@
 Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

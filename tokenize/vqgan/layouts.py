@@ -9,8 +9,6 @@ Levels are numbered in the order in which they run. taming-transformers numbers 
 resolution, so there level 0 runs last; the others count as here.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

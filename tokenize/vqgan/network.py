@@ -8,8 +8,6 @@ through NNPACK's Winograd kernels, which need 2.6 times less time than oneDNN's 
 B batch, C channels, H x W pixels, I x J codes, D width of a code, K codes, N = B * I * J.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 from collections.abc import Mapping

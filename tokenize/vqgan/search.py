@@ -3,8 +3,6 @@
 B batch, I x J codes, D width of a code, K codes, N = B * I * J.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar

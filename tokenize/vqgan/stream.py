@@ -7,8 +7,6 @@ a frame's codes do not depend on its batch, so the codes are those that clip by 
 T frames of a clip, S side of a frame, I x J codes.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Iterable, Iterator

@@ -7,8 +7,6 @@
 Shapes as in evaluate_scores.py; B windows of a batch.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -5,8 +5,6 @@ arm truly was when it was predicted. Other kinds: three of the numbers over time
 Shapes as in policy_motion.py; P points of a line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ not whether the task would be done.
 Shapes: T steps that are played, W windows of the episode, k actions of a chunk, A numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

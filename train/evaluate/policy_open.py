@@ -1,7 +1,5 @@
 """Shards and tokenizer that fit a policy are opened; others are refused in a sentence."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from handloom.errors import UserError

@@ -8,8 +8,6 @@ The truth is the decoded true codes; what the tokenizer itself loses is no fault
 Shapes: n frames imagined, F = n + 1 with the one that is given, V views, R rows, C columns.
 """
 
-from __future__ import annotations
-
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The scores of a policy as lines to read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -4,8 +4,6 @@ OUT/rollout.json        rates, and what was rolled out
 OUT/chain-000.mp4       both cameras side by side, the instruction below
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping, Sequence

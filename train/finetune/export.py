@@ -4,8 +4,6 @@ OUT/export/model.safetensors    the weights, float32
 OUT/export/config.json          format, shape, space (statistics), tokenizer, text encoder; last
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

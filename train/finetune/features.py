@@ -8,8 +8,6 @@ GPT, the episodes and how windows are cut, so features of another run are never 
 Shape legend: B windows, M features of X numbers (finetune/model.py).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Floating point operations of a training step of stage 2, for its MFU; see trainer/flops.py."""
 
-from __future__ import annotations
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -5,8 +5,6 @@ C columns, n = F*V*R*C codes, L and E text length and width, S numbers of an enc
 actions of a chunk, A numbers of an action, X numbers of a feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

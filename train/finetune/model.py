@@ -14,8 +14,6 @@ action, D width of the GPT, X numbers of a feature, M features, W width of the Q
 tokens.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The GPT of stage 1 as stage 2 begins with it, and what has to be known to feed it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ OUT/export/         the model for `Policy`, see export.py
 OUT/summary.json    the closing numbers
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import asdict

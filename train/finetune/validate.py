@@ -3,8 +3,6 @@
 Shapes: M windows, k actions of a chunk, A numbers of an action, V views.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol

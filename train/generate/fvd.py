@@ -8,8 +8,6 @@ frames. It is not part of handloom.
 Shapes: M videos, T frames, H x W pixels, D features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

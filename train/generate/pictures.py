@@ -3,8 +3,6 @@
 Shapes: V views, F frames, R rows and C columns of codes, H and W pixels.
 """
 
-from __future__ import annotations
-
 import textwrap
 from dataclasses import dataclass
 from fractions import Fraction

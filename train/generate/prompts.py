@@ -3,8 +3,6 @@
 Shapes: V views, f frames given, R rows, C columns.
 """
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass
 from pathlib import Path

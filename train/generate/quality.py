@@ -10,8 +10,6 @@ codes, of which the ceiling is perfect by definition and left out.
 Shapes: F predicted frames of one view, H x W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@
 Shapes: V views, F frames in all, f frames given, R rows, C columns, H x W pixels.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

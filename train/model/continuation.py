@@ -4,8 +4,6 @@ Shapes: V views, F frames in all, f frames given, R rows, C columns, H x W pixel
 `model.py`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -4,8 +4,6 @@ OUT/export/model.safetensors    the weights, float32
 OUT/export/config.json          format, shape, step, tokenizer, text encoder; written last
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import asdict

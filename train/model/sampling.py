@@ -4,8 +4,6 @@ Shapes: B clips, n codes in one or more whole frames, K codebook size, N codes o
 model takes them, L and E as in `model.py`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Shapes: B windows, f frames imagined, V views, R rows, C columns, n codes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import torch

@@ -13,8 +13,6 @@ middle bends; both terms have one unit, so the weight has none.
 Shapes: k actions of a chunk, A numbers of an arm, d <= 2 that were executed before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from typing import Any

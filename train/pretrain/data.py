@@ -4,8 +4,6 @@ Shapes: B clips of this process, V views, F frames, R rows, C columns, N = F*V*R
 L text length, E text width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 

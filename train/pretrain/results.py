@@ -9,8 +9,6 @@ Three ways to ask for a code of a frame, from easy to hard:
 Shapes: M clips, V views, F frames, R rows, C columns, N = F*V*R*C codes a clip, K codebook size.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from typing import Any

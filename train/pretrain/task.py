@@ -7,8 +7,6 @@
 Shapes: B clips of this process, N codes a clip in the order of the model.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict

@@ -6,8 +6,6 @@ and the media where that file says, they can be read again. Episodes of robots a
 Shapes: F frames, H x W pixels, R rows and C columns of codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

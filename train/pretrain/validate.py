@@ -3,8 +3,6 @@
 Shapes: M clips, V views, F frames, R rows, C columns, N = F*V*R*C codes a clip, K codebook size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """Bars of success rates, their intervals, and film strips, for the report of both stages."""
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Mapping

@@ -12,8 +12,6 @@ OUT is laid out as `make train-sample` does it; what is not there yet is said in
     report.html                    what this writes
 """
 
-from __future__ import annotations
-
 import html
 import json
 import math

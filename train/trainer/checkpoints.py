@@ -8,8 +8,6 @@ A checkpoint is written under a temporary name, in a thread, from a copy of the 
 parts are on disk it is renamed and `latest` points at it: who dies before leaves the former one.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import shutil

@@ -4,8 +4,6 @@ torchrun and Ray Train tell a process its rank in the same environment variables
 below is the same for both; without them there is one process and no communication.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Batches on their way to the device: page-locked, one ahead of the step that takes them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar

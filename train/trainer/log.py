@@ -6,8 +6,6 @@
 {"step": 100, "val": {…}}
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -5,8 +5,6 @@ OUT/metrics.jsonl       a line per step and per validation, see log.py; OUT/tens
 OUT/…                   results of the task; the file it names `finished_by` is written last
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Numbers and lines of a log: metrics.jsonl, TensorBoard, memory, durations."""
 
-from __future__ import annotations
-
 import json
 import math
 import resource

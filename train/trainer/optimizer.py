@@ -1,7 +1,5 @@
 """AdamW, its learning rate, and steps that are skipped where the gradient is not finite."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 

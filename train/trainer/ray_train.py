@@ -4,8 +4,6 @@ Ray Train starts the processes, joins them to a process group and gives each its
 is `loop.run`, as under torchrun. A checkpoint of one number of processes resumes in any other.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A run in memory: its task, how far it has come, its checkpoints and its log."""
 
-from __future__ import annotations
-
 import shutil
 from functools import cached_property
 from typing import Any

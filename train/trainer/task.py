@@ -3,8 +3,6 @@
 `handloom.train.pretrain.task`, `.finetune.task` and `.vqgan.task` are the three that there are.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The result of a VQGAN's training: the model's folder and its card."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import platform

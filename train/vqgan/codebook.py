@@ -7,8 +7,6 @@ as in Jukebox (Dhariwal et al., arXiv 2005.00341, section 3.1).
 Shapes: B pictures, D code width, I x J codes, K codes, M = B*I*J latents.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

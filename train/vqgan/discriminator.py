@@ -5,8 +5,6 @@ as VQGAN uses it, with group instead of batch normalisation: batches are small h
 about one picture should not depend on its neighbours.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -7,8 +7,6 @@ that goes on after an interruption sees what it would have seen.
 Shapes: B pairs, P = 2 frames of a pair (1 where only a tokenizer is measured), H x W pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter

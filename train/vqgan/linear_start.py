@@ -13,8 +13,6 @@ held constant (see `_write_projection`).
 Shapes: N pictures, C channels, H x W places, D code width, K codes, M latents.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

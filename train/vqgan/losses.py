@@ -3,8 +3,6 @@
 Differences are of pixels from 0 to 1. Shapes: B pictures, C = 3 channels, H x W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

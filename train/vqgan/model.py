@@ -3,8 +3,6 @@
 Shapes: N pictures, H x W pixels, D code width, I x J codes, K codes, M latents.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -9,8 +9,6 @@ A source is named `PATH` or `PATH=WEIGHT`, and PATH is one of
 What is found is a list of items: an image, a clip of a video, or a robot episode.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass

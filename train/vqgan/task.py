@@ -6,8 +6,6 @@
 Shapes: B crops, D code width, I x J codes, H x W pixels.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import time

@@ -8,7 +8,8 @@ import torch
 
 from handloom.errors import UserError
 from handloom.train.model import text
-from handloom.train.model.gpt import GPT, SIZES, Shape, rotate, to_sequence
+from handloom.train.model.gpt import GPT, rotate, to_sequence
+from handloom.train.model.shape import SIZES, Shape
 from handloom.train.pretrain.baselines import CopyLastFrame, Unigram
 from tests.helpers.tiny_clip_text import write_clip_text
 

@@ -1,7 +1,5 @@
 """The action heads by name."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from handloom.train.finetune.config import FlowOptions, HeadOptions

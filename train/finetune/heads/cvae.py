@@ -10,8 +10,6 @@ Shape legend: B windows, k actions of a chunk, A numbers of an action, Z latent 
 context tokens, W width.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import ClassVar, NamedTuple
 

@@ -7,8 +7,6 @@ GR00T N1, arXiv 2503.14734). Time runs from 0, noise, to 1, the chunk.
 Shape legend: B windows, k actions of a chunk, A numbers of an action, C context tokens, W width.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

@@ -6,8 +6,6 @@ options in `finetune/config.py`, and a line in the catalogue.
 Shape legend: B windows, C context tokens of width W, k actions of a chunk, A numbers of an action.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple

@@ -3,8 +3,6 @@
 Shapes as in windows.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
