@@ -120,6 +120,8 @@ def copied(tmp_path: Path) -> Path:
     names = shutil.ignore_patterns("__pycache__", "models", "miniatures")
     for folder in ("stages", "tokenize"):
         shutil.copytree(CHECKOUT / folder, tmp_path / "handloom" / folder, ignore=names)
+    for path in (CHECKOUT / "handloom").glob("*.py"):
+        shutil.copy(path, tmp_path / "handloom")
     return tmp_path
 
 

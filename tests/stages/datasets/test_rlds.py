@@ -191,7 +191,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     for path in ("../else/b.tfrecord", "b.tfrecord"):  # as a table could still name it
         stray = SourceEpisode("x", path, (12, 100), "", "")
         with pytest.raises(MediaError, match=r"leads out of the data folder.*--data"):
-            EpisodeIngest().at(tmp_path / "data").load(stray)
+            EpisodeIngest().at(tmp_path / "data").pictures.open(stray)
 
 
 def test_ids_are_of_the_content_wherever_it_lies(tmp_path: Path) -> None:
