@@ -1,4 +1,4 @@
-"""The GPT of stage 1 as stage 2 begins with it, and what has to be known to feed it."""
+"""The GPT of stage 1 as the start of stage 2, checked against the shards of episodes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,13 +33,13 @@ def load(folder: Path, grid: tuple[int, int, int], manifest: dict[str, Any]) -> 
     """
     model, facts = export.load(folder)
     facts["weights_sha256"] = sha256_file(export.find(folder) / export.WEIGHTS)
-    own, found = facts["tokenizer"], manifest["tokenizer"]
-    if own["weights_sha256"] != found["weights_sha256"]:
+    own, other = facts["tokenizer"], manifest["tokenizer"]
+    if own["weights_sha256"] != other["weights_sha256"]:
         raise UserError(
             f"--stage1 {folder} was trained on codes of the tokenizer {own['name']} "
             f"({own['weights_sha256'][:12]}, {own['codebook_size']:,} codes), and the shards hold "
-            f"those of {found['name']} ({found['weights_sha256'][:12]}, "
-            f"{found['codebook_size']:,} codes): curate the episodes with --tokens.model of that "
+            f"those of {other['name']} ({other['weights_sha256'][:12]}, "
+            f"{other['codebook_size']:,} codes): curate the episodes with --tokens.model of that "
             "one, or pre-train on this one."
         )
     shape, (views, *rest) = model.shape, grid
@@ -64,7 +64,7 @@ def trunk_shape(shape: Shape, views: int) -> Shape:
 
 
 def widen(weights: dict[str, Tensor], views: int) -> dict[str, Tensor]:
-    """Weights for more views: each new one begins as the only one that stage 1 knew."""
+    """Weights for more views: each new one begins as a copy of the only one of stage 1."""
     rows = weights[VIEWS]
     if len(rows) == views:
         return weights
@@ -74,7 +74,7 @@ def widen(weights: dict[str, Tensor], views: int) -> dict[str, Tensor]:
 def from_scratch(
     config: FinetuneConfig, grid: tuple[int, int, int], codebook: int, encoder: text.TextEncoder
 ) -> Shape:
-    """The shape of a GPT that has seen nothing."""
+    """The shape of a GPT that starts from random weights."""
     if config.size not in SIZES:
         raise UserError(f"unknown size {config.size!r}: choose one of {', '.join(SIZES)}.")
     views, rows, cols = grid

@@ -66,11 +66,11 @@ class FinetuneTask(Task):
         self.model = self.trained  # whole; see gather
         self.objective = spread(self.trained, config, world)
         self.optimizer = make_optimizer(self.trained, config, self._share)
-        self.stored: dict[str, features.StoredFeatures] = {}
+        self.stored: dict[str, features.Features] = {}  # by split, mapped from disk
 
     @property
     def predicts_video(self) -> bool:
-        """Whether the next pictures are part of what is learned."""
+        """True where the next pictures are part of the loss."""
         return bool(self.config.mode == "full")
 
     def identity(self) -> Scores:
@@ -89,7 +89,7 @@ class FinetuneTask(Task):
         }
 
     def begin(self) -> None:
-        """Compute what the frozen GPT makes of every window, once; rank 0 does it for all."""
+        """Compute the frozen GPT's features of every window, once; rank 0 does it for all."""
         if self.config.mode != "frozen+cached":
             return
         folder = self.config.features or self.config.out / "features"
@@ -99,11 +99,11 @@ class FinetuneTask(Task):
                 size_MX = int(np.prod(self.shape.grid)), self.shape.feature_width
                 features.store(path, len(windows), size_MX, partial(self._features_of, windows))
             self.world.barrier()
-            self.stored[split] = features.StoredFeatures(path)
+            self.stored[split] = np.load(path, mmap_mode="r")
 
     def windows(self, batch: WindowBatch, split: str = "train") -> DeviceWindows:
         """Windows as the model takes them, on the device."""
-        stored = self.stored[split].read(batch.number) if split in self.stored else None
+        stored = self.stored[split][batch.number] if split in self.stored else None
         return windows_of(batch, self.space, self.text, self.world.device, stored)
 
     def batches(self, position: int) -> Iterator[Batch]:

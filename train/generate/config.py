@@ -68,9 +68,9 @@ class GenerateConfig(Sampling):
     out: Path = Path("runs/generated")
     """Where <name>.mp4, .gif, .png and .tokens.npy go, and scores.json where the truth is known."""
     tokenizer: str | None = None
-    """Where the model's tokenizer lies now, if not where it lay in training."""
+    """Path or hub id of the model's tokenizer, if it moved since training."""
     text_encoder: str | None = None
-    """Where the model's text encoder lies now, if not where it lay in training."""
+    """Path or hub id of the model's text encoder, if it moved since training."""
     lpips: Path | None = None
     """Folder with the weights of LPIPS, vgg16-397923af.pth and vgg.pth; without it no LPIPS."""
     i3d: Path | None = None

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from handloom.tokenize.measure.pixels import Distance, psnr_db, ssim
 from handloom.train.generate.fvd import Network, frechet_distance
-from handloom.train.pretrain.baselines import to_say
+from handloom.train.pretrain.baselines import datasets_to_print
 
 Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Shown:
+class PredictedView:
     """One view of one clip after the frames that were given, uint8 [F, H, W, 3] each."""
 
     dataset: str
@@ -38,7 +38,7 @@ class Shown:
 
 
 def scores(
-    shown: list[Shown], distance: Distance | None = None, network: Network | None = None
+    shown: list[PredictedView], distance: Distance | None = None, network: Network | None = None
 ) -> dict[str, dict[str, Any]]:
     """Scores by dataset, and of `all`.
 
@@ -56,16 +56,16 @@ def scores(
     return {name: _scores(_of(shown, name), distance, network) for name in names if shown}
 
 
-def _of(shown: list[Shown], dataset: str) -> list[Shown]:
+def _of(shown: list[PredictedView], dataset: str) -> list[PredictedView]:
     return [one for one in shown if dataset in ("all", one.dataset)]
 
 
 def _scores(
-    shown: list[Shown], distance: Distance | None, network: Network | None
+    shown: list[PredictedView], distance: Distance | None, network: Network | None
 ) -> dict[str, Any]:
     at_hand = all(one.source is not None for one in shown)
     truth = [one.decoded if one.source is None or not at_hand else one.source for one in shown]
-    by_name: dict[str, Callable[[Shown], Frames]] = {
+    by_name: dict[str, Callable[[PredictedView], Frames]] = {
         "predicted": lambda one: one.predicted,
         "last given repeated": lambda one: one.repeated,
     }
@@ -100,7 +100,7 @@ def compare(
 
 def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Lines that say the scores."""
-    for dataset in to_say(found):
+    for dataset in datasets_to_print(found):
         rows = found[dataset]
         size = f"{rows['frames']} frames of {rows['videos']} videos"
         yield f"{dataset}: {size} against {rows['truth']}"

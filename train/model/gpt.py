@@ -232,7 +232,7 @@ class GPT(nn.Module):
         turns = Turns(self.here_2TP[:, span], self.there_2TP[:, span])
         if visible_BT is None and start and x_BTD.shape[1] > 1:
             visible_BT = x_BTD.new_ones(len(x_BTD), span.stop, dtype=torch.bool)
-        mask = None if visible_BT is None else _causal_and_seen(visible_BT, start)
+        mask = None if visible_BT is None else _causal_and_visible(visible_BT, start)
         stream = [x_BTD]
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -306,7 +306,7 @@ def _with_text(visible_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
     return torch.cat([visible_Bn.new_ones(text_BLE.shape[:2]), visible_Bn], dim=1)
 
 
-def _causal_and_seen(visible_BT: Tensor, start: int) -> Tensor:
+def _causal_and_visible(visible_BT: Tensor, start: int) -> Tensor:
     """Bool [B, 1, t, T]: which positions those from `start` on look at."""
     total = visible_BT.shape[1]
     here = torch.arange(start, total, device=visible_BT.device)[:, None]
@@ -329,7 +329,7 @@ def _initialise(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, Attention):
-        _look_there_and_copy(module)
+        _start_as_copy(module)
     elif isinstance(module, Block):
         nn.init.zeros_(module.down.weight)
     elif isinstance(module, GPT):
@@ -339,7 +339,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _look_there_and_copy(attention: Attention) -> None:
+def _start_as_copy(attention: Attention) -> None:
     """Start as "repeat what lies near the place to be predicted", which video mostly does.
 
     The equal biases make every query match keys of its own place, whatever the content; the output

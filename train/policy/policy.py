@@ -183,7 +183,7 @@ class Policy:
         inputs = self._inputs(instruction)
         predicted = self._predict(inputs)
         self._chunks.append((self._step, predicted))
-        actions = as_motion(list(self._chunks), self._done, self.space, self.execution)
+        actions = blend_and_smooth(list(self._chunks), self._done, self.space, self.execution)
         chunk = Chunk(actions, predicted, self.execute_n, self.space.hz)
         self._done = np.concatenate([self._done, chunk.execute])[-2:]
         self._step += self.execute_n
@@ -330,7 +330,7 @@ class Policy:
         return encoded
 
 
-def as_motion(
+def blend_and_smooth(
     chunks: Sequence[tuple[int, Floats]], done: Floats, space: Space, execution: Execution
 ) -> Floats:
     """The newest chunk as it is executed, mixed and smoothed if that is asked for: [k, A].

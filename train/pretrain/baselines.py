@@ -41,7 +41,7 @@ class Validation:
     """Frames 1 and later."""
 
 
-def to_say(names: Iterable[str]) -> list[str]:
+def datasets_to_print(names: Iterable[str]) -> list[str]:
     """The datasets whose scores are worth a line: `all` says nothing new about a single one."""
     found = list(names)
     return found if len(found) != 2 else [name for name in found if name != "all"]

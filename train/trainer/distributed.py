@@ -210,7 +210,7 @@ def reshard(model: nn.Module) -> None:
 
 
 @contextmanager
-def gradients_meet(objective: nn.Module, meet: bool) -> Iterator[None]:
+def gradient_sync(objective: nn.Module, meet: bool) -> Iterator[None]:
     """Within it a backward pass adds to the gradients; only if `meet` do processes average them."""
     if isinstance(objective, nn.parallel.DistributedDataParallel) and not meet:
         with objective.no_sync():

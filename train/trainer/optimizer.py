@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from handloom.train.trainer.distributed import gradients_meet, whole
+from handloom.train.trainer.distributed import gradient_sync, whole
 from handloom.train.trainer.options import GPTOptions
 
 
@@ -85,7 +85,7 @@ def accumulate(
     """
     logged = []
     for start in range(0, size, micro):
-        with gradients_meet(objective, meet=start + micro >= size):
+        with gradient_sync(objective, meet=start + micro >= size):
             loss, values = loss_of(slice(start, start + micro))
             # A loss that is not finite can have a finite gradient; NaN here reaches the norm, and
             # by it all processes, with no message of its own.

@@ -29,7 +29,7 @@ def with_ray(config: TrainOptions) -> None:
         UserError, RunError: what one of the processes raised.
     """
     with session(config):
-        refusal = ray.remote(num_cpus=0)(Refusal).remote()
+        refusal = ray.remote(num_cpus=0)(FirstError).remote()
         trainer = TorchTrainer(
             train_in_worker,
             train_loop_config={"config": config.with_absolute_paths(), "refusal": refusal},
@@ -62,7 +62,7 @@ def train_in_worker(job: dict[str, Any]) -> None:
         raise
 
 
-class Refusal:
+class FirstError:
     """Keeps the first sentence that a process ended with; Ray itself only keeps its traceback."""
 
     def __init__(self) -> None:
