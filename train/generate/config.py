@@ -15,12 +15,12 @@ from handloom.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a code is drawn from the distribution that the model gives."""
+    """Options of drawing a code from the model's distribution."""
 
     temperature: float = 0.0
     """0 takes the likeliest code each time; 1 draws as the model says, more is wilder."""
     top_k: int | None = None
-    """Draw among so many likeliest codes only."""
+    """Number of the likeliest codes to draw among."""
     top_p: float | None = None
     """Draw among the fewest likeliest codes whose probabilities add up to this, above 0, at most 1;
     after --top-k."""
@@ -61,12 +61,12 @@ class GenerateConfig(Sampling):
     text: str | None = None
     """The instruction. A clip has its own caption, which this replaces."""
     given: int = 1
-    """Frames of a clip that the model gets to see."""
+    """Frames of a clip that the model is given."""
     frames: int | None = None
     """Frames in all, those given included; by default as many as the model was trained on. For more
-    the window slides: the model then sees the newest frames only."""
+    the window slides: the model is then given the newest frames only."""
     out: Path = Path("runs/generated")
-    """Where <name>.mp4, .gif, .png and .tokens.npy go, and scores.json where the truth is known."""
+    """Folder for <name>.mp4, .gif, .png, .tokens.npy, and scores.json where the truth is known."""
     tokenizer: str | None = None
     """Path or hub id of the model's tokenizer, if it moved since training."""
     text_encoder: str | None = None

@@ -1,11 +1,11 @@
-"""How near predicted frames come to the true ones, as pictures and as videos.
+"""Scores of predicted frames against the true ones, as pictures and as videos.
 
     predicted               what the model generated
     last given repeated     the newest given frame again and again, through the tokenizer
     tokenizer's ceiling     the true codes decoded: what a perfect prediction of codes would get
 
 The truth is the source media where they are at hand. Where they are not it is the decoded true
-codes, of which the ceiling is perfect by definition and left out.
+codes; the ceiling is perfect then by definition, and left out.
 
 Shapes: F predicted frames of one view, H x W pixels.
 """
@@ -88,7 +88,9 @@ def compare(
     network: Network | None = None,
 ) -> dict[str, float]:
     """Means over frames of videos with the same lengths, and the distance of the two sets."""
-    pairs = [pair for videos in zip(truth, other, strict=True) for pair in _pairs(*videos)]
+    pairs = [
+        pair for videos in zip(truth, other, strict=True) for pair in zip(*videos, strict=True)
+    ]
     found = {"psnr_db": _mean(psnr_db, pairs), "ssim": _mean(ssim, pairs)}
     if distance is not None:
         found["lpips"] = _mean(distance, pairs)
@@ -99,7 +101,7 @@ def compare(
 
 
 def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Lines that say the scores."""
+    """Scores as lines to print."""
     for dataset in datasets_to_print(found):
         rows = found[dataset]
         size = f"{rows['frames']} frames of {rows['videos']} videos"
@@ -111,10 +113,6 @@ def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
                     f"   {k.upper()} {row[k]:.3f}" for k in ("lpips", "fvd") if k in row
                 )
                 yield f"  {name:<20}{words}"
-
-
-def _pairs(a: Frames, b: Frames) -> Iterator[tuple[Frames, Frames]]:
-    yield from zip(a, b, strict=True)
 
 
 def _mean(measure: Distance, pairs: list[tuple[Frames, Frames]]) -> float:

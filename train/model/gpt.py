@@ -26,13 +26,13 @@ def to_sequence(tokens_BVFRC: Tensor) -> Tensor:
 
 
 class Cache:
-    """Keys and values of positions already seen, so that generation feeds one code at a time."""
+    """Keys and values of earlier positions, so that generation feeds one code at a time."""
 
     def __init__(self, shape: Shape, batch: int, device: torch.device) -> None:
         length, width = shape.text_length + shape.codes, shape.width // shape.heads
         self.kv = torch.zeros(shape.layers, 2, batch, shape.heads, length, width, device=device)
         self.codes_Bn = torch.zeros(batch, 0, dtype=torch.long, device=device)
-        self.visible_BT: Tensor | None = None  # which positions may be looked at; None for all
+        self.visible_BT: Tensor | None = None  # mask of what may be attended to; None for all
         self.filled = 0
 
     def extend(self, layer: int, k_BHTS: Tensor, v_BHTS: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ def rotate(x_BHTS: Tensor, turn_2TP: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention whose queries look around the place that is about to be predicted."""
+    """Causal self-attention; queries have the position of the code that they are to predict."""
 
     def __init__(self, width: int, heads: int, layer: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         q_BHTS, k_BHTS, v_BHTS = split.permute(2, 0, 3, 1, 4).contiguous()
         q_BHTS = rotate(self.q_norm(q_BHTS), turns.there)
         k_BHTS = rotate(self.k_norm(k_BHTS), turns.here)
-        # A single new code may see all that the cache holds.
+        # A single new code may attend to all that the cache holds.
         causal = mask is None and x_BTD.shape[1] > 1
         if cache is not None:
             k_BHTS, v_BHTS = cache.extend(self.layer, k_BHTS, v_BHTS)
@@ -275,7 +275,7 @@ class GPT(nn.Module):
         """Take in codes after those in the cache; logits [B, K] of the code that comes next.
 
         The first call brings the caption, and may bring no codes. Where it hides some of them
-        (`visible_Bn`, see `hidden`), each later call says of its codes too.
+        (`visible_Bn`, see `hidden`), each later call passes the mask of its codes too.
         """
         x_BtD = self.embed_codes(codes_Bn, cache.codes_Bn.shape[1], extra_BnD)
         if text_BLE is not None:
@@ -307,7 +307,7 @@ def _with_text(visible_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
 
 
 def _causal_and_visible(visible_BT: Tensor, start: int) -> Tensor:
-    """Bool [B, 1, t, T]: which positions those from `start` on look at."""
+    """Mask, bool [B, 1, t, T], of the positions that those from `start` on attend to."""
     total = visible_BT.shape[1]
     here = torch.arange(start, total, device=visible_BT.device)[:, None]
     causal_tT = torch.arange(total, device=visible_BT.device) <= here

@@ -1,4 +1,4 @@
-"""The options that all kinds of training share. This file imports no torch: `--help` is instant.
+"""Options that all kinds of training share. This file imports no torch: `--help` is instant.
 
 An option marked `Free` decides where, how fast or how watched a run learns, not what it learns: a
 resumed run may change it. All others are the run's identity, which its checkpoints keep.
@@ -70,7 +70,7 @@ class TrainOptions:
         return kept
 
     def check(self) -> None:
-        """Refuse options that cannot work, before anything is read.
+        """Check the options before anything is read.
 
         Raises:
             UserError: which option, and what it has to be.

@@ -178,7 +178,7 @@ def test_dimensions_that_do_not_vary_are_not_active() -> None:
 def test_more_views_begin_as_the_one_that_stage_1_knew() -> None:
     torch.manual_seed(0)
     gpt = GPT(dataclasses.replace(TRUNK, views=1)).eval()
-    shape = RobotShape(stage1.trunk_shape(gpt.shape, 2), ("a", "b"), 2, K, S, A, (6,), SMALL)
+    shape = RobotShape(dataclasses.replace(gpt.shape, views=2), ("a", "b"), 2, K, S, A, (6,), SMALL)
     model = RobotModel(shape)
     model.trunk.load_state_dict(stage1.widen(gpt.state_dict(), 2))
     again = as_stage1(model, 1)
