@@ -16,7 +16,7 @@ from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.format import Integers
 from handloom.tokenize.shards.order import order, permute_many
 
-BLOCK = 4096
+BLOCK = 4096  # positions; weights are rounded to 1 / BLOCK
 
 
 class Mixture(Stream):

@@ -161,6 +161,7 @@ class VQGAN:
         """The frames as uint8 [B, 3, H, W] on the device, a quarter of what floats would be."""
         import torch
 
+        # a copy, for torch warns of read-only arrays
         frames = torch.from_numpy(np.array(self._padded(frames_bhwc)))
         if self.device.startswith("cuda"):
             frames = frames.pin_memory()  # so that the copy overlaps with the batch before

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from handloom.errors import UserError
+from handloom.train.trainer.options import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyEval:
+class PolicyEval(LoadOptions):
     """Measure a policy on held-out robot episodes: its actions, its latent and the pictures it
     imagines, each for all windows, each dataset and each task."""
 
@@ -39,16 +40,8 @@ class PolicyEval:
     """Decay of the weights with which overlapping chunks are averaged; by default they are not."""
     smoothing: float | None = None
     """Weight of the jerk when a chunk is smoothed, 0 or more; by default as for `Policy`."""
-    tokenizer: str | None = None
-    """Path or hub id of the policy's tokenizer, if it moved since training."""
-    text_encoder: str | None = None
-    """Path or hub id of the policy's text encoder, if it moved since training."""
     batch_size: int = 32
     """Windows that are computed at a time."""
-    device: str = "cpu"
-    """A torch device, such as `cpu` or `cuda`."""
-    threads: int = 2
-    """CPU threads."""
     seed: int = 0
     """Seed of the draws."""
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from handloom.errors import UserError
+from handloom.train.trainer.options import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutEval:
+class RolloutEval(LoadOptions):
     """Let a policy try chains of five tasks, by CALVIN's protocol: how many in a row are done."""
 
     checkpoint: Path | None = None
@@ -48,14 +49,6 @@ class RolloutEval:
     """Chains to film."""
     out: Path = Path("runs/rollout")
     """Folder for rollout.json and the films."""
-    tokenizer: str | None = None
-    """Path or hub id of the policy's tokenizer, if it moved since training."""
-    text_encoder: str | None = None
-    """Path or hub id of the policy's text encoder, if it moved since training."""
-    device: str = "cpu"
-    """A torch device, such as `cpu` or `cuda`."""
-    threads: int = 2
-    """CPU threads."""
     seed: int = 0
     """Seed of the tabletop's chains."""
 

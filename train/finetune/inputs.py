@@ -101,5 +101,6 @@ def windows_of(
 
 def codes_of(codes_BFVRC: Any, device: torch.device) -> Tensor:
     """Codes of windows, uint16 [B, F, V, R, C] of numpy, as the model takes them: int64 [B, n]."""
+    # torch computes hardly anything in uint16
     codes_BVFRC = torch.from_numpy(codes_BFVRC.astype("int32")).transpose(1, 2)
     return on_device(to_sequence(codes_BVFRC), device)

@@ -118,7 +118,8 @@ class FinetuneTask(Task):
         """Accumulate the gradient of a batch and update the model."""
         config, weights, model = self.config, self.config.loss, self.trained
         set_rate(self.optimizer, config.lr, schedule(step, config))
-        # What the head draws depends on the position in the data alone.
+        # The head's draws depend on the position in the data alone. (Python salts the hash of a
+        # string in each process, but not that of integers.)
         before = batch.position - config.batch_size
         torch.manual_seed(hash((config.seed, before, self.world.rank)) & 0xFFFFFFFF)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handloom.errors import UserError
+from handloom.train.trainer.options import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling):
+class GenerateConfig(Sampling, LoadOptions):
     """Continue clips or a picture with a trained model: a video, a GIF, and a picture that has the
     truth beside the prediction. Give one of --clip, --clips and --image."""
 
@@ -67,18 +68,10 @@ class GenerateConfig(Sampling):
     the window slides: the model is then given the newest frames only."""
     out: Path = Path("runs/generated")
     """Folder for <name>.mp4, .gif, .png, .tokens.npy, and scores.json where the truth is known."""
-    tokenizer: str | None = None
-    """Path or hub id of the model's tokenizer, if it moved since training."""
-    text_encoder: str | None = None
-    """Path or hub id of the model's text encoder, if it moved since training."""
     lpips: Path | None = None
     """Folder with the weights of LPIPS, vgg16-397923af.pth and vgg.pth; without it no LPIPS."""
     i3d: Path | None = None
     """i3d_torchscript.pt, for the Frechet video distance over --clips; without it no FVD."""
-    device: str = "cpu"
-    """A torch device, such as `cpu` or `cuda`."""
-    threads: int = 2
-    """CPU threads."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -65,13 +65,13 @@ def summary(out: Path) -> Iterator[str]:
         "policy was put back on that table, at starts that no demonstration had. "
     )
     rates = {who: _rates(found) for who in ACTORS if (found := _rollout(out, who))}
-    actors = []
+    results = []
     for who, tried in rates.items():
         done, all_of = (sum(column) for column in zip(*tried.values(), strict=True))
         low, high = charts.interval(done, all_of)
-        actors.append(f"{who} {done} of {all_of} ({low:.0%} to {high:.0%})")
-    if actors:
-        yield f"Tasks done: <b>{', '.join(actors)}</b>; in brackets the 95 % interval of the rate."
+        results.append(f"{who} {done} of {all_of} ({low:.0%} to {high:.0%})")
+    if results:
+        yield f"Tasks done: <b>{', '.join(results)}</b>; in brackets the 95 % interval of the rate."
     yield "</p>"
 
 

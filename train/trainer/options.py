@@ -84,6 +84,20 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Options of commands that load a trained model."""
+
+    tokenizer: str | None = None
+    """Path or hub id of the model's tokenizer, if it moved since training."""
+    text_encoder: str | None = None
+    """Path or hub id of the model's text encoder, if it moved since training."""
+    device: str = "cpu"
+    """A torch device, such as `cpu` or `cuda`."""
+    threads: int = 2
+    """CPU threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GPTOptions(TrainOptions):
     """Options that both stages of training a GPT on token shards share."""
 

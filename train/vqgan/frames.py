@@ -59,7 +59,7 @@ class Pool:
 
     def some(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Frames [count, H, W, 3] drawn by weight, for what is computed before the first step."""
-        rng = np.random.default_rng([seed, 1 << 40])
+        rng = np.random.default_rng([seed, 1 << 40])  # no step has this number
         sources = rng.choice(len(self.pairs), size=count, p=self.weights)
         return np.stack([self._one(int(source), rng) for source in sources])
 

@@ -214,7 +214,7 @@ def _with_windows(
     if not full or (empty and folders[0].episodes.data.split == "train"):
         raise UserError(
             f"{', '.join(empty)} holds no window: no episode with one of the views and a step at "
-            "which the arm is told something; name other views or folders, or curate more episodes."
+            "which the arm is commanded; name other views or folders, or curate more episodes."
         )
     if len({folders[i].episodes.grid for i in full}) > 1:
         grids = [f"{places[i]}: {folders[i].episodes.grid}" for i in full]
