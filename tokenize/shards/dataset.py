@@ -101,12 +101,6 @@ class ShardDataset(Stream):
         selection.files[:] = files
         return selection
 
-    def verify(self) -> list[str]:
-        """Compare the split's files with their checksums; a sentence for each problem."""
-        from handloom.tokenize.shards.verify import verify
-
-        return verify(self.path, splits=(self.split,))
-
     def _open_files(self) -> Files:
         names = [entry["name"] for entry in self._entries]
         if not is_remote(self.path):

@@ -290,15 +290,6 @@ class GPT(nn.Module):
         earlier_Bm = cache.codes_Bn[:, place : place + 1] if place >= 0 else codes_Bn[:, :0]
         return self._predict(x_B1D, earlier_Bm)[:, 0]
 
-    @torch.no_grad()
-    def generate(self, codes_Bn: Tensor, text_BLE: Tensor) -> Tensor:
-        """Continue the first n codes to a clip [B, N], taking the likeliest code each time."""
-        cache = Cache(self.shape, len(codes_Bn), codes_Bn.device)
-        logits_BK = self.extend(codes_Bn, cache, text_BLE)
-        while cache.codes_Bn.shape[1] < self.shape.codes - 1:
-            logits_BK = self.extend(logits_BK.argmax(-1, keepdim=True), cache)
-        return torch.cat([cache.codes_Bn, logits_BK.argmax(-1, keepdim=True)], dim=1)
-
 
 def _with_text(visible_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
     """Mask of text and codes that may be attended to: the text whole."""
