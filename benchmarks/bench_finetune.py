@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from demonstrations import shards_of
 
-from handloom.train.evaluate import policy_motion as evaluate_motion
-from handloom.train.evaluate.policy import Evaluated, outputs_of
+from handloom.train.evaluate import policy_motion
+from handloom.train.evaluate.policy import Evaluation, outputs_of
 from handloom.train.evaluate.policy_config import PolicyEval
-from handloom.train.evaluate.policy_scores import grouped
+from handloom.train.evaluate.policy_scores import scores_by_group
 from handloom.train.finetune.config import FinetuneConfig, HeadOptions
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.model import RobotModel, RobotShape
@@ -140,16 +140,16 @@ def chunk_scores(args: argparse.Namespace, length: int, seed: int) -> list[float
     config = PolicyEval(
         checkpoint=out, shards=(args.shards,), windows=512, samples=1, clips=12, smoothing=0.0
     )
-    job = Evaluated(config)
-    found = grouped(outputs_of(job), job.space, job.model.shape.views, 0.0)["all"]
+    job = Evaluation(config)
+    found = scores_by_group(outputs_of(job), job.space, job.model.shape.views, 0.0)["all"]
     played = []
     for batch in job.episodes():
         inputs = job.on_device(batch).inputs
         with torch.no_grad():
             normal = job.model.act(job.model.context(job.model.features(inputs), inputs))
         chunks = job.space.denormalise(normal).numpy()
-        played.append(evaluate_motion.play(batch, chunks, job.space, job.execution, job.execute_n))
-    motion = evaluate_motion.scores(played, job.space)["all"]
+        played.append(policy_motion.play(batch, chunks, job.space, job.execution, job.execute_n))
+    motion = policy_motion.scores(played, job.space)["all"]
     first, error = found["by_step_ahead"]["prior mean"][0], found["chunks"]["prior mean"]
     jerks = [motion["jerk_executed_m_s3"], motion["jerk_true_m_s3"]]
     return [first, error["arm_l1_std"], *jerks, motion["drift_mm"]]

@@ -26,7 +26,7 @@ from demonstrations import shards_of
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handloom.train.evaluate.rollout import InCalvin
+from handloom.train.evaluate.rollout import CalvinAdapter
 from handloom.train.finetune.config import FinetuneConfig, FlowOptions, HeadOptions, LossOptions
 from handloom.train.finetune.task import FinetuneTask
 from handloom.train.policy.policy import Execution, Policy
@@ -97,7 +97,7 @@ def roll_out(out: Path, sample: bool, starts: int) -> tuple[float, float, float,
     found = []
     for number in range(starts):
         policy.execution = Execution(sample=sample, seed=number)  # each start draws anew
-        found.append(attempt(SpreadOut(InCalvin(policy)), number))
+        found.append(attempt(SpreadOut(CalvinAdapter(policy)), number))
     reached, touched, side = np.array(found).T
     return reached.mean(), touched.mean(), (side < 0).mean(), (side > 0).mean()
 

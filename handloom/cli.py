@@ -11,39 +11,36 @@ from handloom.errors import RunError, UserError
 
 
 class Command(NamedTuple):
-    """What a command does, the function it calls (see `flags.call`), and what it works on."""
+    """A row of the help, and the function behind it.
+
+    Attributes:
+        says: what the command does.
+        target: `module:function`; see `flags.call`.
+        operand: what it works on, for the help.
+        options: `module:Class` of its options, where the function's module imports torch.
+    """
 
     says: str
     target: str
     operand: str = ""
     options: str = ""
-    """`module:Class` of its options, where the function's module imports torch."""
 
 
-TRAIN = "handloom.train"
-START = f"{TRAIN}.trainer.start:train"
-
+PIPELINE, TRAIN = "handloom.pipeline.commands", "handloom.train"
+START, EVALUATE = f"{TRAIN}.trainer.start:train", f"{TRAIN}.evaluate"
 
 COMMANDS = {
     "curate": Command(
-        "from videos to token shards; run again to resume",
-        "handloom.pipeline.commands:curate",
-        "DATASET",
+        "from videos to token shards; run again to resume", f"{PIPELINE}:curate", "DATASET"
     ),
-    "plan": Command(
-        "what curate would do; writes nothing", "handloom.pipeline.commands:plan", "DATASET"
-    ),
+    "plan": Command("what curate would do; writes nothing", f"{PIPELINE}:plan", "DATASET"),
     "submit": Command(
         "curate on a running Ray cluster, as a Ray job; or `submit pretrain`",
         "handloom.commands:submit",
         "DATASET",
     ),
-    "status": Command(
-        "what a run kept, rejected and failed", "handloom.pipeline.commands:status", "OUT"
-    ),
-    "report": Command(
-        "write report/index.html of a run again", "handloom.pipeline.commands:report", "OUT"
-    ),
+    "status": Command("what a run kept, rejected and failed", f"{PIPELINE}:status", "OUT"),
+    "report": Command("write report/index.html of a run again", f"{PIPELINE}:report", "OUT"),
     "inspect": Command(
         "what is in a folder of shards, or in one shard", "handloom.commands:inspect", "SHARDS"
     ),
@@ -56,44 +53,38 @@ COMMANDS = {
         "the whole way on made-up data, from pictures to a policy", "handloom.demo:demo"
     ),
     "train pretrain": Command(
-        "stage 1: a GPT on clips of people",
-        START,
-        options=f"{TRAIN}.pretrain.config:PretrainConfig",
+        "stage 1: a GPT on clips of people", START, "", f"{TRAIN}.pretrain.config:PretrainConfig"
     ),
     "train finetune": Command(
-        "stage 2: a policy on robot episodes",
-        START,
-        options=f"{TRAIN}.finetune.config:FinetuneConfig",
+        "stage 2: a policy on robot episodes", START, "", f"{TRAIN}.finetune.config:FinetuneConfig"
     ),
     "train vqgan": Command(
-        "a tokenizer for curate", START, options=f"{TRAIN}.vqgan.config:VQGANConfig"
+        "a tokenizer for curate", START, "", f"{TRAIN}.vqgan.config:VQGANConfig"
     ),
     "train scaling": Command(
-        "stage 1 in several sizes, and how its loss falls", "handloom.train.pretrain.scaling:study"
+        "stage 1 in several sizes, and how its loss falls", f"{TRAIN}.pretrain.scaling:study"
     ),
     "train export": Command(
         "export the newest checkpoint of stage 1", f"{TRAIN}.pretrain.config:export"
     ),
     "train report": Command(
-        "a page about the training of both stages", "handloom.train.report.page:write"
+        "a page about the training of both stages", f"{TRAIN}.report.page:write"
     ),
     "generate": Command(
         "continue a clip or a picture with a trained model",
         f"{TRAIN}.generate.run:run",
         options=f"{TRAIN}.generate.config:GenerateConfig",
     ),
-    "eval tokenizer": Command(
-        "a tokenizer on held-out frames", "handloom.train.evaluate.tokenizer:evaluate"
-    ),
+    "eval tokenizer": Command("a tokenizer on held-out frames", f"{EVALUATE}.tokenizer:evaluate"),
     "eval policy": Command(
         "a policy on held-out episodes",
-        f"{TRAIN}.evaluate.policy:run",
-        options=f"{TRAIN}.evaluate.policy_config:PolicyEval",
+        f"{EVALUATE}.policy:run",
+        options=f"{EVALUATE}.policy_config:PolicyEval",
     ),
     "eval rollout": Command(
         "a policy in a simulator",
-        f"{TRAIN}.evaluate.rollout:run",
-        options=f"{TRAIN}.evaluate.rollout_config:RolloutEval",
+        f"{EVALUATE}.rollout:run",
+        options=f"{EVALUATE}.rollout_config:RolloutEval",
     ),
 }
 
@@ -115,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def usage(first: str = "") -> str:
-    """What there is, or what begins with a word."""
+    """The help: all commands, or those that begin with a word."""
     shown = {
         f"{name} {command.operand}".strip(): command.says
         for name, command in COMMANDS.items()

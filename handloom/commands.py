@@ -26,7 +26,7 @@ class InspectCommand:
 
 
 def inspect(command: InspectCommand) -> None:
-    """Print what lies there."""
+    """Print the contents of a folder of shards, or of one shard."""
     from handloom.tokenize.shards.inspect import inspect as show
 
     show(command.shards, verify_all=command.verify)

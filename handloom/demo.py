@@ -112,11 +112,11 @@ def steps(config: DemoConfig) -> list[Step]:
         ("rollouts/random", "rollout.json", ""): f"{roll} --actor random --videos 0",
         ("rollouts/oracle", "rollout.json", ""): f"{roll} --actor oracle --videos 0",
     }
-    found = [
+    made = [
         Step(name, marker, tuple(after.split()), line)
         for (name, marker, after), line in table.items()
     ]
-    return [*found, Step("", "report.html", tuple(step.name for step in found), "train report")]
+    return [*made, Step("", "report.html", tuple(step.name for step in made), "train report")]
 
 
 def run(todo: Sequence[Step], out: Path) -> None:
@@ -133,7 +133,7 @@ def run(todo: Sequence[Step], out: Path) -> None:
         if done.get(step.name) == command and _is_whole(step, out):
             print(f"done: {command}", flush=True)
             continue
-        for name in _made_from(step.name, todo):
+        for name in _dependents(step.name, todo):
             done.pop(name, None)
         write_text(record, json.dumps(done, indent=2) + "\n")  # a killed run must not find it done
         print(f"\n{command}", flush=True)
@@ -143,23 +143,23 @@ def run(todo: Sequence[Step], out: Path) -> None:
 
 
 def _is_whole(step: Step, out: Path) -> bool:
-    """Whether what a step wrote is there, and no older than a model that it measured."""
+    """A step is whole if what it writes last is there, no older than a model that it measured."""
     last = out / step.name / step.marker
     models = [out / name / "summary.json" for name in step.after if name.startswith("stage")]
-    if step.marker == "summary.json":  # a training is told by itself which stage 1 it began with
+    if step.marker == "summary.json":  # a training checks by itself which stage 1 it began with
         models = []
     return last.is_file() and all(
         path.is_file() and path.stat().st_mtime <= last.stat().st_mtime for path in models
     )
 
 
-def _made_from(name: str, todo: Sequence[Step]) -> set[str]:
-    """A step, and all that use its results, also at second hand."""
-    found = {name}
+def _dependents(name: str, todo: Sequence[Step]) -> set[str]:
+    """A step, and all that use its results, directly or not."""
+    names = {name}
     for step in todo:  # those that use a result come after those that make it
-        if found & set(step.after):
-            found.add(step.name)
-    return found
+        if names & set(step.after):
+            names.add(step.name)
+    return names
 
 
 def _call(words: Sequence[str], command: str) -> None:

@@ -17,5 +17,5 @@ class MediaError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 characters; its type where it says nothing."""
+    """An error's message in one line of at most 200 characters; its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

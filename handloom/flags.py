@@ -1,4 +1,4 @@
-"""From words on the command line to a dataclass: fields are flags, their docstrings the help.
+"""Command line to dataclass: fields are flags, their docstrings the help.
 
 A YAML file of options becomes flags too, so that there is one way in which an option is checked.
 """
@@ -92,7 +92,7 @@ def value_of(flag: str, args: Sequence[str]) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The options in a --config file, by stage."""
+    """The options in a --config file; `yaml_flags` checks that they are by stage."""
     try:
         options = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:

@@ -135,11 +135,11 @@ class Axes:
 
     @property
     def bottom(self) -> float:
-        """Where the lower side lies on the page."""
+        """The lower side, pixels from the top of the page."""
         return self.y + self.height
 
     def at(self, x: float, y: float) -> Point:
-        """Where a point lies on the page."""
+        """Position of a point on the page, pixels."""
         across, up = _share(x, self.x_range, self.log_x), _share(y, self.y_range, self.log_y)
         return self.x + self.width * across, self.y + self.height * (1 - up)
 

@@ -1,4 +1,4 @@
-"""Pickles of strangers, read by a list of names.
+"""Pickles from strangers, read by a list of permitted names.
 
 A pickle is a program: Python's own reader imports whatever it names and calls it with whatever it
 likes. Here a name stands for what the reader's list says, and one that is not on it ends the
@@ -61,7 +61,7 @@ class Unpickler(_PYTHON._Unpickler):  # type: ignore[misc]
         self.append = self.stack.append
 
     def load(self) -> Any:
-        """The object.
+        """Read the pickle and return its object.
 
         Raises:
             Refused: the pickle names what is not on the list.
@@ -98,12 +98,12 @@ class Unpickler(_PYTHON._Unpickler):  # type: ignore[misc]
         return self.source[start : self.at]
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for; Python 2's `__builtin__` is `builtins`."""
+        """The object that a name stands for; Python 2's `__builtin__` is `builtins`."""
         full = f"{module}.{name}".replace("__builtin__.", "builtins.")
         return self.names[full] if full in self.names else self.unknown(full)
 
     def unknown(self, name: str) -> Any:
-        """What stands for a name that is not on the list; raises Refused unless overridden."""
+        """The stand-in for a name that is not on the list; raises Refused unless overridden."""
         raise Refused(name[:200])
 
     def persistent_load(self, pid: Any) -> Any:
@@ -111,7 +111,7 @@ class Unpickler(_PYTHON._Unpickler):  # type: ignore[misc]
         raise Refused("an object beside it")
 
     def get_extension(self, code: int) -> Any:
-        """Names by number, from a register of this process: never."""
+        """Refuse names by number, which come from a registry of this process."""
         raise Refused(f"extension {code}")
 
     def load_build(self) -> None:

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub: from its cache, or with a quick answer whether it is there."""
+"""Models of the Hugging Face hub, cached or downloaded; a hub out of reach is an error at once."""
 
 import contextlib
 import urllib.error

@@ -78,35 +78,34 @@ class LPIPS(nn.Module):
         total = a_bchw.new_zeros(())
         pairs = zip(self._features(a_bchw), self._features(b_bchw), strict=True)
         for number, (a, b) in enumerate(pairs):
-            total = total + F.conv2d((a - b).square(), self._get(f"linear{number}")).mean()
+            total = total + F.conv2d((a - b).square(), self.get_buffer(f"linear{number}")).mean()
         return total
 
     def _features(self, x: Tensor) -> list[Tensor]:
-        """After each block, scaled to length 1 at every place: [B, C, H', W']."""
-        x, found = (x - self._get("shift")) / self._get("scale"), []
+        """Features after each block, scaled to length 1 at every place: [B, C, H', W'] each."""
+        x, features = (x - self.get_buffer("shift")) / self.get_buffer("scale"), []
         for number, block in enumerate(BLOCKS):
             x = F.max_pool2d(x, 2) if number else x
             for layer in block:
-                x = F.conv2d(x, self._get(f"weight{layer}"), self._get(f"bias{layer}"), padding=1)
+                x = F.conv2d(
+                    x, self.get_buffer(f"weight{layer}"), self.get_buffer(f"bias{layer}"), padding=1
+                )
                 x = F.relu(x)
             # the square root is not differentiable at zero, where a black patch may lie
             length = (x.square().sum(1, keepdim=True) + 1e-20).sqrt()
-            found.append(x / (length + 1e-10))
-        return found
-
-    def _get(self, name: str) -> Tensor:
-        return self.get_buffer(name)
+            features.append(x / (length + 1e-10))
+        return features
 
 
 def _tensors(path: Path) -> dict[str, Any]:
     try:
         # weights_only: a stranger's file must not run code
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
         raise UserError(
             f"{path} is not there or not readable ({type(error).__name__}): LPIPS needs {VGG} and "
             f"{LINEAR}, torchvision's VGG16 and the linear layers of LPIPS 0.1."
         ) from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} should hold named tensors, found a {type(found).__name__}")
-    return found
+    if not isinstance(tensors, dict):
+        raise UserError(f"{path} should hold named tensors, found a {type(tensors).__name__}")
+    return tensors

@@ -1,4 +1,4 @@
-"""How far two pictures are apart, from their pixels alone: PSNR and SSIM."""
+"""PSNR and SSIM: distances of two pictures from their pixels alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,5 +52,5 @@ def _window(picture: NDArray[np.float64]) -> NDArray[np.float64]:
     taps = np.exp(-(at**2) / (2 * SSIM_SIGMA**2))
     taps /= taps.sum()
     rows = correlate1d(picture, taps, axis=0)[SSIM_TAPS // 2 : -(SSIM_TAPS // 2)]
-    both: NDArray[np.float64] = correlate1d(rows, taps, axis=1)
-    return both[:, SSIM_TAPS // 2 : -(SSIM_TAPS // 2)]
+    means: NDArray[np.float64] = correlate1d(rows, taps, axis=1)
+    return means[:, SSIM_TAPS // 2 : -(SSIM_TAPS // 2)]

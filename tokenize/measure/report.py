@@ -1,4 +1,4 @@
-"""How well a tokenizer suits some datasets: reconstruction, use of the codebook, pictures.
+"""Measurement of a tokenizer on some datasets: reconstruction, use of the codebook, pictures.
 
 T frames of a batch, H x W pixels, I x J codes, K codes in the codebook.
 """
@@ -29,7 +29,7 @@ def measure(
     out: Path,
     lpips: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure a tokenizer on frames of several datasets, and draw what it makes of them.
+    """Measure a tokenizer on frames of several datasets, and draw their reconstructions.
 
     Args:
         model: any tokenizer.
@@ -98,22 +98,22 @@ class Tally:
     def add(self, model: VQGAN, frames_thwc: NDArray[np.uint8], distance: Distance | None) -> None:
         """Encode, decode and compare a batch."""
         codes_tij = model.encode(frames_thwc)
-        back_thwc = model.decode(codes_tij)
+        decoded_thwc = model.decode(codes_tij)
         self.used_k += np.bincount(codes_tij.reshape(-1), minlength=self.codebook_size)
-        for frame, back in zip(frames_thwc, back_thwc, strict=True):
+        for frame, decoded in zip(frames_thwc, decoded_thwc, strict=True):
             flat = np.broadcast_to(frame.mean((0, 1)), frame.shape)
             values = {
-                "psnr_db": psnr_db(frame, back),
+                "psnr_db": psnr_db(frame, decoded),
                 "mean_color_psnr_db": psnr_db(frame, flat),
-                "ssim": ssim(frame, back),
+                "ssim": ssim(frame, decoded),
             }
             if distance is not None:
-                values["lpips"] = distance(frame, back)
+                values["lpips"] = distance(frame, decoded)
             self.frames += 1
             for key, value in values.items():
                 self.sums[key] = self.sums.get(key, 0.0) + value
             if len(self.shown) < GRID_FRAMES:
-                self.shown.append((frame.copy(), back.copy()))
+                self.shown.append((frame.copy(), decoded.copy()))
 
     def merge(self, other: Tally) -> None:
         """Take in another dataset's sums."""
@@ -123,7 +123,7 @@ class Tally:
             self.sums[key] = self.sums.get(key, 0.0) + value
 
     def facts(self) -> dict[str, float]:
-        """Means over frames, and what the codes say."""
+        """Means over frames, and use and entropy of the codes."""
         bits = entropy_bits(self.used_k)
         used = int((self.used_k > 0).sum())
         return {

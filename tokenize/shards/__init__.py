@@ -11,11 +11,11 @@ of handloom, and everybody else, imports:
 
 | module | holds |
 |---|---|
-| `shard_format` | names, the version, a sample, the manifest |
-| `shard_tar`, `shard_samples`, `shard_packed`, `shard_write` | writing, and the index of a tar |
-| `shard_files`, `shard_remote`, `shard_open` | bytes of local and remote shards |
-| `shard_order`, `shard_batches`, `shard_dataset`, `shard_mixture` | order and batches |
-| `shard_verify` | checksums |
+| `format`, `manifest` | names, the version, a sample, the manifest |
+| `tar`, `samples`, `packed`, `write` | writing, and the index of a tar |
+| `files`, `remote`, `open`, `columns` | bytes of local and remote shards |
+| `order`, `batches`, `dataset`, `mixture`, `torch` | order and batches |
+| `verify`, `inspect` | checksums, a summary in words |
 """
 
 from typing import TYPE_CHECKING, Any

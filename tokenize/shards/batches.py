@@ -1,4 +1,4 @@
-"""From positions to batches: what is common to one dataset, a mixture, and torch's workers."""
+"""Positions of an endless stream to batches, for one dataset, a mixture and torch's workers."""
 
 import math
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ AHEAD = 4096
 
 @dataclass(frozen=True)
 class Slicing:
-    """Which views and frames of every sample are read."""
+    """The part of every sample that is read: some views, a range of frames."""
 
     views: tuple[int, ...] | None
     frames: slice
@@ -35,7 +35,7 @@ class Slicing:
 
     @cached_property
     def everything(self) -> bool:
-        """Whether no view and no frame is left out."""
+        """True where no view and no frame is left out."""
         return self == Slicing(None, slice(None))
 
     def of(self, codes_vtij: Codes) -> Codes:
@@ -54,7 +54,7 @@ class Stream(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def pick(self, positions: Integers, seed: int, fields: Sequence[str]) -> "Picked":
+    def select(self, positions: Integers, seed: int, fields: Sequence[str]) -> "Selection":
         """Find the samples at positions of the endless stream, without reading their codes."""
 
     def batches(
@@ -93,23 +93,43 @@ class Stream(ABC):
             UserError: the ranks do not divide the batch, the split is empty, an unknown field, or
                 samples of different shapes in one batch.
         """
-        return _stream(
-            self, batch_size, seed, rank, world_size, start, fields, pin, worker, workers
-        )
+        _check(self, batch_size, rank, world_size, fields)
+        share = batch_size // world_size
+        first, stride = start + worker * batch_size, workers * batch_size
+        steps_ahead = 1
+        while True:
+            begins = first + stride * np.arange(steps_ahead, dtype=np.int64)
+            positions = (begins + rank * share)[:, None] + np.arange(share)
+            selection = self.select(positions.ravel(), seed, fields)
+            selection.check_uniform()
+            codes = None if pin or "tokens" not in fields else _mapped(selection)
+            for step, begin in enumerate(begins.tolist()):
+                here = slice(step * share, (step + 1) * share)
+                if codes is None:
+                    part = selection.part(here.start, here.stop)
+                    batch = collate(part, "tokens" in fields, pin)
+                else:
+                    batch = {"tokens": codes(here)} | _columns(selection.columns, here)
+                batch["position"] = begin + batch_size
+                yield batch
+                del batch  # or it would hold its memory while the next one is made
+            first += steps_ahead * stride
+            # The first batch shall not wait for shards that only later ones need.
+            steps_ahead = min(2 * steps_ahead, max(1, AHEAD // share))
 
 
 @dataclass
-class Picked:
-    """Samples that were found but not read yet.
+class Selection:
+    """Samples whose places are known, and whose codes are not read yet.
 
     Attributes:
         files: number of the shard, int64 [B].
         offsets: of the first code in its tar, int64 [B].
         shapes: of the codes, int64 [B, 4].
         columns: object arrays [B] of the fields that are no codes.
-        sources: whose samples these are, numbers in `datasets`, int64 [B].
-        datasets: the ShardDatasets that were looked in.
-        alike: whether all are known to come from one of them and to have one shape.
+        sources: number in `datasets` of each sample's dataset, int64 [B].
+        datasets: the ShardDatasets that samples may come from.
+        uniform: True where all are known to come from one of them and to have one shape.
     """
 
     files: Integers
@@ -118,15 +138,15 @@ class Picked:
     columns: dict[str, npt.NDArray[np.object_]]
     sources: Integers
     datasets: Sequence[Any]
-    alike: bool = False
+    uniform: bool = False
 
     @staticmethod
-    def empty(count: int, fields: Sequence[str], datasets: Sequence[Any]) -> "Picked":
+    def empty(count: int, fields: Sequence[str], datasets: Sequence[Any]) -> "Selection":
         """Room for so many samples, of the first dataset until something else is put there."""
         columns = {name: np.empty(count, object) for name in fields if name != "tokens"}
         files, offsets = np.empty(count, np.int64), np.empty(count, np.int64)
         shapes, sources = np.empty((count, 4), np.int64), np.zeros(count, np.int64)
-        return Picked(files, offsets, shapes, columns, sources, datasets)
+        return Selection(files, offsets, shapes, columns, sources, datasets)
 
     def fill(self, at: Integers, shard: OpenShard, rows: Integers, slicing: Slicing) -> None:
         """Put rows of one shard at these places."""
@@ -134,26 +154,25 @@ class Picked:
         for name, column in self.columns.items():
             column[at] = _column(name, shard, rows, slicing)
 
-    def put(self, at: Integers, other: "Picked", source: int) -> None:
-        """Put samples that were found in one of the datasets at these places."""
+    def put(self, at: Integers, other: "Selection", source: int) -> None:
+        """Put samples of one of the datasets at these places."""
         self.files[at], self.offsets[at], self.shapes[at] = other.files, other.offsets, other.shapes
         self.sources[at] = source
         for name, column in self.columns.items():
             column[at] = other.columns[name]
 
-    def part(self, start: int, stop: int) -> "Picked":
+    def part(self, start: int, stop: int) -> "Selection":
         """Some of the samples."""
         columns = {name: column[start:stop] for name, column in self.columns.items()}
         here = slice(start, stop)
         numbers = self.files[here], self.offsets[here], self.shapes[here]
-        return Picked(*numbers, columns, self.sources[here], self.datasets, self.alike)
+        return Selection(*numbers, columns, self.sources[here], self.datasets, self.uniform)
 
-    def look(self) -> "Picked":
-        """Find out whether all are alike; worth it before the samples are cut into batches."""
-        self.alike = bool(
+    def check_uniform(self) -> None:
+        """Set `uniform`; worth it before the samples are cut into batches."""
+        self.uniform = bool(
             (self.sources == self.sources[0]).all() and (self.shapes == self.shapes[0]).all()
         )
-        return self
 
 
 def groups(numbers: Integers) -> Iterator[tuple[int, Integers]]:
@@ -167,55 +186,19 @@ def groups(numbers: Integers) -> Iterator[tuple[int, Integers]]:
             yield int(numbers[here[0]]), here
 
 
-def _stream(
-    source: Stream,
-    batch_size: int,
-    seed: int,
-    rank: int,
-    world_size: int,
-    start: int,
-    fields: Sequence[str],
-    pin: bool,
-    worker: int,
-    workers: int,
-) -> Iterator[Batch]:
-    """See `Stream.batches`."""
-    _check(source, batch_size, rank, world_size, fields)
-    share = batch_size // world_size
-    first, stride = start + worker * batch_size, workers * batch_size
-    steps_ahead = 1
-    while True:
-        begins = first + stride * np.arange(steps_ahead, dtype=np.int64)
-        positions = (begins + rank * share)[:, None] + np.arange(share)
-        picked = source.pick(positions.ravel(), seed, fields).look()
-        codes = None if pin or "tokens" not in fields else _mapped(picked)
-        for step, begin in enumerate(begins.tolist()):
-            here = slice(step * share, (step + 1) * share)
-            if codes is None:
-                batch = collate(picked.part(here.start, here.stop), "tokens" in fields, pin)
-            else:
-                batch = {"tokens": codes(here)} | _columns(picked.columns, here)
-            batch["position"] = begin + batch_size
-            yield batch
-            del batch  # or it would hold its memory while the next one is made
-        first += steps_ahead * stride
-        # The first batch shall not wait for shards that only later ones need.
-        steps_ahead = min(2 * steps_ahead, max(1, AHEAD // share))
-
-
-def collate(picked: Picked, tokens: bool = True, pin: bool = False) -> Batch:
-    """Read what was found into one batch.
+def collate(selection: Selection, tokens: bool = True, pin: bool = False) -> Batch:
+    """Read selected samples into one batch.
 
     Args:
-        picked: B samples.
+        selection: B samples.
         tokens: read the codes.
         pin: into page-locked memory, as a torch tensor.
 
     Raises:
         UserError: the samples are of different shapes.
     """
-    batch: Batch = {"tokens": _tokens(picked, pin)} if tokens else {}
-    return batch | _columns(picked.columns, slice(None))
+    batch: Batch = {"tokens": _tokens(selection, pin)} if tokens else {}
+    return batch | _columns(selection.columns, slice(None))
 
 
 def _columns(columns: dict[str, npt.NDArray[np.object_]], here: slice) -> Batch:
@@ -225,16 +208,16 @@ def _columns(columns: dict[str, npt.NDArray[np.object_]], here: slice) -> Batch:
     }
 
 
-def _mapped(picked: Picked) -> Callable[[slice], Codes] | None:
-    """Reads the codes of a part of the samples; None where they are not simply alike and local.
+def _mapped(selection: Selection) -> Callable[[slice], Codes] | None:
+    """A function that reads the codes of some samples; None where they are not uniform and local.
 
-    What is the same for many batches is done once: it took a third of a batch's time.
+    The addresses are computed once for many batches: it took a third of a batch's time.
     """
-    dataset = picked.datasets[picked.sources[0]]
-    files, shape = dataset.files, tuple(picked.shapes[0].tolist())
-    if not (picked.alike and dataset.slicing.everything and isinstance(files, LocalFiles)):
+    dataset = selection.datasets[selection.sources[0]]
+    files, shape = dataset.files, tuple(selection.shapes[0].tolist())
+    if not (selection.uniform and dataset.slicing.everything and isinstance(files, LocalFiles)):
         return None
-    addresses, size = files.addresses(picked.files, picked.offsets), 2 * math.prod(shape)
+    addresses, size = files.addresses(selection.files, selection.offsets), 2 * math.prod(shape)
 
     def codes(here: slice) -> Codes:
         return files.gather_at(addresses[here], size).view("<u2").reshape(-1, *shape)
@@ -242,27 +225,27 @@ def _mapped(picked: Picked) -> Callable[[slice], Codes] | None:
     return codes
 
 
-def _tokens(picked: Picked, pin: bool) -> Any:
-    if not pin and (picked.alike or (picked.sources == picked.sources[0]).all()):
-        return _gather(picked.datasets[picked.sources[0]], picked, None)
+def _tokens(selection: Selection, pin: bool) -> Any:
+    if not pin and (selection.uniform or (selection.sources == selection.sources[0]).all()):
+        return _gather(selection.datasets[selection.sources[0]], selection, None)
     out, buffer = None, None
-    for source, here in groups(picked.sources):
-        codes = _gather(picked.datasets[source], picked, here)
+    for source, here in groups(selection.sources):
+        codes = _gather(selection.datasets[source], selection, here)
         if out is None:
-            out, buffer = _buffer((len(picked.files), *codes.shape[1:]), pin)
+            out, buffer = _buffer((len(selection.files), *codes.shape[1:]), pin)
         elif out.shape[1:] != codes.shape[1:]:
             raise UserError(_differ([out.shape[1:], codes.shape[1:]]))
         out[here] = codes
     return buffer if pin else out
 
 
-def _gather(dataset: Any, picked: Picked, here: Integers | None) -> Codes:
+def _gather(dataset: Any, selection: Selection, here: Integers | None) -> Codes:
     """Codes of the samples of one dataset, uint16 [B, V, T, I, J], sliced."""
-    shapes, files, offsets = picked.shapes, picked.files, picked.offsets
+    shapes, files, offsets = selection.shapes, selection.files, selection.offsets
     if here is not None:
         shapes, files, offsets = shapes[here], files[here], offsets[here]
     slicing: Slicing = dataset.slicing
-    if slicing.everything and (picked.alike or (shapes == shapes[0]).all()):
+    if slicing.everything and (selection.uniform or (shapes == shapes[0]).all()):
         return _read(dataset.files, files, offsets, tuple(shapes[0].tolist()))
     return _gather_part(dataset.files, slicing, shapes, files, offsets)
 

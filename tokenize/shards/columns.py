@@ -44,6 +44,7 @@ class Strings:
         array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
         empty = len(array) == 0
         _, offsets, data = (None, None, None) if empty else array.buffers()
+        # pa.string() has int32 offsets: 2 GiB of text a shard
         self._starts = np.frombuffer(offsets, np.int32) if offsets else np.zeros(1, np.int32)
         self._data = memoryview(data) if data else memoryview(b"")
 

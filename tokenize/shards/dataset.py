@@ -1,7 +1,7 @@
 """Reading shards: random access, and endless batches whose order is a function of (seed, position).
 
 Finding a sample takes no parsing and no search but one over the shards, so that a batch is one
-gather out of memory maps. `shard_batches.py` turns positions into batches.
+gather out of memory maps. `batches.py` turns positions into batches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from handloom.errors import UserError
-from handloom.tokenize.shards.batches import Picked, Slicing, Stream, groups
+from handloom.tokenize.shards.batches import Selection, Slicing, Stream, groups
 from handloom.tokenize.shards.files import Files, LocalFiles
 from handloom.tokenize.shards.format import ARRAYS, Integers
 from handloom.tokenize.shards.manifest import read_manifest
@@ -31,6 +31,10 @@ class ShardDataset(Stream):
         views: numbers of the views to read, in this order; all by default.
         frames: the frames to read, a slice of step 1; all by default. Only their bytes are touched.
 
+    Attributes:
+        files: the tars, for gathering codes from them.
+        slicing: the views and frames that are read.
+
     Raises:
         UserError: no manifest, a newer format, an unknown split, or a missing shard.
     """
@@ -49,15 +53,15 @@ class ShardDataset(Stream):
             raise UserError(
                 f"{path} has no split {split!r}; it has {', '.join(self.manifest['splits'])}."
             )
-        self._slicing = Slicing(None if views is None else tuple(views), frames)
+        self.slicing = Slicing(None if views is None else tuple(views), frames)
         self._entries = self.manifest["splits"][split]["shards"]
         counts = [entry["samples"] for entry in self._entries]
         self._starts = np.cumsum([0, *counts], dtype=np.int64)
-        self._files = self._open_files()
+        self.files = self._open_files()
         self._shards: dict[int, OpenShard] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardDataset, (self.path, self.split, self._slicing.views, self._slicing.frames)
+        return ShardDataset, (self.path, self.split, self.slicing.views, self.slicing.frames)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -71,47 +75,31 @@ class ShardDataset(Stream):
         shard, number = self._shard(int(file[0])), int(row[0])
         offsets, shapes = shard.places(row)
         shape = shapes[0].tolist()
-        codes = self._files.view(int(file[0]), int(offsets[0]), 2 * int(np.prod(shape)))
-        tokens = self._slicing.of(codes.view("<u2").reshape(shape))
+        codes = self.files.view(int(file[0]), int(offsets[0]), 2 * int(np.prod(shape)))
+        tokens = self.slicing.of(codes.view("<u2").reshape(shape))
         sample = shard.meta(number) | {"clip_id": shard.keys(row)[0], "tokens": tokens}
         for name in ARRAYS:
             array = shard.array(number, name)
             if array is not None:
-                sample[name] = array[self._slicing.frames]
+                sample[name] = array[self.slicing.frames]
         return sample
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every sample once, in the order of the shards."""
         return (self[i] for i in range(len(self)))
 
-    def pick(self, positions: Integers, seed: int, fields: Sequence[str]) -> Picked:
+    def select(self, positions: Integers, seed: int, fields: Sequence[str]) -> Selection:
         """Find the samples at positions of the endless stream, without reading their codes."""
         return self.find(order(positions, len(self), seed), fields)
 
-    def find(self, indices: Integers, fields: Sequence[str]) -> Picked:
+    def find(self, indices: Integers, fields: Sequence[str]) -> Selection:
         """Find samples by their numbers, int64 [B], without reading their codes."""
-        picked = Picked.empty(len(indices), fields, (self,))
+        selection = Selection.empty(len(indices), fields, (self,))
         files, rows = self._find(indices)
         for file, here in groups(files):
-            picked.fill(here, self._shard(file), rows[here], self._slicing)
-        picked.files[:] = files
-        return picked
-
-    @property
-    def files(self) -> Files:
-        """The tars, for gathering codes from them."""
-        return self._files
-
-    @property
-    def slicing(self) -> Slicing:
-        """Which views and frames are read."""
-        return self._slicing
-
-    def verify(self) -> list[str]:
-        """Compare the split's files with their checksums; a sentence for each problem."""
-        from handloom.tokenize.shards.verify import verify
-
-        return verify(self.path, splits=(self.split,))
+            selection.fill(here, self._shard(file), rows[here], self.slicing)
+        selection.files[:] = files
+        return selection
 
     def _open_files(self) -> Files:
         names = [entry["name"] for entry in self._entries]
@@ -124,7 +112,7 @@ class ShardDataset(Stream):
         if file not in self._shards:
             entry = self._entries[file]
             where = f"{self.path}/{self.split}/{entry['name']}"
-            self._shards[file] = open_shard(self._files, file, where, entry["samples"])
+            self._shards[file] = open_shard(self.files, file, where, entry["samples"])
         return self._shards[file]
 
     def _find(self, indices: Integers) -> tuple[Integers, Integers]:

@@ -15,7 +15,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Files(Protocol):
-    """Where the shards of a split lie; files are numbered in the order of the manifest."""
+    """The tars of a split with their indexes, numbered in the order of the manifest."""
 
     def index(self, file: int) -> pa.Table:
         """The index of a shard."""
@@ -36,7 +36,7 @@ class LocalFiles:
     Args:
         folder: where they lie.
         names: of the tars.
-        indexed: whether their indexes must lie there too.
+        indexed: True where their indexes must lie there too.
 
     Raises:
         UserError: a shard or an index that the manifest names is not there.
@@ -81,7 +81,7 @@ class LocalFiles:
         return self.gather_at(self.addresses(files, offsets), size)
 
     def addresses(self, files: Integers, offsets: Integers) -> Integers:
-        """Where places in the files lie in memory, int64 [B]; the files are mapped for good."""
+        """Memory addresses of places in the files, int64 [B]; the files stay mapped."""
         starts = self._addresses[files]
         if not starts.all():
             for file in np.unique(files[starts == 0]):

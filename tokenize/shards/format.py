@@ -1,4 +1,4 @@
-"""What every other module of the shards agrees on: names, the version, a sample, the manifest."""
+"""Names, version, sample and manifest of the shard format, for all other modules of the shards."""
 
 import hashlib
 import json
@@ -77,7 +77,7 @@ def check_sample(sample: Sample) -> None:
 
 
 def shard_path(root: Path, split: str, number: int) -> Path:
-    """Where shard `number` of a split lies."""
+    """Path of shard `number` of a split."""
     return root / split / f"{number:06d}.tar"
 
 

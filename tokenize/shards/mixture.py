@@ -11,12 +11,12 @@ from functools import lru_cache
 import numpy as np
 
 from handloom.errors import UserError
-from handloom.tokenize.shards.batches import Picked, Stream, groups
+from handloom.tokenize.shards.batches import Selection, Stream, groups
 from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.format import Integers
 from handloom.tokenize.shards.order import order, permute_many
 
-BLOCK = 4096
+BLOCK = 4096  # positions; weights are rounded to 1 / BLOCK
 
 
 class Mixture(Stream):
@@ -55,25 +55,25 @@ class Mixture(Stream):
         return sum(map(len, self.datasets))
 
     def places(self, positions: Integers, seed: int) -> tuple[Integers, Integers]:
-        """The source of each position, and how many samples it gave before; int64 [B] both."""
+        """The source of each position, and how many samples it gave before; int64 [B] each."""
         blocks, at = np.divmod(positions, BLOCK)
         sources, before = np.empty_like(at), np.empty_like(at)
         for block in np.unique(blocks).tolist():
             here = blocks == block
-            picked, counts = _block(block, seed, tuple(self._quotas))
-            sources[here] = picked[at[here]]
+            block_sources, counts = _block(block, seed, tuple(self._quotas))
+            sources[here] = block_sources[at[here]]
             before[here] = counts[at[here]] + block * self._quotas[sources[here]]
         return sources, before
 
-    def pick(self, positions: Integers, seed: int, fields: Sequence[str]) -> Picked:
+    def select(self, positions: Integers, seed: int, fields: Sequence[str]) -> Selection:
         """Find the samples at positions of the endless stream, without reading their codes."""
         sources, before = self.places(positions, seed)
-        picked = Picked.empty(len(positions), fields, self.datasets)
+        selection = Selection.empty(len(positions), fields, self.datasets)
         for source, here in groups(sources):
             dataset = self.datasets[source]
             indices = order(before[here], len(dataset), seed)
-            picked.put(here, dataset.find(indices, fields), source)
-        return picked
+            selection.put(here, dataset.find(indices, fields), source)
+        return selection
 
 
 @lru_cache(maxsize=64)
@@ -104,9 +104,9 @@ def _quotas(weights: Sequence[float], names: Sequence[str]) -> Integers:
 
 
 def _check_tokenizers(sources: Mapping[str, ShardDataset]) -> None:
-    found = {n: d.manifest.get("tokenizer", {}).get("weights_sha256") for n, d in sources.items()}
-    if len(set(found.values())) > 1:
+    hashes = {n: d.manifest.get("tokenizer", {}).get("weights_sha256") for n, d in sources.items()}
+    if len(set(hashes.values())) > 1:
         raise UserError(
-            f"the sources were encoded by different tokenizers ({found}); their codes do not mean "
+            f"the sources were encoded by different tokenizers ({hashes}); their codes do not mean "
             "the same, so encode all with one."
         )

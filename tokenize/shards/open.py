@@ -1,6 +1,6 @@
 """An opened shard: where each sample's codes lie, its key, caption, metadata and arrays.
 
-Both layouts look the same from outside. Nothing is read but the index until a sample is asked for.
+Both layouts have one interface. Nothing is read but the index until a sample is asked for.
 """
 
 import json
@@ -34,7 +34,7 @@ class OpenShard(Protocol):
     def __len__(self) -> int: ...
 
     def places(self, rows: Integers) -> tuple[Integers, Integers]:
-        """Where the codes begin in the tar, int64 [B], and their shapes, int64 [B, 4]."""
+        """Offset of the codes in the tar, int64 [B], and their shapes, int64 [B, 4]."""
 
     def keys(self, rows: Integers) -> list[str]:
         """Clip ids."""
@@ -49,7 +49,7 @@ class OpenShard(Protocol):
         """`state` or `action` of one sample, float32 [T, ·]."""
 
     def intact(self, row: int) -> bool:
-        """Whether one sample's bytes have the recorded checksum."""
+        """Compare one sample's bytes with the recorded checksum."""
 
 
 def open_shard(
@@ -97,7 +97,7 @@ class SampleShard:
         return len(self._offsets)
 
     def places(self, rows: Integers) -> tuple[Integers, Integers]:
-        """Where the codes begin in the tar, int64 [B], and their shapes, int64 [B, 4]."""
+        """Offset of the codes in the tar, int64 [B], and their shapes, int64 [B, 4]."""
         shapes = np.stack([axis[rows] for axis in self._shapes], axis=1).astype(np.int64)
         return self._offsets[rows] + shard_samples.CODES_AT, shapes
 
@@ -125,7 +125,7 @@ class SampleShard:
         return load_npy(self._payload(place["offset"], place["size"]), self.where)
 
     def intact(self, row: int) -> bool:
-        """Whether one sample's members have the recorded checksum."""
+        """Compare one sample's members with the recorded checksum."""
         crc = zlib.crc32(self._payload(int(self._offsets[row]), int(self._sizes[row])))
         for name in ARRAYS:
             place = self._table[name][row].as_py() if name in self._table.column_names else None
@@ -137,7 +137,7 @@ class SampleShard:
         return self._files.view(self._file, offset, size).tobytes()
 
     def _check_places(self) -> None:
-        """Every range is looked at once: reads of codes do not look again, they only add up."""
+        """Check every range once, when the shard is opened: reads of codes check nothing."""
         size = self._files.size(self._file)
         shapes = np.stack(self._shapes).astype(np.int64)
         inside = (self._offsets >= 0) & (self._offsets + self._sizes <= size)
@@ -157,7 +157,7 @@ class PackedShard:
         self._members = {row["member"]: (row["offset"], row["size"]) for row in table.to_pylist()}
         self._samples = int(table.schema.metadata[b"samples"])
         self._shape = np.array(json.loads(table.schema.metadata[b"shape"]), np.int64)
-        self._identity = object()
+        self._identity = object()  # a key of _RECENT that no other shard has
         self._tables: dict[str, tuple[int, Integers]] = {}
         self._arrays: dict[str, npt.NDArray[np.float32]] = {}
         self._check_members()
@@ -166,7 +166,7 @@ class PackedShard:
         return self._samples
 
     def places(self, rows: Integers) -> tuple[Integers, Integers]:
-        """Where the codes begin in the tar, int64 [B], and their shapes, int64 [B, 4]."""
+        """Offset of the codes in the tar, int64 [B], and their shapes, int64 [B, 4]."""
         start = self._members["tokens.npy"][0] + shard_packed.NPY_HEADER
         shapes = np.broadcast_to(self._shape, (len(rows), 4))
         return start + rows * 2 * int(self._shape.prod()), shapes
@@ -186,7 +186,7 @@ class PackedShard:
         return fields | {"caption": self.captions(np.array([row]))[0]}
 
     def intact(self, row: int) -> bool:
-        """Whether one sample's codes, state and action have the recorded checksum."""
+        """Compare one sample's codes, state and action with the recorded checksum."""
         start = int(self.places(np.array([row]))[0][0])
         codes = self._files.view(self._file, start, 2 * int(self._shape.prod()))
         crc = zlib.crc32(codes.tobytes())
@@ -206,8 +206,8 @@ class PackedShard:
         return array
 
     def _column(self, name: str, rows: Integers) -> list[str]:
-        found = (self._block("captions.zst", row) for row in rows.tolist())
-        return [columns[name][at] for columns, at in found]
+        blocks = (self._block("captions.zst", row) for row in rows.tolist())
+        return [columns[name][at] for columns, at in blocks]
 
     def _block(self, member: str, row: int) -> tuple[dict[str, Any], int]:
         """The unpacked block of a row, and the row's place in it."""

@@ -1,4 +1,4 @@
-"""In which order samples are visited: a pure function of (seed, position), in constant time.
+"""Order of samples as a pure function of (seed, position), in constant time.
 
 Position p of an endless stream over n samples is sample `permute(p % n, n, f"{seed}/{p // n}")`:
 every epoch has its own order and holds each sample once.

@@ -30,7 +30,7 @@ Block = tuple[int, int]  # file, number of the block in it
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is a URL of an object store."""
+    """True for the URL of an object store."""
     return str(path).startswith(("s3://", "gs://", "gcs://"))
 
 

@@ -46,12 +46,12 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
 
 def write(tar: BinaryIO, samples: Iterable[Sample]) -> None:
     """Append samples to an open tar. Raises ValueError where one cannot be stored."""
-    seen = set[str]()
+    keys = set[str]()
     for sample in samples:
         check_sample(sample)
-        if sample.clip_id in seen:
+        if sample.clip_id in keys:
             raise ValueError(f"{sample.clip_id} comes twice in one shard; every key is unique")
-        seen.add(sample.clip_id)
+        keys.add(sample.clip_id)
         for name, payload in _members(sample):
             shard_tar.add(tar, f"{sample.clip_id}.{name}", payload)
 

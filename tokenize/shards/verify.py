@@ -1,4 +1,4 @@
-"""Comparing shards with what was recorded when they were written."""
+"""Comparison of shards with the checksums recorded when they were written."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ def verify(root: Path | str, splits: Sequence[str] | None = None) -> list[str]:
 
     Args:
         root: folder with `manifest.json`, or its s3:// or gs:// URL.
-        splits: which; all by default.
+        splits: names of the splits to compare; all by default.
 
     Returns:
         A sentence for each problem. It names the shard, and the keys of damaged samples.
@@ -49,7 +49,7 @@ def verify_shard(path: Path) -> list[str]:
 def _problems(root: Path | str, split: str, shard: dict[str, Any]) -> Iterator[str]:
     name, where = f"{split}/{shard['name']}", f"{root}/{split}/{shard['name']}"
     hashes = {n: _hash(root, n) for n in (name, index_name(name))}
-    missing = [n for n, found in hashes.items() if found is None]
+    missing = [n for n, sha256 in hashes.items() if sha256 is None]
     yield from (f"{root}/{n} is missing" for n in missing)
     if missing:
         return
@@ -66,7 +66,7 @@ def _problems(root: Path | str, split: str, shard: dict[str, Any]) -> Iterator[s
 
 
 def _damage(files: Files, where: str, samples: int | None) -> str | None:
-    """Which samples do not have their checksum, in words; None where all have it."""
+    """A sentence that names the samples without their checksum; None where all have it."""
     try:
         shard = open_shard(files, 0, where, samples)
         rows = [row for row in range(len(shard)) if not shard.intact(row)]

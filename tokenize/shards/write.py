@@ -1,7 +1,7 @@
-"""Writing shards and their indexes; each file appears whole or not at all."""
+"""Writers of shards and their indexes; each file appears whole or not at all."""
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,7 +67,7 @@ def write_shards(
     remove_temporaries(root / split)
     stream, infos = iter(samples), list[ShardInfo]()
     while (first := next(stream, None)) is not None:
-        chunk = _then(first, islice(stream, samples_per_shard - 1))
+        chunk = chain([first], islice(stream, samples_per_shard - 1))
         infos.append(write_shard(shard_path(root, split, len(infos)), chunk, layout))
     return infos
 
@@ -91,8 +91,3 @@ def write_index(index: pa.Table, path: Path) -> None:
         pa.ipc.new_file(sink, index.schema) as writer,
     ):
         writer.write_table(index)
-
-
-def _then(first: Sample, rest: Iterable[Sample]) -> Iterable[Sample]:
-    yield first
-    yield from rest

@@ -1,8 +1,8 @@
 """The image tokenizer: frames in, uint16 codes out, and back.
 
-What people have is loaded as it is: a diffusers VQModel (the small one bundled with handloom,
-aMUSEd's, a hub id), taming-transformers' `.ckpt` and yaml, LlamaGen's `.pt`, transformers'
-JanusVQVAE. `docs/tokenizers.md` says where each kind is looked for.
+Published checkpoints are loaded as they are: a diffusers VQModel (the small one bundled with
+handloom, aMUSEd's, a hub id), taming-transformers' `.ckpt` and yaml, LlamaGen's `.pt`,
+transformers' JanusVQVAE. `docs/tokenizers.md` says where each kind is looked for.
 
 A VQModel folder says nothing about two things that decide the codes: the range its pixels were
 scaled to in training (aMUSEd [0, 1]; taming-transformers and the LDM first stages [-1, 1]) and the
@@ -48,14 +48,14 @@ def load(
         resolution: side of the frames in pixels; default: what the checkpoint says, else 256.
         dtype: "float32", or "float16" or "bfloat16" under autocast, which changes codes: see
             docs/tokenizers.md for how many.
-        exact: whether a frame's codes depend on its pixels alone; shards want that.
+        exact: a frame's codes depend on its pixels alone; shards want that.
 
     Raises:
         UserError: no such model, not a VQGAN known here, an input range, resolution or codebook
             that is not the model's, or a codebook that uint16 cannot hold.
     """
-    found = vqgan_checkpoint.find(model)
-    facts = vqgan_checkpoint.describe(found, input_range, resolution)
+    checkpoint = vqgan_checkpoint.find(model)
+    facts = vqgan_checkpoint.describe(checkpoint, input_range, resolution)
     facts.pop("resize_rule")
     facts["input_range"] = tuple(facts["input_range"])
     import torch
@@ -67,15 +67,15 @@ def load(
     torch.set_num_threads(threads)
     if str(device) == "cpu":
         keep_freed_memory(threads)
-    network = build(found).to(device)
+    network = build(checkpoint).to(device)
     if str(device).startswith("cuda"):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.encoder.compile(dynamic=False)  # one shape, and norm and SiLU fused
     loaded = VQGAN(
         **facts, network=network, device=str(device), dtype=dtype, exact=exact, threads=threads
     )
-    if found.layout.input_range is None:
-        check_input_range(loaded, found)
+    if checkpoint.layout.input_range is None:
+        check_input_range(loaded, checkpoint)
     return loaded
 
 
@@ -84,7 +84,7 @@ def describe(
     input_range: tuple[float, float] | None = None,
     resolution: int | None = None,
 ) -> dict[str, Any]:
-    """Say what a shard manifest and a stage's fingerprint record of a tokenizer.
+    """Describe a tokenizer, as shard manifests and stages' fingerprints record it.
 
     Reads names and shapes and hashes the files; imports neither torch nor diffusers.
 

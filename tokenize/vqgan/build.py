@@ -1,4 +1,4 @@
-"""From a checkpoint to a network that is ready, in eval mode."""
+"""A checkpoint's weights as a network in eval mode."""
 
 import torch
 
@@ -7,28 +7,28 @@ from handloom.tokenize.vqgan.checkpoints import Checkpoint
 from handloom.tokenize.vqgan.network import Network
 
 
-def build(found: Checkpoint) -> Network:
+def build(checkpoint: Checkpoint) -> Network:
     """Read the weights into a network in eval mode, float32, on the CPU.
 
     Raises:
         UserError: a tensor's shape does not fit its neighbours'.
     """
-    state = {name: torch.from_numpy(tensor.read()) for name, tensor in found.tensors.items()}
+    state = {name: torch.from_numpy(tensor.read()) for name, tensor in checkpoint.tensors.items()}
     try:
         with torch.device("meta"):  # shapes alone: random weights would take longer than reading
-            network = Network(found.tensors, found.groups, found.layout.unit_codes)
+            network = Network(checkpoint.tensors, checkpoint.groups, checkpoint.layout.unit_codes)
             network.load_state_dict({name: values.to("meta") for name, values in state.items()})
             _check_widths(network)
         network.load_state_dict(state, assign=True)
     except (RuntimeError, ValueError) as error:
         lines = str(error).strip().splitlines()
         raise UserError(
-            f"{found.where} does not load as {found.layout.name} ({lines[-1].strip()}): its "
-            "tensors do not fit each other"
+            f"{checkpoint.where} does not load as {checkpoint.layout.name} ({lines[-1].strip()}): "
+            "its tensors do not fit each other"
         ) from error
     bad = next((name for name, values in state.items() if not values.isfinite().all()), None)
     if bad is not None:
-        raise UserError(f"{found.where}: {bad} holds NaN or infinity: download it again")
+        raise UserError(f"{checkpoint.where}: {bad} holds NaN or infinity: download it again")
     return network.eval().requires_grad_(False)
 
 
@@ -37,6 +37,6 @@ def _check_widths(network: Network) -> None:
     side = 4 * 2 ** (len(network.encoder.levels) - 1)
     with torch.inference_mode():
         latents = network.quant_conv(network.encoder(torch.empty(1, 3, side, side)))
-        painted = network.paint(torch.zeros(1, 4, 4, dtype=torch.int64))
-    if latents.shape[1:] != (network.codebook.shape[1], 4, 4) or painted.shape[2] != side:
-        raise ValueError(f"latents are {list(latents.shape)}, pictures {list(painted.shape)}")
+        decoded = network.decode(torch.zeros(1, 4, 4, dtype=torch.int64))
+    if latents.shape[1:] != (network.codebook.shape[1], 4, 4) or decoded.shape[2] != side:
+        raise ValueError(f"latents are {list(latents.shape)}, pictures {list(decoded.shape)}")

@@ -1,4 +1,4 @@
-"""What each family of VQGANs keeps beside its weights, read into one `Checkpoint`.
+"""Files of each family of VQGANs beside its weights, read into one `Checkpoint`.
 
 - diffusers' VQModel: `config.json`, `diffusion_pytorch_model.safetensors`, and a sidecar
   `handloom.json` that says what VQModel's configuration does not (see `vqgan`);
@@ -39,16 +39,16 @@ class Checkpoint:
     name: str
     layout: Layout
     files: tuple[Path, ...]
-    """What its hash covers."""
+    """The files that its hash covers."""
     tensors: dict[str, Stored] = field(repr=False)
-    """By canonical name; see `vqgan_layouts`."""
+    """Tensors by canonical name; see `layouts.py`."""
     groups: int
     claims: dict[str, int]
     """codebook_size, code_width and levels, where a configuration states them."""
     input_range: tuple[float, float] | None
-    """As stated by the sidecar or fixed by the layout; None where nothing says."""
+    """Values of black and white, as the sidecar or the layout states them; None where none does."""
     resolution: int | None
-    """As stated by the sidecar or the configuration; None where nothing says."""
+    """Side of the frames in pixels, as sidecar or configuration state it; None where none does."""
 
 
 def diffusers(folder: Path, name: str, config: dict[str, Any]) -> Checkpoint:
@@ -187,7 +187,7 @@ def _yaml_of(path: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class TamingOptions:
-    """What a yaml of taming-transformers says of the network."""
+    """The network of a yaml of taming-transformers."""
 
     claims: dict[str, int]
     resolution: int

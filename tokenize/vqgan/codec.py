@@ -1,4 +1,4 @@
-"""A VQGAN that is ready: frames in, codes out, and back."""
+"""A loaded VQGAN: frames in, codes out, and back."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,9 +20,9 @@ class VQGAN:
     """
 
     name: str
-    """For people: the sidecar's name, else that of the folder or file, or the hub id."""
+    """The sidecar's name, else that of the folder or file, or the hub id; for people."""
     weights_sha256: str
-    """Hash of configuration and weights: the identity of the tokenizer."""
+    """SHA-256 of configuration and weights: the identity of the tokenizer."""
     codebook_size: int
     """Codes run from 0 to this, exclusive."""
     downsample: int
@@ -30,17 +30,16 @@ class VQGAN:
     resolution: int
     """Side of the frames in pixels."""
     input_range: tuple[float, float]
-    """What black and white become before the network sees them."""
+    """Values of black and white in the network's input."""
     network: Any = field(repr=False, compare=False)
-    """A `vqgan_network.Network`, or a `diffusers.VQModel` that is still being trained."""
+    """A `network.Network`, or a `diffusers.VQModel` that is still being trained."""
     device: str = field(default="cpu", compare=False)
     dtype: str = field(default="float32", compare=False)
-    """What encoder and decoder compute in; the search for the nearest code is always float32."""
+    """Type of encoder and decoder; the search for the nearest code is always float32."""
     exact: bool = field(default=True, compare=False)
-    """Whether a frame's codes depend on its pixels alone; see `encode`."""
-
+    """A frame's codes depend on its pixels alone; see `encode`."""
     threads: int = field(default=1, compare=False)
-    """On a CPU, how many frames are computed at the same time."""
+    """Frames that a CPU computes at the same time."""
 
     def encode(self, frames_thwc: NDArray[np.uint8]) -> NDArray[np.uint16]:
         """Turn frames into codes.
@@ -76,7 +75,7 @@ class VQGAN:
         return codes_tij
 
     def decode(self, codes_tij: NDArray[np.uint16]) -> NDArray[np.uint8]:
-        """Paint the frames that codes stand for.
+        """Turn codes into frames.
 
         Args:
             codes_tij: uint16 [T, I, J], each below `codebook_size`.
@@ -89,7 +88,7 @@ class VQGAN:
         """
         import torch
 
-        from handloom.tokenize.vqgan.live import adapted
+        from handloom.tokenize.vqgan.live import adapt
 
         grid = self.resolution // self.downsample
         if codes_tij.shape[1:] != (grid, grid):
@@ -103,12 +102,12 @@ class VQGAN:
             )
         side = self.resolution
         frames_thwc = np.empty((len(codes_tij), side, side, 3), np.uint8)
-        network = adapted(self.network)
+        network = adapt(self.network)
 
         def decode(at: slice) -> Any:
-            ids_bij = torch.from_numpy(self._filled(codes_tij[at]).astype(np.int64))
+            ids_bij = torch.from_numpy(self._padded(codes_tij[at]).astype(np.int64))
             with self._autocast():
-                x_bchw = network.paint(ids_bij.to(self.device))
+                x_bchw = network.decode(ids_bij.to(self.device))
             return self._unscale(x_bchw.float()).permute(0, 2, 3, 1)
 
         for at, x_bhwc in self._run(decode, codes_tij):
@@ -117,10 +116,10 @@ class VQGAN:
 
     def _ids(self, frames_bchw: Any) -> Any:
         """Ids [B, I, J] of a batch of uint8 frames that is on the device."""
-        from handloom.tokenize.vqgan.live import adapted
+        from handloom.tokenize.vqgan.live import adapt
         from handloom.tokenize.vqgan.search import nearest
 
-        network = adapted(self.network)
+        network = adapt(self.network)
         x_bchw = self._scale(frames_bchw)
         plain = self.device == "cpu" and self.dtype == "float32"
         if self.exact and plain and network.approximate:
@@ -150,7 +149,7 @@ class VQGAN:
         size = 1 if self.device == "cpu" else GPU_BATCH
         return [slice(i, min(i + size, len(items))) for i in range(0, len(items), size)]
 
-    def _filled(self, items: NDArray[Any]) -> NDArray[Any]:
+    def _padded(self, items: NDArray[Any]) -> NDArray[Any]:
         """A batch, with zeros up to the fixed size where that matters."""
         if self.device == "cpu" or not self.exact or len(items) == GPU_BATCH:
             return items
@@ -162,7 +161,8 @@ class VQGAN:
         """The frames as uint8 [B, 3, H, W] on the device, a quarter of what floats would be."""
         import torch
 
-        frames = torch.from_numpy(np.array(self._filled(frames_bhwc)))
+        # a copy, for torch warns of read-only arrays
+        frames = torch.from_numpy(np.array(self._padded(frames_bhwc)))
         if self.device.startswith("cuda"):
             frames = frames.pin_memory()  # so that the copy overlaps with the batch before
         # permuting a BHWC array gives exactly torch's channels_last layout: no copy

@@ -23,7 +23,7 @@ from handloom.tokenize.vqgan.checkpoints import (
     read_json,
     torch_file,
 )
-from handloom.tokenize.vqgan.layouts import DIFFUSERS
+from handloom.tokenize.vqgan.layouts import DIFFUSERS, levels
 
 BUNDLED = Path(__file__).parent / "models" / "vqgan-f16-1024"
 # Convolutions take any side. 128 pixels are a quarter of the codes: coarse, but what a CPU can
@@ -47,53 +47,55 @@ def find(model: str) -> Checkpoint:
     """
     path = Path(model).expanduser()
     if model == "bundled":
-        found = _in_folder(BUNDLED, BUNDLED.name)
+        checkpoint = _in_folder(BUNDLED, BUNDLED.name)
     elif model == SMALL:
-        found = replace(_in_folder(BUNDLED, BUNDLED.name), resolution=SMALL_SIDE)
+        checkpoint = replace(_in_folder(BUNDLED, BUNDLED.name), resolution=SMALL_SIDE)
     elif path.is_dir():
-        found = _in_folder(path, path.resolve().name)
+        checkpoint = _in_folder(path, path.resolve().name)
     elif path.suffix in TORCH_FILES and path.is_file():
-        found = torch_file(path)
+        checkpoint = torch_file(path)
     elif re.fullmatch(HUB_ID, model) and path.suffix not in TORCH_FILES:
-        found = _from_hub(model)
+        checkpoint = _from_hub(model)
     else:
         raise UserError(
             f'no VQGAN at "{model}": name a folder with {CONFIG} and {WEIGHTS}, a .ckpt of '
             'taming-transformers, a .pt of LlamaGen, a hub id such as "amused/amused-256", '
             'or "bundled" or "bundled-128"'
         )
-    _check(found)
-    return found
+    _check(checkpoint)
+    return checkpoint
 
 
 def describe(
-    found: Checkpoint, input_range: tuple[float, float] | None, resolution: int | None
+    checkpoint: Checkpoint, input_range: tuple[float, float] | None, resolution: int | None
 ) -> dict[str, Any]:
-    """What manifests record; see `vqgan.describe`.
+    """Describe a checkpoint for manifests; see `vqgan.describe`.
 
     Raises:
         UserError: the arguments contradict the files, or do not fit the network.
     """
-    codes, _ = found.tensors["codebook"].shape
+    codes, _ = checkpoint.tensors["codebook"].shape
     if codes > MAX_CODES:
         raise UserError(
-            f"{found.name} has {codes:,} codes and shards hold uint16, {MAX_CODES:,} at most: "
+            f"{checkpoint.name} has {codes:,} codes and shards hold uint16, {MAX_CODES:,} at most: "
             "choose a VQGAN with a smaller codebook"
         )
-    low, high = _agreed("input range", input_range, found.input_range, found)
-    low, high = (low, high) if low is not None else DEFAULT_INPUT_RANGE
+    agreed = _agreed("input range", input_range, checkpoint.input_range, checkpoint)
+    low, high = agreed or DEFAULT_INPUT_RANGE
     if not low < high:
-        raise UserError(f"input range [{low}, {high}] of {found.name}: the first must be smaller")
-    (side,) = _agreed("resolution", resolution and (resolution,), _one(found.resolution), found)
-    side = int(side or DEFAULT_RESOLUTION)
-    downsample = 2 ** (_levels(found) - 1)
+        name = checkpoint.name
+        raise UserError(f"input range [{low}, {high}] of {name}: the first must be smaller")
+    stated = None if checkpoint.resolution is None else (checkpoint.resolution,)
+    agreed = _agreed("resolution", resolution and (resolution,), stated, checkpoint)
+    side = int((agreed or (0,))[0] or DEFAULT_RESOLUTION)
+    downsample = 2 ** (levels(checkpoint.tensors) - 1)
     if side % downsample or side < downsample:
         raise UserError(
-            f"resolution {side} is not a multiple of {found.name}'s {downsample} pixels"
+            f"resolution {side} is not a multiple of {checkpoint.name}'s {downsample} pixels"
         )
     return {
-        "name": found.name,
-        "weights_sha256": _sha256(found.files),
+        "name": checkpoint.name,
+        "weights_sha256": _sha256(checkpoint.files),
         "codebook_size": codes,
         "downsample": downsample,
         "resolution": side,
@@ -102,51 +104,40 @@ def describe(
     }
 
 
-def _one(value: int | None) -> tuple[int] | None:
-    return None if value is None else (value,)
-
-
-def _agreed(what: str, asked: Any, stated: Any, found: Checkpoint) -> tuple[Any, ...]:
-    """The value that is asked for or stated; where both are and differ, nobody can be right."""
+def _agreed(what: str, asked: Any, stated: Any, checkpoint: Checkpoint) -> tuple[Any, ...]:
+    """The value that is asked for or stated, else (); raises UserError where the two differ."""
     if asked and stated and tuple(map(float, asked)) != tuple(map(float, stated)):
         raise UserError(
-            f"{what} {_brackets(asked)} was asked for, but {found.where} was trained with "
+            f"{what} {_brackets(asked)} was asked for, but {checkpoint.where} was trained with "
             f"{_brackets(stated)}: leave the option out"
-            + (f", or correct {SIDECAR} in that folder" if found.layout is DIFFUSERS else "")
+            + (f", or correct {SIDECAR} in that folder" if checkpoint.layout is DIFFUSERS else "")
         )
-    nothing = (None, None) if what == "input range" else (None,)
-    return tuple(asked or stated or nothing)
+    return tuple(asked or stated or ())
 
 
 def _brackets(values: Any) -> str:
     return f"{values[0]}" if len(values) == 1 else f"[{', '.join(f'{v:g}' for v in values)}]"
 
 
-def _check(found: Checkpoint) -> None:
+def _check(checkpoint: Checkpoint) -> None:
     """Compare what the configuration claims with the shapes of the weights."""
-    shape = found.tensors["codebook"].shape
-    pixels = found.tensors["encoder.conv_in.weight"].shape[1]
-    if len(shape) != 2 or pixels != 3 or found.tensors["decoder.conv_out.weight"].shape[0] != 3:
-        raise UserError(f"{found.where} does not turn RGB pictures into codes and back")
-    actual = {"codebook_size": shape[0], "code_width": shape[1], "levels": _levels(found)}
-    for key, claim in found.claims.items():
+    tensors = checkpoint.tensors
+    shape, pixels = tensors["codebook"].shape, tensors["encoder.conv_in.weight"].shape[1]
+    if len(shape) != 2 or pixels != 3 or tensors["decoder.conv_out.weight"].shape[0] != 3:
+        raise UserError(f"{checkpoint.where} does not turn RGB pictures into codes and back")
+    actual = {"codebook_size": shape[0], "code_width": shape[1], "levels": levels(tensors)}
+    for key, claim in checkpoint.claims.items():
         if claim != actual[key]:
             raise UserError(
-                f"{found.where}: its configuration says {key} {claim:,}, its weights "
+                f"{checkpoint.where}: its configuration says {key} {claim:,}, its weights "
                 f"{actual[key]:,}: the two come from different models"
             )
-    for name, tensor in found.tensors.items():
-        if ".norm" in name and tensor.shape[0] % found.groups and len(tensor.shape) == 1:
+    for name, tensor in tensors.items():
+        if ".norm" in name and tensor.shape[0] % checkpoint.groups and len(tensor.shape) == 1:
             raise UserError(
-                f"{found.where}: {found.groups} groups do not divide the {tensor.shape[0]} "
-                f"channels of {name}"
+                f"{checkpoint.where}: {checkpoint.groups} groups do not divide the "
+                f"{tensor.shape[0]} channels of {name}"
             )
-
-
-def _levels(found: Checkpoint) -> int:
-    return 1 + max(
-        int(m[1]) for n in found.tensors if (m := re.match(r"encoder\.levels\.(\d+)\.", n))
-    )
 
 
 def _in_folder(root: Path, name: str) -> Checkpoint:

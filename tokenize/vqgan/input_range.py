@@ -17,7 +17,7 @@ PROBE_CODES = 4  # along each side: a sixteenth of a picture's work for a networ
 BETTER_DB, ABOVE_FLOOR_DB = 1.5, 3.0
 
 
-def check_input_range(loaded: VQGAN, found: Checkpoint) -> None:
+def check_input_range(loaded: VQGAN, checkpoint: Checkpoint) -> None:
     """Refuse a range of pixels in which the network reconstructs clearly worse than in another.
 
     The reconstruction of a small drawn picture is compared. A network that reconstructs nothing,
@@ -29,16 +29,16 @@ def check_input_range(loaded: VQGAN, found: Checkpoint) -> None:
     side = PROBE_CODES * loaded.downsample
     probe = _probe(side)
     flat = np.broadcast_to(probe.mean((0, 1)), probe.shape)
-    given = replace(loaded, resolution=side, exact=False)
-    floor, quality = psnr_db(flat, probe), _reconstruction_db(given, probe)
+    small = replace(loaded, resolution=side, exact=False)
+    floor, quality = psnr_db(flat, probe), _reconstruction_db(small, probe)
     for other in RANGES:
         if other == loaded.input_range:
             continue
-        better = _reconstruction_db(replace(given, input_range=other), probe)
+        better = _reconstruction_db(replace(small, input_range=other), probe)
         if better > max(quality + BETTER_DB, floor + ABOVE_FLOOR_DB):
             low, high = loaded.input_range
             raise UserError(
-                f"{found.where} was not trained with pixels in [{low:g}, {high:g}]: a picture "
+                f"{checkpoint.where} was not trained with pixels in [{low:g}, {high:g}]: a picture "
                 f"comes back with {quality:.1f} dB, and with {better:.1f} dB in "
                 f"[{other[0]:g}, {other[1]:g}]: pass that as the input range, or write it to "
                 f"{SIDECAR} beside its config.json"

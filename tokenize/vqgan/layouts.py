@@ -1,4 +1,4 @@
-"""How the published VQGANs name their tensors, and the one naming that `vqgan_network` uses.
+"""Tensor names of the published VQGANs, and the one naming that `network.py` uses.
 
     encoder.conv_in  encoder.levels.0.blocks.1.norm1  …conv2  …shortcut
     encoder.levels.3.attentions.0.norm  …q …k …v …out  encoder.levels.0.resample
@@ -77,11 +77,11 @@ class Layout:
     name: str
     rules: Rules
     ignored: tuple[str, ...] = ()
-    """Beginnings of names that training leaves and inference has no use for."""
+    """Prefixes of names that training leaves and inference has no use for."""
     unit_codes: bool = False
     """Latents and codes are compared as directions."""
     input_range: tuple[float, float] | None = None
-    """What black and white are in training; None where members differ."""
+    """Values of black and white in training; None where members differ."""
     decoder_counts_back: bool = False
     """The decoder's levels are numbered by resolution, against the order in which they run."""
 
@@ -97,7 +97,7 @@ JANUS = Layout("Janus", _TAMING, unit_codes=True, input_range=(-1.0, 1.0))
 
 
 def recognise(names: set[str], where: Path) -> Layout:
-    """Tell which family a `.ckpt` or `.pt` belongs to.
+    """Recognise the family of a `.ckpt` or `.pt` by its tensor names.
 
     Raises:
         UserError: to none, or to one whose codes are made in another way.
@@ -137,7 +137,7 @@ def translate(stored: dict[str, Stored], layout: Layout, where: Path) -> dict[st
 
 
 def _turn_decoder(stored: dict[str, Stored]) -> dict[str, Stored]:
-    last = _levels(stored, "decoder") - 1
+    last = levels(stored, "decoder") - 1
 
     def turn(match: re.Match[str]) -> str:
         return f"decoder.levels.{last - int(match[1])}."
@@ -147,14 +147,14 @@ def _turn_decoder(stored: dict[str, Stored]) -> dict[str, Stored]:
 
 def _check_names(stored: dict[str, Stored], where: Path) -> None:
     """Compare the names with those that a network of as many levels and blocks has."""
-    expected = {"codebook"} | _both("quant_conv") | _both("post_quant_conv")
+    expected = {"codebook"} | _weight_and_bias("quant_conv") | _weight_and_bias("post_quant_conv")
     for half in ("encoder", "decoder"):
-        levels = _levels(stored, half)
-        expected |= _both(f"{half}.conv_in") | _both(f"{half}.conv_out")
+        count = levels(stored, half)
+        expected |= _weight_and_bias(f"{half}.conv_in") | _weight_and_bias(f"{half}.conv_out")
         expected |= _norm(stored, f"{half}.norm_out")
-        for i in range(levels):
+        for i in range(count):
             expected |= _level(stored, f"{half}.levels.{i}")
-            expected |= _both(f"{half}.levels.{i}.resample") if i < levels - 1 else set()
+            expected |= _weight_and_bias(f"{half}.levels.{i}.resample") if i < count - 1 else set()
         expected |= _level(stored, f"{half}.middle", blocks=2)
     missing, odd = expected - set(stored), set(stored) - expected
     if missing or odd:
@@ -166,7 +166,7 @@ def _check_names(stored: dict[str, Stored], where: Path) -> None:
                 if names
             )
         )
-    if _levels(stored, "encoder") != _levels(stored, "decoder"):
+    if levels(stored, "encoder") != levels(stored, "decoder"):
         raise UserError(f"{where} has an encoder and a decoder of different depth")
 
 
@@ -175,31 +175,36 @@ def _level(stored: dict[str, Stored], name: str, blocks: int | None = None) -> s
     names: set[str] = set()
     for i in range(blocks):
         block = f"{name}.blocks.{i}"
-        names |= _both(f"{block}.conv1") | _both(f"{block}.conv2")
+        names |= _weight_and_bias(f"{block}.conv1") | _weight_and_bias(f"{block}.conv2")
         names |= _norm(stored, f"{block}.norm1") | _norm(stored, f"{block}.norm2")
         first, second = stored.get(f"{block}.conv1.weight"), stored.get(f"{block}.conv2.weight")
         if first and second and first.shape[1] != second.shape[0]:
-            names |= _both(f"{block}.shortcut")
+            names |= _weight_and_bias(f"{block}.shortcut")
     attentions = _count(stored, f"{name}.attentions")
     if attentions:  # one after each block, in the middle one between the two
         for i in range(1 if name.endswith(".middle") else blocks):
             names |= _norm(stored, f"{name}.attentions.{i}.norm")
             for part in ("q", "k", "v", "out"):
-                names |= _both(f"{name}.attentions.{i}.{part}")
+                names |= _weight_and_bias(f"{name}.attentions.{i}.{part}")
     return names
 
 
 def _norm(stored: dict[str, Stored], name: str) -> set[str]:
     if f"{name}.scale.weight" not in stored:
-        return _both(name)
-    return _both(name) | _both(f"{name}.scale") | _both(f"{name}.shift")
+        return _weight_and_bias(name)
+    return (
+        _weight_and_bias(name)
+        | _weight_and_bias(f"{name}.scale")
+        | _weight_and_bias(f"{name}.shift")
+    )
 
 
-def _both(name: str) -> set[str]:
+def _weight_and_bias(name: str) -> set[str]:
     return {f"{name}.weight", f"{name}.bias"}
 
 
-def _levels(stored: dict[str, Stored], half: str) -> int:
+def levels(stored: dict[str, Stored], half: str = "encoder") -> int:
+    """The number of resolutions of an encoder or decoder."""
     return _count(stored, f"{half}.levels")
 
 

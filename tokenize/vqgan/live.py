@@ -19,23 +19,23 @@ class Live:
         self.model = model
 
     def latents(self, x_bchw: Tensor) -> Tensor:
-        """As `Network.latents`."""
+        """Latents before quantisation, [B, D, I, J]."""
         latents: Tensor = self.model.encode(x_bchw).latents  # not yet quantised
         return latents
 
     def codes(self) -> Tensor:
-        """As `Network.codes`."""
+        """The codebook, [K, D]."""
         weight: Tensor = self.model.quantize.embedding.weight
         return weight
 
-    def paint(self, ids_bij: Tensor) -> Tensor:
-        """As `Network.paint`."""
+    def decode(self, ids_bij: Tensor) -> Tensor:
+        """Pixels in the network's range, [B, 3, H, W]."""
         z = self.codes()[ids_bij].permute(0, 3, 1, 2).contiguous()
         spatial = z if self.model.config.norm_type == "spatial" else None
-        painted: Tensor = self.model.decoder(self.model.post_quant_conv(z), spatial)
-        return painted
+        decoded: Tensor = self.model.decoder(self.model.post_quant_conv(z), spatial)
+        return decoded
 
 
-def adapted(network: nn.Module) -> Network | Live:
+def adapt(network: nn.Module) -> Network | Live:
     """The network itself, or a diffusers VQModel behind the same three methods."""
     return network if isinstance(network, Network) else Live(network)

@@ -43,7 +43,7 @@ def keep_freed_memory(threads: int) -> None:
 
 
 class Network(nn.Module):
-    """A VQGAN in eval mode; its submodules carry the names of `vqgan_layouts`."""
+    """A VQGAN in eval mode; its submodules carry the names of `layouts.py`."""
 
     def __init__(self, shapes: Shapes, groups: int, unit_codes: bool) -> None:
         """Lay out modules for weights of these shapes.
@@ -51,15 +51,15 @@ class Network(nn.Module):
         Args:
             shapes: tensors by canonical name.
             groups: of every group norm.
-            unit_codes: whether latents and codes are scaled to length 1 before they are compared.
+            unit_codes: latents and codes are scaled to length 1 before they are compared.
         """
         super().__init__()
         self.unit_codes = unit_codes
-        self.encoder = Encoder(shapes, "encoder", groups)
+        self.encoder = Encoder(shapes, "encoder", groups, stride=2)
         self.quant_conv = _conv(shapes, "quant_conv")
         self.codebook = nn.Parameter(torch.empty(shapes["codebook"].shape))  # [K, D]
         self.post_quant_conv = _conv(shapes, "post_quant_conv")
-        self.decoder = Decoder(shapes, "decoder", groups)
+        self.decoder = Decoder(shapes, "decoder", groups, stride=1)
         convolutions = [m for m in self.encoder.modules() if isinstance(m, Conv)]
         self.search = ExactSearch()
         self.approximate = any(convolution.winograd for convolution in convolutions)
@@ -71,11 +71,11 @@ class Network(nn.Module):
             latents: Tensor = self.quant_conv(h.float())
             return latents
 
-    def paint(self, ids_bij: Tensor) -> Tensor:
+    def decode(self, ids_bij: Tensor) -> Tensor:
         """Pixels in the network's range, [B, 3, H, W]."""
         z = self.codes()[ids_bij].permute(0, 3, 1, 2).contiguous()
-        painted: Tensor = self.decoder(self.post_quant_conv(z), z)
-        return painted
+        decoded: Tensor = self.decoder(self.post_quant_conv(z), z)
+        return decoded
 
     def codes(self) -> Tensor:
         """The codebook as latents are compared with it, float32 [K, D]."""
@@ -87,7 +87,7 @@ class Conv(nn.Conv2d):
 
     @property
     def winograd(self) -> bool:
-        """Whether pictures that are large enough go through NNPACK on a CPU."""
+        """True where NNPACK is faster for pictures that are large enough, on a CPU."""
         plain = self.kernel_size == (3, 3) and self.stride == (1, 1)
         return plain and min(self.in_channels, self.out_channels) >= WINOGRAD_CHANNELS
 
@@ -109,7 +109,7 @@ def _suits_nnpack(x: Tensor) -> bool:
 
 
 class Norm(nn.GroupNorm):
-    """Group norm; the codes that are painted do not matter to it."""
+    """Group norm; it ignores the codes, which `SpatialNorm` takes."""
 
     def forward(self, x: Tensor, _: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> the same shape."""
@@ -119,7 +119,7 @@ class Norm(nn.GroupNorm):
 class SpatialNorm(Norm):
     """MoVQ's norm, scaled and shifted by the codes at each place (arXiv 2209.09002, eq. 3).
 
-    Of 32 groups whatever the other norms have, as in diffusers.
+    It has 32 groups whatever the other norms have, as in diffusers.
     """
 
     def __init__(self, shapes: Shapes, name: str) -> None:
@@ -139,14 +139,10 @@ class Block(nn.Module):
 
     def __init__(self, shapes: Shapes, name: str, groups: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = (
-            _norm(shapes, f"{name}.norm1", groups),
-            _conv(shapes, f"{name}.conv1"),
-        )
-        self.norm2, self.conv2 = (
-            _norm(shapes, f"{name}.norm2", groups),
-            _conv(shapes, f"{name}.conv2"),
-        )
+        self.norm1 = _norm(shapes, f"{name}.norm1", groups)
+        self.conv1 = _conv(shapes, f"{name}.conv1")
+        self.norm2 = _norm(shapes, f"{name}.norm2", groups)
+        self.conv2 = _conv(shapes, f"{name}.conv2")
         shortcut = f"{name}.shortcut.weight" in shapes
         self.shortcut = _conv(shapes, f"{name}.shortcut") if shortcut else nn.Identity()
 
@@ -199,7 +195,7 @@ class Level(nn.Module):
 
 
 class _Half(nn.Module):
-    """What encoder and decoder share."""
+    """Base of encoder and decoder: levels of blocks, and a middle with attention."""
 
     def __init__(self, shapes: Shapes, name: str, groups: int, stride: int) -> None:
         super().__init__()
@@ -220,9 +216,6 @@ class _Half(nn.Module):
 class Encoder(_Half):
     """Pixels to the latents before `quant_conv`."""
 
-    def __init__(self, shapes: Shapes, name: str, groups: int) -> None:
-        super().__init__(shapes, name, groups, stride=2)
-
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, C, I, J]."""
         h = self.conv_in(x)
@@ -235,9 +228,6 @@ class Encoder(_Half):
 class Decoder(_Half):
     """Latents after `post_quant_conv` to pixels."""
 
-    def __init__(self, shapes: Shapes, name: str, groups: int) -> None:
-        super().__init__(shapes, name, groups, stride=1)
-
     def forward(self, h: Tensor, z: Tensor | None) -> Tensor:
         """[B, C, I, J] and the codes [B, D, I, J] -> [B, 3, H, W]."""
         h = self._middle(self.conv_in(h), z)
@@ -247,7 +237,7 @@ class Decoder(_Half):
 
 
 def _numbered(kind: type[nn.Module], shapes: Shapes, name: str, *options: int) -> nn.ModuleList:
-    """As many modules as the weights number: `name.0`, `name.1`, …"""
+    """One module for each of the weights' `name.0`, `name.1`, …"""
     modules = nn.ModuleList()
     for i in count():
         if not any(key.startswith(f"{name}.{i}.") for key in shapes):

@@ -1,4 +1,4 @@
-"""The nearest code of each latent, and what makes it the one that exact arithmetic would find.
+"""Search for the nearest code of each latent, with the result of exact arithmetic.
 
 B batch, I x J codes, D width of a code, K codes, N = B * I * J.
 """
@@ -32,12 +32,12 @@ def direct_convolutions() -> Iterator[None]:
 
 
 def must_be_direct() -> bool:
-    """Whether the caller runs within `direct_convolutions`."""
+    """True within `direct_convolutions`."""
     return _direct.get()
 
 
 class Encodes(Protocol):
-    """What is asked of a network here."""
+    """The methods of a network that the search calls."""
 
     unit_codes: bool
 

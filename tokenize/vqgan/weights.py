@@ -62,12 +62,12 @@ def open_weights(path: Path, prefix: str = "") -> dict[str, Stored]:
         UserError: neither of the two kinds, cut off, or without a model in it.
     """
     try:
-        found = _safetensors(path) if path.suffix == ".safetensors" else _state(path)
+        tensors = _safetensors(path) if path.suffix == ".safetensors" else _state(path)
     except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, EOFError,
             RecursionError, OverflowError, NotImplementedError, pickle.UnpicklingError,
             zipfile.BadZipFile) as error:  # fmt: skip
         raise UserError(f"{path} is not readable as weights: {error}; download it again") from error
-    return {name[len(prefix) :]: t for name, t in found.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _safetensors(path: Path) -> dict[str, Stored]:
@@ -115,7 +115,7 @@ def _state(path: Path) -> dict[str, Stored]:
 
 
 def _read_torch(path: Path) -> Any:
-    """What `torch.save` was given, with `Stored` for tensors and stand-ins for classes."""
+    """The object that was saved, with `Stored` for tensors and stand-ins for classes."""
     if not zipfile.is_zipfile(path):
         raise ValueError(
             "it is no zip, as torch has written since 1.6 (a torch that trusts the file "
@@ -178,33 +178,20 @@ class _Reader(Unpickler):
 class _StandIn:
     """Takes the place of any class or function: accepts everything, does nothing."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
     def __new__(cls, *_: Any, **__: Any) -> "_StandIn":
         return object.__new__(cls)
 
     def __call__(self, *_: Any, **__: Any) -> "_StandIn":
         return self
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def _ignore(self, *_: Any, **__: Any) -> None:
         pass
 
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def append(self, _: Any) -> None:
-        pass
-
-    def extend(self, _: Any) -> None:
-        pass
-
-    def add(self, _: Any) -> None:
-        pass
+    __init__ = __setitem__ = __setstate__ = append = extend = add = _ignore
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Any:
-    """As `torch._utils._rebuild_tensor_v2`, but the view must lie inside its storage."""
+    """Do what `torch._utils._rebuild_tensor_v2` does; the view must lie inside its storage."""
     if not isinstance(storage, _Storage):
         return _StandIn()
     shape, stride, offset = tuple(map(int, shape)), tuple(map(int, stride)), int(offset)

@@ -1,10 +1,10 @@
-"""The steps of `handloom eval policy`: load, predict, score, play through, imagine, write.
+"""`handloom eval policy`: load, predict, score, play through, imagine, write.
 
     OUT/scores.json                                      written last
     OUT/actions.svg                                      paths of a few episodes, see policy_chart
-    OUT/pictures.png, OUT/<clip_id>-<view>.mp4, .gif     see evaluate_pictures
+    OUT/pictures.png, OUT/<clip_id>-<view>.mp4, .gif     see policy_pictures
 
-Shapes as in evaluate_scores.py; B windows of a batch.
+Shapes as in policy_scores.py; B windows of a batch.
 """
 
 import json
@@ -18,12 +18,10 @@ from torch import Tensor
 
 from handloom.files import write_text
 from handloom.tokenize.vqgan import VQGAN
-from handloom.train.evaluate import policy_chart
-from handloom.train.evaluate import policy_motion as evaluate_motion
-from handloom.train.evaluate import policy_pictures as evaluate_pictures
+from handloom.train.evaluate import policy_chart, policy_motion, policy_pictures
 from handloom.train.evaluate.policy_config import PolicyEval
 from handloom.train.evaluate.policy_open import open_tokenizer, open_windows
-from handloom.train.evaluate.policy_scores import Outputs, grouped
+from handloom.train.evaluate.policy_scores import Outputs, scores_by_group
 from handloom.train.evaluate.policy_tables import table
 from handloom.train.finetune import export
 from handloom.train.finetune.inputs import DeviceWindows, windows_of
@@ -33,7 +31,7 @@ from handloom.train.model import text
 from handloom.train.policy.policy import Execution, actions_to_execute
 
 
-class Evaluated:
+class Evaluation:
     """A policy's parts, and the windows that it is measured on.
 
     Args:
@@ -61,43 +59,43 @@ class Evaluated:
     def episodes(self) -> Iterator[WindowBatch]:
         """All windows of each of a few episodes, spread evenly."""
         clips, count = self.config.clips, len(self.windows)
-        told: set[str] = set()
+        done: set[str] = set()
         for number in ((np.arange(clips) + 0.5) / max(1, clips) * count).astype(int).tolist():
             batch = _episode(self.windows, number)
-            if batch.clip_id[0] not in told:
-                told.add(batch.clip_id[0])
+            if batch.clip_id[0] not in done:
+                done.add(batch.clip_id[0])
                 yield batch
 
 
 def run(config: PolicyEval) -> dict[str, Any]:
     """Evaluate as the configuration says; returns what scores.json holds."""
     torch.set_num_threads(config.threads)
-    job = Evaluated(config)
+    job = Evaluation(config)
     tokenizer = open_tokenizer(config, job.facts["tokenizer"])
     views, smoothing = job.model.shape.views, job.execution.smoothing
-    found: dict[str, Any] = {
+    scores: dict[str, Any] = {
         "checkpoint": str(config.checkpoint),
         "step": job.facts["step"],
         "split": config.split,
         "execution": {"execute_n": job.execute_n, "smoothing": smoothing}
         | {"ensemble": job.execution.ensemble},
-        **grouped(outputs_of(job), job.space, views, smoothing),
+        **scores_by_group(outputs_of(job), job.space, views, smoothing),
     }
-    print("\n".join(table(found)), flush=True)
+    print("\n".join(table(scores)), flush=True)
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "scores.json").unlink(missing_ok=True)  # of other pictures than those to come
     episodes = list(job.episodes())
     if episodes:
-        found["played"] = _play(job, episodes)
+        scores["played"] = _play(job, episodes)
     if episodes and tokenizer is not None:
-        found["pictures"] = _imagine(job, episodes, tokenizer)
-    write_text(config.out / "scores.json", json.dumps(found, indent=2) + "\n")
+        scores["pictures"] = _imagine(job, episodes, tokenizer)
+    write_text(config.out / "scores.json", json.dumps(scores, indent=2) + "\n")
     print(f"wrote {config.out / 'scores.json'}")
-    return found
+    return scores
 
 
 @torch.no_grad()
-def outputs_of(job: Evaluated) -> Outputs:
+def outputs_of(job: Evaluation) -> Outputs:
     """The model's outputs for windows spread evenly over the split."""
     config = job.config
     count = min(len(job.windows), config.windows)
@@ -110,10 +108,12 @@ def outputs_of(job: Evaluated) -> Outputs:
     for start in range(0, count, config.batch_size):
         span = slice(start, start + config.batch_size)
         parts.append(_batch_outputs(job, job.windows.read(numbers[span]), noise_nM[:, span]))
-    return Outputs(**{name: _joined(name, [part[name] for part in parts]) for name in parts[0]})
+    return Outputs(
+        **{name: _concatenated(name, [part[name] for part in parts]) for name in parts[0]}
+    )
 
 
-def _batch_outputs(job: Evaluated, batch: WindowBatch, noise_nB: Tensor) -> dict[str, Any]:
+def _batch_outputs(job: Evaluation, batch: WindowBatch, noise_nB: Tensor) -> dict[str, Any]:
     model, inputs = job.model, job.on_device(batch).inputs
     context_BQW = model.context(model.features(inputs), inputs)
     prior_BkA = model.act(context_BQW)
@@ -136,7 +136,7 @@ def _batch_outputs(job: Evaluated, batch: WindowBatch, noise_nB: Tensor) -> dict
     return arrays | masks | {"dataset": batch.dataset, "task": batch.task}
 
 
-def _joined(name: str, parts: list[Any]) -> Any:
+def _concatenated(name: str, parts: list[Any]) -> Any:
     if isinstance(parts[0], list):
         return [value for part in parts for value in part]
     return np.concatenate(parts, axis=1 if name == "samples" else 0)
@@ -155,37 +155,41 @@ def _before(windows: Windows, batch: WindowBatch) -> tuple[Any, Any]:
 
 def _episode(windows: Windows, number: int) -> WindowBatch:
     """All windows of the episode that a window is of."""
-    clip_id, low, high = windows[number].clip_id, number, number + 1
-    while low > 0 and windows[low - 1].clip_id == clip_id:
+
+    def clip_id(i: int) -> str:
+        return windows.read(np.array([i])).clip_id[0]
+
+    low, high = number, number + 1
+    while low > 0 and clip_id(low - 1) == clip_id(number):
         low -= 1
-    while high < len(windows) and windows[high].clip_id == clip_id:
+    while high < len(windows) and clip_id(high) == clip_id(number):
         high += 1
     return windows.read(np.arange(low, high))
 
 
 @torch.no_grad()
-def _play(job: Evaluated, episodes: list[WindowBatch]) -> dict[str, Any]:
+def _play(job: Evaluation, episodes: list[WindowBatch]) -> dict[str, Any]:
     """Chunk after chunk through whole episodes, as the policy would execute them."""
     played = []
     for batch in episodes:
         chunks = np.concatenate([_chunks(job, part) for part in _parts(job, batch)])
-        played.append(evaluate_motion.play(batch, chunks, job.space, job.execution, job.execute_n))
-    found = evaluate_motion.scores(played, job.space)
-    print("\n".join(evaluate_motion.table(found)))
+        played.append(policy_motion.play(batch, chunks, job.space, job.execution, job.execute_n))
+    found = policy_motion.scores(played, job.space)
+    print("\n".join(policy_motion.table(found)))
     path = job.config.out / "actions.svg"
     write_text(path, policy_chart.draw(played, job.space))
     print(f"wrote {path}", flush=True)
     return found
 
 
-def _parts(job: Evaluated, batch: WindowBatch) -> Iterator[WindowBatch]:
+def _parts(job: Evaluation, batch: WindowBatch) -> Iterator[WindowBatch]:
     """The windows of an episode, so many at a time as fit."""
     size = job.config.batch_size
     for start in range(0, len(batch.number), size):
         yield job.windows.read(batch.number[start : start + size])
 
 
-def _chunks(job: Evaluated, batch: WindowBatch) -> npt.NDArray[np.float32]:
+def _chunks(job: Evaluation, batch: WindowBatch) -> npt.NDArray[np.float32]:
     """Chunks that the policy executes, without noise, in physical units: [B, k, A]."""
     inputs = job.on_device(batch).inputs
     acted_BkA = job.model.act(job.model.context(job.model.features(inputs), inputs))
@@ -193,21 +197,21 @@ def _chunks(job: Evaluated, batch: WindowBatch) -> npt.NDArray[np.float32]:
     return chunks
 
 
-def _imagine(job: Evaluated, episodes: list[WindowBatch], tokenizer: VQGAN) -> dict[str, Any]:
+def _imagine(job: Evaluation, episodes: list[WindowBatch], tokenizer: VQGAN) -> dict[str, Any]:
     """Pictures of the same episodes, and how near they come to the true ones."""
     imagined = [
         view
         for batch in episodes
-        for view in evaluate_pictures.imagine(
+        for view in policy_pictures.imagine(
             job.model, batch, job.on_device(batch), tokenizer, job.stride, job.config.frames
         )
     ]
     if not imagined:
         print("no pictures: the episodes are shorter than one stride")
         return {}
-    evaluate_pictures.write(imagined, job.space.hz / job.stride, job.config.out)
+    policy_pictures.write(imagined, job.space.hz / job.stride, job.config.out)
     found = {}
-    for name, shown in evaluate_pictures.shown(imagined).items():
+    for name, shown in policy_pictures.predicted_views(imagined).items():
         found[name] = quality.scores(shown)
         print("\n".join([f"pictures, {name}, by view:", *quality.table(found[name])]))
     return found

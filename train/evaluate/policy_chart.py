@@ -1,7 +1,7 @@
 """Demonstrated and predicted motion as a picture: a row of three panels for each episode.
 
-Of `ee_delta`: the path from above, the height, the gripper. Each predicted chunk begins where the
-arm truly was when it was predicted. Other kinds: three of the numbers over time.
+`ee_delta` shows the path from above, the height and the gripper; each predicted chunk begins where
+the arm truly was when it was predicted. Other kinds show three of the numbers over time.
 Shapes as in policy_motion.py; P points of a line.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom import svg
-from handloom.train.evaluate.policy_motion import Played
+from handloom.train.evaluate.policy_motion import PlayedEpisode
 from handloom.train.finetune.space import Space
 
 Points = npt.NDArray[np.float64]
@@ -29,10 +29,10 @@ class Panel:
     """[P, 2]"""
     predicted: Sequence[Points]
     same_scale: bool = False
-    """Whether x and y are of one unit."""
+    """x and y are of one unit."""
 
 
-def draw(played: Sequence[Played], space: Space) -> str:
+def draw(played: Sequence[PlayedEpisode], space: Space) -> str:
     """An SVG file.
 
     Args:
@@ -50,8 +50,8 @@ def draw(played: Sequence[Played], space: Space) -> str:
     return svg.drawing(max(map(len, rows)) * (LEFT + PANEL) + 20, height * len(rows), parts, True)
 
 
-def _motion_panels(one: Played, space: Space) -> list[Panel]:
-    """Of the first arm: path from above and height in millimetres, gripper."""
+def _motion_panels(one: PlayedEpisode, space: Space) -> list[Panel]:
+    """Panels of the first arm: path from above and height in millimetres, gripper."""
     place = 1000 * _summed(one.true[:, :3])
     chunks = _until_the_end(one)
     paths = [(s, place[s] + 1000 * _summed(chunk[:, :3])) for s, chunk in chunks]
@@ -65,7 +65,7 @@ def _motion_panels(one: Played, space: Space) -> list[Panel]:
     ]
 
 
-def _number_panels(one: Played, space: Space) -> list[Panel]:
+def _number_panels(one: PlayedEpisode, space: Space) -> list[Panel]:
     return [
         Panel(
             f"number {column} of the action over time s",
@@ -76,13 +76,13 @@ def _number_panels(one: Played, space: Space) -> list[Panel]:
     ]
 
 
-def _until_the_end(one: Played) -> list[tuple[int, npt.NDArray[np.float32]]]:
+def _until_the_end(one: PlayedEpisode) -> list[tuple[int, npt.NDArray[np.float32]]]:
     """The chunks without what they say of the time after the episode."""
     return [(start, chunk[: len(one.true) - start]) for start, chunk in one.chunks]
 
 
 def _summed(steps: npt.NDArray[np.float32]) -> Points:
-    """Where displacements lead, with the start: [P + 1, 3]."""
+    """The path of some displacements, with its start: [P + 1, 3]."""
     return np.concatenate([np.zeros((1, 3)), np.cumsum(steps.astype(np.float64), axis=0)])
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from handloom.errors import UserError
+from handloom.train.trainer.options import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyEval:
+class PolicyEval(LoadOptions):
     """Measure a policy on held-out robot episodes: its actions, its latent and the pictures it
     imagines, each for all windows, each dataset and each task."""
 
@@ -24,31 +25,23 @@ class PolicyEval:
     split: Literal["val", "train"] = "val"
     """The part of the shards to measure on; `train` shows what was learned by heart."""
     windows: int = 512
-    """Measure actions on at most so many windows, spread evenly."""
+    """Windows to measure actions on, at most, spread evenly."""
     samples: int = 8
     """Draws from the prior for each window."""
     clips: int = 4
     """Episodes that are imagined, drawn and played through; 0 for none."""
     frames: int = 6
-    """Frames that are imagined of each, `stride` steps apart: code after code, which is slow."""
+    """Frames to imagine of each, `stride` steps apart: code after code, which is slow."""
     out: Path = Path("runs/eval-policy")
-    """Where scores.json, actions.svg, pictures.png and the videos go."""
+    """Folder for scores.json, actions.svg, pictures.png and the videos."""
     execute_n: int | None = None
-    """Actions that are executed of each chunk; by default as `Policy` does."""
+    """Actions to execute of each chunk; by default as `Policy` does."""
     ensemble: float | None = None
-    """Mix what several chunks mean for the same moment; by default as `Policy` does, not at all."""
+    """Decay of the weights with which overlapping chunks are averaged; by default they are not."""
     smoothing: float | None = None
-    """How much jerk counts when a chunk is smoothed; by default as for `Policy`."""
-    tokenizer: str | None = None
-    """Where the policy's tokenizer lies now, if not where it lay in training."""
-    text_encoder: str | None = None
-    """Where the policy's text encoder lies now, if not where it lay in training."""
+    """Weight of the jerk when a chunk is smoothed, 0 or more; by default as for `Policy`."""
     batch_size: int = 32
     """Windows that are computed at a time."""
-    device: str = "cpu"
-    """A torch device, such as `cpu` or `cuda`."""
-    threads: int = 2
-    """CPU threads."""
     seed: int = 0
     """Seed of the draws."""
 

@@ -1,4 +1,4 @@
-"""A policy's chunks played through whole demonstrated episodes: what the arm would be told.
+"""A policy's chunks played through whole demonstrated episodes: the motion that would be commanded.
 
 At every n-th step a chunk is predicted from what was truly seen there, n actions of it are taken,
 then comes the next one. Nothing moves, so this shows how smooth and how near the motion is, and
@@ -18,13 +18,13 @@ from handloom.tokenize.shards.format import ARM
 from handloom.train.evaluate.policy_scores import jerk, rms
 from handloom.train.finetune.space import Space
 from handloom.train.finetune.windows.windows import WindowBatch
-from handloom.train.policy.policy import Execution, as_motion
+from handloom.train.policy.policy import Execution, blend_and_smooth
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Played:
+class PlayedEpisode:
     """One episode; actions in physical units."""
 
     clip_id: str
@@ -36,12 +36,12 @@ class Played:
     executed: Floats
     """[T, A], the same mixed and smoothed, as `Policy` does it."""
     chunks: list[tuple[int, Floats]]
-    """Where each chunk begins, and its actions [k, A] as they are executed."""
+    """First step of each chunk, and its actions [k, A] as they are executed."""
 
 
 def play(
     batch: WindowBatch, chunk_WkA: Floats, space: Space, execution: Execution, execute_n: int
-) -> Played:
+) -> PlayedEpisode:
     """Play an episode through.
 
     Args:
@@ -57,15 +57,15 @@ def play(
     done = np.zeros((0, true.shape[1]), np.float32)
     for start in range(0, len(rows), execute_n):
         earlier = range(0, start + 1, execute_n)
-        told = [(s, chunk_WkA[rows[s]]) for s in earlier if s + chunk_WkA.shape[1] > start]
-        actions = as_motion(told, done, space, execution)
+        valid = [(s, chunk_WkA[rows[s]]) for s in earlier if s + chunk_WkA.shape[1] > start]
+        actions = blend_and_smooth(valid, done, space, execution)
         count = min(execute_n, len(rows) - start)
-        plain.append(told[-1][1][:count])
+        plain.append(valid[-1][1][:count])
         moved.append(actions[:count])
         chunks.append((start, actions))
         done = np.concatenate([done, moved[-1]])[-2:]
     name, caption = batch.clip_id[0], batch.caption[0]
-    return Played(name, caption, true, np.concatenate(plain), np.concatenate(moved), chunks)
+    return PlayedEpisode(name, caption, true, np.concatenate(plain), np.concatenate(moved), chunks)
 
 
 def _longest_run(step: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -74,7 +74,7 @@ def _longest_run(step: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return max(np.split(np.arange(len(step)), cuts), key=len)
 
 
-def scores(played: Sequence[Played], space: Space) -> dict[str, Any]:
+def scores(played: Sequence[PlayedEpisode], space: Space) -> dict[str, Any]:
     """Scores of some episodes as plain JSON, by episode and of all."""
     rows = {one.clip_id: _scores(one, space) for one in played}
     every = {
@@ -84,7 +84,7 @@ def scores(played: Sequence[Played], space: Space) -> dict[str, Any]:
     return {"episodes": len(rows), "all": every, "by_episode": rows}
 
 
-def _scores(one: Played, space: Space) -> dict[str, float]:
+def _scores(one: PlayedEpisode, space: Space) -> dict[str, float]:
     if not space.arms:
         return {"steps": len(one.true)}
     drift = (one.executed - one.true).reshape(len(one.true), -1, ARM)[..., :3].sum(0)
@@ -104,7 +104,7 @@ def _pooled(values: Sequence[float], squares: bool) -> float:
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines that say the scores."""
+    """Scores as lines to print."""
     row = found["all"]
     yield f"\nchunks played through {found['episodes']} episodes of {row['steps']:.0f} steps"
     if "drift_mm" in row:

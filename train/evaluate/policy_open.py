@@ -1,4 +1,4 @@
-"""Shards and tokenizer that fit a policy are opened; others are refused in a sentence."""
+"""Opens the shards and the tokenizer of a policy; raises UserError for those that do not fit it."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from handloom.tokenize.vqgan import VQGAN
 from handloom.train.evaluate.policy_config import PolicyEval
 from handloom.train.finetune.model import RobotModel
 from handloom.train.finetune.space import Space
+from handloom.train.finetune.windows.episodes import described
 from handloom.train.finetune.windows.folder import WindowOptions
 from handloom.train.finetune.windows.windows import Windows
 from handloom.train.generate.pictures import load_tokenizer
@@ -48,16 +49,16 @@ def open_windows(
 def _refuse_others(
     config: PolicyEval, place: str, manifest: dict[str, Any], space: Space, facts: dict[str, Any]
 ) -> None:
-    """Shards whose codes or numbers mean something else than the policy's."""
-    own, found = facts["tokenizer"], manifest["tokenizer"]
-    if own["weights_sha256"] != found["weights_sha256"]:
+    """Raise UserError for shards whose codes or numbers mean something else than the policy's."""
+    own, other = facts["tokenizer"], manifest["tokenizer"]
+    if own["weights_sha256"] != other["weights_sha256"]:
         raise UserError(
             f"--checkpoint {config.checkpoint} was trained on codes of the tokenizer {own['name']} "
-            f"({own['weights_sha256'][:12]}), and --shards {place} hold those of {found['name']} "
-            f"({found['weights_sha256'][:12]}): curate the episodes with that one as "
+            f"({own['weights_sha256'][:12]}), and --shards {place} hold those of {other['name']} "
+            f"({other['weights_sha256'][:12]}): curate the episodes with that one as "
             "--tokens.model."
         )
-    wanted = _described(space.kind, space.hz, space.state_mean, space.action_mean)
+    wanted = described(space.kind, space.hz, len(space.state_mean), len(space.action_mean))
     entry = manifest.get("trajectories")
     if not entry:
         raise UserError(
@@ -65,18 +66,14 @@ def _refuse_others(
             f"{wanted}: name a folder that `handloom curate` made of robot episodes."
         )
     widths = [entry.get(name, {}).get("mean") for name in ("state", "action")]
-    if None in widths:  # of a split without training steps; each episode is looked at below
+    if None in widths:  # of a split without training steps; each episode is checked below
         return
-    there = _described(entry["action_kind"], entry["hz"], *widths)
+    there = described(entry["action_kind"], entry["hz"], *map(len, widths))
     if there != wanted:
         raise UserError(
             f"--shards {place} hold {there}, and --checkpoint {config.checkpoint} was trained on "
             f"{wanted}: name shards of that kind, or curate these likewise."
         )
-
-
-def _described(kind: str, hz: float, state: Any, action: Any) -> str:
-    return f"{kind} at {hz:g} Hz with states of {len(state)} and actions of {len(action)} numbers"
 
 
 def open_tokenizer(config: PolicyEval, facts: dict[str, Any]) -> VQGAN | None:

@@ -22,7 +22,7 @@ from handloom.train.finetune.model import RobotModel
 from handloom.train.finetune.windows.windows import WindowBatch
 from handloom.train.generate import pictures
 from handloom.train.generate.pictures import Comparison
-from handloom.train.generate.quality import Frames, Shown
+from handloom.train.generate.quality import Frames, PredictedView
 from handloom.train.policy.imagine import next_frames
 
 NEXT, ALL = "next frame", "all frames"
@@ -30,7 +30,7 @@ HEADER, GAP = 44, 4  # pixels above and between the pictures of a video
 
 
 @dataclass(frozen=True)
-class Imagined:
+class ImaginedView:
     """One view of an episode, uint8 [F, H, W, 3] each; the first frame is the one given."""
 
     clip_id: str
@@ -50,7 +50,7 @@ def imagine(
     tokenizer: VQGAN,
     stride: int,
     frames: int,
-) -> list[Imagined]:
+) -> list[ImaginedView]:
     """Imagine an episode.
 
     Args:
@@ -79,7 +79,7 @@ def imagine(
         for name, codes_FVRC in parts.items()
     }
     return [
-        Imagined(
+        ImaginedView(
             batch.clip_id[0], batch.caption[0], view, **{name: f[v] for name, f in videos.items()}
         )
         for v, view in enumerate(model.shape.views)
@@ -113,18 +113,20 @@ def _window(inputs: DeviceWindows, row: int) -> Inputs:
     )
 
 
-def shown(imagined: list[Imagined]) -> dict[str, list[Shown]]:
+def predicted_views(imagined: list[ImaginedView]) -> dict[str, list[PredictedView]]:
     """For `quality.scores`: the views take the place of datasets."""
     return {
-        NEXT: [Shown(i.view, i.one[1:], i.true[:-1], i.true[1:], None) for i in imagined],
+        NEXT: [PredictedView(i.view, i.one[1:], i.true[:-1], i.true[1:], None) for i in imagined],
         ALL: [
-            Shown(i.view, i.free[1:], np.repeat(i.true[:1], len(i.true) - 1, 0), i.true[1:], None)
+            PredictedView(
+                i.view, i.free[1:], np.repeat(i.true[:1], len(i.true) - 1, 0), i.true[1:], None
+            )
             for i in imagined
         ],
     }
 
 
-def write(imagined: list[Imagined], fps: float, out: Path) -> None:
+def write(imagined: list[ImaginedView], fps: float, out: Path) -> None:
     """Write pictures.png, and an mp4 and a gif of each view of each episode."""
     comparisons = []
     for one in imagined:
@@ -141,7 +143,7 @@ def write(imagined: list[Imagined], fps: float, out: Path) -> None:
     print(f"wrote {out / 'pictures.png'} and {len(imagined)} videos (.mp4, .gif)", flush=True)
 
 
-def _beside(one: Imagined) -> Frames:
+def _beside(one: ImaginedView) -> Frames:
     """True, next frame and all frames side by side under the instruction; even sides."""
     columns = {"true": one.true, NEXT: one.one, ALL: one.free}
     side = max(pictures.SIDE, one.true.shape[1]) // 2 * 2

@@ -1,4 +1,4 @@
-"""Numbers that say how near a policy's chunks come to the demonstrated ones.
+"""Errors of a policy's chunks against the demonstrated ones.
 
 Rows of a table, each beside the truth:
 
@@ -6,11 +6,11 @@ Rows of a table, each beside the truth:
     prior samples        the mean over draws from the prior
     best of n samples    of each window the draw nearest to the truth: whether the prior covers it
     posterior            latent from the true chunk: what the latent could tell at best
-    mean action          of training, whatever is seen
+    mean action          of training, whatever the input
     hold                 the last action again and again
 
 Padding and idle steps count nowhere. Where several rows say the same (no latent, no window before)
-they are left out or fall back as told below.
+they are left out or fall back to another, as each function says.
 
 Shapes: M windows, n samples, k actions of a chunk, A numbers of an action, Z latent dimensions,
 V views, d = 2 actions before the chunk.
@@ -82,7 +82,9 @@ class Outputs:
         return Outputs(**arrays, **names)  # type: ignore[arg-type]
 
 
-def grouped(outputs: Outputs, space: Space, views: Sequence[str], smoothing: float) -> Scores:
+def scores_by_group(
+    outputs: Outputs, space: Space, views: Sequence[str], smoothing: float
+) -> Scores:
     """Scores of all windows, of each dataset and of each of its tasks.
 
     Returns:
@@ -248,7 +250,7 @@ def _video(outputs: Outputs, views: Sequence[str]) -> dict[str, float | None]:
 
 
 def _spread(outputs: Outputs, space: Space) -> Scores:
-    """How far draws lie apart."""
+    """Standard deviation between draws."""
     arms = list(space.arm_columns)
     spread_A = (outputs.samples.std(0)[outputs.counts]).mean(0)
     words = _in_words(spread_A * _units(space), space)
@@ -259,7 +261,7 @@ def _spread(outputs: Outputs, space: Space) -> Scores:
 
 
 def _latent(outputs: Outputs) -> Scores:
-    """How much the latent says."""
+    """Active dimensions and divergence of the latent."""
     return {
         "dimensions": outputs.latent_mean.shape[1],
         "active_dimensions": active_dimensions(torch.from_numpy(outputs.latent_mean)),

@@ -1,4 +1,4 @@
-"""Policies in a simulator: what it shows goes in, what the policy decides goes out.
+"""`handloom eval rollout`: a policy acts in a simulator.
 
 OUT/rollout.json        rates, and what was rolled out
 OUT/chain-000.mp4       both cameras side by side, the instruction below
@@ -29,8 +29,8 @@ Observation = Mapping[str, Any]
 Frame = npt.NDArray[np.uint8]
 
 
-class InCalvin:
-    """A policy that sees and is told what CALVIN's robot does.
+class CalvinAdapter:
+    """A policy behind CALVIN's interface: its observations in, its actions out.
 
     Args:
         policy: trained on CALVIN data as `handloom curate calvin` reads them.
@@ -65,13 +65,13 @@ class InCalvin:
 
 def state_of(robot_obs: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """State [7] of robot_obs [15]: position, angles in (-pi, pi], the last command's gripper."""
-    given = np.asarray(robot_obs, np.float64)
-    angles = np.pi - (np.pi - given[3:6]) % (2 * np.pi)
-    return np.concatenate([given[:3], angles, [(given[14] + 1) / 2]]).astype(np.float32)
+    obs = np.asarray(robot_obs, np.float64)
+    angles = np.pi - (np.pi - obs[3:6]) % (2 * np.pi)
+    return np.concatenate([obs[:3], angles, [(obs[14] + 1) / 2]]).astype(np.float32)
 
 
 def run(config: RolloutEval) -> dict[str, Any]:
-    """Do what `handloom eval rollout` does; see there."""
+    """Roll the policy out, film the first chains, write rollout.json; returns what that holds."""
     model, adapter = _model(config)
     # The simulator is opened before minutes are spent.
     setup, tried = _setup(config), _chains(config)
@@ -82,14 +82,14 @@ def run(config: RolloutEval) -> dict[str, Any]:
     film = Film(config)
     began = time.monotonic()
 
-    def tell(number: int, length: int) -> None:
+    def report(number: int, length: int) -> None:
         film.cut(number)
         each_s = (time.monotonic() - began) / (number + 1)
         print(f"chain {number + 1} / {len(tried)}: {length} done, {each_s:.1f} s each", flush=True)
 
-    result = protocol.evaluate(setup, model, tried, config.steps_per_task, film.shoot, tell)
+    result = protocol.evaluate(setup, model, tried, config.steps_per_task, film.shoot, report)
     print(result.table())
-    found: dict[str, Any] = {
+    scores: dict[str, Any] = {
         "who": config.actor if config.checkpoint is None else str(config.checkpoint),
         "where": "tabletop" if config.calvin is None else str(config.calvin),
         "words": config.words if config.calvin is None else "CALVIN's",
@@ -98,12 +98,12 @@ def run(config: RolloutEval) -> dict[str, Any]:
     }
     if adapter is not None:
         ms = 1000 * np.array(adapter.times_s)
-        found["act_ms"] = {f"p{p}": round(float(np.percentile(ms, p)), 1) for p in (50, 99)}
-        print(f"policy: {len(ms)} calls, p50 {found['act_ms']['p50']} ms, p99 "
-              f"{found['act_ms']['p99']} ms")  # fmt: skip
-    write_text(config.out / "rollout.json", json.dumps(found, indent=2) + "\n")
+        scores["act_ms"] = {f"p{p}": round(float(np.percentile(ms, p)), 1) for p in (50, 99)}
+        print(f"policy: {len(ms)} calls, p50 {scores['act_ms']['p50']} ms, p99 "
+              f"{scores['act_ms']['p99']} ms")  # fmt: skip
+    write_text(config.out / "rollout.json", json.dumps(scores, indent=2) + "\n")
     print(f"wrote {config.out / 'rollout.json'}")
-    return found
+    return scores
 
 
 class Film:
@@ -139,7 +139,7 @@ def _picture(step: protocol.RolloutStep) -> Frame:
     return np.asarray(canvas)
 
 
-def _model(config: RolloutEval) -> tuple[Any, InCalvin | None]:
+def _model(config: RolloutEval) -> tuple[Any, CalvinAdapter | None]:
     if config.actor == "oracle":
         return Oracle(config.seed), None
     if config.actor == "random":
@@ -152,7 +152,7 @@ def _model(config: RolloutEval) -> tuple[Any, InCalvin | None]:
         config.checkpoint, config.device, execution,
         tokenizer=config.tokenizer, text_encoder=config.text_encoder, threads=config.threads,
     )  # fmt: skip
-    adapter = InCalvin(policy)
+    adapter = CalvinAdapter(policy)
     return SpreadOut(adapter), adapter
 
 

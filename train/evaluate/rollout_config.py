@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import Literal
 
 from handloom.errors import UserError
+from handloom.train.trainer.options import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutEval:
+class RolloutEval(LoadOptions):
     """Let a policy try chains of five tasks, by CALVIN's protocol: how many in a row are done."""
 
     checkpoint: Path | None = None
     """The --out of `handloom train finetune`, or its `export` folder."""
     actor: Literal["policy", "oracle", "random"] = "policy"
-    """Who acts: the checkpoint, or on the tabletop a script that knows the way, or chance."""
+    """Actor: the checkpoint, or on the tabletop a script that knows the way, or chance."""
     calvin: Path | None = None
     """A CALVIN download such as task_ABCD_D: its simulator is driven, and its 1,000 chains. Without
     it the built-in tabletop is."""
     chains: int = 100
-    """How many; of CALVIN's 1,000 the first so many."""
+    """Chains to try; with --calvin the first so many of its 1,000."""
     single: bool = False
     """On the tabletop, chains of one task: every task is tried as often."""
     tasks: tuple[str, ...] = ()
@@ -35,27 +36,19 @@ class RolloutEval:
     """On the tabletop: `new` phrases, as CALVIN validates, or those of the demonstrations, which is
     all that a text encoder without language can know."""
     steps_per_task: int = 360
-    """At 30 a second; a task that takes longer has failed."""
+    """Steps, 30 a second, after which a task has failed."""
     execute_n: int | None = None
-    """Actions that are executed of each chunk; by default as `Policy` does."""
+    """Actions to execute of each chunk; by default as `Policy` does."""
     ensemble: float | None = None
-    """Mix what several chunks mean for the same moment; by default they are not mixed."""
+    """Decay of the weights with which overlapping chunks are averaged; by default they are not."""
     smoothing: float = 0.1
-    """How much jerk counts when a chunk is smoothed; 0 leaves it as it is."""
+    """Weight of the jerk when a chunk is smoothed; 0 leaves it as it is."""
     sample: bool = False
     """Draw the latent; else it is zero."""
     videos: int = 4
-    """Film so many chains."""
+    """Chains to film."""
     out: Path = Path("runs/rollout")
-    """Where rollout.json and the films go."""
-    tokenizer: str | None = None
-    """Where the policy's tokenizer lies now, if not where it lay in training."""
-    text_encoder: str | None = None
-    """Where the policy's text encoder lies now, if not where it lay in training."""
-    device: str = "cpu"
-    """A torch device, such as `cpu` or `cuda`."""
-    threads: int = 2
-    """CPU threads."""
+    """Folder for rollout.json and the films."""
     seed: int = 0
     """Seed of the tabletop's chains."""
 

@@ -1,4 +1,4 @@
-"""`handloom eval tokenizer`: how well a VQGAN suits some datasets, measured on held-out frames."""
+"""`handloom eval tokenizer`: a VQGAN measured on held-out frames of some datasets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class TokenizerEval:
     """Measure a tokenizer: PSNR, SSIM, use of its codes, and pictures, for each dataset."""
 
     frames: tuple[str, ...]
-    """Where frames come from, as in `handloom train vqgan`: the output folder of `handloom curate`,
-    or a folder of videos and images. What is held out of training is measured."""
+    """Sources of frames, as in `handloom train vqgan`: the output folder of `handloom curate`, or a
+    folder of videos and images. Frames that training holds out are measured."""
     model: str = "bundled"
     """`bundled`, `bundled-128` (a quarter of the codes), a folder, a `.ckpt` or `.pt` file, or a
     hub id; see docs/tokenizers.md."""

@@ -94,14 +94,14 @@ def shape_of(plain: dict[str, Any]) -> RobotShape:
 
 
 def _check_format(folder: Path, facts: dict[str, Any]) -> None:
-    found = (facts.get("format"), facts.get("version"))
-    if found == ("handloom-gpt", 1):
+    kind = (facts.get("format"), facts.get("version"))
+    if kind == ("handloom-gpt", 1):
         raise UserError(
             f"{folder} is a model of stage 1, which has no actions: fine-tune it with `handloom "
             f"train finetune --stage1 {folder}`."
         )
-    if found != (FORMAT, VERSION):
+    if kind != (FORMAT, VERSION):
         raise UserError(
-            f"{folder / export.CONFIG} is of format {found[0]} {found[1]}, this handloom reads "
+            f"{folder / export.CONFIG} is of format {kind[0]} {kind[1]}, this handloom reads "
             f"{FORMAT} {VERSION}: update handloom, or fine-tune again."
         )

@@ -28,20 +28,8 @@ AT_A_TIME = 32
 Features = NDArray[np.float16]
 
 
-class StoredFeatures:
-    """The features of a split, mapped from disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.features_NMX: Features = np.load(path, mmap_mode="r")
-
-    def read(self, numbers_B: NDArray[np.int64]) -> Features:
-        """Features of windows by their numbers: float16 [B, M, X]."""
-        found: Features = self.features_NMX[numbers_B]
-        return found
-
-
 def path_of(folder: Path, split: str, identity: Any) -> Path:
-    """Where the features of a split lie that were made under these conditions."""
+    """File of the features of a split; its name holds a hash of the conditions they depend on."""
     text = json.dumps(identity, sort_keys=True)
     return folder / f"{split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
 

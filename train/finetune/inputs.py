@@ -1,4 +1,4 @@
-"""DeviceWindows of episodes as the stage-2 model takes them.
+"""Windows of episodes as the stage-2 model takes them.
 
 Shape legend: B windows, h frames given (the current one last), F = h + 1 frames, V views, R rows,
 C columns, n = F*V*R*C codes, L and E text length and width, S numbers of an encoded state, k
@@ -18,7 +18,7 @@ from handloom.train.trainer.feed import on_device
 
 
 class Inputs(NamedTuple):
-    """DeviceWindows on the device of the model."""
+    """Windows on the device of the model."""
 
     codes_Bn: Tensor
     """int64, those of the frame to predict included."""
@@ -35,13 +35,13 @@ class Inputs(NamedTuple):
     features_BMX: Tensor | None = None
     """Features of the GPT, if they were computed before."""
     all_visible: bool = False
-    """Whether all pictures are known to be there; attention then needs no mask, which is faster.
+    """True where all pictures are known to be there; attention then needs no mask, which is faster.
     The host decides, so that a step need not wait for the device."""
     visible_Bn: Tensor | None = None
     """`visible_BFV` of each code, if it was spread out before: see `DeviceWindows.part`."""
 
     def visible_codes(self) -> Tensor | None:
-        """Which codes may be attended to, bool [B, n]; None for all."""
+        """Mask of the codes that may be attended to, bool [B, n]; None for all."""
         if self.all_visible:
             return None
         if self.visible_Bn is not None:
@@ -55,7 +55,7 @@ class DeviceWindows(NamedTuple):
 
     inputs: Inputs
     complete: list[bool]
-    """Whether a window has all its pictures."""
+    """For each window, True where it has all its pictures."""
 
     def part(self, part: slice) -> Inputs:
         """Some of the windows."""
@@ -101,5 +101,6 @@ def windows_of(
 
 def codes_of(codes_BFVRC: Any, device: torch.device) -> Tensor:
     """Codes of windows, uint16 [B, F, V, R, C] of numpy, as the model takes them: int64 [B, n]."""
+    # torch computes hardly anything in uint16
     codes_BVFRC = torch.from_numpy(codes_BFVRC.astype("int32")).transpose(1, 2)
     return on_device(to_sequence(codes_BVFRC), device)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from handloom.train.finetune.config import HeadOptions, LossOptions
 from handloom.train.finetune.heads.catalog import make_head
-from handloom.train.finetune.heads.head import ActionHead, Demonstrated, HeadShape, mean_of_each
+from handloom.train.finetune.heads.head import ActionHead, Demonstration, HeadShape, mean_of_each
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.readout import Readout
 from handloom.train.model.gpt import GPT
@@ -185,13 +185,13 @@ class RobotModel(nn.Module):
 
     def _features(self, stream: list[Tensor]) -> Tensor:
         start, shape = self.shape.trunk.text_length, self.shape
-        found = torch.cat([stream[layer] for layer in shape.layers], dim=-1)
-        found_BnX, pool = found[:, start : start + shape.given], shape.head.pool
+        layers = torch.cat([stream[layer] for layer in shape.layers], dim=-1)
+        features_BnX, pool = layers[:, start : start + shape.given], shape.head.pool
         h, views, rows, cols = shape.grid
-        tiles = found_BnX.reshape(len(found), h * views * rows, pool, cols, pool, -1)
+        tiles = features_BnX.reshape(len(layers), h * views * rows, pool, cols, pool, -1)
         features_BMX: Tensor = tiles.mean((2, 4)).flatten(1, 2)
         return features_BMX
 
 
-def _true(inputs: Inputs) -> Demonstrated:
-    return Demonstrated(inputs.action_BkA, inputs.action_valid_Bk, inputs.state_BhS[:, -1])
+def _true(inputs: Inputs) -> Demonstration:
+    return Demonstration(inputs.action_BkA, inputs.action_valid_Bk, inputs.state_BhS[:, -1])

@@ -79,7 +79,7 @@ class Space:
         return cls(entries[0]["action_kind"], float(entries[0]["hz"]), *state, *action)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """The fields as plain JSON."""
         return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
 
     @classmethod
@@ -99,7 +99,7 @@ class Space:
     def grippers(self) -> tuple[int, ...]:
         """Columns of the action that are grippers, 0 closed … 1 open.
 
-        The last of every seven; none where the numbers' meaning is not told (`as_stored`), or where
+        The last of every seven; none where the numbers' meaning is unknown (`as_stored`), or where
         joints do not come in sevens, so that all are regressed.
         """
         width = len(self.action_mean)
@@ -120,10 +120,10 @@ class Space:
     def encode_state(self, state: Tensor) -> Tensor:
         """A state as the model takes it.
 
-        Of `ee_delta`, for each arm: the position normalised, the first two columns of the rotation
+        `ee_delta` gives for each arm the position normalised, the first two columns of the rotation
         matrix (continuous, where angles jump from pi to -pi; Zhou et al., "On the continuity of
         rotation representations in neural networks", arXiv 1812.07035), and the gripper as it is.
-        All other kinds: every number normalised.
+        In all other kinds every number is normalised.
 
         Args:
             state: float32 [..., S], physical units.
@@ -137,7 +137,7 @@ class Space:
         parts = []
         for first in range(0, len(self.state_mean), ARM):
             position = scaled[..., first : first + 3]
-            rotation = two_columns(state[..., first + 3 : first + 6])
+            rotation = rotation_columns(state[..., first + 3 : first + 6])
             parts += [position, rotation, state[..., first + 6 : first + 7]]
         return torch.cat(parts, dim=-1)
 
@@ -154,12 +154,14 @@ class Space:
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean to subtract and deviation to divide by, [A] each; 0 and 1 for grippers."""
         std = _safe(self.action_std)
-        held = set(self.grippers)
-        mean = [0.0 if i in held else value for i, value in enumerate(self.action_mean)]
-        return _row(mean, like), _row([1.0 if i in held else v for i, v in enumerate(std)], like)
+        grippers = set(self.grippers)
+        mean = [0.0 if i in grippers else value for i, value in enumerate(self.action_mean)]
+        return _row(mean, like), _row(
+            [1.0 if i in grippers else v for i, v in enumerate(std)], like
+        )
 
 
-def two_columns(rpy: Tensor) -> Tensor:
+def rotation_columns(rpy: Tensor) -> Tensor:
     """The first two columns of R = Rz(yaw) Ry(pitch) Rx(roll), one after the other.
 
     Args:

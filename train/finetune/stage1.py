@@ -1,6 +1,5 @@
-"""The GPT of stage 1 as stage 2 begins with it, and what has to be known to feed it."""
+"""The GPT of stage 1 as the start of stage 2, checked against the shards of episodes."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,8 @@ from torch import Tensor
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import sha256_file
-from handloom.train.finetune.config import FinetuneConfig
-from handloom.train.model import export, text
+from handloom.train.model import export
 from handloom.train.model.gpt import GPT
-from handloom.train.model.shape import SIZES, Shape
 
 VIEWS = "position.1.weight"  # the table of the model that has a row for each view
 
@@ -33,13 +30,13 @@ def load(folder: Path, grid: tuple[int, int, int], manifest: dict[str, Any]) -> 
     """
     model, facts = export.load(folder)
     facts["weights_sha256"] = sha256_file(export.find(folder) / export.WEIGHTS)
-    own, found = facts["tokenizer"], manifest["tokenizer"]
-    if own["weights_sha256"] != found["weights_sha256"]:
+    own, other = facts["tokenizer"], manifest["tokenizer"]
+    if own["weights_sha256"] != other["weights_sha256"]:
         raise UserError(
             f"--stage1 {folder} was trained on codes of the tokenizer {own['name']} "
             f"({own['weights_sha256'][:12]}, {own['codebook_size']:,} codes), and the shards hold "
-            f"those of {found['name']} ({found['weights_sha256'][:12]}, "
-            f"{found['codebook_size']:,} codes): curate the episodes with --tokens.model of that "
+            f"those of {other['name']} ({other['weights_sha256'][:12]}, "
+            f"{other['codebook_size']:,} codes): curate the episodes with --tokens.model of that "
             "one, or pre-train on this one."
         )
     shape, (views, *rest) = model.shape, grid
@@ -58,33 +55,9 @@ def load(folder: Path, grid: tuple[int, int, int], manifest: dict[str, Any]) -> 
     return model, facts
 
 
-def trunk_shape(shape: Shape, views: int) -> Shape:
-    """The shape of a GPT of stage 1 when it reads so many views."""
-    return replace(shape, views=views)
-
-
 def widen(weights: dict[str, Tensor], views: int) -> dict[str, Tensor]:
-    """Weights for more views: each new one begins as the only one that stage 1 knew."""
+    """Weights for more views: each new one begins as a copy of the only one of stage 1."""
     rows = weights[VIEWS]
     if len(rows) == views:
         return weights
     return {**weights, VIEWS: rows[:1].repeat(views, 1)}
-
-
-def from_scratch(
-    config: FinetuneConfig, grid: tuple[int, int, int], codebook: int, encoder: text.TextEncoder
-) -> Shape:
-    """The shape of a GPT that has seen nothing."""
-    if config.size not in SIZES:
-        raise UserError(f"unknown size {config.size!r}: choose one of {', '.join(SIZES)}.")
-    views, rows, cols = grid
-    return Shape(
-        **SIZES[config.size]._asdict(),
-        codebook_size=codebook,
-        views=views,
-        frames=config.history + 1,
-        rows=rows,
-        cols=cols,
-        text_length=encoder.length,
-        text_width=encoder.width,
-    )

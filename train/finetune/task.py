@@ -7,7 +7,7 @@ OUT/summary.json    the closing numbers
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -27,21 +27,13 @@ from handloom.train.finetune.space import Space
 from handloom.train.finetune.windows.folder import WindowOptions
 from handloom.train.finetune.windows.windows import WindowBatch, Windows
 from handloom.train.model import text
-from handloom.train.model.shape import Shape
+from handloom.train.model.shape import Shape, named_shape
 from handloom.train.pretrain.task import clips_too_large
-from handloom.train.trainer import flops
-from handloom.train.trainer.distributed import World, spread, whole
-from handloom.train.trainer.feed import fed
-from handloom.train.trainer.optimizer import (
-    accumulate,
-    make_optimizer,
-    named_state,
-    schedule,
-    set_rate,
-    update,
-)
+from handloom.train.trainer.distributed import World, distribute, whole
+from handloom.train.trainer.feed import prefetch
+from handloom.train.trainer.optimizer import accumulate, make_optimizer, schedule, set_rate, update
 from handloom.train.trainer.options import place_and_weight
-from handloom.train.trainer.task import Batch, Scores, Step, Task, Tensors, device_name, share_of
+from handloom.train.trainer.task import Batch, Scores, Step, Task, share_of
 
 
 class FinetuneTask(Task):
@@ -64,13 +56,13 @@ class FinetuneTask(Task):
         self.trained.trunk.activation_checkpointing = config.activation_checkpointing
         self.trained.trunk.requires_grad_(config.mode == "full")
         self.model = self.trained  # whole; see gather
-        self.objective = spread(self.trained, config, world)
+        self.objective = distribute(self.trained, config, world)
         self.optimizer = make_optimizer(self.trained, config, self._share)
-        self.stored: dict[str, features.StoredFeatures] = {}
+        self.stored: dict[str, features.Features] = {}  # by split, mapped from disk
 
     @property
     def predicts_video(self) -> bool:
-        """Whether the next pictures are part of what is learned."""
+        """True where the next pictures are part of the loss."""
         return bool(self.config.mode == "full")
 
     def identity(self) -> Scores:
@@ -89,7 +81,7 @@ class FinetuneTask(Task):
         }
 
     def begin(self) -> None:
-        """Compute what the frozen GPT makes of every window, once; rank 0 does it for all."""
+        """Compute the frozen GPT's features of every window, once; rank 0 does it for all."""
         if self.config.mode != "frozen+cached":
             return
         folder = self.config.features or self.config.out / "features"
@@ -99,11 +91,11 @@ class FinetuneTask(Task):
                 size_MX = int(np.prod(self.shape.grid)), self.shape.feature_width
                 features.store(path, len(windows), size_MX, partial(self._features_of, windows))
             self.world.barrier()
-            self.stored[split] = features.StoredFeatures(path)
+            self.stored[split] = np.load(path, mmap_mode="r")
 
     def windows(self, batch: WindowBatch, split: str = "train") -> DeviceWindows:
         """Windows as the model takes them, on the device."""
-        stored = self.stored[split].read(batch.number) if split in self.stored else None
+        stored = self.stored[split][batch.number] if split in self.stored else None
         return windows_of(batch, self.space, self.text, self.world.device, stored)
 
     def batches(self, position: int) -> Iterator[Batch]:
@@ -115,7 +107,7 @@ class FinetuneTask(Task):
             batch = next(read)
             return Batch(self.windows(batch), len(batch.number), [], batch.position)
 
-        return fed(prepare, world.device)
+        return prefetch(prepare, world.device)
 
     def sample_ids(self, position: int) -> list[str]:
         """The episodes of the windows of the batch that ends at a position."""
@@ -126,7 +118,8 @@ class FinetuneTask(Task):
         """Accumulate the gradient of a batch and update the model."""
         config, weights, model = self.config, self.config.loss, self.trained
         set_rate(self.optimizer, config.lr, schedule(step, config))
-        # What the head draws depends on the position in the data alone.
+        # The head's draws depend on the position in the data alone. (Python salts the hash of a
+        # string in each process, but not that of integers.)
         before = batch.position - config.batch_size
         torch.manual_seed(hash((config.seed, before, self.world.rank)) & 0xFFFFFFFF)
 
@@ -152,22 +145,13 @@ class FinetuneTask(Task):
         """The scores in one line."""
         return "" if self.last is None else self.last.line()
 
-    def tensors(self) -> Tensors:
-        """Parameters and the optimiser's state."""
-        return {
-            "model": dict(self.trained.named_parameters()),
-            "optimizer": dict(named_state(self.trained, self.optimizer)),
-        }
-
     def log_facts(self, step: int) -> Scores:
         """The learning rate."""
         return {"lr": self.config.lr * schedule(step - 1, self.config)}
 
-    def share_of_peak(self) -> float | None:
-        """The share of the device's peak that one window a second is; None if it is not known."""
-        dtype = torch.bfloat16 if self.config.bf16 else torch.float32
-        peak = flops.peak_flops(device_name(self.world.device), dtype)
-        return None if peak is None else flops_per_window(self.shape, self.config.mode) / peak
+    def flops_per_unit(self) -> float:
+        """FLOPs of one window."""
+        return flops_per_window(self.shape, self.config.mode)
 
     def too_large(self) -> tuple[str, str]:
         """So many windows."""
@@ -212,14 +196,22 @@ class FinetuneTask(Task):
         weights = None
         if config.stage1 is None:
             self.text = text.load(config.text_encoder, config.text_length, str(self.world.device))
-            codebook = self.manifest["tokenizer"]["codebook_size"]
-            trunk = stage1.from_scratch(config, grid, codebook, self.text)
+            trunk = named_shape(
+                config.size,
+                codebook_size=self.manifest["tokenizer"]["codebook_size"],
+                views=grid[0],
+                frames=config.history + 1,
+                rows=grid[1],
+                cols=grid[2],
+                text_length=self.text.length,
+                text_width=self.text.width,
+            )
         else:
             gpt, self.stage1_facts = stage1.load(config.stage1, grid, self.manifest)
             moved = None if config.text_encoder == "seeded" else config.text_encoder
             own = self.stage1_facts["text_encoder"]
             self.text = text.load_again(own, moved, str(self.world.device))
-            weights, trunk = gpt.state_dict(), stage1.trunk_shape(gpt.shape, grid[0])
+            weights, trunk = gpt.state_dict(), replace(gpt.shape, views=grid[0])
             _refuse_too_many_frames(config, trunk)
         _refuse_odd_pool(config, trunk)
         shape = RobotShape(

@@ -1,4 +1,4 @@
-"""Validation of stage 2 on held-out windows: the actions, what the head says, the next pictures.
+"""Validation of stage 2 on held-out windows: actions, the head's own scores, next pictures.
 
 Shapes: M windows, k actions of a chunk, A numbers of an action, V views.
 """
@@ -31,7 +31,7 @@ class Finetuning(Protocol):
 
     @property
     def predicts_video(self) -> bool:
-        """Whether the next pictures are part of what is learned."""
+        """True where the next pictures are part of the loss."""
 
     def windows(self, batch: WindowBatch, split: str) -> DeviceWindows:
         """Windows on the device."""
@@ -42,13 +42,13 @@ class Finetuning(Protocol):
 
 @dataclass(frozen=True)
 class FinetuneScores:
-    """FinetuneScores of a model on held-out windows."""
+    """Scores of a model on held-out windows."""
 
     windows: int
     prior_mean: ActionScores
     """The chunk that a policy executes: no noise, the latent zero."""
     mean_action: ActionScores
-    """The mean action of training, whatever is seen: what is to be beaten."""
+    """The mean action of training, whatever the input: a baseline."""
     head: HeadScores
     video: dict[str, float]
     """Cross entropy of the next picture's codes, nats, by view; empty where it was not asked."""
@@ -133,7 +133,7 @@ def _scores(job: Finetuning, found: dict[str, Tensor]) -> FinetuneScores:
 
 
 def table(scores: FinetuneScores) -> Iterator[str]:
-    """Lines that say the scores of a finished run."""
+    """Scores of a finished run as lines to print."""
     yield f"{scores.windows} held-out windows             arm L1 (std)   gripper"
     rows = {"as executed (no noise)": scores.prior_mean, **scores.head.rows}
     rows["mean action of training"] = scores.mean_action

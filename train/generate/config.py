@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handloom.errors import UserError
+from handloom.train.trainer.options import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a code is drawn from the distribution that the model gives."""
+    """Options of drawing a code from the model's distribution."""
 
     temperature: float = 0.0
     """0 takes the likeliest code each time; 1 draws as the model says, more is wilder."""
     top_k: int | None = None
-    """Draw among so many likeliest codes only."""
+    """Number of the likeliest codes to draw among."""
     top_p: float | None = None
     """Draw among the fewest likeliest codes whose probabilities add up to this, above 0, at most 1;
     after --top-k."""
@@ -44,7 +45,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling):
+class GenerateConfig(Sampling, LoadOptions):
     """Continue clips or a picture with a trained model: a video, a GIF, and a picture that has the
     truth beside the prediction. Give one of --clip, --clips and --image."""
 
@@ -61,24 +62,16 @@ class GenerateConfig(Sampling):
     text: str | None = None
     """The instruction. A clip has its own caption, which this replaces."""
     given: int = 1
-    """Frames of a clip that the model gets to see."""
+    """Frames of a clip that the model is given."""
     frames: int | None = None
     """Frames in all, those given included; by default as many as the model was trained on. For more
-    the window slides: the model then sees the newest frames only."""
+    the window slides: the model is then given the newest frames only."""
     out: Path = Path("runs/generated")
-    """Where <name>.mp4, .gif, .png and .tokens.npy go, and scores.json where the truth is known."""
-    tokenizer: str | None = None
-    """Where the model's tokenizer lies now, if not where it lay in training."""
-    text_encoder: str | None = None
-    """Where the model's text encoder lies now, if not where it lay in training."""
+    """Folder for <name>.mp4, .gif, .png, .tokens.npy, and scores.json where the truth is known."""
     lpips: Path | None = None
     """Folder with the weights of LPIPS, vgg16-397923af.pth and vgg.pth; without it no LPIPS."""
     i3d: Path | None = None
     """i3d_torchscript.pt, for the Frechet video distance over --clips; without it no FVD."""
-    device: str = "cpu"
-    """A torch device, such as `cpu` or `cuda`."""
-    threads: int = 2
-    """CPU threads."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,7 +41,7 @@ def load_tokenizer(
 
     Args:
         facts: of the tokenizer, as a manifest or an export holds them.
-        model: where it lies now; by default where it lay then.
+        model: folder or hub id; by default that recorded in `facts`.
         device: a torch device.
         threads: as for `vqgan.load`.
 

@@ -1,11 +1,11 @@
-"""How near predicted frames come to the true ones, as pictures and as videos.
+"""Scores of predicted frames against the true ones, as pictures and as videos.
 
     predicted               what the model generated
     last given repeated     the newest given frame again and again, through the tokenizer
     tokenizer's ceiling     the true codes decoded: what a perfect prediction of codes would get
 
 The truth is the source media where they are at hand. Where they are not it is the decoded true
-codes, of which the ceiling is perfect by definition and left out.
+codes; the ceiling is perfect then by definition, and left out.
 
 Shapes: F predicted frames of one view, H x W pixels.
 """
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from handloom.tokenize.measure.pixels import Distance, psnr_db, ssim
 from handloom.train.generate.fvd import Network, frechet_distance
-from handloom.train.pretrain.baselines import to_say
+from handloom.train.pretrain.baselines import datasets_to_print
 
 Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Shown:
+class PredictedView:
     """One view of one clip after the frames that were given, uint8 [F, H, W, 3] each."""
 
     dataset: str
@@ -38,7 +38,7 @@ class Shown:
 
 
 def scores(
-    shown: list[Shown], distance: Distance | None = None, network: Network | None = None
+    shown: list[PredictedView], distance: Distance | None = None, network: Network | None = None
 ) -> dict[str, dict[str, Any]]:
     """Scores by dataset, and of `all`.
 
@@ -56,16 +56,16 @@ def scores(
     return {name: _scores(_of(shown, name), distance, network) for name in names if shown}
 
 
-def _of(shown: list[Shown], dataset: str) -> list[Shown]:
+def _of(shown: list[PredictedView], dataset: str) -> list[PredictedView]:
     return [one for one in shown if dataset in ("all", one.dataset)]
 
 
 def _scores(
-    shown: list[Shown], distance: Distance | None, network: Network | None
+    shown: list[PredictedView], distance: Distance | None, network: Network | None
 ) -> dict[str, Any]:
     at_hand = all(one.source is not None for one in shown)
     truth = [one.decoded if one.source is None or not at_hand else one.source for one in shown]
-    by_name: dict[str, Callable[[Shown], Frames]] = {
+    by_name: dict[str, Callable[[PredictedView], Frames]] = {
         "predicted": lambda one: one.predicted,
         "last given repeated": lambda one: one.repeated,
     }
@@ -88,7 +88,9 @@ def compare(
     network: Network | None = None,
 ) -> dict[str, float]:
     """Means over frames of videos with the same lengths, and the distance of the two sets."""
-    pairs = [pair for videos in zip(truth, other, strict=True) for pair in _pairs(*videos)]
+    pairs = [
+        pair for videos in zip(truth, other, strict=True) for pair in zip(*videos, strict=True)
+    ]
     found = {"psnr_db": _mean(psnr_db, pairs), "ssim": _mean(ssim, pairs)}
     if distance is not None:
         found["lpips"] = _mean(distance, pairs)
@@ -99,8 +101,8 @@ def compare(
 
 
 def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Lines that say the scores."""
-    for dataset in to_say(found):
+    """Scores as lines to print."""
+    for dataset in datasets_to_print(found):
         rows = found[dataset]
         size = f"{rows['frames']} frames of {rows['videos']} videos"
         yield f"{dataset}: {size} against {rows['truth']}"
@@ -111,10 +113,6 @@ def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
                     f"   {k.upper()} {row[k]:.3f}" for k in ("lpips", "fvd") if k in row
                 )
                 yield f"  {name:<20}{words}"
-
-
-def _pairs(a: Frames, b: Frames) -> Iterator[tuple[Frames, Frames]]:
-    yield from zip(a, b, strict=True)
 
 
 def _mean(measure: Distance, pairs: list[tuple[Frames, Frames]]) -> float:

@@ -1,4 +1,4 @@
-"""The steps of `handloom generate`: load, continue, write, measure.
+"""`handloom generate`: load, continue, write, measure.
 
     OUT/<name>.mp4, .gif, .png, .tokens.npy     name is the clip's id or the picture's file name
     OUT/scores.json                             where the truth is known
@@ -18,11 +18,10 @@ from handloom.train.generate import fvd, pictures, quality
 from handloom.train.generate.config import GenerateConfig
 from handloom.train.generate.pictures import Comparison
 from handloom.train.generate.prompts import Prompt, find
-from handloom.train.generate.quality import Shown
-from handloom.train.model import continuation as rollout
-from handloom.train.model import export, text
+from handloom.train.generate.quality import PredictedView
+from handloom.train.model import continuation, export, text
 from handloom.train.model.shape import Shape
-from handloom.train.pretrain import true_frames as source_frames
+from handloom.train.pretrain import true_frames
 
 
 def run(config: GenerateConfig) -> None:
@@ -33,14 +32,14 @@ def run(config: GenerateConfig) -> None:
     )
     encoder = text.load_again(facts["text_encoder"], config.text_encoder, config.device)
     prompts = find(config, model.shape, facts["tokenizer"], tokenizer, encoder)
-    distance, network = _judges(config)
+    distance, network = _metrics(config)
     frames = config.frames or model.shape.frames
     _refuse_nothing_to_do(prompts, frames, model.shape)
     config.out.mkdir(parents=True, exist_ok=True)
-    shown: list[Shown] = []
+    shown: list[PredictedView] = []
     for prompt in prompts:
         text_1LE = encoder([prompt.text])
-        predicted = rollout.continue_clip(model, prompt.given_VfRC, text_1LE, frames, config)
+        predicted = continuation.continue_clip(model, prompt.given_VfRC, text_1LE, frames, config)
         np.save(config.out / f"{prompt.name}.tokens.npy", predicted)
         video = pictures.decode(predicted, tokenizer)
         true = (
@@ -48,10 +47,10 @@ def run(config: GenerateConfig) -> None:
         )
         write(prompt, video, true, config.out)
         if prompt.sample is not None and true is not None:
-            read = source_frames.read(config.shards, [prompt.sample], tokenizer)
+            read = true_frames.read(config.shards, [prompt.sample], tokenizer)
             source = read.get(prompt.name)
             given = prompt.given_VfRC.shape[1]
-            shown += rollout.shown(prompt.dataset, given, video, true, source)
+            shown += continuation.predicted_views(prompt.dataset, given, video, true, source)
     if shown:
         found = quality.scores(shown, distance, network)
         write_text(config.out / "scores.json", json.dumps(found, indent=2) + "\n")
@@ -72,7 +71,7 @@ def write(prompt: Prompt, video_VFHW3: Any, true_VFHW3: Any | None, out: Path) -
     print(f"wrote {out / prompt.name}.mp4, .gif, .png, .tokens.npy: {prompt.text!r}", flush=True)
 
 
-def _judges(config: GenerateConfig) -> tuple[Any, fvd.Network | None]:
+def _metrics(config: GenerateConfig) -> tuple[Any, fvd.Network | None]:
     """LPIPS and the network of FVD, loaded before minutes of generating are spent."""
     distance = None
     if config.lpips is not None:

@@ -1,4 +1,4 @@
-"""Transformer blocks without causality, which the readout and the action heads are made of.
+"""Transformer blocks without causality, for the readout and the action heads.
 
 Shapes: B windows, N or Q tokens, M memory tokens, W width.
 """

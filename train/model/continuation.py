@@ -1,7 +1,7 @@
-"""Clips continued by a model: codes in, codes out, and what there is to compare.
+"""Clips continued by a model: codes in, codes out, and frames to compare.
 
 Shapes: V views, F frames in all, f frames given, R rows, C columns, H x W pixels, L and E as in
-`model.py`.
+`gpt.py`.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handloom.train.generate.config import Sampling
-from handloom.train.generate.quality import Frames, Shown
+from handloom.train.generate.quality import Frames, PredictedView
 from handloom.train.model.gpt import GPT
 from handloom.train.model.sampling import LIKELIEST, continue_frames
 from handloom.train.model.shape import Shape
@@ -35,13 +35,13 @@ def from_sequence(codes_Bn: Tensor, shape: Shape) -> Codes:
     return grid.transpose(1, 2).to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
-def shown(
+def predicted_views(
     dataset: str, given: int, predicted: Frames, true: Frames, source_FHW3: Frames | None
-) -> list[Shown]:
-    """Predicted frames beside the true ones, as far as both go; both have views."""
+) -> list[PredictedView]:
+    """Predicted frames of every view beside the true ones, up to the end of the shorter clip."""
     span = slice(given, min(predicted.shape[1], true.shape[1]))
     return [
-        Shown(
+        PredictedView(
             dataset,
             view[span],
             np.repeat(true[v, given - 1 : given], span.stop - given, axis=0),

@@ -73,14 +73,14 @@ def read(
     check: Callable[[Path, dict[str, Any]], None],
     again: str,
 ) -> tuple[Model, dict[str, Any]]:
-    """Read what `write` has written.
+    """Read a model that `write` has written.
 
     Args:
-        folder: that holds both files.
+        folder: holds both files.
         build: a model of the shape that the facts say.
         device: a torch device.
         check: raises a UserError where the facts are of another format.
-        again: what to do where it cannot be read.
+        again: advice for a message where it cannot be read.
 
     Raises:
         UserError: it is damaged, or what `check` raises.
@@ -154,10 +154,10 @@ def from_checkpoint(out: Path) -> Path:
 
 
 def _check_format(folder: Path, facts: dict[str, Any]) -> None:
-    found = (facts.get("format"), facts.get("version"))
-    if found != (FORMAT, VERSION):
+    kind = (facts.get("format"), facts.get("version"))
+    if kind != (FORMAT, VERSION):
         raise UserError(
-            f"{folder / CONFIG} is of format {found[0]} {found[1]}, this handloom reads "
+            f"{folder / CONFIG} is of format {kind[0]} {kind[1]}, this handloom reads "
             f"{FORMAT} {VERSION}: update handloom, or export again."
         )
 

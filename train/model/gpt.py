@@ -26,13 +26,13 @@ def to_sequence(tokens_BVFRC: Tensor) -> Tensor:
 
 
 class Cache:
-    """Keys and values of positions already seen, so that generation feeds one code at a time."""
+    """Keys and values of earlier positions, so that generation feeds one code at a time."""
 
     def __init__(self, shape: Shape, batch: int, device: torch.device) -> None:
         length, width = shape.text_length + shape.codes, shape.width // shape.heads
         self.kv = torch.zeros(shape.layers, 2, batch, shape.heads, length, width, device=device)
         self.codes_Bn = torch.zeros(batch, 0, dtype=torch.long, device=device)
-        self.visible_BT: Tensor | None = None  # which positions may be looked at; None for all
+        self.visible_BT: Tensor | None = None  # mask of what may be attended to; None for all
         self.filled = 0
 
     def extend(self, layer: int, k_BHTS: Tensor, v_BHTS: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ def rotate(x_BHTS: Tensor, turn_2TP: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention whose queries look around the place that is about to be predicted."""
+    """Causal self-attention; queries have the position of the code that they are to predict."""
 
     def __init__(self, width: int, heads: int, layer: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         q_BHTS, k_BHTS, v_BHTS = split.permute(2, 0, 3, 1, 4).contiguous()
         q_BHTS = rotate(self.q_norm(q_BHTS), turns.there)
         k_BHTS = rotate(self.k_norm(k_BHTS), turns.here)
-        # A single new code may see all that the cache holds.
+        # A single new code may attend to all that the cache holds.
         causal = mask is None and x_BTD.shape[1] > 1
         if cache is not None:
             k_BHTS, v_BHTS = cache.extend(self.layer, k_BHTS, v_BHTS)
@@ -166,6 +166,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """[B, n, D] from codes that stand at `start`, `start + 1`, ... of the clip."""
         place_nD = self._places()[start : start + codes_Bn.shape[1]]
+        # Numbers of a direction have a size of width ** -0.5; scaled, the 0.02 of other embeddings.
         codes_BnD = F.embedding(codes_Bn, self._directions() * (0.02 * self.shape.width**0.5))
         x_BnD = codes_BnD + place_nD
         out: Tensor = self.input_norm(x_BnD if extra_BnD is None else x_BnD + extra_BnD)
@@ -232,7 +233,7 @@ class GPT(nn.Module):
         turns = Turns(self.here_2TP[:, span], self.there_2TP[:, span])
         if visible_BT is None and start and x_BTD.shape[1] > 1:
             visible_BT = x_BTD.new_ones(len(x_BTD), span.stop, dtype=torch.bool)
-        mask = None if visible_BT is None else _causal_and_seen(visible_BT, start)
+        mask = None if visible_BT is None else _causal_and_visible(visible_BT, start)
         stream = [x_BTD]
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -275,7 +276,7 @@ class GPT(nn.Module):
         """Take in codes after those in the cache; logits [B, K] of the code that comes next.
 
         The first call brings the caption, and may bring no codes. Where it hides some of them
-        (`visible_Bn`, see `hidden`), each later call says of its codes too.
+        (`visible_Bn`, see `hidden`), each later call passes the mask of its codes too.
         """
         x_BtD = self.embed_codes(codes_Bn, cache.codes_Bn.shape[1], extra_BnD)
         if text_BLE is not None:
@@ -289,15 +290,6 @@ class GPT(nn.Module):
         earlier_Bm = cache.codes_Bn[:, place : place + 1] if place >= 0 else codes_Bn[:, :0]
         return self._predict(x_B1D, earlier_Bm)[:, 0]
 
-    @torch.no_grad()
-    def generate(self, codes_Bn: Tensor, text_BLE: Tensor) -> Tensor:
-        """Continue the first n codes to a clip [B, N], taking the likeliest code each time."""
-        cache = Cache(self.shape, len(codes_Bn), codes_Bn.device)
-        logits_BK = self.extend(codes_Bn, cache, text_BLE)
-        while cache.codes_Bn.shape[1] < self.shape.codes - 1:
-            logits_BK = self.extend(logits_BK.argmax(-1, keepdim=True), cache)
-        return torch.cat([cache.codes_Bn, logits_BK.argmax(-1, keepdim=True)], dim=1)
-
 
 def _with_text(visible_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
     """Mask of text and codes that may be attended to: the text whole."""
@@ -306,8 +298,8 @@ def _with_text(visible_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
     return torch.cat([visible_Bn.new_ones(text_BLE.shape[:2]), visible_Bn], dim=1)
 
 
-def _causal_and_seen(visible_BT: Tensor, start: int) -> Tensor:
-    """Bool [B, 1, t, T]: which positions those from `start` on look at."""
+def _causal_and_visible(visible_BT: Tensor, start: int) -> Tensor:
+    """Mask, bool [B, 1, t, T], of the positions that those from `start` on attend to."""
     total = visible_BT.shape[1]
     here = torch.arange(start, total, device=visible_BT.device)[:, None]
     causal_tT = torch.arange(total, device=visible_BT.device) <= here
@@ -329,17 +321,17 @@ def _initialise(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, Attention):
-        _look_there_and_copy(module)
+        _start_as_copy(module)
     elif isinstance(module, Block):
         nn.init.zeros_(module.down.weight)
     elif isinstance(module, GPT):
         nn.init.constant_(module.norm.weight, 0.7)  # the spread of an untrained model's logits
         nn.init.zeros_(module.copy_gate.weight)
-        nn.init.constant_(module.copy_gate.bias, 3.0)
+        nn.init.constant_(module.copy_gate.bias, 3.0)  # softplus(3) = 3.05: 21 times the odds
 
 
 @torch.no_grad()
-def _look_there_and_copy(attention: Attention) -> None:
+def _start_as_copy(attention: Attention) -> None:
     """Start as "repeat what lies near the place to be predicted", which video mostly does.
 
     The equal biases make every query match keys of its own place, whatever the content; the output

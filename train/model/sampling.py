@@ -1,7 +1,7 @@
-"""From a model's distributions to codes, one after another, with a cache of what it has seen.
+"""Codes drawn from a model's distributions, one after another, with a cache of earlier positions.
 
 Shapes: B clips, n codes in one or more whole frames, K codebook size, N codes of a clip as the
-model takes them, L and E as in `model.py`.
+model takes them, L and E as in `gpt.py`.
 """
 
 import torch
@@ -45,7 +45,7 @@ def continue_frames(
 
 
 @torch.no_grad()
-def each_frame_alone(model: GPT, codes_BN: Tensor, text_BLE: Tensor) -> Tensor:
+def predict_each_frame(model: GPT, codes_BN: Tensor, text_BLE: Tensor) -> Tensor:
     """Predict every frame but the first from the true frames before it (temporal teacher forcing).
 
     Inside a frame the model goes on from its own codes, each the likeliest.

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from handloom.errors import UserError
+
 
 class Size(NamedTuple):
     """Depth and width of one named model size."""
@@ -56,3 +58,10 @@ class Shape:
     def length(self) -> int:
         """T: positions in training; the last code is predicted and never read."""
         return self.text_length + self.codes - 1
+
+
+def named_shape(size: str, **sizes: int) -> Shape:
+    """The shape of a named size; raises UserError for an unknown name."""
+    if size not in SIZES:
+        raise UserError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}.")
+    return Shape(**SIZES[size]._asdict(), **sizes)

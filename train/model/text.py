@@ -2,7 +2,7 @@
 
 Two kinds behind one class: a CLIP text model from a folder or the hub, and `seeded`, a small one
 of the same architecture with random weights from a fixed seed. The latter needs no download. It
-knows no language, but tells words and their order apart, which is what a small corpus can use.
+knows no language, but distinguishes words and their order, which is what a small corpus can use.
 
 Shapes: B captions, L tokens a caption, E width of the encoder.
 """
@@ -10,6 +10,7 @@ Shapes: B captions, L tokens a caption, E width of the encoder.
 import hashlib
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ Tokenize = Callable[[str], list[int]]
 class TextEncoder:
     """A frozen text model with its tokenizer and a cache of captions already encoded.
 
-    `read` and `cut` count the captions that it was given and those that were too long.
+    `read` and `cut` count the captions it has encoded and those that were too long.
 
     Args:
-        name: where it was loaded from, see `load`.
+        name: folder, hub id or `seeded`; see `load`.
         network: a transformers `CLIPTextModel`.
         tokenize: caption to token ids, start and end included.
         length: L; longer captions are cut.
@@ -49,12 +50,12 @@ class TextEncoder:
             )
         self.name = name
         self.network = network.eval().requires_grad_(False).to(device)
-        self.tokenize, self.length, self.device = tokenize, length, device
+        self.tokenize = lru_cache(CACHED_CAPTIONS)(tokenize)
+        self.length, self.device = length, device
         self.width: int = config.hidden_size
         self.weights_sha256 = _hash_weights(network)
         self.read = self.cut = 0
-        self._cache: dict[str, Tensor] = {}
-        self._ids: dict[str, list[int]] = {}
+        self._features = lru_cache(CACHED_CAPTIONS)(self._compute)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class TextEncoder:
         ids = [self._tokens(caption) for caption in captions]
         if torch.device(self.device).type == "cuda":
             return self.together(ids)
-        return torch.stack([self._encode(*pair) for pair in zip(captions, ids, strict=True)])
+        return torch.stack([self._features(tuple(row)) for row in ids])
 
     @torch.no_grad()
     def together(self, ids: list[list[int]]) -> Tensor:
@@ -88,24 +89,13 @@ class TextEncoder:
 
     def _tokens(self, caption: str) -> list[int]:
         """Token ids of a caption, cut and counted."""
-        if caption not in self._ids:
-            if len(self._ids) >= CACHED_CAPTIONS:
-                del self._ids[next(iter(self._ids))]
-            self._ids[caption] = self.tokenize(caption)
-        ids = self._ids[caption]
+        ids = self.tokenize(caption)
         self.read += 1
         self.cut += len(ids) > self.length
         return ids if len(ids) <= self.length else [*ids[: self.length - 1], ids[-1]]
 
-    def _encode(self, caption: str, ids: list[int]) -> Tensor:
-        if caption not in self._cache:
-            if len(self._cache) >= CACHED_CAPTIONS:
-                del self._cache[next(iter(self._cache))]
-            self._cache[caption] = self._compute(ids)
-        return self._cache[caption]
-
     @torch.no_grad()
-    def _compute(self, ids: list[int]) -> Tensor:
+    def _compute(self, ids: tuple[int, ...]) -> Tensor:
         # One caption at a time: features must not depend on which captions share a batch, or a
         # resumed run would differ in the last digits.
         features_LE = torch.zeros(self.length, self.width, device=self.device)
@@ -138,7 +128,7 @@ def load_again(facts: dict[str, Any], place: str | None = None, device: str = "c
 
     Args:
         facts: of it, as the model's export holds them.
-        place: where it lies now; by default where it lay then.
+        place: folder or hub id; by default that of the training.
         device: a torch device.
 
     Raises:

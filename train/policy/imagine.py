@@ -1,4 +1,4 @@
-"""The next pictures as the model imagines them, code after code.
+"""The next pictures, predicted code after code.
 
 Shapes: B windows, f frames imagined, V views, R rows, C columns, n codes.
 """
@@ -22,14 +22,14 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
 
     Args:
         model: in evaluation mode.
-        inputs: one window; the last frame of its codes is not looked at.
+        inputs: one window; the last frame of its codes is ignored.
         frames: f.
     """
     each, given = model.shape.trunk.codes_per_frame, model.shape.given
-    found = []
+    predicted = []
     for _ in range(frames):
         codes_1m = _next_frame(model, inputs)
-        found.append(codes_1m)
+        predicted.append(codes_1m)
         window = torch.cat([inputs.codes_Bn[:, each:given], codes_1m], dim=1)
         visible = inputs.visible_BFV.roll(-1, 1)
         visible[:, -1] = visible[:, -2]
@@ -42,12 +42,12 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
             visible_Bn=None,
         )
     trunk = model.shape.trunk
-    grid = torch.cat(found).view(frames, trunk.views, trunk.rows, trunk.cols)
+    grid = torch.cat(predicted).view(frames, trunk.views, trunk.rows, trunk.cols)
     return grid.to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
 def _next_frame(model: RobotModel, inputs: Inputs) -> Tensor:
-    """Codes [1, V*R*C] of the frame after those that are seen."""
+    """Codes [1, V*R*C] of the frame after those given."""
     trunk, given = model.trunk, model.shape.given
     visible_Bn = inputs.visible_codes()
     cache = Cache(trunk.shape, len(inputs.codes_Bn), inputs.codes_Bn.device)
@@ -58,16 +58,16 @@ def _next_frame(model: RobotModel, inputs: Inputs) -> Tensor:
         None if visible_Bn is None else visible_Bn[:, :given],
     )
     each, area = trunk.shape.codes_per_frame, trunk.shape.rows * trunk.shape.cols
-    there_V = inputs.visible_BFV[0, -2]  # as the newest frame is seen
-    found = []
+    there_V = inputs.visible_BFV[0, -2]  # the views of the newest frame
+    codes = []
     for i in range(each):
         there = there_V[i // area]
         code_B1 = logits_BK.argmax(-1, keepdim=True) * there
-        found.append(code_B1)
+        codes.append(code_B1)
         if i < each - 1:
             visible_B1 = None if visible_Bn is None else there.view(1, 1)
             logits_BK = trunk.extend(code_B1, cache, visible_Bn=visible_B1)
-    return torch.cat(found, dim=1)
+    return torch.cat(codes, dim=1)
 
 
 def _slid(state_known_Bh: Tensor) -> Tensor:

@@ -9,8 +9,8 @@
         for action in chunk.execute:          # 10 a second: chunk.hz
             robot.move(action)                # metres, radians, gripper 0 closed … 1 open
 
-The policy keeps its own history: it takes `act` to be called each time `execute` is done, and looks
-back to the observation that is `stride` steps old. Whoever sees more calls `observe` in between.
+The policy keeps its own history: it takes `act` to be called each time `execute` is done, and uses
+the observation that is `stride` steps old. A robot with more pictures calls `observe` in between.
 
 Shapes: H x W pixels, S numbers a state, A an action, k actions a chunk, n of them executed,
 V views, h frames given, R rows, C columns of codes.
@@ -46,18 +46,18 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Execution:
-    """How chunks become motion."""
+    """Execution of chunks: how many actions, mixed and smoothed."""
 
     execute_n: int | None = None
     """Actions that are executed of each chunk; by default as many as lie between two frames, so
-    that the last call's picture is the one the model wants to look back to. One at a time reacts
+    that the last call's picture is the earlier frame that the model takes. One at a time reacts
     fastest and costs most."""
     ensemble: float | None = None
     """Mix actions that earlier chunks meant for the same moment, the oldest weighing most: weight
     exp(-ensemble * i) for the i-th oldest (ACT, arXiv 2304.13705, has 0.01). None does not mix."""
     smoothing: float = 0.1
-    """How much jerk counts beside the distance from the predicted path; 0 leaves chunks as they
-    are. See smoothing.py."""
+    """Weight of the jerk beside the distance from the predicted path; 0 leaves chunks as they are.
+    See smoothing.py."""
     sample: bool = False
     """Draw a trajectory, by the head's noise; else it is the same one each time, of no noise."""
     seed: int = 0
@@ -103,10 +103,10 @@ class Policy:
     Args:
         model: in evaluation mode.
         space: what its states and actions are.
-        stride: steps between the frames that it looks at.
+        stride: steps between the frames that the model takes.
         tokenizer: whose codes it was trained on.
         encoder: of instructions.
-        execution: how chunks become motion.
+        execution: options of executing chunks.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Policy:
         Args:
             folder: the --out of the run, or its `export` folder.
             device: a torch device.
-            execution: how chunks become motion.
+            execution: options of executing chunks.
             tokenizer: where the VQGAN lies now, if not where it lay in training.
             text_encoder: likewise.
             threads: of the VQGAN, on a CPU.
@@ -156,7 +156,7 @@ class Policy:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Names of the images that it looks at."""
+        """Names of the images that the model takes."""
         return self.model.shape.views
 
     def reset(self) -> None:
@@ -183,7 +183,7 @@ class Policy:
         inputs = self._inputs(instruction)
         predicted = self._predict(inputs)
         self._chunks.append((self._step, predicted))
-        actions = as_motion(list(self._chunks), self._done, self.space, self.execution)
+        actions = blend_and_smooth(list(self._chunks), self._done, self.space, self.execution)
         chunk = Chunk(actions, predicted, self.execute_n, self.space.hz)
         self._done = np.concatenate([self._done, chunk.execute])[-2:]
         self._step += self.execute_n
@@ -192,7 +192,7 @@ class Policy:
         return chunk
 
     def observe(self, images: Mapping[str, Any], state: Any, ago: int) -> None:
-        """Take in what was seen between two calls of `act`.
+        """Take in an observation made between two calls of `act`.
 
         Args:
             images: as for `act`.
@@ -283,12 +283,12 @@ class Policy:
         known = np.zeros(h, np.bool_)
         for frame in range(h):
             wanted = self._step - (h - 1 - frame) * self.stride
-            found = self._nearest(wanted)
-            # A moment before the episode looks like its first one, and is masked.
-            shown = found or self._encoded(min(self._observed, key=lambda one: one.step))
+            near = self._nearest(wanted)
+            # A moment before the episode takes the first observation, and is masked.
+            shown = near or self._encoded(min(self._observed, key=lambda one: one.step))
             assert shown.codes_VRC is not None
             codes[frame], state[frame] = shown.codes_VRC, shown.state
-            known[frame] = found is not None
+            known[frame] = near is not None
             visible[frame] = [known[frame] and view in shown.images for view in self.views]
         codes[h] = codes[h - 1]
         visible[h] = visible[h - 1]
@@ -330,7 +330,7 @@ class Policy:
         return encoded
 
 
-def as_motion(
+def blend_and_smooth(
     chunks: Sequence[tuple[int, Floats]], done: Floats, space: Space, execution: Execution
 ) -> Floats:
     """The newest chunk as it is executed, mixed and smoothed if that is asked for: [k, A].
@@ -351,7 +351,7 @@ def as_motion(
 
 
 def actions_to_execute(execution: Execution, stride: int, chunk: int) -> int:
-    """How many actions of a chunk are executed.
+    """Number of actions of a chunk that are executed.
 
     Raises:
         UserError: more than there are, or a negative smoothing.

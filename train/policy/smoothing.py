@@ -1,4 +1,4 @@
-"""Trajectories made smooth before they are executed, and continuous with what was done before.
+"""Smoothing of trajectories before they are executed, continuous with the motion before them.
 
 Actions are displacements, so their running sum is a path, their differences are accelerations, and
 the second ones jerks. GR-2 (arXiv 2410.06158, section 3) optimises the predicted trajectory for

@@ -1,4 +1,4 @@
-"""Baselines that a model must beat: predictors that know nothing of the world.
+"""Baselines that a model must beat.
 
     unigram          every code with its frequency in the training clips
     copy last frame  the code at the same place one frame earlier with probability p, else unigram
@@ -20,7 +20,7 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Score:
-    """How well codes were predicted."""
+    """Scores of predicted codes."""
 
     cross_entropy: float
     """Mean negative log probability of the true code, in nats."""
@@ -30,7 +30,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Validation:
-    """How well a model predicts held-out clips of one dataset, or of all."""
+    """Scores of a model on held-out clips of one dataset, or of all."""
 
     clips: int
     loss: float
@@ -41,10 +41,10 @@ class Validation:
     """Frames 1 and later."""
 
 
-def to_say(names: Iterable[str]) -> list[str]:
-    """The datasets whose scores are worth a line: `all` says nothing new about a single one."""
-    found = list(names)
-    return found if len(found) != 2 else [name for name in found if name != "all"]
+def datasets_to_print(names: Iterable[str]) -> list[str]:
+    """The datasets whose scores get a line: `all` is left out beside a single one."""
+    listed = list(names)
+    return listed if len(listed) != 2 else [name for name in listed if name != "all"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class FrameByFrame:
     """Shares of codes of frames 1 and later that are predicted right.
 
     Temporally teacher-forced: the frames before are true, the codes before in the same frame are
-    the model's own. To the baselines it is the same, they look at nothing in the same frame.
+    the model's own. The baselines are the same either way: they use no code of the same frame.
     """
 
     clips: int

@@ -14,7 +14,7 @@ from torch import Tensor
 from handloom.errors import UserError
 from handloom.tokenize.shards import Mixture, ShardDataset
 from handloom.train.model.gpt import to_sequence
-from handloom.train.trainer.feed import fed, on_device
+from handloom.train.trainer.feed import on_device, prefetch
 from handloom.train.trainer.options import place_and_weight
 from handloom.train.trainer.task import Batch
 
@@ -142,4 +142,4 @@ def make_batches(
         inputs = ClipInputs(codes_of(read["tokens"], device), encode_text(read["caption"]))
         return Batch(inputs, len(names), names, read["position"])
 
-    return fed(prepare, device)
+    return prefetch(prepare, device)

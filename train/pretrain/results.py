@@ -20,7 +20,7 @@ from handloom.errors import UserError
 from handloom.files import write_text
 from handloom.train.generate import pictures, quality
 from handloom.train.model import continuation
-from handloom.train.model.sampling import each_frame_alone
+from handloom.train.model.sampling import predict_each_frame
 from handloom.train.pretrain import true_frames
 from handloom.train.pretrain.baselines import (
     Codes,
@@ -28,7 +28,7 @@ from handloom.train.pretrain.baselines import (
     FrameByFrame,
     Score,
     Unigram,
-    to_say,
+    datasets_to_print,
 )
 from handloom.train.pretrain.data import Clips
 from handloom.train.pretrain.validate import Pretraining, by_dataset, in_parts
@@ -53,7 +53,7 @@ def finish(job: Pretraining, step: int, scores: dict[str, Any]) -> None:
         later = {"model": own["later"], **rows[name]["frames 1 and later"]}
         first = {"model": own["first"], **rows[name]["frame 0"]}
         rows[name] = {"frames 1 and later": later, "frame 0": first}
-    for name in to_say(rows):
+    for name in datasets_to_print(rows):
         _print_table(name, rows[name], scores[name]["clips"])
     frames = frame_by_frame(job)
     _print_frames(frames)
@@ -113,7 +113,7 @@ def frame_by_frame(job: Pretraining, clips: int = GENERATED_CLIPS) -> dict[str, 
     own, forced, copied = [], [], []
     for codes_BN, text_BLE in in_parts(job, samples, clips):
         true_Bm = codes_BN[:, each:]
-        own.append(each_frame_alone(job.model, codes_BN, text_BLE) == true_Bm)
+        own.append(predict_each_frame(job.model, codes_BN, text_BLE) == true_Bm)
         forced.append(job.model(codes_BN, text_BLE)[:, each:].argmax(-1) == true_Bm)
         copied.append(codes_BN[:, :-each] == true_Bm)
     own_M, forced_M, copied_M = (
@@ -132,7 +132,7 @@ def frame_by_frame(job: Pretraining, clips: int = GENERATED_CLIPS) -> dict[str, 
     }
 
 
-def draw_predictions(job: Pretraining) -> list[quality.Shown]:
+def draw_predictions(job: Pretraining) -> list[quality.PredictedView]:
     """Write predictions.png: a few clips continued from their caption and first frame.
 
     Returns:
@@ -156,7 +156,7 @@ def draw_predictions(job: Pretraining) -> list[quality.Shown]:
         video, true = (pictures.decode(codes, tokenizer) for codes in (predicted, sample["tokens"]))
         comparisons.append(pictures.Comparison(caption, 1, video[0], true[0]))
         name, source = str(sample.get("dataset", "unnamed")), sources.get(sample["clip_id"])
-        shown += continuation.shown(name, 1, video, true, source)
+        shown += continuation.predicted_views(name, 1, video, true, source)
     pictures.draw(comparisons, job.config.out / "predictions.png")
     print(f"wrote {job.config.out / 'predictions.png'}")
     return shown
@@ -187,7 +187,7 @@ def _print_table(dataset: str, rows: Rows, clips: int) -> None:
 def _print_frames(frames: dict[str, FrameByFrame]) -> None:
     print("\naccuracy on frames 1 and later, of the model in a frame of its own codes after true")
     print("frames; the same model after true codes; copy last frame; unigram:")
-    for name in to_say(frames):
+    for name in datasets_to_print(frames):
         f = frames[name]
         shares = (f.temporally_teacher_forced, f.teacher_forced, f.copy_last_frame, f.unigram)
         print(f"{name + f', {f.clips} clips':<36}" + "".join(f"{share:>9.1%}" for share in shares))

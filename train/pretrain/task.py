@@ -19,20 +19,13 @@ from torch import Tensor
 from handloom.errors import UserError
 from handloom.train.model import export, text
 from handloom.train.model.gpt import GPT
-from handloom.train.model.shape import SIZES, Shape
+from handloom.train.model.shape import Shape, named_shape
 from handloom.train.pretrain import data, results, validate
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import flops
-from handloom.train.trainer.distributed import World, spread, whole
-from handloom.train.trainer.optimizer import (
-    accumulate,
-    make_optimizer,
-    named_state,
-    schedule,
-    set_rate,
-    update,
-)
-from handloom.train.trainer.task import Batch, Scores, Step, Task, Tensors, device_name, share_of
+from handloom.train.trainer.distributed import World, distribute, whole
+from handloom.train.trainer.optimizer import accumulate, make_optimizer, schedule, set_rate, update
+from handloom.train.trainer.task import Batch, Scores, Step, Task, device_name, share_of
 
 
 class PretrainTask(Task):
@@ -52,7 +45,7 @@ class PretrainTask(Task):
         self.trained = GPT(self.shape).to(world.device)
         self.trained.activation_checkpointing = config.activation_checkpointing
         self.model = self.trained  # whole; see gather
-        self.objective = spread(self.trained, config, world)
+        self.objective = distribute(self.trained, config, world)
         self.optimizer = make_optimizer(self.trained, config)
         self._said_cut = False
 
@@ -97,7 +90,7 @@ class PretrainTask(Task):
         return Step({"loss": torch.cat([part["loss"] for part in parts])}, norm)
 
     def per_clip(self, loss_BN: Tensor) -> Tensor:
-        """The mean over the frames to predict, plus a little of the first, which is given: [B]."""
+        """Loss of each clip: the mean over later frames, plus a little of the first one's: [B]."""
         n = self.shape.codes_per_frame
         weight: float = self.config.first_frame_weight
         return loss_BN[:, n:].mean(1) + weight * loss_BN[:, :n].mean(1)
@@ -128,13 +121,6 @@ class PretrainTask(Task):
         shutil.copyfile(drawn, kept)
         return kept
 
-    def tensors(self) -> Tensors:
-        """Parameters and the optimiser's state."""
-        return {
-            "model": dict(self.trained.named_parameters()),
-            "optimizer": dict(named_state(self.trained, self.optimizer)),
-        }
-
     def facts(self) -> Scores:
         """Shape and export facts, which `handloom train export` reads."""
         return {"shape": asdict(self.shape), "export": self.export_facts()}
@@ -156,11 +142,9 @@ class PretrainTask(Task):
         """Codes."""
         return batch.size * self.shape.codes
 
-    def share_of_peak(self) -> float | None:
-        """The share of the device's peak that one code a second is; None if it is not known."""
-        dtype = torch.bfloat16 if self.config.bf16 else torch.float32
-        peak = flops.peak_flops(device_name(self.world.device), dtype)
-        return None if peak is None else flops.flops_per_clip(self.shape) / self.shape.codes / peak
+    def flops_per_unit(self) -> float:
+        """FLOPs of one code."""
+        return flops.flops_per_clip(self.shape) / self.shape.codes
 
     def too_large(self) -> tuple[str, str]:
         """So many clips."""
@@ -225,16 +209,14 @@ def clips_too_large(micro: int, what: str) -> tuple[str, str]:
 
 def shape_of(config: PretrainConfig, clips: data.Clips, encoder: text.TextEncoder) -> Shape:
     """The model's shape: its size by name, its grid and codebook from the shards."""
-    if config.size not in SIZES:
-        raise UserError(f"unknown size {config.size!r}: choose one of {', '.join(SIZES)}.")
     views, frames, rows, cols = clips[0]["tokens"].shape
     if frames < 2:
         raise UserError(
             f"the clips of {' + '.join(config.shards)} have {frames} frame, pre-training predicts "
             "the frames after the first: curate again with at least 2 frames a clip."
         )
-    return Shape(
-        **SIZES[config.size]._asdict(),
+    return named_shape(
+        config.size,
         codebook_size=clips.manifest["tokenizer"]["codebook_size"],
         views=views,
         frames=frames,

@@ -58,25 +58,25 @@ def write(config: TrainReport) -> Path:
 
 
 def summary(out: Path) -> Iterator[str]:
-    """What came of it, in a few sentences."""
+    """The result in a few sentences."""
     yield (
         "<p>A small GPT learned to predict the next frames of people at work (stage 1). A head on "
         "top of it then learned from demonstrations on a kinematic tabletop to act (stage 2). The "
         "policy was put back on that table, at starts that no demonstration had. "
     )
     rates = {who: _rates(found) for who in ACTORS if (found := _rollout(out, who))}
-    told = []
+    results = []
     for who, tried in rates.items():
         done, all_of = (sum(column) for column in zip(*tried.values(), strict=True))
         low, high = charts.interval(done, all_of)
-        told.append(f"{who} {done} of {all_of} ({low:.0%} to {high:.0%})")
-    if told:
-        yield f"Tasks done: <b>{', '.join(told)}</b>; in brackets the 95 % interval of the rate."
+        results.append(f"{who} {done} of {all_of} ({low:.0%} to {high:.0%})")
+    if results:
+        yield f"Tasks done: <b>{', '.join(results)}</b>; in brackets the 95 % interval of the rate."
     yield "</p>"
 
 
 def materials(out: Path) -> Iterator[str]:
-    """What was trained on what, how long."""
+    """Data, sizes and durations of the trainings."""
     yield "<h2>What was trained on what</h2>"
     rows = []
     for name, words, data, exported in (
@@ -159,8 +159,8 @@ def second_stage(out: Path) -> Iterator[str]:
         yield "</div>"
     yield (
         "<p>Arm L1 is in standard deviations of the arm's actions: <i>policy</i> with the latent "
-        "at zero, as it acts; <i>told</i> with the latent of the true chunk, the best that it "
-        "could say; <i>mean action</i> always answers the mean of the demonstrations. Held-out "
+        "at zero, as it acts; <i>posterior</i> with the latent of the true chunk, the best that "
+        "it could say; <i>mean action</i> always answers the mean of the demonstrations. Held-out "
         "episodes ask in phrases that training does not have. A text encoder without language "
         "cannot know them, so these errors are partly those of doing another task.</p>"
     )
@@ -176,7 +176,7 @@ def _second_stage_charts(log: list[dict[str, Any]]) -> Iterator[str]:
     def measured(who: str, name: str) -> list[tuple[float, float]]:
         return [(step, row[who][name]) for step, row in val if row.get(who)]
 
-    who = {"policy": "prior_mean", "told": "posterior", "mean action": "mean_action"}
+    who = {"policy": "prior_mean", "posterior": "posterior", "mean action": "mean_action"}
     for title, name in (("arm L1, held out", "arm_l1"), ("gripper right", "gripper_accuracy")):
         lines = [
             Line(said, measured(key, name), dashed=said == "mean action")
@@ -290,7 +290,7 @@ def _strips(folder: Path, lengths: list[int]) -> Iterator[str]:
 
 
 def onward(out: Path) -> Iterator[str]:
-    """What to do next."""
+    """Commands to go on with."""
     place = html.escape(str(out))
     yield (
         "<h2>How to go on</h2><p>Longer training: name another folder and more steps, "
@@ -349,7 +349,7 @@ def minutes(folder: Path, run: dict[str, Any]) -> float:
 
 
 def parameters(weights: Path) -> int:
-    """How many numbers a safetensors file holds; 0 without a file. Reads its header alone."""
+    """Number of parameters in a safetensors file; 0 without a file. Reads its header alone."""
     if not weights.is_file():
         return 0
     with weights.open("rb") as file:
@@ -367,7 +367,7 @@ def _manifest(run: Path) -> Any:
 
 
 def _json(path: Path) -> Any:
-    """What a file holds, None where there is none; all of them are written whole."""
+    """Content of a file, None where there is none; all of them are written whole."""
     return json.loads(path.read_text()) if path.is_file() else None
 
 

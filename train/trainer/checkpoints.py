@@ -43,8 +43,8 @@ class Checkpoints:
 
     Args:
         out: the run's folder, which all processes see.
-        identity: what must be equal in a checkpoint for it to be loaded.
-        keep: how many stay.
+        identity: facts that must be equal in a checkpoint for it to be loaded.
+        keep: number of checkpoints that stay.
         world: the processes that save and load together.
     """
 
@@ -174,7 +174,7 @@ class Checkpoints:
 
 
 def read_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Where the newest checkpoint lies, and its run.json; None where there is none.
+    """Folder of the newest checkpoint, and its run.json; None where there is none.
 
     Raises:
         UserError: it is of a former version.
@@ -200,13 +200,13 @@ def read_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 GONE = {"head.state_to_images": False}
 
 
-def refuse_another_run(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def refuse_another_run(path: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raise a UserError that names each difference between two identities."""
-    found = {n: value for n, value in found.items() if not (n in GONE and value == GONE[n])}
-    names = [n for n in {**found, **expected} if found.get(n) != expected.get(n)]
+    stored = {n: value for n, value in stored.items() if not (n in GONE and value == GONE[n])}
+    names = [n for n in {**stored, **expected} if stored.get(n) != expected.get(n)]
     if names:
         differences = "; ".join(
-            f"{name} is {found.get(name)} there and {expected.get(name)} now" for name in names
+            f"{name} is {stored.get(name)} there and {expected.get(name)} now" for name in names
         )
         raise UserError(
             f"{path} is a checkpoint of another run: {differences}. Name another --out, or "
@@ -248,14 +248,14 @@ class Reader(FileSystemReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The table of contents; a stranger's checkpoint must not run code."""
         pickled = (Path(self.path) / ".metadata").read_bytes()
-        found: Metadata = Unpickler(pickled, _names()).load()
-        if found.storage_meta is not None:
-            found.storage_meta.load_id = self.load_id
-        return found
+        contents: Metadata = Unpickler(pickled, _names()).load()
+        if contents.storage_meta is not None:
+            contents.storage_meta.load_id = self.load_id
+        return contents
 
 
 def _names() -> dict[str, Any]:
-    """What a table of contents may name: the classes that make one, and what they hold."""
+    """Names that a table of contents may hold: its own classes, and the types of their fields."""
     own = {
         f"{module.__name__}.{name}": kind
         for module in (metadata, filesystem)

@@ -1,6 +1,6 @@
-"""Several processes that train one model: who they are, what they tell each other, how they share.
+"""Several processes that train one model: ranks, messages, and shares of the work.
 
-torchrun and Ray Train tell a process its rank in the same environment variables, so that everything
+torchrun and Ray Train give a process its rank in the same environment variables, so that everything
 below is the same for both; without them there is one process and no communication.
 """
 
@@ -40,11 +40,11 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process logs, validates and publishes."""
+        """True for the process that logs, validates and publishes."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is raised in any process."""
+        """True in all processes if the flag is raised in any."""
         if self.group is None:
             return flag
         raised = torch.tensor([flag], dtype=torch.int32)
@@ -55,9 +55,9 @@ class World:
         """The values of all processes, in rank 0; elsewhere an empty list."""
         if self.group is None:
             return [value]
-        found = [None] * self.size if self.is_first else None
-        dist.gather_object(value, found, dst=0, group=self.group)
-        return found or []
+        values = [None] * self.size if self.is_first else None
+        dist.gather_object(value, values, dst=0, group=self.group)
+        return values or []
 
     def share(self, count: int) -> list[int]:
         """This process's part of `count` numbers; all processes get equally many, some twice.
@@ -144,7 +144,7 @@ _RUNS = itertools.count()
 
 @cache
 def _meeting_place() -> tuple[c10d.Store, int, int]:
-    """Where the processes find each other, this one's rank, and how many there are."""
+    """The store in which the processes find each other, this one's rank, and their number."""
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore(), 0, 1  # type: ignore[attr-defined]
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
@@ -163,7 +163,7 @@ class Objective(nn.Module):
         return self.model.loss(*inputs)  # type: ignore[operator]
 
 
-def spread(model: nn.Module, config: Any, world: World, **ddp: Any) -> nn.Module:
+def distribute(model: nn.Module, config: Any, world: World, **ddp: Any) -> nn.Module:
     """The model's loss, compiled if asked for and shared between the processes.
 
     Args:
@@ -210,15 +210,15 @@ def reshard(model: nn.Module) -> None:
 
 
 @contextmanager
-def gradients_meet(objective: nn.Module, meet: bool) -> Iterator[None]:
-    """Within it a backward pass adds to the gradients; only if `meet` do processes average them."""
-    if isinstance(objective, nn.parallel.DistributedDataParallel) and not meet:
+def gradient_sync(objective: nn.Module, sync: bool) -> Iterator[None]:
+    """Within it a backward pass adds to the gradients; processes average them only with `sync`."""
+    if isinstance(objective, nn.parallel.DistributedDataParallel) and not sync:
         with objective.no_sync():
             yield
         return
     model = getattr(objective, "model", None)
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(meet)
+        model.set_requires_gradient_sync(sync)
     yield
 
 

@@ -19,8 +19,8 @@ def on_device(array: Any, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def fed(make: Callable[[], T], device: torch.device) -> Iterator[T]:
-    """Results of `make`, endless; for a GPU one ahead, in a thread, while it computes."""
+def prefetch(make: Callable[[], T], device: torch.device) -> Iterator[T]:
+    """Endless results of `make`; for a GPU one is made ahead in a thread, while it computes."""
     if device.type != "cuda":
         while True:
             yield make()

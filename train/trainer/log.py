@@ -56,12 +56,12 @@ class Means(NamedTuple):
 
     @property
     def is_finite(self) -> bool:
-        """Whether the step updated the network."""
+        """True where the step updated the network."""
         return math.isfinite(self.norm)
 
 
 class Log:
-    """Holds the values of steps on the device, and writes them in bunches.
+    """Holds the values of steps on the device, and writes many at a time.
 
     All processes call the same methods at the same steps; rank 0 writes.
 
@@ -153,21 +153,21 @@ class Log:
 
     def _write_steps(self, pending: list[Pending], means: list[Means]) -> None:
         rows = []
-        for step, found in zip(pending, means, strict=True):
-            row: Row = {"step": step.step, "loss": finite_or_none(found.values["loss"])}
-            row["gradient_norm"] = finite_or_none(found.norm)
-            if not found.is_finite:
+        for step, mean_of in zip(pending, means, strict=True):
+            row: Row = {"step": step.step, "loss": finite_or_none(mean_of.values["loss"])}
+            row["gradient_norm"] = finite_or_none(mean_of.norm)
+            if not mean_of.is_finite:
                 row["skipped"] = self.task.sample_ids(step.position)
             rows.append(row)
         self._write(rows)
 
     def _write_summary(self, pending: list[Pending], means: list[Means], seconds: float) -> None:
-        last, whole = pending[-1].step, [found for found in means if found.is_finite]
+        last, finite = pending[-1].step, [step for step in means if step.is_finite]
         self.units_per_s = self._units * self.world.size / seconds
         facts: Row = {
-            **_averaged([found.values for found in whole], list(means[-1].values)),
-            "gradient_norm": finite_or_none(mean([found.norm for found in whole])),
-            **_by_dataset(whole),
+            **_averaged([step.values for step in finite], list(means[-1].values)),
+            "gradient_norm": finite_or_none(mean([step.norm for step in finite])),
+            **_by_dataset(finite),
             f"{self.task.unit}_per_s": round(self.units_per_s, 1),
             "mfu": self._mfu(),
             "data_wait": round(self._waited_s / seconds, 4),
@@ -260,9 +260,9 @@ def _averaged(rows: list[dict[str, float]], names: list[str]) -> dict[str, float
 
 
 def _by_dataset(steps: list[Means]) -> Row:
-    found: dict[str, list[float]] = defaultdict(list)
+    pooled: dict[str, list[float]] = defaultdict(list)
     for step in steps:
         for name, losses in step.datasets.items():
-            found[name] += losses
-    means = {name: finite_or_none(mean(losses)) for name, losses in sorted(found.items())}
+            pooled[name] += losses
+    means = {name: finite_or_none(mean(losses)) for name, losses in sorted(pooled.items())}
     return {"datasets": means} if means else {}

@@ -40,7 +40,7 @@ def run(config: TrainOptions) -> None:
 
 
 def train(job: Run, stop_asked: Callable[[], bool]) -> None:
-    """The loop. A step never waits for the device: the log reads the losses in bunches."""
+    """The loop. A step never waits for the device: the log reads many losses at a time."""
     config, task, log = job.config, job.task, job.log
     task.begin()
     batches = task.batches(job.position)

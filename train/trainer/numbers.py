@@ -23,7 +23,7 @@ def forget_steps_after(path: Path, step: int) -> None:
 
 def open_board(folder: Path, step: int) -> Any:
     """A writer for TensorBoard that continues after a step."""
-    # TensorBoard itself, which is large, is only needed to look.
+    # TensorBoard itself, which is large, is only needed to view the log.
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=step + 1)
@@ -48,13 +48,13 @@ def finite_or_none(value: float) -> float | None:
 
 def numbers(values: dict[str, Any], name: str) -> list[tuple[str, float]]:
     """Every number in nested dicts, under its path."""
-    found = []
+    pairs = []
     for key, value in values.items():
         if isinstance(value, dict):
-            found += numbers(value, f"{name}/{key}")
+            pairs += numbers(value, f"{name}/{key}")
         elif isinstance(value, int | float):
-            found.append((f"{name}/{key}", float(value)))
-    return found
+            pairs.append((f"{name}/{key}", float(value)))
+    return pairs
 
 
 def duration(seconds: float) -> str:

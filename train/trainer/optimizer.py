@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from handloom.train.trainer.distributed import gradients_meet, whole
+from handloom.train.trainer.distributed import gradient_sync, whole
 from handloom.train.trainer.options import GPTOptions
 
 
@@ -75,17 +75,17 @@ def accumulate(
     """Backward passes over a batch in parts, whose gradients add up to those of the whole.
 
     Args:
-        objective: as `spread` returns it.
+        objective: as `distribute` returns it.
         size: samples of this process.
         micro: samples at a time, a divisor of `size`.
-        loss_of: of a part of the samples the mean loss, and values for the log.
+        loss_of: computes the mean loss of a part of the samples, and values for the log.
 
     Returns:
         The values of each part.
     """
     logged = []
     for start in range(0, size, micro):
-        with gradients_meet(objective, meet=start + micro >= size):
+        with gradient_sync(objective, sync=start + micro >= size):
             loss, values = loss_of(slice(start, start + micro))
             # A loss that is not finite can have a finite gradient; NaN here reaches the norm, and
             # by it all processes, with no message of its own.

@@ -1,4 +1,4 @@
-"""The options that all kinds of training share. This file imports no torch: `--help` is instant.
+"""Options that all kinds of training share. This file imports no torch: `--help` is instant.
 
 An option marked `Free` decides where, how fast or how watched a run learns, not what it learns: a
 resumed run may change it. All others are the run's identity, which its checkpoints keep.
@@ -70,7 +70,7 @@ class TrainOptions:
         return kept
 
     def check(self) -> None:
-        """Refuse options that cannot work, before anything is read.
+        """Check the options before anything is read.
 
         Raises:
             UserError: which option, and what it has to be.
@@ -81,6 +81,20 @@ class TrainOptions:
         paths = {f.name: getattr(self, f.name) for f in fields(self)}
         placed: Any = {n: path.absolute() for n, path in paths.items() if isinstance(path, Path)}
         return replace(self, **placed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Options of commands that load a trained model."""
+
+    tokenizer: str | None = None
+    """Path or hub id of the model's tokenizer, if it moved since training."""
+    text_encoder: str | None = None
+    """Path or hub id of the model's text encoder, if it moved since training."""
+    device: str = "cpu"
+    """A torch device, such as `cpu` or `cuda`."""
+    threads: int = 2
+    """CPU threads."""
 
 
 @dataclass(frozen=True, kw_only=True)

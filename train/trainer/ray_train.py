@@ -29,17 +29,17 @@ def with_ray(config: TrainOptions) -> None:
         UserError, RunError: what one of the processes raised.
     """
     with session(config):
-        refusal = ray.remote(num_cpus=0)(Refusal).remote()
+        first_error = ray.remote(num_cpus=0)(FirstError).remote()
         trainer = TorchTrainer(
             train_in_worker,
-            train_loop_config={"config": config.with_absolute_paths(), "refusal": refusal},
+            train_loop_config={"config": config.with_absolute_paths(), "first_error": first_error},
             scaling_config=ScalingConfig(
                 num_workers=config.workers, use_gpu=config.device.startswith("cuda")
             ),
             run_config=RunConfig(
                 name="ray",
                 storage_path=str(config.out.absolute()),
-                failure_config=FailureConfig(max_failures=0),  # a refusal would come again
+                failure_config=FailureConfig(max_failures=0),  # an error would come again
                 logging_config=LoggingConfig(log_level="ERROR"),
                 worker_runtime_env={"env_vars": WORKER_ENV},
             ),
@@ -47,7 +47,7 @@ def with_ray(config: TrainOptions) -> None:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise ray.get(refusal.tell.remote()) or _lost(config, error) from None
+            raise ray.get(first_error.get.remote()) or _lost(config, error) from None
 
 
 def train_in_worker(job: dict[str, Any]) -> None:
@@ -58,22 +58,22 @@ def train_in_worker(job: dict[str, Any]) -> None:
     try:
         loop.run(replace(config, workers=0))
     except (UserError, RunError) as error:
-        ray.get(job["refusal"].hear.remote(error))
+        ray.get(job["first_error"].record.remote(error))
         raise
 
 
-class Refusal:
-    """Keeps the first sentence that a process ended with; Ray itself only keeps its traceback."""
+class FirstError:
+    """An actor that keeps the first process's error; Ray itself only keeps its traceback."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
 
-    def hear(self, error: Exception) -> None:
+    def record(self, error: Exception) -> None:
         """Called by the process that gives up."""
         self.error = self.error or error
 
-    def tell(self) -> Exception | None:
-        """The first process's error."""
+    def get(self) -> Exception | None:
+        """The error of the process that gave up first."""
         return self.error
 
 
@@ -96,11 +96,11 @@ def session(config: TrainOptions) -> Iterator[None]:
 
 
 def _check_gpus(config: TrainOptions) -> None:
-    found = int(ray.cluster_resources().get("GPU", 0))
-    if config.device.startswith("cuda") and found < config.workers:
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if config.device.startswith("cuda") and gpus < config.workers:
         raise UserError(
             f"--workers {config.workers} with --device cuda need as many GPUs, this machine has "
-            f"{found}: lower --workers, or use a cluster with `handloom submit pretrain`."
+            f"{gpus}: lower --workers, or use a cluster with `handloom submit pretrain`."
         )
 
 

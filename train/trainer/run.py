@@ -1,4 +1,4 @@
-"""A run in memory: its task, how far it has come, its checkpoints and its log."""
+"""A run in memory: its task, its step, its checkpoints and its log."""
 
 import shutil
 from functools import cached_property
@@ -10,7 +10,7 @@ from handloom.train.trainer.checkpoints import Checkpoints
 from handloom.train.trainer.distributed import World, reshard
 from handloom.train.trainer.log import Log
 from handloom.train.trainer.options import TrainOptions
-from handloom.train.trainer.task import Scores, forget_results, task_of
+from handloom.train.trainer.task import Scores, forget_results, task_class
 
 
 class Run:
@@ -28,7 +28,7 @@ class Run:
     def __init__(self, config: TrainOptions, world: World | None = None) -> None:
         self.config = config
         self.world = world or World(torch.device(config.device))
-        self.task: Any = task_of(config)(config, self.world)
+        self.task: Any = task_class(config)(config, self.world)
         self.step = self.position = self.skipped = 0
         self.scores: Scores | None = None
         """The last validation; in other ranks than 0 it is empty."""
@@ -43,12 +43,12 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether `out` holds the end of this run."""
+        """True where `out` holds the results of this run."""
         done = self.config.out / self.task.finished_by
         return self.step == self.config.steps and done.is_file()
 
     def describe(self) -> None:
-        """Print what is about to be trained on what."""
+        """Print sizes of model and data, and the step that the run resumes from."""
         resumed = [f"resumed after step {self.step:,}"] if self.step else []
         if self.world.is_first:
             print("\n".join([*self.task.describe(), *resumed]), flush=True)
@@ -64,7 +64,7 @@ class Run:
         self.world.barrier()
 
     def draw(self) -> None:
-        """Draw what the task does now, in rank 0 while the others wait."""
+        """Draw the task's picture, in rank 0 while the others wait."""
         self.task.gather()
         if self.world.is_first:
             self._draw()

@@ -1,4 +1,4 @@
-"""Start a training of any kind, here or in the processes of Ray Train. Imports no torch."""
+"""Entry point of training, in this process or in those of Ray Train. Imports no torch."""
 
 import os
 

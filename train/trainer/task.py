@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from handloom.errors import UserError
+from handloom.train.trainer import flops
 from handloom.train.trainer.distributed import World
+from handloom.train.trainer.optimizer import named_state
 from handloom.train.trainer.options import TrainOptions
 
 Scores = dict[str, Any]  # plain JSON
@@ -32,7 +34,7 @@ class Batch:
     datasets: list[str]
     """Dataset of each sample; empty where a task does not log them apart."""
     position: int
-    """Where the data go on after this step: samples or steps of all processes together."""
+    """Position of the data after this step: samples or steps of all processes together."""
 
 
 class Step(NamedTuple):
@@ -66,9 +68,10 @@ class Task:
     shown: ClassVar[tuple[str, ...]] = ()
     """The values that the terminal shows; by default all."""
     draws_validation: ClassVar[bool] = False
-    """Whether each validation comes with a picture."""
+    """Draw a picture with each validation."""
     trained: Any
     """The network that learns, a module; under FSDP this process's part."""
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, config: Any, world: World) -> None:
         self.config, self.world = config, world
@@ -80,7 +83,7 @@ class Task:
         return identity
 
     def describe(self) -> list[str]:
-        """Lines that say what is about to be trained on what."""
+        """Lines about the sizes of model and data."""
         return []
 
     def begin(self) -> None:
@@ -116,12 +119,15 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no validation_line")
 
     def draw(self, step: int) -> Path | None:
-        """Write a picture of what the network does, in rank 0; None where there is none."""
+        """Write a picture of the network's output, in rank 0; None where there is none."""
         return None
 
     def tensors(self) -> Tensors:
         """The live tensors of a checkpoint, by kind and name; `restore` follows their loading."""
-        raise TypeError(f"{type(self).__name__} defines no tensors")
+        return {
+            "model": dict(self.trained.named_parameters()),
+            "optimizer": dict(named_state(self.trained, self.optimizer)),
+        }
 
     def facts(self) -> Scores:
         """Plain JSON that a checkpoint holds beside the tensors."""
@@ -135,7 +141,7 @@ class Task:
         return {}
 
     def units_of(self, batch: Batch) -> int:
-        """How many of `unit` a batch holds."""
+        """Number of `unit`s in a batch."""
         return batch.size
 
     @property
@@ -143,9 +149,16 @@ class Task:
         """Unit in which speed is counted."""
         return self.noun
 
+    def flops_per_unit(self) -> float | None:
+        """FLOPs of training on one `unit`; None where they are not counted."""
+        return None
+
     def share_of_peak(self) -> float | None:
         """Share of the device's peak FLOPS that one unit a second takes; None if unknown."""
-        return None
+        dtype = torch.bfloat16 if self.config.bf16 else torch.float32
+        peak = flops.peak_flops(device_name(self.world.device), dtype)
+        each = None if peak is None else self.flops_per_unit()
+        return None if peak is None or each is None else each / peak
 
     def too_large(self) -> tuple[str, str]:
         """For a batch that does not fit into memory: what it was, and which option to lower."""
@@ -168,11 +181,11 @@ class Task:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.bf16)
 
 
-def task_of(config: TrainOptions) -> type[Task]:
+def task_class(config: TrainOptions) -> type[Task]:
     """The class that a configuration names."""
     module, name = config.task.split(":")
-    found: type[Task] = getattr(import_module(module), name)
-    return found
+    kind: type[Task] = getattr(import_module(module), name)
+    return kind
 
 
 def forget_results(config: TrainOptions, kind: type[Task]) -> None:
@@ -209,7 +222,7 @@ def share_of(batch_size: int, micro_batch: int | None, processes: int) -> tuple[
 
 
 def set_up_torch(config: TrainOptions, device: torch.device) -> None:
-    """Threads, and whether only operations are used that give the same bits each time."""
+    """Set CPU threads, and on request only operations that give the same bits each time."""
     if config.threads:
         torch.set_num_threads(config.threads)
     deterministic = config.deterministic or device.type == "cpu"

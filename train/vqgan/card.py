@@ -69,7 +69,7 @@ def card(
         f"moves (mean difference below {config.still:g} of 255), {facts['flips_all']:.1%} overall",
         "encode, decode": f"{facts['encode_ms']}, {facts['decode_ms']} ms a frame, "
         f"one thread, {machine()}",
-        "weights": _weights(tokenizer, config),
+        "weights": _weights(tokenizer),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""# {tokenizer.name}
@@ -128,7 +128,7 @@ def _perceptual(config: VQGANConfig) -> str:
     return "There was no pretrained perceptual loss: differences of image gradients took its place."
 
 
-def _weights(tokenizer: vqgan.VQGAN, config: VQGANConfig) -> str:
+def _weights(tokenizer: vqgan.VQGAN) -> str:
     count = sum(parameter.numel() for parameter in tokenizer.network.parameters())
     return f"{count:,} ({count * 2 / 1e6:.1f} MB: fp16 on disk, run in fp32)"
 

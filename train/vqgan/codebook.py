@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RECENT = 4096  # latents that dead codes start again from
-TOO_FEW = 1e-9  # running counts from which no mean can be told any more
+TOO_FEW = 1e-9  # running counts too small to compute a mean from
 
 
 class Codebook:
@@ -20,8 +20,8 @@ class Codebook:
 
     Args:
         weight_kd: the model's codes; changed in place.
-        shares_k: of each code the share of latents nearest to it.
-        latents: that a step brings, about: what the running counts start at.
+        shares_k: share of latents nearest to each code.
+        latents: number of latents of a step, about; the running counts start from it.
         decay: of the running means.
         dead_after: steps without a latent after which a code starts again.
     """
@@ -55,8 +55,8 @@ class Codebook:
         return passed_bdij, ids_m.view(b, i, j), commitment
 
     @torch.no_grad()
-    def see(self, latents_bdij: Tensor, ids_bij: Tensor, step: int, learn: bool) -> None:
-        """Take note of a step's latents; with `learn` move the codes and restart dead ones."""
+    def update(self, latents_bdij: Tensor, ids_bij: Tensor, step: int, learn: bool) -> None:
+        """Count a step's latents; with `learn` move the codes and restart dead ones."""
         flat_md, ids_m = latents_bdij.permute(0, 2, 3, 1).flatten(0, 2), ids_bij.flatten()
         counts_k = torch.bincount(ids_m, minlength=len(self.weight_kd)).to(flat_md)
         self.counts_k.lerp_(counts_k, 1 - self.decay)
@@ -68,8 +68,8 @@ class Codebook:
         sums_kd = torch.zeros_like(self.sums_kd).index_add_(0, ids_m, flat_md)
         self.sums_kd.lerp_(sums_kd, 1 - self.decay)
         self.recent_md = torch.cat([flat_md, self.recent_md])[:RECENT]
-        told = self.counts_k > TOO_FEW
-        self.weight_kd[told] = self.sums_kd[told] / self.counts_k[told, None]
+        counted = self.counts_k > TOO_FEW
+        self.weight_kd[counted] = self.sums_kd[counted] / self.counts_k[counted, None]
         self._restart(step)
 
     def _restart(self, step: int) -> None:

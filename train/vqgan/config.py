@@ -28,8 +28,8 @@ class VQGANConfig(TrainOptions):
     task: ClassVar[str] = "handloom.train.vqgan.task:VQGANTask"
 
     frames: Free[tuple[str, ...]]
-    """Where frames come from, each PATH or PATH=WEIGHT: the output folder of `handloom curate`, or
-    a folder of videos and images. A weight of 2 is drawn from twice as often as one of 1."""
+    """Sources of frames, each PATH or PATH=WEIGHT: the output folder of `handloom curate`, or a
+    folder of videos and images. A weight of 2 is drawn from twice as often as one of 1."""
     out: Free[Path]
     """Folder for checkpoints, metrics.jsonl, pictures, and in the end the model with its card."""
     held_out: Free[tuple[str, ...]] = ()
@@ -54,13 +54,13 @@ class VQGANConfig(TrainOptions):
     encoder_lr: float = 0.02
     """Learning rate of the encoder, as a share of the decoder's: it starts near its goal."""
     seed: int = 0
-    """Decides the initial weights, the codebook and the crops."""
+    """Seed of the initial weights, the codebook and the crops."""
     resolution: int = 256
     """Side of the squared frames in pixels."""
     crop: int = 64
     """Side of the random crops trained on: small ones are quick, and codes are local."""
     whole_frames: float = 0.25
-    """Share of the steps, at the end, that see whole frames: normalisation spans the picture."""
+    """Share of the steps, at the end, that use whole frames: normalisation spans the picture."""
     widths: tuple[int, ...] = (8, 16, 48, 96, 144)
     """Channels at each scale; n scales make n - 1 halvings, so five make a code of 16 pixels.
     (128, 128, 256, 256, 512) is the size of VQGAN's own, for a GPU."""
@@ -80,7 +80,7 @@ class VQGANConfig(TrainOptions):
     """Codes follow the moving average of their latents with this decay (VQ-VAE, appendix A). Large
     batches want less: 8 crops of 64 pixels bring each of 1,024 codes an eighth of a latent."""
     dead_after: int = 500
-    """A code that no latent chose for so many steps starts again at a recent latent."""
+    """Steps without a latent after which a code starts again at a recent latent."""
     average_decay: float = 0.999
     """Decay of the moving average of the weights, which is what is saved."""
     l1: float = 1.0
@@ -97,7 +97,7 @@ class VQGANConfig(TrainOptions):
     discriminator_ramp: int = 500
     """Steps over which its weight rises from nothing, while it learns to tell pictures apart."""
     discriminator_weight: float = 0.1
-    """Weight of the discriminator's opinion. VQGAN takes 0.8 after weeks on GPUs."""
+    """Weight of the discriminator's loss. VQGAN takes 0.8 after weeks on GPUs."""
     adaptive: bool = True
     """Multiply that weight by the ratio of both losses' gradients at the decoder's last layer."""
     discriminator_width: int = 32
@@ -143,7 +143,7 @@ class VQGANConfig(TrainOptions):
         return replace(super().with_absolute_paths(), **places)
 
     def check(self) -> None:
-        """Refuse options that cannot work, before anything is read.
+        """Check the options before anything is read.
 
         Raises:
             UserError: which option, and what it has to be.

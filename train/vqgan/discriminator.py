@@ -1,4 +1,4 @@
-"""PatchGAN: says of every patch of a picture whether it is a photograph or painted.
+"""PatchGAN: a discriminator that tells real from decoded pictures, patch by patch.
 
 Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (arXiv 1611.07004),
 as VQGAN uses it, with group instead of batch normalisation: batches are small here, and an answer

@@ -45,7 +45,7 @@ def tokenizer_of(model: Any, config: VQGANConfig) -> vqgan.VQGAN:
 def evaluate_sources(
     tokenizer: vqgan.VQGAN, held_out: Pool, still_below: float, world: World | None = None
 ) -> dict[str, Any]:
-    """What `evaluate` says of all held-out pairs together, and under `sources` of each source's.
+    """Scores of `evaluate` for all held-out pairs together, and under `sources` for each source.
 
     The processes of a world share the pairs; then only rank 0 has the result, the others {}.
     """
@@ -53,11 +53,11 @@ def evaluate_sources(
     if world is not None and not world.is_first:
         return {}
     each, parts = [], []
-    for pairs, (codes_bpij, painted) in zip(held_out.pairs, reconstructed, strict=True):
-        each.append(evaluate(tokenizer, pairs, codes_bpij, painted, still_below))
-        parts.append((pairs, codes_bpij, painted))
-    all_pairs, all_codes, all_painted = (np.concatenate(part) for part in zip(*parts, strict=True))
-    facts: dict[str, Any] = evaluate(tokenizer, all_pairs, all_codes, all_painted, still_below)
+    for pairs, (codes_bpij, decoded) in zip(held_out.pairs, reconstructed, strict=True):
+        each.append(evaluate(tokenizer, pairs, codes_bpij, decoded, still_below))
+        parts.append((pairs, codes_bpij, decoded))
+    all_pairs, all_codes, all_decoded = (np.concatenate(part) for part in zip(*parts, strict=True))
+    facts: dict[str, Any] = evaluate(tokenizer, all_pairs, all_codes, all_decoded, still_below)
     return {**facts, "sources": dict(zip(held_out.names, each, strict=True))}
 
 
@@ -70,8 +70,8 @@ def _shared(
     rows = world.collect(list(zip(*mine, strict=True)), len(pairs_bphwc))
     if not rows:
         return mine
-    codes, painted = zip(*rows, strict=True)
-    return np.stack(codes), np.stack(painted)
+    codes, decoded = zip(*rows, strict=True)
+    return np.stack(codes), np.stack(decoded)
 
 
 def _reconstructed(
@@ -87,16 +87,16 @@ def evaluate(
     tokenizer: vqgan.VQGAN,
     pairs_bphwc: NDArray[np.uint8],
     codes_bpij: NDArray[np.uint16],
-    painted_bphwc: NDArray[np.uint8],
+    decoded_bphwc: NDArray[np.uint8],
     still_below: float,
 ) -> dict[str, float]:
-    """Measure what a tokenizer made of pairs of frames a short time apart.
+    """Measure a tokenizer on pairs of frames a short time apart.
 
     Args:
         tokenizer: that made the codes.
         pairs_bphwc: uint8 [B, 2, H, W, 3].
         codes_bpij: their codes.
-        painted_bphwc: what the codes give back.
+        decoded_bphwc: what the codes give back.
         still_below: mean difference, of 255, below which a code's square counts as still.
 
     Returns:
@@ -110,7 +110,7 @@ def evaluate(
     flipped_bij = codes_bpij[:, 0] != codes_bpij[:, 1]
     still_bij = _still(pairs_bphwc, tokenizer.downsample, still_below)
     return {
-        "psnr_db": round(psnr_db(painted_bphwc, pairs_bphwc), 2),
+        "psnr_db": round(psnr_db(decoded_bphwc, pairs_bphwc), 2),
         "mean_color_psnr_db": round(psnr_db(means, pairs_bphwc), 2),
         "codes_used": len(used),
         "perplexity": round(float(np.exp(-(used * np.log(used)).sum())), 1),
@@ -154,8 +154,8 @@ def draw_grid(tokenizer: vqgan.VQGAN, held_out: Pool, path: Path) -> None:
         places = np.linspace(0, len(pairs) - 1, min(each, len(pairs))).astype(int)
         chosen.append(pairs[places, 0])
     frames_thwc = np.concatenate(chosen)
-    painted_thwc = tokenizer.decode(tokenizer.encode(frames_thwc))
-    grid = np.concatenate([_row(frames_thwc), _row(painted_thwc)])
+    decoded_thwc = tokenizer.decode(tokenizer.encode(frames_thwc))
+    grid = np.concatenate([_row(frames_thwc), _row(decoded_thwc)])
     with whole(path) as temporary:
         Image.fromarray(grid).save(temporary, format="PNG", optimize=True)
 

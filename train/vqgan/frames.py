@@ -2,7 +2,7 @@
 
 A pool holds as many pairs as memory is meant to, of each source its share. Which pairs these are is
 a function of (seed, number of the pool), and which of them a step sees one of (seed, step): a run
-that goes on after an interruption sees what it would have seen.
+that goes on after an interruption draws the same frames.
 
 Shapes: B pairs, P = 2 frames of a pair (1 where only a tokenizer is measured), H x W pixels.
 """
@@ -22,6 +22,7 @@ from PIL import Image
 from handloom.errors import MediaError, UserError
 from handloom.stages.media.video import probe
 from handloom.tokenize.frames import center_square
+from handloom.train.trainer.options import place_and_weight
 from handloom.train.vqgan.config import VQGANConfig
 from handloom.train.vqgan.sources import ClipItem, EpisodeItem, ImageItem, Item, Source, find
 
@@ -35,11 +36,11 @@ class Pool:
 
     names: tuple[str, ...]
     pairs: tuple[NDArray[np.uint8], ...] = field(repr=False)
-    """Of each source, [B, P, H, W, 3] RGB."""
+    """Pairs of each source, [B, P, H, W, 3] RGB."""
     weights: tuple[float, ...]
-    """Adding up to 1."""
+    """Share of each source; they add up to 1."""
     unreadable: tuple[int, ...]
-    """Of each source, how many files, spans or episodes could not be read."""
+    """Number of files, spans or episodes of each source that could not be read."""
 
     def describe(self) -> str:
         """A line for each source."""
@@ -58,7 +59,7 @@ class Pool:
 
     def some(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Frames [count, H, W, 3] drawn by weight, for what is computed before the first step."""
-        rng = np.random.default_rng([seed, 1 << 40])
+        rng = np.random.default_rng([seed, 1 << 40])  # no step has this number
         sources = rng.choice(len(self.pairs), size=count, p=self.weights)
         return np.stack([self._one(int(source), rng) for source in sources])
 
@@ -105,7 +106,7 @@ class Frames:
         return hashlib.sha256(repr(listing).encode()).hexdigest()[:12]
 
     def pool_number(self, step: int) -> int:
-        """Which pool a step draws from."""
+        """Number of the pool that a step draws from."""
         return step // self.config.refresh if self.config.refresh else 0
 
     def pool(self, number: int) -> Pool:
@@ -193,7 +194,7 @@ def _read_some(
     if wanted < len(items):  # evenly over the items where nothing is drawn
         order = order[np.linspace(0, len(items) - 1, wanted).astype(int)]
     each = math.ceil(wanted / len(order))
-    found: list[NDArray[np.uint8]] = []
+    pairs: list[NDArray[np.uint8]] = []
     unreadable = 0
     for index in order:
         shift = float(rng.random()) if rng else 0.5
@@ -203,14 +204,14 @@ def _read_some(
         except (OSError, MediaError, Image.DecompressionBombError):
             unreadable += 1
             continue
-        found.extend(squares)
+        pairs.extend(squares)
         unreadable += not squares
-    if not found:
+    if not pairs:
         raise UserError(
             f"{name}: none of {len(order)} files could be read, the first being {items[0].key}."
         )
-    kept = np.linspace(0, len(found) - 1, min(wanted, len(found))).astype(int)
-    return np.stack([found[index] for index in kept]), unreadable
+    kept = np.linspace(0, len(pairs) - 1, min(wanted, len(pairs))).astype(int)
+    return np.stack([pairs[index] for index in kept]), unreadable
 
 
 def _of_item(
@@ -279,8 +280,6 @@ def _of_episode(
 
 
 def folder_name(text: str) -> str:
-    """The last part of a source's path, with its weight: where it lay helps nobody."""
-    path, equals, weight = str(text).rpartition("=")
-    if not equals or Path(text).exists():
-        return Path(text).name
-    return f"{Path(path).name}={weight}"
+    """The last part of a source's path, with its weight."""
+    path, _ = place_and_weight(str(text))
+    return Path(path).name + str(text)[len(path) :]

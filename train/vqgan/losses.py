@@ -13,14 +13,14 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 MOST = 1e4  # of the adaptive weight, as in VQGAN's code
 
 
-def gradient_difference(painted_bchw: Tensor, target_bchw: Tensor, scales: int = 3) -> Tensor:
-    """How much the edges of two pictures differ: what takes LPIPS's place without its weights.
+def gradient_difference(decoded_bchw: Tensor, target_bchw: Tensor, scales: int = 3) -> Tensor:
+    """Difference of the edges of two pictures; it takes LPIPS's place without its weights.
 
     The absolute difference between the pictures' gradients, at halving scales, as in the gradient
-    difference loss of Mathieu et al. (arXiv 1511.05440). It asks for sharp edges, where L1 and L2
-    would settle for their mean; of texture it knows nothing.
+    difference loss of Mathieu et al. (arXiv 1511.05440). It rewards sharp edges, where L1 and L2
+    settle for their mean; texture does not count.
     """
-    difference_bchw = (painted_bchw - target_bchw) / 2
+    difference_bchw = (decoded_bchw - target_bchw) / 2
     total = difference_bchw.new_zeros(())
     for scale in range(scales):
         if scale:

@@ -21,7 +21,7 @@ from handloom.train.vqgan.linear_start import fit_codebook, fit_encoder
 INPUT_RANGE = (-1.0, 1.0)
 FITTED_ON = 300  # pictures that the principal components are computed from
 LATENTS_A_CODE = 100  # that k-means sees
-# what two models share whose weights fit each other
+# options that two models must share for their weights to fit
 SIZES = (
     "block_out_channels", "vq_embed_dim", "latent_channels", "layers_per_block",
     "num_vq_embeddings", "norm_num_groups", "mid_block_add_attention",
@@ -52,7 +52,7 @@ def start(model: Any, pool: Pool, config: VQGANConfig) -> Tensor:
     """Set encoder, codebook and decoder to where training starts.
 
     Returns:
-        Of each code the share of latents nearest to it, float [K].
+        Share of latents nearest to each code, float [K].
     """
     with torch.no_grad():
         if config.begin_with is not None:
@@ -92,12 +92,12 @@ class Reconstruction(nn.Module):
 
         Args:
             target_bchw: pictures in [-1, 1].
-            learned: whether the encoder gets gradients.
+            learned: the encoder gets gradients.
         """
         with torch.set_grad_enabled(learned and torch.is_grad_enabled()):
             latents_bdij = latents_of(self.model, target_bchw).float()
             codes_bdij, ids_bij, commitment = self.codebook.quantize(latents_bdij)
-        return latents_bdij, ids_bij, commitment, paint(self.model, codes_bdij)
+        return latents_bdij, ids_bij, commitment, decode(self.model, codes_bdij)
 
 
 def latents_of(model: Any, x_nchw: Tensor) -> Tensor:
@@ -106,10 +106,10 @@ def latents_of(model: Any, x_nchw: Tensor) -> Tensor:
     return latents
 
 
-def paint(model: Any, codes_ndij: Tensor) -> Tensor:
+def decode(model: Any, codes_ndij: Tensor) -> Tensor:
     """Pictures [N, 3, H, W] from the vectors of codes."""
-    painted: Tensor = model.decoder(model.post_quant_conv(codes_ndij))
-    return painted
+    decoded: Tensor = model.decoder(model.post_quant_conv(codes_ndij))
+    return decoded
 
 
 def _latents(model: Any, pool: Pool, config: VQGANConfig) -> Tensor:
@@ -118,11 +118,11 @@ def _latents(model: Any, pool: Pool, config: VQGANConfig) -> Tensor:
     wanted = LATENTS_A_CODE * config.codes
     # A frame's latents resemble each other: of each frame only a part is taken.
     frames_nhwc = pool.some(max(1, math.ceil(4 * wanted / grid**2)), config.seed)
-    found = [
+    parts = [
         latents_of(model, pictures(some)).permute(0, 2, 3, 1).flatten(0, 2)
         for some in np.array_split(frames_nhwc, math.ceil(len(frames_nhwc) / 16))
     ]
-    latents_md = torch.cat(found)
+    latents_md = torch.cat(parts)
     generator = torch.Generator().manual_seed(config.seed)
     return latents_md[torch.randperm(len(latents_md), generator=generator)[:wanted]]
 

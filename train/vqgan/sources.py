@@ -1,4 +1,4 @@
-"""Where the frames of a VQGAN's training come from, before any of them is decoded.
+"""Sources of frames for a VQGAN's training, as lists of items; no file is decoded here.
 
 A source is named `PATH` or `PATH=WEIGHT`, and PATH is one of
 
@@ -24,8 +24,8 @@ from handloom.stages.tables.rows import Clip, EpisodePlace
 VIDEOS = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"}
 IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
 MOST_ITEMS = 200_000
-"""Of a run, so that listing one of 38 million clips stays in memory. Buckets are hashes of videos:
-the first ones that fill it are a fair sample."""
+"""Items listed of a run, so that one of 38 million clips stays in memory. Buckets are hashes of
+videos: the first ones that fill it are a fair sample."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ImageItem:
     group: str
 
     def identity(self) -> tuple[str, int]:
-        """What a run that goes on compares: the name, and the size in bytes."""
+        """Name, and size in bytes: a resumed run must find the same ones."""
         return self.key, size_of(self.path)
 
 
@@ -60,7 +60,7 @@ class ClipItem:
         return self.clip.video_id
 
     def identity(self) -> tuple[str, int]:
-        """As `ImageItem.identity`."""
+        """Name, and size of the video in bytes."""
         return self.key, size_of(self.pictures.data / self.clip.media_path)
 
 
@@ -82,7 +82,7 @@ class EpisodeItem:
         return self.place.video_id
 
     def identity(self) -> tuple[str, int]:
-        """As `ImageItem.identity`."""
+        """Name alone; it covers the content."""
         return self.key, 0
 
 
@@ -93,14 +93,14 @@ episode, are never on both sides of training and validation."""
 
 @dataclass(frozen=True)
 class Source:
-    """What one `--frames` names."""
+    """The items of one `--frames`, divided into training and validation."""
 
     name: str
     weight: float
     train: tuple[Item, ...]
     held_out: tuple[Item, ...]
     official: bool
-    """Whether the source itself says what is held out; else a hash decided."""
+    """True where the source itself names what is held out; else a hash decided."""
 
 
 Split = tuple[tuple[Item, ...], tuple[Item, ...], bool]
@@ -111,7 +111,7 @@ def find(text: str, held_out: bool) -> Source:
 
     Args:
         text: PATH or PATH=WEIGHT.
-        held_out: whether all of it is for validation.
+        held_out: use all of it for validation.
 
     Raises:
         UserError: no such folder, nothing in it, or a weight that is no number above 0.
@@ -186,7 +186,7 @@ def _whole_file(folder: Path, path: str) -> ClipItem:
 
 
 def _of_run(out: Path) -> Split:
-    """What a run kept; its `val` is held out, or without one a tenth of its videos."""
+    """The clips that a run kept; its `val` is held out, or without one a tenth of its videos."""
     run = RecordedRun(out)
     if not run.data.is_dir():
         raise UserError(

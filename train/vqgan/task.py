@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from handloom.tokenize import vqgan
-from handloom.train.trainer.distributed import World, spread
-from handloom.train.trainer.feed import fed
+from handloom.train.trainer.distributed import World, distribute
+from handloom.train.trainer.feed import prefetch
 from handloom.train.trainer.optimizer import begin_state, named_state, set_rate, update
 from handloom.train.trainer.task import Batch, Scores, Step, Task, Tensors, share_of
 from handloom.train.vqgan.card import save_model
@@ -108,13 +108,13 @@ class VQGANTask(Task):
         )
         begin_state(self.optimizer)
         begin_state(self.judge_optimizer)
-        self.objective = spread(
+        self.objective = distribute(
             Reconstruction(model, self.codebook),
             config,
             self.world,
             find_unused_parameters=0 < config.encoder_start < config.steps,
         )
-        self.judge = spread(self.discriminator, config, self.world)
+        self.judge = distribute(self.discriminator, config, self.world)
 
     def identity(self) -> Scores:
         """Options, and which frames there are."""
@@ -129,7 +129,7 @@ class VQGANTask(Task):
     def batches(self, position: int) -> Iterator[Batch]:
         """This process's part of the crops of the steps to come; endless."""
         steps = iter(range(position, self.config.steps + 1))
-        return fed(lambda: self._batch(next(steps)), self.world.device)
+        return prefetch(lambda: self._batch(next(steps)), self.world.device)
 
     def _batch(self, step: int) -> Batch:
         """Crops of a step, float [B, 3, H, W] in [-1, 1]."""
@@ -157,31 +157,31 @@ class VQGANTask(Task):
             set_rate(optimizer, learning_rate(step, config))
         learned = step >= config.encoder_start
         with self.autocast():
-            latents_bdij, ids_bij, commitment, painted_bchw = self.objective(target_bchw, learned)
-        values = self.reconstruction(painted_bchw.float(), target_bchw)
+            latents_bdij, ids_bij, commitment, decoded_bchw = self.objective(target_bchw, learned)
+        values = self.reconstruction(decoded_bchw.float(), target_bchw)
         loss = values["reconstruction"]
         if learned:
             values["commitment"] = commitment
             loss = loss + config.commitment * commitment
         share = discriminator_share(step, config)
         if share is not None:
-            adversarial, facts = self.adversarial(values["reconstruction"], painted_bchw)
+            adversarial, facts = self.adversarial(values["reconstruction"], decoded_bchw)
             loss = loss + share * adversarial
             values |= facts
         loss.backward()  # type: ignore[no-untyped-call]
         norm = update(self.learning, self.optimizer, config.clip)
         latents, ids = (self.world.together(t) for t in (latents_bdij.detach(), ids_bij))
-        self.codebook.see(latents, ids, step + 1, learn=learned)
+        self.codebook.update(latents, ids, step + 1, learn=learned)
         self.follow(step)
         if share is not None:
-            values |= self.discriminate(target_bchw, painted_bchw.detach())
+            values |= self.discriminate(target_bchw, decoded_bchw.detach())
         return Step({name: v.detach() for name, v in {"loss": loss, **values}.items()}, norm)
 
-    def reconstruction(self, painted_bchw: Tensor, target_bchw: Tensor) -> dict[str, Tensor]:
+    def reconstruction(self, decoded_bchw: Tensor, target_bchw: Tensor) -> dict[str, Tensor]:
         """The reconstruction loss, with its parts and the PSNR of the batch."""
-        config, difference = self.config, (painted_bchw - target_bchw) / 2
+        config, difference = self.config, (decoded_bchw - target_bchw) / 2
         l1, l2 = difference.abs().mean(), difference.square().mean()
-        perceived = self.perceptual(painted_bchw, target_bchw)
+        perceived = self.perceptual(decoded_bchw, target_bchw)
         total = config.l1 * l1 + config.l2 * l2 + config.perceptual_weight * perceived
         psnr = -10 * torch.log10(l2.detach() + 1e-10)
         return {
@@ -189,12 +189,12 @@ class VQGANTask(Task):
         }  # fmt: skip
 
     def adversarial(
-        self, reconstruction: Tensor, painted_bchw: Tensor
+        self, reconstruction: Tensor, decoded_bchw: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's verdict on what was decoded, weighted but for the ramp."""
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            loss = -self.discriminator(painted_bchw).float().mean()
+            loss = -self.discriminator(decoded_bchw).float().mean()
         weight = torch.ones_like(loss)
         if self.config.adaptive:
             last = self.trained.decoder.conv_out.weight
@@ -289,8 +289,8 @@ class VQGANTask(Task):
         """The pairs in memory; the next ones are read while these are trained on."""
         if self._pool is None or number != self._pool_number:
             ahead, reading = self._next
-            known = ahead == number and reading is not None
-            self._pool = reading.result() if known else self.frames.pool(number)
+            is_read = ahead == number and reading is not None
+            self._pool = reading.result() if is_read else self.frames.pool(number)
             self._pool_number = number
         if self.config.refresh and self._next[0] <= number:
             self._next = (number + 1, self._reader.submit(self.frames.pool, number + 1))

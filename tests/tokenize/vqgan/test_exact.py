@@ -115,7 +115,7 @@ def test_batches_of_an_accelerator_have_one_shape(wide):
         frames = np.ones((count, SIDE, SIDE, 3), np.uint8)
         batches = tokenizer._batches(frames)
         assert sum(at.stop - at.start for at in batches) == count
-        filled = [tokenizer._filled(frames[at]) for at in batches]
+        filled = [tokenizer._padded(frames[at]) for at in batches]
         assert {b.shape for b in filled} == {(codec.GPU_BATCH, SIDE, SIDE, 3)}
         assert sum(int(b[:, 0, 0, 0].sum()) for b in filled) == count
 

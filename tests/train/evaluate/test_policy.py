@@ -16,12 +16,11 @@ from PIL import Image
 from handloom.errors import UserError
 from handloom.tokenize import vqgan
 from handloom.tokenize.shards import ShardDataset
-from handloom.train.evaluate import policy_motion as evaluate_motion
-from handloom.train.evaluate import policy_pictures as evaluate_pictures
-from handloom.train.evaluate.policy import Evaluated
+from handloom.train.evaluate import policy_motion, policy_pictures
+from handloom.train.evaluate.policy import Evaluation
 from handloom.train.evaluate.policy import run as evaluate
 from handloom.train.evaluate.policy_config import PolicyEval
-from handloom.train.evaluate.policy_scores import Outputs, grouped, scores
+from handloom.train.evaluate.policy_scores import Outputs, scores, scores_by_group
 from handloom.train.finetune.config import FinetuneConfig, HeadOptions
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.space import Space
@@ -179,7 +178,7 @@ def test_without_a_latent_there_are_no_samples(outputs: Outputs) -> None:
 def test_tasks_and_datasets_add_up(outputs: Outputs) -> None:
     off = outputs.true.copy()
     off[3:, :, :6] += 1
-    found = grouped(replace(outputs, prior_mean=off), SPACE, ("static", "wrist"), 0.1)
+    found = scores_by_group(replace(outputs, prior_mean=off), SPACE, ("static", "wrist"), 0.1)
     assert [found["datasets"][name]["windows"] for name in "ab"] == [3, 3]
     assert {name: list(tasks) for name, tasks in found["tasks"].items()} == {
         "a": ["lift", "push"], "b": ["lift", "push"],
@@ -228,7 +227,7 @@ def test_pictures_videos_and_paths(
     asked = config(run, shards, tmp_path, clips=2, frames=3, tokenizer=str(tiny_vqgan))
     found = evaluate(asked)
     assert found["played"]["episodes"] == 2
-    for kind in (evaluate_pictures.NEXT, evaluate_pictures.ALL):
+    for kind in (policy_pictures.NEXT, policy_pictures.ALL):
         assert found["pictures"][kind]["all"]["frames"] == 2 * 2 * 3
         assert set(found["pictures"][kind]) == {"all", "static", "gripper"}
     for clip in found["played"]["by_episode"]:
@@ -261,12 +260,12 @@ def test_without_its_tokenizer_actions_are_measured(
 def test_imagined_frames_stand_beside_the_true_ones(
     run: Path, shards: Path, tiny_vqgan: Path, tmp_path: Path
 ) -> None:
-    job = Evaluated(config(run, shards, tmp_path, clips=1))
+    job = Evaluation(config(run, shards, tmp_path, clips=1))
     batch = next(job.episodes())
     torch.nn.init.constant_(job.model.trunk.copy_gate.bias, 100)  # it repeats the newest frame
     tokenizer = vqgan.load(str(tiny_vqgan), resolution=16)
     tokenizer.network.codebook.data *= 500  # else all codes look alike
-    one, _ = evaluate_pictures.imagine(job.model, batch, job.on_device(batch), tokenizer, 3, 4)
+    one, _ = policy_pictures.imagine(job.model, batch, job.on_device(batch), tokenizer, 3, 4)
     (sample,) = [s for s in ShardDataset(shards, split="val") if s["clip_id"] == one.clip_id]
     # With a history of two the first frame given is a stride into the episode.
     assert np.array_equal(one.true, tokenizer.decode(sample["tokens"][0, 3:16:3]))
@@ -275,12 +274,12 @@ def test_imagined_frames_stand_beside_the_true_ones(
     assert len({frame.tobytes() for frame in one.true}) > 2  # things move, or this says nothing
 
 
-# Played through
+# PlayedEpisode through
 
 
 @pytest.fixture
 def batch(run: Path, shards: Path, tmp_path: Path) -> Any:
-    return next(Evaluated(config(run, shards, tmp_path, clips=1)).episodes())
+    return next(Evaluation(config(run, shards, tmp_path, clips=1)).episodes())
 
 
 def test_an_episode_is_all_its_windows(batch: Any) -> None:
@@ -289,14 +288,14 @@ def test_an_episode_is_all_its_windows(batch: Any) -> None:
 
 
 def test_true_chunks_lead_where_the_demonstration_led(batch: Any) -> None:
-    played = evaluate_motion.play(batch, batch.action, SPACE, Execution(smoothing=0.0), 3)
+    played = policy_motion.play(batch, batch.action, SPACE, Execution(smoothing=0.0), 3)
     assert np.array_equal(played.executed, played.true)
-    found = evaluate_motion.scores([played], SPACE)["all"]
+    found = policy_motion.scores([played], SPACE)["all"]
     assert found["drift_mm"] == found["position_l1_mm"] == 0
     assert found["jerk_executed_m_s3"] == found["jerk_true_m_s3"] > 0
     shifted = batch.action + np.eye(7, dtype=np.float32)[0] * 0.001
-    played = evaluate_motion.play(batch, shifted, SPACE, Execution(smoothing=0.0), 3)
-    found = evaluate_motion.scores([played], SPACE)["all"]
+    played = policy_motion.play(batch, shifted, SPACE, Execution(smoothing=0.0), 3)
+    found = policy_motion.scores([played], SPACE)["all"]
     assert found["drift_mm"] == pytest.approx(16, rel=1e-3)  # a millimetre a step
 
 
@@ -317,7 +316,7 @@ def test_it_plays_as_the_policy_does(run: Path, tiny_vqgan: Path, batch: Any) ->
     policy.chunks = policy.chunks.astype(np.float32)
     black = {"static": np.zeros((16, 16, 3), np.uint8)}
     acted: list[Chunk] = [policy.act("", black, np.zeros(7)) for _ in range(8)]
-    played = evaluate_motion.play(batch, policy.chunks, policy.space, how, 2)
+    played = policy_motion.play(batch, policy.chunks, policy.space, how, 2)
     assert np.array_equal(played.executed, np.concatenate([one.execute for one in acted]))
 
 

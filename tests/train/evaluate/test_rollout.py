@@ -10,7 +10,7 @@ from handloom.cli import main
 from handloom.errors import UserError
 from handloom.stages.datasets.calvin import adapter as calvin
 from handloom.tokenize import vqgan
-from handloom.train.evaluate.rollout import InCalvin, state_of
+from handloom.train.evaluate.rollout import CalvinAdapter, state_of
 from handloom.train.evaluate.rollout import run as evaluate
 from handloom.train.evaluate.rollout_config import RolloutEval
 from handloom.train.finetune import export
@@ -85,7 +85,7 @@ def test_what_the_robot_reports_is_what_curation_reads() -> None:
 def test_a_policy_is_shown_its_own_views(tmp_path: Path) -> None:
     policy = Policy.from_checkpoint(write_policy(tmp_path / "one", views=("gripper",)))
     obs = TabletopEnv().reset()
-    assert InCalvin(policy).act(obs, "open the drawer").shape == (2, 7)
+    assert CalvinAdapter(policy).act(obs, "open the drawer").shape == (2, 7)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -126,10 +126,10 @@ def test_calvin_that_is_not_installed_is_said(
 def test_a_policy_of_another_robot_is_refused(tmp_path: Path) -> None:
     policy = Policy.from_checkpoint(write_policy(tmp_path / "a", kind="joints"))
     with pytest.raises(UserError, match="joints"):
-        InCalvin(policy)
+        CalvinAdapter(policy)
     policy = Policy.from_checkpoint(write_policy(tmp_path / "b", views=("static", "top")))
     with pytest.raises(UserError, match="static, top"):
-        InCalvin(policy)
+        CalvinAdapter(policy)
 
 
 def test_sample_tabletop_writes_what_calvin_reads(tmp_path: Path) -> None:

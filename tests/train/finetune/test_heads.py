@@ -11,7 +11,7 @@ from handloom.train.finetune.heads.flow import FlowMatching
 from handloom.train.finetune.heads.head import (
     ActionHead,
     ActionScores,
-    Demonstrated,
+    Demonstration,
     HeadShape,
     score,
 )
@@ -37,15 +37,15 @@ def context() -> torch.Tensor:
 
 
 @pytest.fixture
-def true() -> Demonstrated:
+def true() -> Demonstration:
     torch.manual_seed(2)
     counts = torch.ones(B, 5, dtype=torch.bool)
     counts[:, 3:] = False
-    return Demonstrated(torch.rand(B, 5, 7), counts, torch.randn(B, 10))
+    return Demonstration(torch.rand(B, 5, 7), counts, torch.randn(B, 10))
 
 
 def test_a_head_names_the_parts_of_its_loss(
-    head: ActionHead, context: torch.Tensor, true: Demonstrated
+    head: ActionHead, context: torch.Tensor, true: Demonstration
 ) -> None:
     losses = head.losses(context, true, LossOptions())
     assert set(head.parts) <= losses.keys()
@@ -56,7 +56,7 @@ def test_a_head_names_the_parts_of_its_loss(
 
 
 def test_what_does_not_count_moves_no_loss(
-    head: ActionHead, context: torch.Tensor, true: Demonstrated
+    head: ActionHead, context: torch.Tensor, true: Demonstration
 ) -> None:
     beyond = true.action_BkA.clone()
     beyond[:, 3:] = 9.0
@@ -82,7 +82,7 @@ def test_noise_makes_draws_and_none_makes_one_chunk(
         assert ((chunk[..., 6] >= 0) & (chunk[..., 6] <= 1)).all()
 
 
-def test_scores_are_plain(head: ActionHead, context: torch.Tensor, true: Demonstrated) -> None:
+def test_scores_are_plain(head: ActionHead, context: torch.Tensor, true: Demonstration) -> None:
     with torch.no_grad():
         measured = head.measure(context, true)
     assert all(len(value) == B for value in measured.values())

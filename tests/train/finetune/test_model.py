@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from handloom.train.finetune import stage1
 from handloom.train.finetune.config import HeadOptions, LossOptions
 from handloom.train.finetune.heads.cvae import ConditionalVAE, Posterior, active_dimensions
-from handloom.train.finetune.heads.head import Demonstrated
+from handloom.train.finetune.heads.head import Demonstration
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.model.gpt import GPT
@@ -139,7 +139,7 @@ def test_the_posterior_attends_to_no_padding(inputs: Inputs) -> None:
     action = inputs.action_BkA.clone()
     action[:, 3:] = 9.0
     means = [
-        vae(model).posterior(Demonstrated(a, counts, inputs.state_BhS[:, -1])).mean_BZ
+        vae(model).posterior(Demonstration(a, counts, inputs.state_BhS[:, -1])).mean_BZ
         for a in (inputs.action_BkA, action)
     ]
     assert torch.equal(*means)
@@ -160,7 +160,7 @@ def test_a_dimension_pays_no_less_than_its_free_bits(inputs: Inputs) -> None:
     losses = model.loss(inputs, LossOptions(free_bits=1e6))
     assert losses["kl_paid"] == 4 * 1e6
     losses = model.loss(inputs, FREE)
-    true = Demonstrated(inputs.action_BkA, inputs.action_valid_Bk, inputs.state_BhS[:, -1])
+    true = Demonstration(inputs.action_BkA, inputs.action_valid_Bk, inputs.state_BhS[:, -1])
     assert torch.isclose(losses["kl_paid"], vae(model).posterior(true).kl().sum(1).mean())
     weights = LossOptions(video=2.0, arm=3.0, gripper=5.0, kl=7.0, kl_warmup=10)
     half = model.total(losses, weights, step=4)
@@ -178,7 +178,7 @@ def test_dimensions_that_do_not_vary_are_not_active() -> None:
 def test_more_views_begin_as_the_one_that_stage_1_knew() -> None:
     torch.manual_seed(0)
     gpt = GPT(dataclasses.replace(TRUNK, views=1)).eval()
-    shape = RobotShape(stage1.trunk_shape(gpt.shape, 2), ("a", "b"), 2, K, S, A, (6,), SMALL)
+    shape = RobotShape(dataclasses.replace(gpt.shape, views=2), ("a", "b"), 2, K, S, A, (6,), SMALL)
     model = RobotModel(shape)
     model.trunk.load_state_dict(stage1.widen(gpt.state_dict(), 2))
     again = as_stage1(model, 1)

@@ -9,6 +9,7 @@ import torch
 from handloom.errors import UserError
 from handloom.train.model import text
 from handloom.train.model.gpt import GPT, rotate, to_sequence
+from handloom.train.model.sampling import continue_frames
 from handloom.train.model.shape import SIZES, Shape
 from handloom.train.pretrain.baselines import CopyLastFrame, Unigram
 from tests.helpers.tiny_clip_text import write_clip_text
@@ -90,7 +91,7 @@ def test_sequence_runs_frame_by_frame_then_view_by_view():
 def test_generation_with_a_cache_is_what_the_whole_sequence_predicts(model, clip):
     codes, captions = clip
     given = codes[:, : SMALL.codes_per_frame]
-    generated = wake(model).generate(given, captions)
+    generated = continue_frames(wake(model), given, captions, SMALL.frames)
     assert torch.equal(generated[:, : SMALL.codes_per_frame], given)
     likeliest = model(generated, captions).argmax(-1)
     n = SMALL.codes_per_frame

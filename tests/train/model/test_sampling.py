@@ -12,7 +12,7 @@ from handloom.errors import UserError
 from handloom.train.generate import fvd
 from handloom.train.generate.config import Sampling
 from handloom.train.model.gpt import GPT, Cache
-from handloom.train.model.sampling import choose, continue_frames, each_frame_alone
+from handloom.train.model.sampling import choose, continue_frames, predict_each_frame
 from handloom.train.model.shape import Shape
 
 SHAPE = Shape(
@@ -91,12 +91,12 @@ def test_a_frame_alone_knows_the_frames_before_it_and_nothing_of_itself_or_later
     model: GPT, clip: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     codes, text = clip
-    alone = each_frame_alone(model, codes, text)
+    alone = predict_each_frame(model, codes, text)
     expected, _ = without_cache(model, codes[:, : 2 * EACH], text, 3)
     assert torch.equal(alone[:, EACH:], expected[:, 2 * EACH :])
     other = codes.clone()
     other[:, EACH:] = (other[:, EACH:] + 1) % SHAPE.codebook_size
-    changed = each_frame_alone(model, other, text)
+    changed = predict_each_frame(model, other, text)
     assert torch.equal(changed[:, :EACH], alone[:, :EACH])
     assert not torch.equal(changed[:, EACH:], alone[:, EACH:])
 

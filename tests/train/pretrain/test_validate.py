@@ -11,9 +11,8 @@ from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.measure.pixels import psnr_db
 from handloom.train.generate import quality
-from handloom.train.generate.quality import Shown
-from handloom.train.pretrain import results, validate
-from handloom.train.pretrain import true_frames as source_frames
+from handloom.train.generate.quality import PredictedView
+from handloom.train.pretrain import results, true_frames, validate
 from handloom.train.pretrain.baselines import Unigram
 from handloom.train.pretrain.task import PretrainTask
 from handloom.train.trainer.run import Run
@@ -92,8 +91,12 @@ def flat(level: int) -> np.ndarray:
 
 
 def test_scores_of_pictures_by_hand() -> None:
-    beside = Shown("a", predicted=flat(103), repeated=flat(110), decoded=flat(100), source=None)
-    known = Shown("b", predicted=flat(103), repeated=flat(110), decoded=flat(101), source=flat(100))
+    beside = PredictedView(
+        "a", predicted=flat(103), repeated=flat(110), decoded=flat(100), source=None
+    )
+    known = PredictedView(
+        "b", predicted=flat(103), repeated=flat(110), decoded=flat(101), source=flat(100)
+    )
     found = quality.scores([beside, known])
     assert found["a"]["truth"] == "decoded codes"
     assert found["b"]["truth"] == "source media"
@@ -113,8 +116,12 @@ def test_the_distance_of_sets_needs_two_videos() -> None:
     def network(video: np.ndarray) -> np.ndarray:
         return np.array([video.mean(), 0.0])
 
-    one = Shown("a", predicted=flat(103), repeated=flat(100), decoded=flat(100), source=None)
-    two = Shown("a", predicted=flat(123), repeated=flat(120), decoded=flat(120), source=None)
+    one = PredictedView(
+        "a", predicted=flat(103), repeated=flat(100), decoded=flat(100), source=None
+    )
+    two = PredictedView(
+        "a", predicted=flat(123), repeated=flat(120), decoded=flat(120), source=None
+    )
     found = quality.scores([one, two], network=network)["a"]
     assert found["predicted"]["fvd"] == pytest.approx(9)  # all three levels higher, alike spread
     assert found["last given repeated"]["fvd"] == 0
@@ -151,7 +158,7 @@ def test_true_frames_are_those_that_the_codes_were_made_of(
     run: tuple[Path, vqgan.VQGAN, list[dict[str, Any]]],
 ) -> None:
     shards, tokenizer, samples = run
-    found = source_frames.read([str(shards)], samples, tokenizer)
+    found = true_frames.read([str(shards)], samples, tokenizer)
     assert set(found) == {"whole"}
     np.testing.assert_array_equal(tokenizer.encode(found["whole"]), samples[0]["tokens"][0])
-    assert source_frames.read([str(shards / "elsewhere")], samples, tokenizer) == {}
+    assert true_frames.read([str(shards / "elsewhere")], samples, tokenizer) == {}

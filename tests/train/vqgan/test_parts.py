@@ -25,7 +25,7 @@ def test_dead_codes_come_back() -> None:
     for step in range(1, 41):
         latents = torch.randn(1, 4, 8, 8, generator=generator)
         _, ids, _ = book.quantize(latents)
-        book.see(latents, ids, step, learn=True)
+        book.update(latents, ids, step, learn=True)
         if step == 4:
             assert book.usage(step) <= 0.5
     assert book.restarted >= 8
@@ -38,7 +38,7 @@ def test_codes_that_do_not_learn_stay_and_are_counted() -> None:
     book = Codebook(weight_kd.clone(), torch.tensor([0.5, 0.5, 0.0]), 4, 0.9, dead_after=2)
     for step in range(1, 9):
         latents = torch.tensor([0.2, -0.1, 0.8, 0.9]).view(1, 1, 2, 2)
-        book.see(latents, book.quantize(latents)[1], step, learn=False)
+        book.update(latents, book.quantize(latents)[1], step, learn=False)
     assert torch.equal(book.weight_kd, weight_kd)
     assert book.usage(8) == pytest.approx(2 / 3)
     assert book.perplexity() == pytest.approx(2, rel=1e-3)
@@ -49,7 +49,7 @@ def test_codes_begin_to_learn_from_where_they_are() -> None:
     book = Codebook(weight_kd.clone(), torch.tensor([0.1, 0.9]), 4, 0.9, dead_after=50)
     latents = torch.tensor([0.0, 0.0, 0.0, 1.0]).view(1, 1, 2, 2)  # more of the first than before
     for step in range(1, 21):
-        book.see(latents, book.quantize(latents)[1], step, learn=step > 10)
+        book.update(latents, book.quantize(latents)[1], step, learn=step > 10)
         assert torch.allclose(book.weight_kd, weight_kd, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""A conditional VAE of action chunks: what a trajectory may look like, given what is known.
+"""A conditional VAE of action chunks: possible trajectories, given the context.
 
 In training a posterior attends to the true chunk and sums it up as a few numbers, the latent; the
 decoder makes the chunk from the latent and from the context. At inference the latent is zero, the
@@ -20,7 +20,7 @@ from handloom.train.finetune.config import HeadOptions, LossOptions
 from handloom.train.finetune.heads.head import (
     ActionHead,
     ActionScores,
-    Demonstrated,
+    Demonstration,
     HeadScores,
     HeadShape,
     Score,
@@ -87,7 +87,7 @@ class ConditionalVAE(ActionHead):
         return (self.latent,) if self.latent else ()
 
     def losses(
-        self, context_BCW: Tensor, true: Demonstrated, weights: LossOptions
+        self, context_BCW: Tensor, true: Demonstration, weights: LossOptions
     ) -> dict[str, Tensor]:
         """Smooth L1 of the arm (beta 1), cross entropy of the gripper, KL divergence in nats.
 
@@ -123,7 +123,7 @@ class ConditionalVAE(ActionHead):
         out_BkA[..., grippers] = out_BkA[..., grippers].sigmoid()
         return out_BkA
 
-    def posterior(self, true: Demonstrated) -> Posterior:
+    def posterior(self, true: Demonstration) -> Posterior:
         """The latent of true chunks; actions that do not count are not attended to."""
         valid_Bk = true.valid_Bk
         actions_BkW = self.action_in(true.action_BkA * valid_Bk[..., None]) + self.posterior_step
@@ -141,7 +141,7 @@ class ConditionalVAE(ActionHead):
         """Chunks [B, k, A]: normalised arm numbers, and logits where the grippers are.
 
         Args:
-            context_BCW: what is known.
+            context_BCW: context tokens of the readout.
             z_BZ: the latent; None stands for zero, the middle of the prior.
         """
         x_BkW = self.step.expand(len(context_BCW), -1, -1)
@@ -156,7 +156,7 @@ class ConditionalVAE(ActionHead):
         out: Tensor = self.action_out(self.norm(x_BNW[:, :count]))
         return out
 
-    def measure(self, context_BCW: Tensor, true: Demonstrated) -> dict[str, Tensor]:
+    def measure(self, context_BCW: Tensor, true: Demonstration) -> dict[str, Tensor]:
         """Chunks of the posterior's mean, that mean, and the divergence in nats."""
         if not self.latent:
             return {}
@@ -168,7 +168,7 @@ class ConditionalVAE(ActionHead):
         }
 
     def scores(self, measured: dict[str, Tensor], acted: ActionScores, score: Score) -> HeadScores:
-        """How much the latent can tell, and whether it has collapsed."""
+        """Active dimensions and divergence of the latent, and a remark where it has collapsed."""
         if not measured:
             return HeadScores(numbers={"latent": 0})
         posterior, kl = score(measured["posterior"]), float(measured["kl"].mean())
@@ -199,7 +199,7 @@ COLLAPSED = (
 
 
 def has_collapsed(active: int, latent: int, posterior_l1: float, prior_l1: float) -> bool:
-    """Whether the latent says next to nothing.
+    """True where the latent carries next to nothing.
 
     Args:
         active: dimensions that vary between chunks.
@@ -212,7 +212,7 @@ def has_collapsed(active: int, latent: int, posterior_l1: float, prior_l1: float
 
 
 def active_dimensions(mean_MZ: Tensor) -> int:
-    """How many latent dimensions tell chunks apart: their posterior means vary over M windows.
+    """Number of latent dimensions whose posterior means vary over M windows.
 
     A dimension that does not has collapsed: its posterior is the prior, whatever the chunk.
     """

@@ -18,7 +18,7 @@ from handloom.train.finetune.config import FlowOptions, LossOptions
 from handloom.train.finetune.heads.head import (
     ActionHead,
     ActionScores,
-    Demonstrated,
+    Demonstration,
     HeadScores,
     HeadShape,
     Score,
@@ -60,7 +60,7 @@ class FlowMatching(ActionHead):
         return self.shape.actions, self.shape.action_width
 
     def velocity(self, x_BkA: Tensor, time_B: Tensor, context_BCW: Tensor) -> Tensor:
-        """Where noisy chunks flow at times 0 to 1: [B, k, A]."""
+        """Velocity of noisy chunks at times 0 to 1: [B, k, A]."""
         time_B1W = self.time_in(_waves(time_B, self.width))[:, None]
         x_BkW = self.action_in(x_BkA) + self.step + time_B1W
         x_BNW = torch.cat([x_BkW, self.context_in(context_BCW)], dim=1)
@@ -70,7 +70,7 @@ class FlowMatching(ActionHead):
         return out
 
     def losses(
-        self, context_BCW: Tensor, true: Demonstrated, weights: LossOptions
+        self, context_BCW: Tensor, true: Demonstration, weights: LossOptions
     ) -> dict[str, Tensor]:
         """Mean squared errors of the velocity, of arm and of gripper columns."""
         target_BkA = self._centred(true.action_BkA)
@@ -101,7 +101,7 @@ class FlowMatching(ActionHead):
         x_BkA[..., grippers] = ((x_BkA[..., grippers] + 1) / 2).clamp(0, 1)
         return x_BkA
 
-    def measure(self, context_BCW: Tensor, true: Demonstrated) -> dict[str, Tensor]:
+    def measure(self, context_BCW: Tensor, true: Demonstration) -> dict[str, Tensor]:
         """Some draws of each window: [B, draws, k, A]."""
         generator = torch.Generator().manual_seed(0)
         count = len(context_BCW)

@@ -38,7 +38,7 @@ class HeadShape:
         return [i for i in range(self.action_width) if i not in self.grippers]
 
 
-class Demonstrated(NamedTuple):
+class Demonstration(NamedTuple):
     """The true chunks of some windows."""
 
     action_BkA: Tensor
@@ -71,7 +71,7 @@ class HeadScores:
     numbers: dict[str, Any] = field(default_factory=dict)
     """Plain JSON for metrics.jsonl."""
     line: str = ""
-    """In a few words."""
+    """Summary in a few words."""
     remarks: tuple[str, ...] = ()
     """Sentences for the closing table."""
 
@@ -99,7 +99,7 @@ class ActionHead(nn.Module):
         return ()
 
     def losses(
-        self, context_BCW: Tensor, true: Demonstrated, weights: LossOptions
+        self, context_BCW: Tensor, true: Demonstration, weights: LossOptions
     ) -> dict[str, Tensor]:
         """The parts of the loss, scalars; each window weighs the same."""
         raise TypeError(f"{type(self).__name__} defines no losses")
@@ -112,12 +112,12 @@ class ActionHead(nn.Module):
         """Chunks [B, k, A] of normalised actions; grippers 0 closed to 1 open.
 
         Args:
-            context_BCW: what is known.
+            context_BCW: context tokens of the readout.
             noise: [B, *noise_shape]; None for the one chunk that a policy executes by default.
         """
         raise TypeError(f"{type(self).__name__} defines no act")
 
-    def measure(self, context_BCW: Tensor, true: Demonstrated) -> dict[str, Tensor]:
+    def measure(self, context_BCW: Tensor, true: Demonstration) -> dict[str, Tensor]:
         """Measurements of some windows for `scores`, each [B, …]."""
         return {}
 
@@ -161,21 +161,21 @@ def action_errors(out_BkA: Tensor, true_BkA: Tensor, shape: HeadShape) -> tuple[
 
 @torch.no_grad()
 def score(
-    found_MkA: Tensor, true_MkA: Tensor, valid_Mk: Tensor, grippers: tuple[int, ...]
+    chunk_MkA: Tensor, true_MkA: Tensor, valid_Mk: Tensor, grippers: tuple[int, ...]
 ) -> ActionScores:
     """Compare chunks.
 
     Args:
-        found_MkA: normalised; grippers as probabilities of being open.
+        chunk_MkA: normalised; grippers as probabilities of being open.
         true_MkA: normalised; grippers 0 to 1.
         valid_Mk: bool, the actions that count.
         grippers: columns.
     """
     arms = [i for i in range(true_MkA.shape[-1]) if i not in grippers]
-    found, true = found_MkA[valid_Mk], true_MkA[valid_Mk]
+    chunk, true = chunk_MkA[valid_Mk], true_MkA[valid_Mk]
     hands = list(grippers)
-    right = (found[:, hands] > 0.5) == (true[:, hands] > 0.5)
+    right = (chunk[:, hands] > 0.5) == (true[:, hands] > 0.5)
     return ActionScores(
-        arm_l1=float((found[:, arms] - true[:, arms]).abs().mean()),
+        arm_l1=float((chunk[:, arms] - true[:, arms]).abs().mean()),
         gripper_accuracy=float(right.float().mean()) if hands else None,
     )

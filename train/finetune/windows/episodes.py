@@ -1,7 +1,7 @@
-"""The robot episodes of one split of a folder: what is kept of each, and how parts of it are read.
+"""The robot episodes of one split of a folder: checks, labels, idle steps.
 
-Everything is looked at once, when the folder is opened: an error in an episode shall not wait for
-the step that happens to draw it. After that a few numbers an episode stay in memory.
+Every episode is checked once, when the folder is opened: an error shall not wait for the step that
+happens to draw it. After that a few numbers an episode stay in memory.
 Shapes: E episodes, T steps, S and A numbers of a state and an action, V views of the model.
 """
 
@@ -33,7 +33,7 @@ class Label(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """One episode while it is looked at."""
+    """One episode while it is checked."""
 
     clip_id: str
     steps: int
@@ -75,19 +75,19 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def told(self, episode: int) -> npt.NDArray[np.bool_]:
-        """At which steps the arm is told something, [T]."""
+    def commanded(self, episode: int) -> npt.NDArray[np.bool_]:
+        """Mask of the steps at which the arm is commanded, not idle: [T]."""
         first, last = self._idle_starts[episode : episode + 2]
-        told = np.ones(self.steps[episode], bool)
-        told[self._idle[first:last]] = False
-        return told
+        commanded = np.ones(self.steps[episode], bool)
+        commanded[self._idle[first:last]] = False
+        return commanded
 
     def labels(self, episodes: Integers) -> list[Label]:
         """Dataset, task and views of some episodes."""
         return [self._labels[number] for number in self._label[episodes].tolist()]
 
     def view_numbers(self, episodes: Integers, views: Sequence[str]) -> Integers:
-        """Where each view lies among an episode's own, -1 where it has none: [len(episodes), V]."""
+        """Index of each view among an episode's own, -1 where it has none: [len(episodes), V]."""
         rows = [[_number(label.views, name) for name in views] for label in self._labels]
         table = np.array(rows, np.int64).reshape(-1, len(views))
         numbers: Integers = table[self._label[episodes]]
@@ -124,11 +124,11 @@ class Episodes:
                 f"{where} holds no state and action, so it is no robot episode; name a folder that "
                 "`handloom curate` made of a robot dataset."
             )
-        found = (meta["action_kind"], meta["fps"], state.shape[1], action.shape[1])
+        actual = (meta["action_kind"], meta["fps"], state.shape[1], action.shape[1])
         wanted = (space.kind, space.hz, len(space.state_mean), len(space.action_mean))
-        if found != wanted:
+        if actual != wanted:
             raise UserError(
-                f"{where} has {_described(*found)}, expected {_described(*wanted)}: a policy has "
+                f"{where} has {described(*actual)}, expected {described(*wanted)}: a policy has "
                 "one kind of state and action; leave this folder out or curate it likewise."
             )
         views = tuple(meta["views"])
@@ -156,7 +156,8 @@ def _check_finite(where: str, name: str, array: npt.NDArray[np.float32]) -> None
         )
 
 
-def _described(kind: str, hz: float, state: int, action: int) -> str:
+def described(kind: str, hz: float, state: int, action: int) -> str:
+    """Kind, rate and widths of episodes, for messages."""
     return f"{kind} at {hz:g} Hz with states of {state} and actions of {action} numbers"
 
 

@@ -1,4 +1,4 @@
-"""The windows of one folder of robot episodes: at which steps they stand, and how they are read.
+"""The windows of one folder of robot episodes: their steps, and how they are read.
 
 Shapes as in windows.py.
 """
@@ -21,7 +21,7 @@ class WindowOptions:
     """The extent of a window. GR-2 publishes none of these numbers: all are assumptions."""
 
     history: int = 2
-    """Frames seen, the current one included."""
+    """Frames given to the model, the current one included."""
     stride: int = 5
     """Steps from one frame to the next: half a second at 10 Hz, in which an arm visibly moves."""
     chunk: int = 10
@@ -34,18 +34,18 @@ class WindowOptions:
 
 
 class FolderWindows:
-    """A window for each step after which, within the chunk, the arm is told something.
+    """A window for each step after which, within the chunk, the arm is commanded.
 
     Such steps come in runs; what is kept is each run's episode, first step and number of windows.
 
     Args:
         episodes: of the folder.
-        kept: which of them give windows, bool [E].
+        kept: mask of those that give windows, bool [E].
         options: what a window covers.
         views: of the model.
 
     Attributes:
-        used: how many episodes give windows.
+        used: number of episodes that give windows.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class FolderWindows:
         runs = (
             (episode, first, stop - first)
             for episode in np.flatnonzero(kept).tolist()
-            for first, stop in _runs(episodes.told(episode), options.chunk)
+            for first, stop in _runs(episodes.commanded(episode), options.chunk)
         )
         # One number after the other: as a list of tuples they would take twenty times the memory.
         table = np.fromiter((n for run in runs for n in run), np.int32).reshape(-1, 3)
@@ -85,7 +85,7 @@ class FolderWindows:
         names = [n.task or caption for n, caption in zip(labels, captions, strict=True)]
         return {
             **self._frames(episode, step, found),
-            **self._states(episode, step, found.columns["state"]),
+            **self._states(step, found.columns["state"]),
             **self._actions(episode, step, found.columns["action"]),
             "caption": captions,
             "dataset": np.array([label.dataset for label in labels], object),
@@ -95,7 +95,7 @@ class FolderWindows:
         }
 
     def _frames(self, episode: Integers, step: Integers, found: Any) -> Columns:
-        """`codes` and `seen`: every picture is a range of bytes, and one gather reads them all."""
+        """`codes` and `visible`. Every picture is a range of bytes; one gather reads them all."""
         options, steps = self.options, self.episodes.steps[episode]
         wanted = step[:, None] + options.stride * np.arange(1 - options.history, 2)
         at = np.clip(wanted, 0, steps[:, None] - 1)
@@ -110,7 +110,7 @@ class FolderWindows:
         codes[np.broadcast_to((view < 0)[:, None, :], visible.shape)] = 0
         return {"codes": codes, "visible": visible}
 
-    def _states(self, episode: Integers, step: Integers, states: Any) -> Columns:
+    def _states(self, step: Integers, states: Any) -> Columns:
         options = self.options
         wanted = step[:, None] + options.stride * np.arange(1 - options.history, 1)
         at = wanted.clip(0)
@@ -123,14 +123,14 @@ class FolderWindows:
         at = np.minimum(wanted, steps[:, None] - 1)
         rows = [action[here] for action, here in zip(actions, at, strict=True)]
         pairs = zip(episode.tolist(), at, strict=True)
-        told = np.stack([self.episodes.told(number)[here] for number, here in pairs])
-        return {"action": np.stack(rows), "action_valid": (wanted == at) & told}
+        commanded = np.stack([self.episodes.commanded(n)[here] for n, here in pairs])
+        return {"action": np.stack(rows), "action_valid": (wanted == at) & commanded}
 
 
-def _runs(told: npt.NDArray[np.bool_], chunk: int) -> list[tuple[int, int]]:
-    """Runs of steps t with something told among t … t + chunk - 1, as (first, stop)."""
-    steps = np.arange(len(told))
-    before = np.concatenate([[0], np.cumsum(told)])
-    some = before[np.minimum(steps + chunk, len(told))] > before[steps]
+def _runs(commanded: npt.NDArray[np.bool_], chunk: int) -> list[tuple[int, int]]:
+    """Runs of steps t with a command among t … t + chunk - 1, as (first, stop)."""
+    steps = np.arange(len(commanded))
+    before = np.concatenate([[0], np.cumsum(commanded)])
+    some = before[np.minimum(steps + chunk, len(commanded))] > before[steps]
     edges = np.flatnonzero(np.diff(np.concatenate([[False], some, [False]])))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

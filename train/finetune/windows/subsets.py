@@ -29,7 +29,7 @@ class PerTask:
             raise UserError(f"{self.episodes} episodes of each task are no subset; give 1 or more.")
 
     def choose(self, tasks: Sequence[str], clip_ids: Iterable[str]) -> list[bool]:
-        """Whether each episode is chosen, from its task and clip id."""
+        """Mask of the chosen episodes, from their tasks and clip ids."""
         of_task: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
         for number, (task, clip_id) in enumerate(zip(tasks, clip_ids, strict=True)):
             of_task[task].append((self._rank(clip_id), number))

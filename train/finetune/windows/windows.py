@@ -8,7 +8,7 @@ and C columns of codes, S and A numbers of a state and an action, k actions of a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,47 +30,34 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Window:
-    """One window at step t of an episode; frames stand at t - (h - 1) stride … t, t + stride."""
-
-    codes: npt.NDArray[np.uint16]
-    """[F, V, R, C]; where not `visible` the nearest frame, or 0 for a view that is not there."""
-    visible: Bools
-    """[F, V]: False before the start, behind the end, and for a view that the episode lacks."""
-    state: Floats
-    """[h, S], physical units; before the start that of the first step."""
-    state_known: Bools
-    """[h]"""
-    action: Floats
-    """[k, A], physical units, of steps t … t + k - 1; behind the end the last one."""
-    action_valid: Bools
-    """[k]: False behind the end and where the arm is told nothing."""
-    caption: str
-    dataset: str
-    task: str
-    """The dataset's own name of the task, else the caption."""
-    clip_id: str
-    step: int
-    """t"""
-
-
-@dataclass(frozen=True)
 class WindowBatch:
-    """Windows with a leading axis B; see `Window`."""
+    """B windows, each at a step t of its episode.
+
+    Frames stand at t - (h - 1) stride … t, t + stride. In front of an episode's start and behind
+    its end its first or last step is repeated.
+    """
 
     codes: npt.NDArray[np.uint16]
+    """[B, F, V, R, C]; where not `visible` the nearest frame, or 0 for a view that is not there."""
     visible: Bools
+    """[B, F, V]: False before the start, behind the end, and for a view that the episode lacks."""
     state: Floats
+    """[B, h, S], physical units."""
     state_known: Bools
+    """[B, h]: False before the start."""
     action: Floats
+    """[B, k, A], physical units, of steps t … t + k - 1."""
     action_valid: Bools
+    """[B, k]: False behind the end and where the arm is not commanded."""
     caption: list[str]
     dataset: list[str]
     task: list[str]
+    """The dataset's own name of the task, else the caption."""
     clip_id: list[str]
     step: Integers
+    """t, [B]"""
     number: Integers
-    """Their numbers: `windows.read(number)` gives them again."""
+    """[B]; `windows.read(number)` gives the same windows again."""
     position: int
     """Windows that all ranks together have consumed after this batch."""
 
@@ -78,8 +65,8 @@ class WindowBatch:
 class Windows:
     """A window for each step of each episode whose chunk holds an action that is not idle.
 
-    In memory are a few integers an episode. With several folders, `windows[i]` counts through them
-    in turn, and batches are mixed by weight.
+    In memory are a few integers an episode. Windows are numbered through the folders in turn;
+    batches mix the folders by weight.
 
     Args:
         datasets: robot episodes, each folder once.
@@ -89,14 +76,14 @@ class Windows:
             of an episode are found by name. Episodes with none of them are left out.
         weights: of the folders; where there is none, how many windows the folder has.
         per_task: only so many episodes of each task, over all folders (`PerTask`).
-        subset_seed: which ones.
+        subset_seed: seed of that choice.
 
     Attributes:
         views: as above.
         weights: of the folders that have windows; one of `val` may have none.
         grid: rows and columns of a picture's codes.
-        episodes: how many give windows.
-        without_views: how many were left out because they have none of the views.
+        episodes: number of those that give windows.
+        without_views: number of those left out because they have none of the views.
         manifest: of the first folder, whose tokenizer is that of all.
 
     Raises:
@@ -133,13 +120,6 @@ class Windows:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
-
-    def __getitem__(self, i: int) -> Window:
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"window {i} of {len(self)}")
-        batch = self.read(np.array([i % len(self)]))
-        one = {f.name: getattr(batch, f.name)[0] for f in fields(Window)}
-        return Window(**one | {"step": int(one["step"])})
 
     def fingerprint(self) -> list[str]:
         """Everything that the order and the content of the batches depend on."""
@@ -189,7 +169,7 @@ class Windows:
     def _read(self, folders: Integers, numbers: Integers, position: int) -> WindowBatch:
         every = self._starts[folders] + numbers
         parts = [(here, self._folders[i].read(numbers[here])) for i, here in groups(folders)]
-        columns = {name: _scattered(name, parts, len(numbers)) for name in parts[0][1]}
+        columns = {name: _scatter(name, parts, len(numbers)) for name in parts[0][1]}
         lists = {name: c.tolist() for name, c in columns.items() if c.dtype == object}
         return WindowBatch(**columns | lists, number=every, position=position)
 
@@ -234,7 +214,7 @@ def _with_windows(
     if not full or (empty and folders[0].episodes.data.split == "train"):
         raise UserError(
             f"{', '.join(empty)} holds no window: no episode with one of the views and a step at "
-            "which the arm is told something; name other views or folders, or curate more episodes."
+            "which the arm is commanded; name other views or folders, or curate more episodes."
         )
     if len({folders[i].episodes.grid for i in full}) > 1:
         grids = [f"{places[i]}: {folders[i].episodes.grid}" for i in full]
@@ -248,9 +228,7 @@ def _with_windows(
     return [folders[i] for i in full], shares
 
 
-def _scattered(
-    name: str, parts: Sequence[tuple[Integers, Columns]], count: int
-) -> npt.NDArray[Any]:
+def _scatter(name: str, parts: Sequence[tuple[Integers, Columns]], count: int) -> npt.NDArray[Any]:
     """One column of a batch, its windows from several folders at their places."""
     first = parts[0][1][name]
     if len(parts) == 1:
