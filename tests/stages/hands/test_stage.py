@@ -1,4 +1,4 @@
-"""Looking for hands: the fewest frames that decide a clip, and rows of the clip alone."""
+"""Detecting hands: the fewest frames that decide a clip, and rows of the clip alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,10 +48,6 @@ def row(stage: Hands, wanted: Clip) -> HandRow:
     return found
 
 
-def looks(stage: Hands, wanted: Clip) -> int:
-    return sum(row(stage, wanted).detector_ran)
-
-
 def test_only_key_frames_are_decoded_where_there_are_enough(folder: Path) -> None:
     found = row(Hands().at(folder), clip("hands.mp4", 1.5, 7.5))
     assert {round(t, 2) % 1 for t in found.times_s} == {0}
@@ -66,10 +62,10 @@ def test_a_clear_yes_costs_less_than_a_clear_no(folder: Path, suffix: str) -> No
     assert any(yes.hand_counts)
     assert not any(no.hand_counts)
     assert sum(yes.detector_ran) <= 4
-    assert sum(no.detector_ran) == sampling.CLEAR_NO
+    assert sum(no.detector_ran) == sampling.MISSES_FOR_NO
 
 
-def test_every_frame_is_looked_at_on_demand(folder: Path) -> None:
+def test_every_frame_is_searched_on_demand(folder: Path) -> None:
     stage = replace(Hands(), until_clear=False).at(folder)
     found = row(stage, clip("hands.mp4", 1.5, 7.5))
     assert len(found.times_s) == 12
