@@ -43,7 +43,7 @@ class Job:
 
     @property
     def _listed(self) -> list[Stage]:
-        return graph.inserted(row_stages(self.config), self.added)
+        return graph.insert(row_stages(self.config), self.added)
 
     @property
     def cache(self) -> Path:

@@ -91,7 +91,7 @@ def section(
         "asked of every clip here, whatever else the clip was rejected for.</p>"
     )
     for one in distributions(tables["select"], select):
-        yield f"<h3>{html.escape(one.criterion.score)}: {html.escape(one.criterion.says)}</h3>"
+        yield f"<h3>{html.escape(one.criterion.score)}: {html.escape(one.criterion.meaning)}</h3>"
         yield f"<p>{_sentence(one)}</p>{_histogram(one)}"
         for said, examples in (("just rejected", one.failed), ("just kept", one.passed)):
             cards = [card(clip, note) for clip, note in _examples(tables, one, examples)]
