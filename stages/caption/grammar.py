@@ -83,18 +83,18 @@ def base_form(verb: str) -> str:
 
 
 def is_third_person(word: str) -> bool:
-    """Whether a word at a verb's place can be a verb in the third person: `picks`, not `press`."""
+    """Whether a word can be a verb in the third person: `picks`, not `press`."""
     word = word.lower()
     ends = word.endswith("s") and not word.endswith("ss")
     return word.isalpha() and ends and word not in NOT_VERBS
 
 
 def is_gerund(word: str) -> bool:
-    """Whether a word at the beginning of a label is an action in -ing."""
+    """Whether the first word of a label is an action in -ing."""
     word = word.lower()
-    long_enough = len(word) > 4 and any(sign in _VOWELS + "y" for sign in word[:-3])
-    known = word not in NOT_GERUNDS or word in VERBS_AFTER_ALL
-    return word.isalpha() and word.endswith("ing") and long_enough and known
+    long_enough = len(word) > 4 and any(letter in _VOWELS + "y" for letter in word[:-3])
+    is_action = word not in NOT_GERUNDS or word in VERBS_AFTER_ALL
+    return word.isalpha() and word.endswith("ing") and long_enough and is_action
 
 
 def from_gerund(word: str) -> str:
@@ -103,14 +103,10 @@ def from_gerund(word: str) -> str:
     if word in IRREGULAR_GERUNDS:
         return IRREGULAR_GERUNDS[word]
     stem = word[:-3]
-    if _is_doubled(stem):
+    # `putt`, `spinn`; but `roll`, `press`, `buzz` and `stuff` end so by themselves.
+    if len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] in "bdgkmnprt":
         return stem[:-1]
     return stem + "e" if _lost_an_e(stem) else stem
-
-
-def _is_doubled(stem: str) -> bool:
-    """`putt`, `spinn`; but `roll`, `press`, `buzz` and `stuff` are so by themselves."""
-    return len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] in "bdgkmnprt"
 
 
 def _lost_an_e(stem: str) -> bool:
