@@ -103,10 +103,10 @@ def _pretraining(args: list[str], default_out: Path) -> list[str]:
     rest, encoder = _take(rest, "--text-encoder", "")
     placed, flag = [], ""
     for arg in rest:
-        name, sign, value = arg.partition("=")
+        name, equals, value = arg.partition("=")
         if arg.startswith("--"):
             flag = name
-            arg = f"{name}={_absolute(value)}" if name == "--shards" and sign else arg
+            arg = f"{name}={_absolute(value)}" if name == "--shards" and equals else arg
         elif flag == "--shards":
             arg = _absolute(arg)  # FOLDER=WEIGHT too
         placed.append(arg)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from handloom.errors import MediaError, UserError
 from handloom.files import file_digest
-from handloom.stages.caption.doubts import Candidate, doubts, tidy
+from handloom.stages.caption.checks import Candidate, caption_flags, tidy
 from handloom.stages.caption.journal import Journal
 from handloom.stages.caption.prompt import Prompt, read_prompt
 from handloom.stages.caption.requests import Answer, Asker, FrameHWC, Request
@@ -211,7 +211,7 @@ class Caption(Stage):
             self._answers.refresh(bucket)
         composers = [partial(self._request, *one) for one in inputs]
         outcomes = self._asker().ask_all(
-            composers, lambda request, answer: not self._doubts(clips[request.clip_id], answer)
+            composers, lambda request, answer: not self._flags(clips[request.clip_id], answer)
         )
         for (clip, _), outcome in zip(inputs, outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -241,8 +241,8 @@ class Caption(Stage):
         frames = pictures_of(self).frames(clip, framing, uniform_times(framing, self.frames))
         return tuple(_shrunk(frame_hwc, self.resolution) for frame_hwc in frames)
 
-    def _doubts(self, clip: Clip, answer: Answer) -> tuple[str, ...]:
-        return doubts(
+    def _flags(self, clip: Clip, answer: Answer) -> tuple[str, ...]:
+        return caption_flags(
             Candidate(
                 text=tidy(answer.text),
                 is_whole=answer.is_whole,
@@ -255,7 +255,7 @@ class Caption(Stage):
 
     def _row(self, clip: Clip, answers: list[Answer]) -> CaptionRow:
         """The row of a clip, from the last answer if that can be used, else from its own text."""
-        flags = [self._doubts(clip, answer) for answer in answers]
+        flags = [self._flags(clip, answer) for answer in answers]
         if flags[-1]:
             row = _fallen_back(clip, flags[-1])
         else:

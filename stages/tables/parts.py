@@ -105,11 +105,11 @@ class Table:
 
     def find(self, row_type: type[R], clip_ids: Collection[str], bucket: str = "*") -> dict[str, R]:
         """The rows of some clips by id, of those that there are."""
-        columns, wanted = [f.name for f in fields(row_type)], [("clip_id", "in", list(clip_ids))]
+        columns, filters = [f.name for f in fields(row_type)], [("clip_id", "in", list(clip_ids))]
         return {
             row["clip_id"]: row_type(**row)
             for path in self.parts(bucket)
-            for row in pq.read_table(path, columns=columns, filters=wanted).to_pylist()
+            for row in pq.read_table(path, columns=columns, filters=filters).to_pylist()
         }
 
     def values(self, column: str, bucket: str = "*") -> set[str]:
@@ -120,13 +120,13 @@ class Table:
             for value in pq.read_table(path, columns=[column])[column].to_pylist()
         }
 
-    def where(self, column: str, value: str, wanted: str) -> set[str]:
-        """The distinct values of the column `wanted` in rows whose `column` has a value."""
+    def where(self, column: str, value: str, target: str) -> set[str]:
+        """The distinct values of the column `target` in rows whose `column` has a value."""
         rows = (
-            pq.read_table(path, columns=[wanted], filters=[(column, "=", value)])
+            pq.read_table(path, columns=[target], filters=[(column, "=", value)])
             for path in self.parts()
         )
-        return {found for part in rows for found in part[wanted].to_pylist()}
+        return {other for part in rows for other in part[target].to_pylist()}
 
     def drop(self, row_type: type[R], unwanted: Callable[[R], bool]) -> dict[str, int]:
         """Rewrite the parts without the unwanted rows; returns their clip ids and attempts."""

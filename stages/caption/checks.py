@@ -62,7 +62,7 @@ class Candidate:
     max_words: int
 
 
-def doubts(candidate: Candidate) -> tuple[str, ...]:
+def caption_flags(candidate: Candidate) -> tuple[str, ...]:
     """Flags of an answer, in the order of CHECKS; an answer without flags can be used.
 
     A contradiction only counts for an answer that passes all other checks.
