@@ -36,16 +36,6 @@ class _RunArguments:
     """Try the failed clips again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CurateCommand(_RunArguments, CurateConfig):
-    """A command on videos of people."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodesCommand(_RunArguments, EpisodeConfig):
-    """A command on robot episodes."""
-
-
 @dataclass(frozen=True)
 class Request:
     """A command line of `curate` or `plan`, its --config file turned into flags.
@@ -135,14 +125,15 @@ def defaults(dataset: str, own_stages: Sequence[str] = ()) -> Any:
         own_stages: stages of the user's own, as `module:CLASS`; their options carry their names.
     """
     base = recipe(dataset)
-    kind = EpisodesCommand if isinstance(base, EpisodeConfig) else CurateCommand
-    stages = [_own_stage(name, kind) for name in own_stages]
+    bases = (_RunArguments, type(base))
+    taken = {f.name for each in bases for f in fields(each)}
+    stages = [_own_stage(name, taken) for name in own_stages]
     own = [(stage.name, type(stage), field(default=stage)) for stage in stages]
-    command = make_dataclass(kind.__name__, own, bases=(kind,), frozen=True, kw_only=True)
+    command = make_dataclass("Command", own, bases=bases, frozen=True, kw_only=True)
     return command(dataset=dataset, **{f.name: getattr(base, f.name) for f in fields(base)})
 
 
-def _own_stage(name: str, kind: type[Any]) -> Stage:
+def _own_stage(name: str, taken: set[str]) -> Stage:
     """A stage of the user's own with its defaults. Raises UserError where it is none."""
     own = load(name)
     is_class = isinstance(own, type) and issubclass(own, Stage)
@@ -154,7 +145,7 @@ def _own_stage(name: str, kind: type[Any]) -> Stage:
     missing += [f.name for f in fields(own) if f.default is f.default_factory is MISSING]
     if missing:
         raise UserError(f"{name} gives {', '.join(missing)} no value, expected one for each.")
-    if own.name in {f.name for f in fields(kind)} or not own.name.isidentifier():
+    if own.name in taken or not own.name.isidentifier():
         raise UserError(f"{name} is called {own.name!r}, expected a word that is not taken.")
     stage: Stage = own()
     return stage

@@ -8,6 +8,7 @@ from handloom.stages.caption.prompt import KINDS, read_prompt
 from handloom.stages.caption.requests import Answer
 from handloom.stages.caption.stage import Caption
 from handloom.stages.tables.rows import Clip
+from tests.helpers.recorded_runs import clip_row
 
 PROMPT = read_prompt("imperative")
 
@@ -119,11 +120,7 @@ def test_what_models_wrap_around_an_answer_goes(answer: str, expected: str) -> N
 
 
 def clip(text: str, kind: str) -> Clip:
-    return Clip(
-        clip_id="0" * 20, dataset="d", version="1", split="train", licence="none", bucket="00",
-        unit="v", video_id="v", start_s=0.0, end_s=2.0, text=text, text_kind=kind,
-        text_flags=["unsure"],
-    )  # fmt: skip
+    return clip_row("c", 0.0, 2.0, text=text, text_kind=kind, text_flags=["unsure"])
 
 
 @pytest.mark.parametrize(

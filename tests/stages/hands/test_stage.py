@@ -15,6 +15,7 @@ from handloom.stages.miniatures.encode import write_video
 from handloom.stages.miniatures.people import cast
 from handloom.stages.stage import run_isolated
 from handloom.stages.tables.rows import Clip
+from tests.helpers.recorded_runs import clip_row
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -35,12 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clip(name: str, start_s: float, end_s: float) -> Clip:
-    words = ("dataset", "version", "split", "licence", "bucket", "unit", "text", "text_kind")
-    texts = dict.fromkeys(words, "")
-    own_id = f"{name}-{start_s}"
-    return Clip(
-        clip_id=own_id, video_id=name, media_path=name, start_s=start_s, end_s=end_s, **texts
-    )
+    return clip_row(f"{name}-{start_s}", start_s, end_s, media_path=name, duration_s=0.0)
 
 
 def row(stage: Hands, wanted: Clip) -> HandRow:
