@@ -113,7 +113,7 @@ def _units(job: Job) -> Iterator[Batch]:
         bucket = bucket_of(source.bucket_key)
         waiting[bucket].append(source)
         clips[bucket] += source.clips
-        if clips.total() >= ALL_WAITING:
+        if clips.total() >= ALL_WAITING:  # memory is short: the fullest bucket goes first
             bucket = max(clips, key=clips.__getitem__)
         elif clips[bucket] < CLIPS_WAITING and len(waiting[bucket]) < UNITS_WAITING:
             continue

@@ -214,7 +214,7 @@ def pack(job: Job, progress: Any, *before: None) -> None:
         progress.finish.remote("pack")
         return
     started = time.monotonic()
-    (root / "manifest.json").unlink(missing_ok=True)
+    (root / "manifest.json").unlink(missing_ok=True)  # it is written last: without it, unfinished
     if marker.get("inputs") != inputs:
         for path in root.glob("*/*.*"):
             path.unlink()
@@ -242,6 +242,7 @@ def _write_all(job: Job, plans: list[Any]) -> Iterator[tuple[ShardInfo, Trajecto
     if sum(plan.count for plan in plans) <= CLIPS_HERE:
         yield from (_shard(job, plan, root) for plan in plans)
         return
+    # Two tasks a core keep all cores busy while results are taken in the order of the shards.
     window = 2 * int(ray.cluster_resources()["CPU"])
     refs: list[Any] = []
     for plan in plans:

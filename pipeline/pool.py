@@ -124,6 +124,7 @@ class Pool:
 
     def _submit(self, batch: Batch) -> None:
         worker = self.free.popleft()
+        # A worker cannot be asked how far it is, so the limit is that of the whole batch.
         limit = time.monotonic() + self.clip_timeout_s * len(batch.inputs)
         self.running[worker.work.remote(batch)] = _Running(worker, batch, limit)
 

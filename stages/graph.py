@@ -56,6 +56,7 @@ def insert(stages: Sequence[Stage], added: Sequence[Stage]) -> list[Stage]:
     for stage in added:
         last_filter = next((other.name for other in reversed(listed) if other.filters), ROOT)
         behind = {stage.gate or last_filter, *stage.reads}
+        # Positions behind each of them; the last one is behind all.
         places = [i for i, other in enumerate(listed, 1) if other.name in behind]
         listed.insert(max(places, default=len(listed)), stage)
     return listed

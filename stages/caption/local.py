@@ -134,6 +134,7 @@ class Local:
         copies = 0 if request.temperature else self._batch - len(group)
         inputs = self._collate(group + [group[-1]] * copies)
         started = time.monotonic()
+        # The seed is a function of the request, so that a second try is the same each time.
         with torch.inference_mode(), torch.random.fork_rng():
             if request.temperature:
                 torch.manual_seed(int(request.key[:15], 16))
@@ -153,7 +154,7 @@ class Local:
         batch = {}
         for name in group[0]:
             parts = [one[name] for one in group]
-            if _is_text(group[0], name):
+            if _is_text(group[0], name):  # on the left, since generation goes on at the right
                 fill = pad if name == "input_ids" else 0
                 parts = [
                     torch.nn.functional.pad(part, (longest - part.shape[1], 0), value=fill)

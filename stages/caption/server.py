@@ -199,6 +199,7 @@ async def _open_session(timeout_s: float) -> aiohttp.ClientSession:
         {"Authorization": f"Bearer {key}"} if key else {}
     )
     return aiohttp.ClientSession(
+        # A kept-open connection can put an answer on the next request; `in_flight` is the limit.
         connector=aiohttp.TCPConnector(force_close=True, limit=0),
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         headers=headers,

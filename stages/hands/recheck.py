@@ -116,6 +116,7 @@ class _Clip:
     def rate(self) -> None:
         """Set the confidence of the first pass's hands: by support of other frames, or a check."""
         support = self.support()
+        # A hand in one frame of four or more is mostly a gripper (docs/decisions.md).
         lone = support == 0 and len(self.hands) > 3
         unchecked = support >= CONFIDENT or (lone and not self.options.check_lone)
         for hands in self.hands:

@@ -137,6 +137,7 @@ def nearest_first(
         samples = coarse_to_fine(keys) + spread_out(times)
         outside = _around(start_s, end_s, keys_s, keys)
         return Plan(samples, STORED_KEYS, len(keys), outside)
+    # Decoding cost of a frame grows with its way from the key frame before it.
     before = np.searchsorted(keys_s, np.array(times) + SAME_S, side="right") - 1
     way_s = times - keys_s[before.clip(0)]
     walked = [Sample(times[i]) for i in np.argsort(way_s, kind="stable")]

@@ -124,6 +124,7 @@ class Hands(Stage):
             done = self.until_clear and sampling.is_decided(hits, misses, quick, len(plan.outside))
             done = done or (number >= plan.enough and not hits)
             done = done or (quick and number >= QUICK_FRAMES)
+            # Frames after the answer are decoded for their measures, without detection.
             spare = number - plan.stored
             if done and (spare >= MORE_FRAMES or (spare >= 0 and change(lumas) > HARDLY_MOVED)):
                 break
@@ -156,6 +157,7 @@ def in_time(frames: Iterator[SampledFrame]) -> list[SampledFrame]:
     """Frames in the order of time, each once: a slow picture is on screen at several times."""
     once: dict[float, SampledFrame] = {}
     for frame in frames:
+        # Of two samples that show the same picture, one with a detection counts.
         if frame.time_s not in once or once[frame.time_s].hands is None:
             once[frame.time_s] = frame
     return [once[time_s] for time_s in sorted(once)]

@@ -74,6 +74,7 @@ def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
     for bucket in tables["ingest"].buckets():
         splits: dict[str, str] = {}
         for clip in kept_clips(tables, bucket):
+            # All clips of a video lie in one bucket, so a leak shows within it.
             if splits.setdefault(clip.video_id, clip.split) != clip.split:
                 raise RunError(f"video {clip.video_id} has clips in train and in val")
             counts[clip.split][bucket] = counts[clip.split].get(bucket, 0) + 1

@@ -58,6 +58,7 @@ class Distribution:
         distance = np.abs(scores - self.threshold)
         for mask, nearest in ((~fails, self.passed), (fails, self.failed)):
             rows = np.flatnonzero(mask)
+            # Python tuples only of the few that can be among the nearest, not of every clip.
             rows = rows[np.argsort(distance[rows], kind="stable")[: SHOWN * 4]]
             examples = [(float(distance[i]), ids[i], bucket) for i in rows]
             nearest[:] = heapq.nsmallest(SHOWN, nearest + examples)

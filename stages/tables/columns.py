@@ -110,7 +110,7 @@ class Frames:
 
 def rank_within(keys: Sequence[npt.NDArray[np.int64]], order: npt.NDArray[np.int64]) -> Floats:
     """Number of rows with the same keys that come before each row in `order`, float64 [rows]."""
-    by = np.lexsort((order, *keys))
+    by = np.lexsort((order, *keys))  # the last key sorts first: rows of one group lie together
     new = np.ones(len(by), bool)
     new[1:] = np.any([key[by][1:] != key[by][:-1] for key in keys], axis=0)
     start = np.maximum.accumulate(np.where(new, np.arange(len(by)), 0))

@@ -100,6 +100,7 @@ def _count_bucket(tables: Tables, bucket: str, funnel: Funnel) -> None:
     for name, rows in by_stage.items():
         for clip_id, row in rows.items():
             funnel.stages[name].add(row)
+            # A clip can end in both branches behind `select`: failed counts before rejected.
             if row.status != "ok" and ended.get(clip_id) != "failed":
                 ended[clip_id] = row.status
     ends = Counter(ended.values())

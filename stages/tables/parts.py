@@ -75,6 +75,7 @@ class Table:
             else pa.repeat(pa.scalar(defaults[f.name], f.type), rows.num_rows)
             for f in schema
         ]
+        # In one chunk, since the name is a hash of the bytes and chunks would change them.
         part = pa.table(columns, schema=schema).combine_chunks()
         name = hashlib.blake2b(_bytes(part), digest_size=6).hexdigest()
         replace_part(self.folder / f"{bucket}-{self.fingerprint[:12]}-{name}.parquet", part)
