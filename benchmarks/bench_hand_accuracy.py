@@ -4,7 +4,7 @@
 
 The folder holds `labels.csv` (file, kind, egocentric), `frame_labels.csv` (file, and for each frame
 at (k + 0.5) / 2 seconds `1` a hand, `0` none, `?` unclear) and the pictures and videos they name.
-A plain loop (detection 0.5, presence 0.3, every frame) and handloom's two looks see the same
+A plain loop (detection 0.5, presence 0.3, every frame) and handloom's two passes see the same
 frames; both keep a clip when a tenth of its frames shows a hand. Without a folder it says so.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from handloom.stages.hands.landmarker import find_hands
-from handloom.stages.hands.recheck import LookOptions, first_look, look_again, shows_hand
+from handloom.stages.hands.landmarker import detect_hands
+from handloom.stages.hands.recheck import DetectOptions, detect, recheck, shows_hand
 
 KEEP_SHARE = 0.1
 SHORT_SIDE = 384
@@ -103,23 +103,23 @@ def small(frame_hwc: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def plainly(clip: Labelled) -> list[bool]:
-    """Whether each frame shows a hand, by one look."""
-    return [bool(find_hands(frame, n, 2, 0.5, 0.3)) for n, frame in enumerate(clip.frames)]
+    """Whether each frame shows a hand, in one pass."""
+    return [bool(detect_hands(frame, n, 2, 0.5, 0.3)) for n, frame in enumerate(clip.frames)]
 
 
 def twice(clip: Labelled) -> list[bool]:
-    """The same by two looks."""
-    use = LookOptions()
-    found = [first_look(frame, n, use) for n, frame in enumerate(clip.frames)]
-    return [shows_hand(hands) for hands in look_again(clip.frames, found, use)]
+    """The same in two passes."""
+    use = DetectOptions()
+    found = [detect(frame, n, use) for n, frame in enumerate(clip.frames)]
+    return [shows_hand(hands) for hands in recheck(clip.frames, found, use)]
 
 
 @dataclass
 class Score:
-    """Counts of right and wrong, for one way of looking."""
+    """Counts of right and wrong, for one way of detection."""
 
     name: str
-    look: Callable[[Labelled], list[bool]]
+    detect: Callable[[Labelled], list[bool]]
     clips: npt.NDArray[np.int64]  # [truth, answer]
     frames: dict[str, npt.NDArray[np.int64]]  # of each group, [truth, answer]
     wrong: list[str]
@@ -128,7 +128,7 @@ class Score:
     def add(self, clip: Labelled) -> None:
         """Look at a clip and count."""
         started = time.process_time()
-        seen = self.look(clip)
+        seen = self.detect(clip)
         self.cpu_s += time.process_time() - started
         keep = float(np.mean(seen)) >= KEEP_SHARE
         self.clips[int(clip.has_hands), int(keep)] += 1
@@ -172,8 +172,8 @@ def main() -> None:
         print("Skipped: name a folder of labelled pictures and videos to measure accuracy on.")
         return
     scores = [
-        Score(name, look, np.zeros((2, 2), np.int64), {}, [])
-        for name, look in (("plain loop", plainly), ("two looks", twice))
+        Score(name, way, np.zeros((2, 2), np.int64), {}, [])
+        for name, way in (("plain loop", plainly), ("two passes", twice))
     ]
     frames = 0
     for clip in labelled(folder):
@@ -183,7 +183,7 @@ def main() -> None:
     for score in scores:
         score.report()
         print(f"  {1000 * score.cpu_s / frames:.1f} ms CPU a frame over {frames} frames")
-    print(f"\ntwo looks / plain loop: {scores[1].cpu_s / scores[0].cpu_s:.2f} of the CPU time")
+    print(f"\ntwo passes / plain loop: {scores[1].cpu_s / scores[0].cpu_s:.2f} of the CPU time")
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def rgb(frame: Any, short_side: int | None) -> np.ndarray:
 
 
 def find(picture_hwc: np.ndarray) -> list[Any]:
-    return landmarker.find_hands(picture_hwc, 0, *PLAIN)
+    return landmarker.detect_hands(picture_hwc, 0, *PLAIN)
 
 
 def ours(path: Path, start_s: float, end_s: float) -> Result:

@@ -1,4 +1,4 @@
-"""What a worker is given. It imports no stage: a worker imports its own, and starts sooner."""
+"""A batch of work. The module imports no stage, so that workers, which import it, start sooner."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Batch:
 
     @property
     def name(self) -> str:
-        """Name of the part: a hash of what is in it."""
+        """Name of the part: a hash of the keys."""
         return hashlib.blake2b("/".join(self.keys).encode(), digest_size=6).hexdigest()
 
     def split(self) -> list["Batch"]:

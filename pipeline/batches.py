@@ -1,4 +1,4 @@
-"""What is left to do: a stage's inputs less what its table holds, in batches of one bucket."""
+"""Batches of the work that is left: a stage's inputs less the rows of its table, by bucket."""
 
 import hashlib
 import math
@@ -21,8 +21,8 @@ from handloom.stages.tables.rows import Clip, EpisodeClip, Row, clip_id
 Source = SourceVideo | SourceEpisode
 
 CLIPS_WAITING = 2048  # the size of a part where computing costs next to nothing
-UNITS_WAITING = 256  # files that a worker takes in at a time
-ALL_WAITING = 65_536  # clips held back in all, some 60 MB
+UNITS_WAITING = 256  # files that a worker ingests at a time
+ALL_WAITING = 65_536  # clips in all incomplete batches, some 60 MB
 
 
 def remaining(job: Job, stage: str) -> Iterator[Batch]:
@@ -34,13 +34,14 @@ def count_remaining(job: Job, stage: str) -> int | None:
     """Clips that a stage has not written yet; None for `ingest`, whose annotations are streamed."""
     if stage == "ingest":
         return None
+    buckets = job.tables[job.flow[stage]].buckets()
     if isinstance(job.stages[stage], TableStage):
         marker = read_marker(job.folder(stage))
         current = {"fingerprint": job.tables[stage].fingerprint, "inputs": job.inputs(stage)}
         if marker.get("finished") and current.items() <= marker.items():
             return 0
-        return sum(len(coming(job.tables, stage, bucket)) for bucket in _buckets(job, stage))
-    return sum(len(_wanted(job, stage, bucket)) for bucket in _buckets(job, stage))
+        return sum(len(coming(job.tables, stage, bucket)) for bucket in buckets)
+    return sum(len(_missing(job, stage, bucket)) for bucket in buckets)
 
 
 def forget_failed(job: Job, stage: str) -> dict[str, int]:
@@ -57,37 +58,37 @@ def forget_failed(job: Job, stage: str) -> dict[str, int]:
 
 
 def readmit_missing(job: Job) -> None:
-    """Forget the rows of videos that were missing and whose files have come since."""
+    """Drop the rows of videos that were missing and whose files are there now."""
     table, ingest = job.tables["ingest"], job.config.ingest
     missing = table.where("reason", "missing_file", "unit")
     if missing and isinstance(ingest, Ingest):
         sources = ingest.at(job.data).sources()
-        come = {v.unit for v in sources if v.unit in missing and v.media_path}
-        if come:
-            table.drop(Clip, lambda row: row.unit in come)
+        arrived = {v.unit for v in sources if v.unit in missing and v.media_path}
+        if arrived:
+            table.drop(Clip, lambda row: row.unit in arrived)
 
 
 def reject_duplicates(job: Job) -> None:
-    """Of robot episodes with the same content keep the first unit; the others are rejected.
+    """Reject all but the first unit of robot episodes with the same content.
 
-    An episode's identity is found on reading it, so two workers can come upon the same one: in a
+    An episode's id is only known once it is read, so two workers can ingest the same one: in a
     shard that lies there under two names, or in V1 data within V2.
     """
     if not isinstance(job.config.ingest, EpisodeIngest):
         return
     table = job.tables["ingest"]
     first: dict[str, str] = {}
-    rest: set[str] = set()
+    duplicates: set[str] = set()
     for row in table.read(_Identity):
         loser = max(row.unit, first.setdefault(row.clip_id, row.unit))
         if row.unit != first[row.clip_id]:
             first[row.clip_id] = min(row.unit, first[row.clip_id])
-            rest.add(loser)
-    if not rest:
+            duplicates.add(loser)
+    if not duplicates:
         return
-    again = [row for row in table.read(EpisodeClip) if row.unit in rest]
-    table.drop(_Identity, lambda row: row.unit in rest)  # if killed here they are read again
-    for clip in again:
+    clips = [row for row in table.read(EpisodeClip) if row.unit in duplicates]
+    table.drop(_Identity, lambda row: row.unit in duplicates)  # if killed here they are read again
+    for clip in clips:
         own_id = clip_id(clip.dataset, clip.unit, 0.0, math.inf)
         duplicate = replace(clip, clip_id=own_id, status="rejected", reason="duplicate")
         name = hashlib.blake2b(clip.unit.encode(), digest_size=6).hexdigest()
@@ -100,11 +101,10 @@ class _Identity(Row):
 
 
 def _units(job: Job) -> Iterator[Batch]:
-    """Batches of what the annotations list; those of one bucket wait for each other."""
+    """Batches of the units that the annotations list; a bucket's units wait until they fill one."""
     done = job.tables["ingest"].values("unit")
     waiting: dict[str, list[Source]] = defaultdict(list)
     clips: Counter[str] = Counter()
-    held = 0
     ingest = job.stages["ingest"]
     assert isinstance(ingest, Ingest | EpisodeIngest)
     for source in ingest.sources():
@@ -113,12 +113,10 @@ def _units(job: Job) -> Iterator[Batch]:
         bucket = bucket_of(source.bucket_key)
         waiting[bucket].append(source)
         clips[bucket] += source.clips
-        held += source.clips
-        if held >= ALL_WAITING:
+        if clips.total() >= ALL_WAITING:  # memory is short: the fullest bucket goes first
             bucket = max(clips, key=clips.__getitem__)
         elif clips[bucket] < CLIPS_WAITING and len(waiting[bucket]) < UNITS_WAITING:
             continue
-        held -= clips[bucket]
         yield _unit_batch(bucket, waiting.pop(bucket), clips.pop(bucket))
     for bucket in sorted(waiting):
         yield _unit_batch(bucket, waiting[bucket], clips[bucket])
@@ -140,26 +138,20 @@ def _clips(job: Job, stage: str) -> Iterator[Batch]:
 
 
 def _bucket_items(job: Job, stage: str, bucket: str) -> list[tuple[Any, ...]]:
-    """The inputs of one bucket: each clip with its rows of the tables that the stage reads."""
-    kind = job.stages[stage]
-    wanted = _wanted(job, stage, bucket)
-    if not wanted:
+    """Inputs of one bucket: each clip with its rows of the tables that the stage reads."""
+    clip_type, reads = job.stages[stage].clip_type, job.stages[stage].reads
+    missing = _missing(job, stage, bucket)
+    if not missing:
         return []
-    clips = [c for c in job.tables["ingest"].read(kind.clip_type, bucket) if c.clip_id in wanted]
-    sources = [
+    clips = [c for c in job.tables["ingest"].read(clip_type, bucket) if c.clip_id in missing]
+    by_id = [
         {row.clip_id: row for row in job.tables[name].read(row_type, bucket)}
-        for name, row_type in kind.reads.items()
+        for name, row_type in reads.items()
     ]
-    return [
-        (clip, *(source[clip.clip_id] for source in sources))
-        for clip in sorted(clips, key=clip_order)
-    ]
+    ordered = sorted(clips, key=clip_order)
+    return [(clip, *(rows[clip.clip_id] for rows in by_id)) for clip in ordered]
 
 
-def _wanted(job: Job, stage: str, bucket: str) -> set[str]:
-    """The clips that come to a stage and have no row there yet."""
+def _missing(job: Job, stage: str, bucket: str) -> set[str]:
+    """Ids of the clips that come to a stage and have no row there yet."""
     return coming(job.tables, stage, bucket) - job.tables[stage].values("clip_id", bucket)
-
-
-def _buckets(job: Job, stage: str) -> list[str]:
-    return job.tables[job.flow[stage]].buckets()

@@ -30,9 +30,9 @@ from handloom.stages.tables.rows import Row
 
 
 def curate(args: Sequence[str]) -> None:
-    """Run the DAG and print where every clip went."""
-    says = "From a dataset's videos or robot episodes to token shards; run it again to resume."
-    job = read_command(args, "curate", says)
+    """Run the DAG and print the outcome of every clip."""
+    about = "From a dataset's videos or robot episodes to token shards; run it again to resume."
+    job = read_command(args, "curate", about)
     output.check(job.out, job.dataset)
     if not _renders_its_data(job):
         _check_inputs(job)
@@ -59,8 +59,8 @@ def curate(args: Sequence[str]) -> None:
 
 def plan(args: Sequence[str]) -> None:
     """Print what `curate` would do with the same arguments; write nothing."""
-    says = "Print what `handloom curate` would do with the same arguments; write nothing."
-    job = read_command(args, "plan", says)
+    about = "Print what `handloom curate` would do with the same arguments; write nothing."
+    job = read_command(args, "plan", about)
     output.check(job.out, job.dataset)
     if _renders_its_data(job) and not job.data.is_dir():
         print(f"would render a miniature Ego4D into {job.data}, then compute every stage")
@@ -119,14 +119,14 @@ def report(command: ReportCommand) -> None:
 
 
 def _stored_tables(out: Path) -> tuple[dict[str, Table], dict[str, str]]:
-    """The tables of a run, and of all its stages the gates, also of those not begun."""
-    open_tables(out)  # first, since it says best what is wrong with a folder that is no run's
+    """A run's tables, and the gates of all its stages, also of those without a table yet."""
+    open_tables(out)  # first, for its error about a folder that is no run's
     flow = read_flow(out) or recorded_job(out).flow
     return open_tables(out, flow), flow
 
 
 def _caption_advice(job: Job) -> str:
-    """That texts which say little are all there is, where a model would help."""
+    """A sentence on giving a model, where the texts alone describe little."""
     stage = job.stages["caption"]
     return stage.advice(job.config.ingest.adapter.text_kind) if isinstance(stage, Caption) else ""
 
@@ -137,16 +137,16 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 
 def _renders_its_data(job: Job) -> bool:
-    """Whether this is the sample without --data: its source is rendered into the output folder."""
+    """True for the sample without --data: its source is rendered into the output folder."""
     return job.dataset == "sample" and job.data == job.out / "source"
 
 
 def _check_inputs(job: Job) -> None:
-    """Read what the fingerprints need, so that missing data and models are told of at once."""
+    """Check data and models, which the fingerprints need, before anything runs."""
     ingest = job.config.ingest
     if not is_outside(ingest.format):
-        known = VIDEO_FORMATS if isinstance(ingest, Ingest) else ROBOT_FORMATS
-        choice(ingest.format, known, "format")
+        formats = VIDEO_FORMATS if isinstance(ingest, Ingest) else ROBOT_FORMATS
+        choice(ingest.format, formats, "format")
     if not job.data.is_dir():
         rehearse = (
             f" To rehearse without it: `handloom sample {job.dataset} --out DIR`, then --data DIR."
@@ -160,7 +160,7 @@ def _check_inputs(job: Job) -> None:
 
 
 def _print_source(job: Job) -> int:
-    """Say what the annotations list; returns about how many clips that is."""
+    """Print counts of the annotated videos and spans; returns roughly the number of clips."""
     clips = 0
     spans: Counter[str] = Counter()
     units: Counter[str] = Counter()
@@ -170,20 +170,19 @@ def _print_source(job: Job) -> int:
         left_out = source.reason or ("unreadable" if getattr(source, "error", "") else "")
         units[left_out or "to read"] += 1
         if not left_out:
-            found = getattr(source, "spans", ())  # speech is cut later, an episode has none
-            clips += sum(not span.reason for span in found) if found else source.clips
+            listed = getattr(source, "spans", ())  # speech is cut later, an episode has none
+            clips += sum(not span.reason for span in listed) if listed else source.clips
         if not isinstance(source, SourceEpisode):
             spans.update(left_out or span.reason or "to read" for span in source.spans)
     what = "videos" if isinstance(ingest, Ingest) else "episodes"
     for name, counts in ((what, units), ("spans", spans)):
         if counts:
-            told = ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common())
-            print(f"{name}: {told}")
+            print(f"{name}:", ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common()))
     return clips
 
 
 def _print_failures(tables: dict[str, Table], most: int = 10) -> None:
-    """Name the files that failed, with the error and how to try again."""
+    """Print the errors of failed clips, and how to try them again."""
     failures: Counter[str] = Counter()
     for name, table in tables.items():
         rows = (row for row in table.read(Row) if row.status == "failed")

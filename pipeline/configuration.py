@@ -1,4 +1,4 @@
-"""From a command line, or from what a run recorded, to the job that it describes."""
+"""Jobs from a command line, or from the record of a run."""
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
@@ -20,14 +20,14 @@ OTHERS = "These options are for videos; `handloom {command} rt1 --help` has thos
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Places:
+class _RunArguments:
     """Arguments of `curate` and `plan` beside the options of the stages."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=DATASETS, metavar="DATASET")]
     data: Path | None = None
     """Folder of the dataset; by default data/DATASET. `sample` writes its own."""
     out: Path | None = None
-    """Folder for everything that is written; by default runs/DATASET."""
+    """Output folder; by default runs/DATASET."""
     config: Path | None = None
     """YAML file with options by stage, and `dataset` and `stages`; flags override it."""
     stages: tuple[str, ...] = ()
@@ -36,26 +36,16 @@ class _Places:
     """Try the failed clips again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CurateCommand(_Places, CurateConfig):
-    """A command on videos of people."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodesCommand(_Places, EpisodeConfig):
-    """A command on robot episodes."""
-
-
 @dataclass(frozen=True)
 class Request:
     """A command line of `curate` or `plan`, its --config file turned into flags.
 
     Attributes:
-        dataset: as it was named.
-        words: the other words; options of the file stand behind those of the command line.
+        dataset: name or `module:ADAPTER`, as given.
+        words: the other words; options of the file come after those of the command line.
         stages: stages of the user's own, as `module:CLASS`.
         transforms: a mask or blur of frames, as `module:function`; one at most.
-        folders: where their modules are looked for; none where all is handloom's.
+        folders: import path of their modules; empty where there are none.
     """
 
     dataset: str
@@ -66,7 +56,7 @@ class Request:
 
     @property
     def modules(self) -> list[str]:
-        """All names of the kind `module:NAME`."""
+        """All names of the form `module:NAME`."""
         return [*filter(is_outside, (self.dataset, *self.stages, *self.transforms))]
 
 
@@ -105,20 +95,21 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
     search(request.folders)
     default = defaults(request.dataset or "sample", request.stages)
     words = [request.dataset, *request.words] if request.dataset else request.words
-    said = description if request.dataset else f"{description} {OTHERS.format(command=command)}"
-    found = parse(type(default), words, command, default=default, description=said)
-    name = dataset_name(found.dataset)
-    out = found.out or Path("runs") / name
-    data = found.data or (out / "source" if name == "sample" else Path("data") / name)
-    config = EpisodeConfig if isinstance(found, EpisodeConfig) else CurateConfig
-    options = {f.name: getattr(found, f.name) for f in fields(found)}
-    given = {f.name: options.pop(f.name) for f in fields(config)}
+    if not request.dataset:
+        description += f" {OTHERS.format(command=command)}"
+    parsed = parse(type(default), words, command, default=default, description=description)
+    name = dataset_name(parsed.dataset)
+    out = parsed.out or Path("runs") / name
+    data = parsed.data or (out / "source" if name == "sample" else Path("data") / name)
+    config = EpisodeConfig if isinstance(parsed, EpisodeConfig) else CurateConfig
+    options = {f.name: getattr(parsed, f.name) for f in fields(parsed)}
+    configured = {f.name: options.pop(f.name) for f in fields(config)}
     job = Job(
         dataset=name,
         data=data.absolute(),
         out=out.absolute(),
-        config=config(**given),
-        retry_failed=found.retry_failed,
+        config=config(**configured),
+        retry_failed=parsed.retry_failed,
         added=tuple(value for value in options.values() if isinstance(value, Stage)),
         folders=request.folders,
     )
@@ -127,62 +118,62 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
 
 
 def defaults(dataset: str, own_stages: Sequence[str] = ()) -> Any:
-    """A dataset's recipe as a command: what flags override, with the help of each.
+    """A dataset's recipe as a command's default arguments, which flags override.
 
     Args:
-        dataset: as it is named on the command line.
-        own_stages: stages of the user's own, as `module:CLASS`; their options go by their names.
+        dataset: name or `module:ADAPTER`.
+        own_stages: stages of the user's own, as `module:CLASS`; their options carry their names.
     """
     base = recipe(dataset)
-    kind = EpisodesCommand if isinstance(base, EpisodeConfig) else CurateCommand
-    stages = [_own_stage(name, kind) for name in own_stages]
+    bases = (_RunArguments, type(base))
+    taken = {f.name for each in bases for f in fields(each)}
+    stages = [_own_stage(name, taken) for name in own_stages]
     own = [(stage.name, type(stage), field(default=stage)) for stage in stages]
-    command = make_dataclass(kind.__name__, own, bases=(kind,), frozen=True, kw_only=True)
+    command = make_dataclass("Command", own, bases=bases, frozen=True, kw_only=True)
     return command(dataset=dataset, **{f.name: getattr(base, f.name) for f in fields(base)})
 
 
-def _own_stage(name: str, kind: type[Any]) -> Stage:
+def _own_stage(name: str, taken: set[str]) -> Stage:
     """A stage of the user's own with its defaults. Raises UserError where it is none."""
-    found = load(name)
-    is_class = isinstance(found, type) and issubclass(found, Stage)
-    if not is_class or "__dataclass_fields__" not in vars(found):
+    own = load(name)
+    is_class = isinstance(own, type) and issubclass(own, Stage)
+    if not is_class or "__dataclass_fields__" not in vars(own):
         raise UserError(
-            f"{name} is {found!r:.60}, expected a class derived from Stage, with @dataclass."
+            f"{name} is {own!r:.60}, expected a class derived from Stage, with @dataclass."
         )
-    missing = [a for a in ("name", "row_type") if not hasattr(found, a)]
-    missing += [f.name for f in fields(found) if f.default is f.default_factory is MISSING]
+    missing = [a for a in ("name", "row_type") if not hasattr(own, a)]
+    missing += [f.name for f in fields(own) if f.default is f.default_factory is MISSING]
     if missing:
         raise UserError(f"{name} gives {', '.join(missing)} no value, expected one for each.")
-    if found.name in {f.name for f in fields(kind)} or not found.name.isidentifier():
-        raise UserError(f"{name} is called {found.name!r}, expected a word that is not taken.")
-    stage: Stage = found()
+    if own.name in taken or not own.name.isidentifier():
+        raise UserError(f"{name} is called {own.name!r}, expected a word that is not taken.")
+    stage: Stage = own()
     return stage
 
 
 def recorded_job(out: Path) -> Job:
-    """The job that run.yaml tells of, less options that this version does not know.
+    """The job that run.yaml records, less options that this version does not have.
 
-    Stages of the user's own are left out: what their tables say is recorded, and their modules need
-    not be there any more.
+    Stages of the user's own are left out: their tables and gates are recorded, and their modules
+    may be gone.
     """
     record = read_run(out)
     search(map(Path, record.get("folders", ())))
     stored = record["config"]
     adapter = stored.get("ingest", {}).get("format", "")
     base = recipe(adapter if is_outside(adapter) else record["dataset"])
-    found = {f.name: _stored(getattr(base, f.name), stored.get(f.name, {})) for f in fields(base)}
-    return Job(record["dataset"], Path(record["data"]), out, type(base)(**found))
+    config = {f.name: _restore(getattr(base, f.name), stored.get(f.name, {})) for f in fields(base)}
+    return Job(record["dataset"], Path(record["data"]), out, type(base)(**config))
 
 
-def _stored(default: Any, stored: dict[str, Any]) -> Any:
-    """Options with the stored values of those that are still known."""
-    known = {}
+def _restore(default: Any, stored: dict[str, Any]) -> Any:
+    """Options with their stored values, where this version still has them."""
+    values = {}
     for option in fields(default):
         name = option.name if option.name in stored else option.metadata.get("formerly")
         if name in stored:
-            value, before = stored[name], getattr(default, option.name)
-            if is_dataclass(before):
-                known[option.name] = _stored(before, value)
-            else:
-                known[option.name] = tuple(value) if isinstance(value, list) else value
-    return replace(default, **known)
+            value, now = stored[name], getattr(default, option.name)
+            if is_dataclass(now):
+                value = _restore(now, value)
+            values[option.name] = tuple(value) if isinstance(value, list) else value
+    return replace(default, **values)

@@ -1,4 +1,4 @@
-"""The curation DAG on Ray: one task for each stage, waiting for the stages before it.
+"""The curation DAG on Ray: one task for each stage, which waits for the stages before it.
 
     ingest -> hands -> duplicates -> select -> (caption, tokens) -> pack -> report     videos
     ingest -> episodes -> (caption, tokens) -> pack -> report                  robot episodes
@@ -41,8 +41,8 @@ from handloom.stages.tables.merging import complete_merges, merge_parts
 from handloom.stages.tables.parts import effort, read_marker, write_marker
 from handloom.tokenize.shards import SPLITS, ShardInfo, sha256_file, shard_path, write_manifest
 
-# For every process that computes. glibc returns big blocks to the kernel and faults them in again
-# for each picture otherwise, which cost 40 % of encoding; MediaPipe and TF Lite log a line a model.
+# Environment of workers. Without the thresholds glibc returns big blocks to the kernel and faults
+# them in again for each picture, 40 % of encoding; MediaPipe and TF Lite log a line per model.
 WORKER_ENV = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
@@ -57,38 +57,37 @@ QUIET: dict[str, Any] = {
     "logging_level": "ERROR",
     "configure_logging": True,
 }
-CLIPS_HERE = 512  # so many are packed sooner than a process starts that would pack them
+CLIPS_HERE = 512  # up to so many are packed by the task itself, before a worker would have started
 NO_EFFORT = {"computed": 0, "seconds": 0.0}
 
 
 def curate(job: Job) -> None:
-    """Run the whole DAG; what is already there is not computed again."""
+    """Run the whole DAG; rows that are already stored are not computed again."""
     with session(job) as is_shared, Display(job) as display:
         path = _import_path(job)
         own = {"runtime_env": {"env_vars": path}} if is_shared and path else {}
         progress = ray.remote(num_cpus=0)(Progress).remote([*job.flow, "pack", "report"])
-        after: dict[str, Any] = {}
+        tasks: dict[str, Any] = {}
         for name, gate in job.flow.items():
-            before = {gate, *job.stages[name].reads} - {""}
-            ready = [after[b] for b in sorted(before)]
-            after[name] = run_stage.options(**own).remote(name, job, progress, *ready)
-        after["pack"] = pack.options(**own).remote(job, progress, *after.values())
-        after["report"] = write_report.options(**own).remote(job, progress, after["pack"])
+            before = [tasks[other] for other in sorted({gate, *job.stages[name].reads} - {""})]
+            tasks[name] = run_stage.options(**own).remote(name, job, progress, *before)
+        tasks["pack"] = pack.options(**own).remote(job, progress, *tasks.values())
+        tasks["report"] = write_report.options(**own).remote(job, progress, tasks["pack"])
         try:
-            display.follow(progress, after)
+            display.follow(progress, list(tasks.values()))
         except RayTaskError as error:
             raise error.cause from None
         finally:
             if is_shared:  # a stage beside the one that failed would go on after the run
-                ray.wait(list(after.values()), num_returns=len(after))
+                ray.wait(list(tasks.values()), num_returns=len(tasks))
 
 
 @contextmanager
 def session(job: Job) -> Iterator[bool]:
-    """Ray for the time of a run; yields whether it is there before and after it.
+    """Connect to Ray for one run; yields whether the connection outlives it.
 
-    It is what this process is connected to already, or the cluster of a submitted job, or else
-    this machine alone.
+    It is the one that this process has already, or the cluster of a submitted job, or else this
+    machine alone.
     """
     if ray.is_initialized():
         yield True
@@ -137,7 +136,7 @@ def _start(num_cpus: int | None) -> None:
 
 
 def _import_path(job: Job) -> dict[str, str]:
-    """Where workers look for modules of the user's own, behind what is set here already."""
+    """PYTHONPATH of workers: this process's own, then the folders of the user's modules."""
     if not job.folders:
         return {}
     before = filter(None, [os.environ.get("PYTHONPATH")])
@@ -145,8 +144,8 @@ def _import_path(job: Job) -> dict[str, str]:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
-    """Compute the rows of one stage that are not there yet, then write its marker."""
+def run_stage(name: str, job: Job, progress: Any, *before: None) -> None:
+    """Compute the missing rows of one stage, then write its marker."""
     table = job.tables[name]
     complete_merges(table)
     table.clear_stale()
@@ -174,10 +173,10 @@ def run_stage(name: str, job: Job, progress: Any, *after: None) -> None:
 
 
 def _work(job: Job, name: str, attempts: dict[str, int]) -> Iterator[Counts]:
-    """Compute what is left in a pool of workers; light stages right here."""
+    """Compute the missing rows in a pool of workers; those of light stages in this task."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
     if isinstance(stage, TableStage):
-        table.clear()  # a decision may hang on other clips: all are made again
+        table.clear()  # a decision may depend on other clips: all are made again
         return stage.write(job.tables, table)
     if stage.light:
         return (work(stage, table, batch, attempts) for batch in remaining(job, name))
@@ -188,9 +187,9 @@ def _work(job: Job, name: str, attempts: dict[str, int]) -> Iterator[Counts]:
     return pool.run(remaining(job, name))
 
 
-def _effort_so_far(folder: Path, print_: str) -> dict[str, Any]:
-    """Clips and seconds that earlier runs spent on the same rows."""
-    if read_marker(folder).get("fingerprint") != print_:
+def _effort_so_far(folder: Path, fingerprint: str) -> dict[str, Any]:
+    """Clips and seconds of earlier runs under the same fingerprint."""
+    if read_marker(folder).get("fingerprint") != fingerprint:
         return NO_EFFORT
     computed, seconds, _ = effort(folder)
     return {"computed": computed, "seconds": seconds}
@@ -206,8 +205,8 @@ def _add(spent: dict[str, Any], computed: int, started: float) -> dict[str, Any]
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def pack(job: Job, progress: Any, *after: None) -> None:
-    """Write the shards, unless those that lie there were made from the same rows."""
+def pack(job: Job, progress: Any, *before: None) -> None:
+    """Write the shards, unless those in the folder were made from the same rows."""
     inputs, root = job.pack_inputs(), job.folder("pack")
     marker = read_marker(root)
     if marker.get("finished") and marker.get("inputs") == inputs:
@@ -215,7 +214,7 @@ def pack(job: Job, progress: Any, *after: None) -> None:
         progress.finish.remote("pack")
         return
     started = time.monotonic()
-    (root / "manifest.json").unlink(missing_ok=True)
+    (root / "manifest.json").unlink(missing_ok=True)  # it is written last: without it, unfinished
     if marker.get("inputs") != inputs:
         for path in root.glob("*/*.*"):
             path.unlink()
@@ -226,9 +225,9 @@ def pack(job: Job, progress: Any, *after: None) -> None:
     progress.start.remote("pack", sum(plan.count for plan in plans))
     shards: dict[str, list[ShardInfo]] = {"train": [], "val": []}
     trajectories = Trajectories()
-    for plan, (info, found) in zip(plans, _write_all(job, plans), strict=True):
+    for plan, (info, of_shard) in zip(plans, _write_all(job, plans), strict=True):
         shards[plan.split].append(info)
-        trajectories = trajectories.merged(found)
+        trajectories = trajectories.merged(of_shard)
         progress.advance.remote("pack", {"ok": info.samples})
     facts = {"trajectories": trajectories.facts()} if "episodes" in job.stages else {}
     write_manifest(root, shards, **_manifest_facts(job) | facts)
@@ -238,11 +237,12 @@ def pack(job: Job, progress: Any, *after: None) -> None:
 
 
 def _write_all(job: Job, plans: list[Any]) -> Iterator[tuple[ShardInfo, Trajectories]]:
-    """Write the shards in parallel, each by a task of one core; those already there are kept."""
+    """Write the shards in parallel, each in a task of one core; those already there are kept."""
     root = job.folder("pack")
     if sum(plan.count for plan in plans) <= CLIPS_HERE:
         yield from (_shard(job, plan, root) for plan in plans)
         return
+    # Two tasks a core keep all cores busy while results are taken in the order of the shards.
     window = 2 * int(ray.cluster_resources()["CPU"])
     refs: list[Any] = []
     for plan in plans:
@@ -260,7 +260,7 @@ def _write_shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectori
 def _shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
     path = shard_path(root, plan.split, plan.number)
     index = path.with_suffix(".index.arrow")
-    if path.exists() and index.exists():  # a killed run left it, from the same inputs
+    if path.exists() and index.exists():  # from a killed run with the same inputs
         size = path.stat().st_size
         info = ShardInfo(path.name, plan.count, size, sha256_file(path), sha256_file(index))
     else:
@@ -270,15 +270,14 @@ def _shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
 
 
 def _manifest_facts(job: Job) -> dict[str, Any]:
-    tokens = job.config.tokens
-    tokenizer = tokens.tokenizer()
+    tokenizer = job.config.tokens.tokenizer()
+    size = {name: tokenizer[name] for name in ("resolution", "resize_rule")}
+    settings = {name: job.settings[name] for name in job.stages}
     return {
-        "tokenizer": tokenizer | {"model": tokens.model},
-        "frames": _sampling(job)
-        | {"resolution": tokenizer["resolution"], "resize_rule": tokenizer["resize_rule"]},
+        "tokenizer": tokenizer | {"model": job.config.tokens.model},
+        "frames": _sampling(job) | size,
         "dataset": job.dataset,
-        "config": {name: job.settings[name] for name in job.stages}
-        | {"pack": asdict(job.config.pack)},
+        "config": settings | {"pack": asdict(job.config.pack)},
     }
 
 
@@ -290,8 +289,8 @@ def _sampling(job: Job) -> dict[str, Any]:
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def write_report(job: Job, progress: Any, *after: None) -> None:
-    """Write report/index.html, unless the one that lies there shows the same rows."""
+def write_report(job: Job, progress: Any, *before: None) -> None:
+    """Write report/index.html, unless the one in the folder shows the same rows."""
     inputs, root = job.pack_inputs(), job.out / "report"
     if read_marker(root).get("inputs") != inputs or not (root / "index.html").exists():
         progress.start.remote("report", None)

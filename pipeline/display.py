@@ -1,4 +1,4 @@
-"""What a run shows: a line for each stage while it works, and the closing table."""
+"""Output of a run on the terminal: a line per stage while it works, and the closing table."""
 
 import sys
 import time
@@ -41,11 +41,11 @@ class Display:
         if self.console.is_terminal:
             self.live.stop()
 
-    def follow(self, progress: Any, after: dict[str, Any]) -> None:
-        """Show progress until every stage is done; raises the first error of a stage."""
+    def follow(self, progress: Any, pending: list[Any]) -> None:
+        """Show progress until all tasks are done; raises the first error of one."""
         import ray  # here: `handloom status` needs this file and no Ray
 
-        pending, logged = list(after.values()), 0.0
+        logged = 0.0
         while pending:
             done, pending = ray.wait(pending, timeout=0.5)
             ray.get(done)
@@ -68,7 +68,7 @@ def progress_table(lines: dict[str, Line]) -> RichTable:
 
 
 def progress_line(lines: dict[str, Line]) -> str:
-    """The same in one line, of the stages that have begun."""
+    """The same in one line, for the stages that have begun."""
     parts = []
     for name, line in lines.items():
         if line.state == "running":
@@ -81,7 +81,7 @@ def progress_line(lines: dict[str, Line]) -> str:
 
 
 def closing_table(out: Path, funnel: Funnel) -> None:
-    """Print what every stage did, and where every clip ended."""
+    """Print counts and effort of every stage, and the ends of all clips."""
     table = RichTable("stage", "in", "kept", "rejected", "failed", "new", "seconds", "clips/s")
     for column in table.columns[1:]:
         column.justify = "right"

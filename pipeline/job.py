@@ -16,7 +16,7 @@ from handloom.stages.tables.parts import Table, read_marker, stage_folder
 
 @dataclass(frozen=True)
 class Job:
-    """What every part of a run is told."""
+    """Everything that the parts of a run need."""
 
     dataset: str
     data: Path
@@ -26,16 +26,16 @@ class Job:
     added: tuple[Stage, ...] = ()
     """Stages of the user's own, beside those of the configuration."""
     folders: tuple[Path, ...] = ()
-    """Where the modules of these stages, or of the adapter, lie."""
+    """Import path of these stages' modules, and of an adapter of the user's own."""
 
     @cached_property
     def flow(self) -> dict[str, str]:
-        """Of every row stage its gate, in the order in which they run."""
+        """Gates by row stage, in the order in which the stages run."""
         return graph.gates(self._listed)
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """The row stages in that order, reading from the job's data folder."""
+        """The row stages in that order, placed in the job's data folder."""
         listed = {stage.name: stage for stage in self._listed}
         ingest = self.config.ingest.at(self.data, self.cache)
         placed = {name: listed[name].at(self.data, self.cache, ingest) for name in self.flow}
@@ -43,58 +43,59 @@ class Job:
 
     @property
     def _listed(self) -> list[Stage]:
-        return graph.inserted(row_stages(self.config), self.added)
+        return graph.insert(row_stages(self.config), self.added)
 
     @property
     def cache(self) -> Path:
-        """What is worth keeping when settings change; may be deleted at any time."""
+        """Folder of what is kept when settings change; may be deleted at any time."""
         return self.out / "cache"
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Per stage, everything on its side that its rows depend on, as plain JSON."""
-        found = {name: stage.settings() for name, stage in self.stages.items()}
-        plain: dict[str, dict[str, Any]] = json.loads(json.dumps(found, default=str))
+        """Settings of the stages, as plain JSON."""
+        settings = {name: stage.settings() for name, stage in self.stages.items()}
+        plain: dict[str, dict[str, Any]] = json.loads(json.dumps(settings, default=str))
         return plain
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        """Per row stage, its table under its present fingerprint.
+        """Tables of the row stages under their present fingerprints.
 
-        A row depends on the clip and on the tables its stage reads. Which clips come to a stage
-        (its gate) is not part of that: moving a threshold of `select` recomputes no codes.
+        A row depends on the clip and on the tables its stage reads, not on which clips come to a
+        stage (its gate): moving a threshold of `select` recomputes no codes.
         """
-        prints: dict[str, str] = {}
+        fingerprints: dict[str, str] = {}
         for name, stage in self.stages.items():
             sources = ["ingest"] if name != "ingest" else []
-            inputs = {source: prints[source] for source in [*sources, *stage.reads]}
-            prints[name] = fingerprint(self.settings[name], inputs)
+            inputs = {source: fingerprints[source] for source in [*sources, *stage.reads]}
+            fingerprints[name] = fingerprint(self.settings[name], inputs)
         return {
-            name: Table(self.folder(name), prints[name], gate) for name, gate in self.flow.items()
+            name: Table(self.folder(name), fingerprints[name], gate)
+            for name, gate in self.flow.items()
         }
 
     def folder(self, stage: str) -> Path:
-        """Where a stage's table and marker lie."""
+        """Folder of a stage's table and marker."""
         return stage_folder(self.out, stage)
 
     def inputs(self, stage: str) -> str:
-        """A digest of all rows that a stage may look at beside those of the clip itself."""
+        """Digest of all rows that a stage may read."""
         names = ["ingest", *self.stages[stage].reads]
         tables = [self.tables[name] for name in names]
         states = [(table.fingerprint, table.state()) for table in tables]
         return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
     def pack_inputs(self) -> str:
-        """A digest of everything the shards are made from."""
+        """Digest of everything the shards are made from."""
         states = {name: table.state() for name, table in self.tables.items()}
-        prints = {name: table.fingerprint for name, table in self.tables.items()}
-        parts = [states, prints, asdict(self.config.pack)]
+        fingerprints = {name: table.fingerprint for name, table in self.tables.items()}
+        parts = [states, fingerprints, asdict(self.config.pack)]
         if "episodes" in self.stages:
             parts.append({"trajectory_statistics": trajectory_statistics.VERSION})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def changes(self, stage: str) -> list[str]:
-        """Settings that differ from those under which the stored rows were computed."""
+        """Settings that differ from those of the stored rows, as `name old -> new`."""
         stored = read_marker(self.folder(stage)).get("settings")
         if stored is None:
             return []

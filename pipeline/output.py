@@ -1,4 +1,4 @@
-"""The output folder: whose it is, that it can be written, and that one run at a time writes it."""
+"""The output folder: check whose it is, lock it for one run at a time, and record the run."""
 
 import fcntl
 import os
@@ -23,7 +23,7 @@ PACKAGES = ("ray", "mediapipe", "decord", "av", "torch", "diffusers", "pyarrow",
 
 @contextmanager
 def claimed(job: Job) -> Iterator[None]:
-    """Hold the output folder for a run, and record in run.yaml what the run is.
+    """Lock the output folder for a run, and record the run in run.yaml.
 
     Raises:
         UserError: the folder is another run's, something else's, in use or not writable.
@@ -43,7 +43,7 @@ def claimed(job: Job) -> Iterator[None]:
             raise UserError(
                 f"another run is writing {job.out}; wait for it, or name another folder with --out."
             ) from None
-        _write_yaml(job.out / "run.yaml", _record(job))
+        write_text(job.out / "run.yaml", yaml.safe_dump(_plain(_record(job)), sort_keys=False))
         write_flow(job.out, job.flow)
         yield
 
@@ -61,16 +61,16 @@ def check(out: Path, dataset: str) -> None:
             f"{out} is not empty and was not written by `handloom curate` (it has no run.yaml); "
             "name an empty or new folder with --out."
         )
-    found = read_run(out)["dataset"]
-    if found != dataset:
+    recorded = read_run(out)["dataset"]
+    if recorded != dataset:
         raise UserError(
-            f"{out} holds a run of the dataset {found!r}, not of {dataset!r}; name another folder "
-            "with --out."
+            f"{out} holds a run of the dataset {recorded!r}, not of {dataset!r}; name another "
+            "folder with --out."
         )
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """What run.yaml records."""
+    """Contents of run.yaml."""
     path = out / "run.yaml"
     try:
         record = yaml.safe_load(path.read_text())
@@ -88,7 +88,7 @@ def _record(job: Job) -> dict[str, Any]:
         "data": str(job.data),
         "handloom": handloom.__version__,
         "config": asdict(job.config) | {stage.name: asdict(stage) for stage in job.added},
-        **_outside(job),
+        **_own_modules(job),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": {
             "platform": platform.platform(),
@@ -98,8 +98,8 @@ def _record(job: Job) -> dict[str, Any]:
     }
 
 
-def _outside(job: Job) -> dict[str, Any]:
-    """Where the user's own stages and adapter come from; nothing where all is handloom's."""
+def _own_modules(job: Job) -> dict[str, Any]:
+    """Names and folders of the user's own stages and adapter; {} without any."""
     if not job.folders:
         return {}
     stages = [f"{type(stage).__module__}:{type(stage).__qualname__}" for stage in job.added]
@@ -113,12 +113,8 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _write_yaml(path: Path, record: dict[str, Any]) -> None:
-    write_text(path, yaml.safe_dump(_plain(record), sort_keys=False))
-
-
 def _plain(value: Any) -> Any:
-    """Paths and tuples as YAML knows them."""
+    """The value with paths as strings and tuples as lists, for YAML."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -39,7 +39,7 @@ class _Worker:
 
 
 def work(stage: Stage, table: Table, batch: Batch, attempts: dict[str, int]) -> Counts:
-    """Compute a batch and write its part; returns how many rows have which status."""
+    """Compute a batch and write its part; returns the number of rows by status."""
     rows = stage.batch(batch.inputs)
     stage.flush()
     return write(stage, table, batch, rows, attempts)
@@ -48,14 +48,13 @@ def work(stage: Stage, table: Table, batch: Batch, attempts: dict[str, int]) -> 
 def write(
     stage: Stage, table: Table, batch: Batch, rows: list[Row], attempts: dict[str, int]
 ) -> Counts:
-    """Write a batch's rows as one part; returns how many have which status."""
-    again = {row.clip_id for row in rows} & attempts.keys()
-    counted = [
-        replace(row, attempts=attempts[row.clip_id] + 1) if row.clip_id in again else row
+    """Write a batch's rows as one part; returns the number of rows by status."""
+    rows = [
+        replace(row, attempts=attempts[row.clip_id] + 1) if row.clip_id in attempts else row
         for row in rows
     ]
-    table.write(batch.bucket, batch.name, counted, stage.row_type)
-    return Counter(row.status for row in counted)
+    table.write(batch.bucket, batch.name, rows, stage.row_type)
+    return Counter(row.status for row in rows)
 
 
 class Pool:
@@ -65,10 +64,10 @@ class Pool:
         stage: what they run.
         table: where they write.
         attempts: earlier attempts by clip id, of clips that are tried again.
-        workers: how many; each takes one core.
+        workers: their number; each takes one core.
         clip_timeout_s: seconds a clip may take on average before its batch's worker is ended.
-        gpus: how many GPUs each takes.
-        lanes: batches that a worker has at a time; by default as many as the stage wants.
+        gpus: GPUs that each takes.
+        concurrency: batches that a worker has at a time; by default as many as the stage wants.
     """
 
     def __init__(
@@ -78,16 +77,16 @@ class Pool:
         attempts: dict[str, int],
         workers: int,
         clip_timeout_s: float,
-        lanes: int | None = None,
+        concurrency: int | None = None,
         gpus: int = 0,
     ) -> None:
         self.gpus = gpus
         self.stage, self.table, self.attempts = stage, table, attempts
-        self.lanes = lanes or stage.lanes
+        self.concurrency = concurrency or stage.concurrency
         self.workers: set[Any] = set()
         self.size, self.clip_timeout_s = workers, clip_timeout_s
         self.starting: dict[Any, Any] = {}  # ref of `setup` -> worker
-        self.free: deque[Any] = deque()  # a worker for each of its lanes
+        self.free: deque[Any] = deque()  # each worker once per batch that it can take
         self.running: dict[Any, _Running] = {}
         self.again: deque[Batch] = deque()
 
@@ -97,8 +96,8 @@ class Pool:
             for batch in batches:
                 yield from self._until_free()
                 self._submit(batch)
-            while self.running or (self.again and self.lanes == 1):
-                if self.again and self.lanes == 1:
+            while self.running or (self.again and self.concurrency == 1):
+                if self.again and self.concurrency == 1:
                     yield from self._until_free()
                     self._submit(self.again.popleft())
                 else:
@@ -106,7 +105,7 @@ class Pool:
         finally:
             for worker in self.workers:
                 ray.kill(worker)
-        if self.again:  # one at a time: whose clip it was that killed a worker of several lanes?
+        if self.again:  # which batch killed a worker shows where it has one at a time
             alone = Pool(
                 self.stage, self.table, self.attempts, self.size, self.clip_timeout_s, 1, self.gpus
             )
@@ -115,7 +114,7 @@ class Pool:
     def _until_free(self) -> Iterator[Counts]:
         while not self.free:
             if len(self.workers) < self.size:
-                needs = {"num_cpus": 1, "num_gpus": self.gpus, "max_concurrency": self.lanes}
+                needs = {"num_cpus": 1, "num_gpus": self.gpus, "max_concurrency": self.concurrency}
                 actor = ray.remote(max_restarts=0, **needs)(_Worker)
                 worker = actor.remote(self.stage, self.table, self.attempts)
                 self.workers.add(worker)
@@ -125,22 +124,23 @@ class Pool:
 
     def _submit(self, batch: Batch) -> None:
         worker = self.free.popleft()
+        # A worker cannot be asked how far it is, so the limit is that of the whole batch.
         limit = time.monotonic() + self.clip_timeout_s * len(batch.inputs)
         self.running[worker.work.remote(batch)] = _Running(worker, batch, limit)
 
     def _collect(self) -> Iterator[Counts]:
-        """Wait for workers that come up or finish a batch."""
+        """Wait for workers that have loaded their models or finished a batch."""
         done, _ = ray.wait([*self.starting, *self.running], timeout=1.0)
         for ref in done:
             if ref in self.starting:
-                self._came_up(ref)
+                self._started(ref)
             else:
                 yield from self._finished(ref)
         for job in self.running.values():
             if time.monotonic() > job.limit:
                 ray.kill(job.worker)  # its batch then comes back as a RayActorError
 
-    def _came_up(self, ref: Any) -> None:
+    def _started(self, ref: Any) -> None:
         worker = self.starting.pop(ref)
         try:
             ray.get(ref)
@@ -148,7 +148,7 @@ class Pool:
             raise error.cause from None
         except RayActorError as error:
             raise RunError(f"a worker of {self.stage.name} died while starting: {error}") from None
-        self.free.extend([worker] * self.lanes)
+        self.free.extend([worker] * self.concurrency)
 
     def _finished(self, ref: Any) -> Iterator[Counts]:
         job = self.running.pop(ref)
@@ -165,8 +165,8 @@ class Pool:
             yield counts
 
     def _died(self, batch: Batch, error: Exception) -> Iterator[Counts]:
-        """Find the input that kills its worker by giving each a worker alone; record it."""
-        if len(batch.inputs) > 1 or self.lanes > 1:
+        """Give each input a worker alone, to find the one that kills it; record that one."""
+        if len(batch.inputs) > 1 or self.concurrency > 1:
             self.again.extend(batch.split())
             return
         why = f"the worker died or took too long on this clip ({type(error).__name__})"

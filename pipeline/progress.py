@@ -1,7 +1,7 @@
-"""How far the stages of a run are: told by them, asked by the display.
+"""Progress of a run's stages, in an actor that the stages update and the display reads.
 
-The actor that holds it has a process of its own, which this module lets start at once: it imports
-nothing of handloom, where the stages take a second.
+The actor has a process of its own. This module imports nothing of handloom, so that it starts at
+once; the stages take a second.
 """
 
 import time
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Line:
-    """How far one stage is."""
+    """Progress of one stage."""
 
     total: int | None = None
     done: int = 0
@@ -28,7 +28,7 @@ class Line:
 
     @property
     def eta(self) -> str:
-        """Time left as m:ss, where it can be told."""
+        """Time left as m:ss; empty while it cannot be estimated."""
         if self.state != "running" or not self.total or not self.done:
             return ""
         left = round((self.total - self.done) / self.rate)
@@ -36,23 +36,23 @@ class Line:
 
 
 class Progress:
-    """A Ray actor that the stages tell how far they are."""
+    """A Ray actor with the progress of all stages."""
 
     def __init__(self, stages: Sequence[str]) -> None:
         self.lines = {name: Line() for name in stages}
 
     def start(self, name: str, total: int | None) -> None:
-        """A stage begins, with this many clips to do if it knows."""
+        """Begin a stage; `total` clips are to be done, None if it is not known."""
         line = self.lines[name]
         line.total, line.started, line.state = total, time.time(), "running"
 
     def advance(self, name: str, counts: dict[str, int]) -> None:
-        """A part has been written."""
+        """Count the rows of a written part, by status."""
         self.lines[name].done += sum(counts.values())
         self.lines[name].failed += counts.get("failed", 0)
 
     def finish(self, name: str) -> None:
-        """A stage is done."""
+        """End a stage."""
         line = self.lines[name]
         line.seconds = time.time() - line.started if line.started else 0.0
         line.state = "done" if line.done or (name == "report" and line.started) else "up to date"

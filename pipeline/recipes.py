@@ -1,4 +1,4 @@
-"""Recipes: what each dataset is curated with. The command line picks one and overrides fields."""
+"""Recipes: the options of each dataset. The command line picks one and overrides fields."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -23,21 +23,21 @@ from handloom.stages.tokens import EpisodeTokens, Tokens
 
 @dataclass(frozen=True)
 class Run:
-    """How the work is spread; nothing here changes what comes out."""
+    """Options of the execution; none of them changes a row."""
 
     num_cpus: int | None = None
     """Cores to use on this machine; by default all. Not for a run on a cluster."""
     workers: int | None = None
-    """Workers a stage at most; by default one for each core."""
+    """Workers per stage at most; by default one for each core."""
     batch_clips: int = 32
-    """Clips a worker takes at a time, all from one bucket."""
+    """Clips in a batch of a worker, all from one bucket."""
     clip_timeout_s: float = 120.0
-    """A worker that needs longer for a clip is ended, and the clip fails."""
+    """Seconds that a clip may take; a slower worker is killed and the clip fails."""
 
 
 @dataclass(frozen=True)
 class CurateConfig:
-    """Everything that can be set about curating videos of people."""
+    """All options for videos of people."""
 
     ingest: Ingest = field(default_factory=Ingest)
     hands: Hands = field(default_factory=Hands)
@@ -51,7 +51,7 @@ class CurateConfig:
 
 @dataclass(frozen=True)
 class EpisodeConfig:
-    """Everything that can be set about curating robot episodes."""
+    """All options for robot episodes."""
 
     ingest: EpisodeIngest = field(default_factory=EpisodeIngest)
     episodes: Episodes = field(default_factory=Episodes)
@@ -65,8 +65,7 @@ Config = CurateConfig | EpisodeConfig
 
 
 def row_stages(config: Config) -> list[Stage]:
-    """The fields that turn clips into rows, as they are listed: a stage that names no gate gets
-    what the last filter before it let through."""
+    """The stages among a configuration's fields, in their order, which gates follow from."""
     values = [getattr(config, option.name) for option in fields(config)]
     return [value for value in values if isinstance(value, Stage)]
 
@@ -78,17 +77,17 @@ def sample() -> CurateConfig:
 
 
 def edited(videos: CurateConfig) -> CurateConfig:
-    """Edited video from the web: shots are told apart; its texts say little, a model helps."""
+    """Edited video from the web: shots are detected; texts describe little, so a model helps."""
     return replace(videos, hands=Hands(shots=True), caption=Caption(route="auto"))
 
 
 def howto100m() -> CurateConfig:
-    """HowTo100M: lines of speech merged into clips of 2 to 15 s, described by a model if given."""
+    """HowTo100M: lines of speech merged into clips of 2 to 15 s, captioned by a model if given."""
     return edited(videos("howto100m", min_seconds=2.0, max_seconds=15.0))
 
 
 def kinetics700() -> CurateConfig:
-    """Kinetics-700: class labels, which say little; described by a model if one is given."""
+    """Kinetics-700: class labels, which describe little; captioned by a model if one is given."""
     return edited(videos("kinetics700"))
 
 
@@ -136,11 +135,11 @@ RECIPES: dict[str, Callable[[], Config]] = {
 
 
 def recipe(dataset: str) -> Config:
-    """What a dataset is curated with.
+    """A dataset's configuration.
 
     Args:
-        dataset: a name in RECIPES, or where an adapter of the user's own lies, `module:NAME`; the
-            clips then carry the module's name.
+        dataset: a name in RECIPES, or an adapter of the user's own as `module:NAME`; clips then
+            carry the module's name.
 
     Raises:
         UserError: neither of them.
@@ -152,7 +151,7 @@ def recipe(dataset: str) -> Config:
 
 
 def dataset_name(dataset: str) -> str:
-    """What a dataset is called: its name, or the name of the module that holds its adapter."""
+    """The dataset's name in the run: its own, or that of its adapter's module."""
     if is_outside(dataset):
         return dataset.partition(":")[0].rpartition(".")[2]
     return choice(dataset, RECIPES, "dataset")

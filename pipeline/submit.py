@@ -1,4 +1,4 @@
-"""Submit a curation or a pre-training as a Ray job to a running cluster; follow it to its end."""
+"""Submission of a curation or pre-training as a Ray job to a running cluster."""
 
 import asyncio
 import logging
@@ -22,11 +22,11 @@ from handloom.pipeline.configuration import Request, read_request
 from handloom.pipeline.recipes import RECIPES, dataset_name
 from handloom.stages.outside import search, source_of
 
-AGENT_TRIES, AGENT_WAIT_S = 6, 2.0  # the cluster itself waits ten seconds at each
-# What a checkout holds beside the code; the job's working directory is limited to 500 MB.
-LEFT_BEHIND = [".git", ".venv", "build", "dist", "runs", "data", "docs", "**/__pycache__"]
-# They travel once, as the folders of handloom/ that are links to them.
-LEFT_BEHIND += ["/pipeline", "/stages", "/tokenize", "/train", "/tests", "/benchmarks"]
+AGENT_TRIES, AGENT_WAIT_S = 6, 2.0  # the cluster itself waits ten seconds in each
+# Folders of a checkout that are no code; Ray limits a job's working directory to 500 MB.
+EXCLUDED = [".git", ".venv", "build", "dist", "runs", "data", "docs", "**/__pycache__"]
+# These travel as the folders of handloom/ that are links to them.
+EXCLUDED += ["/pipeline", "/stages", "/tokenize", "/train", "/tests", "/benchmarks"]
 WHAT = f"A dataset: {', '.join(RECIPES)}, or module:ADAPTER; or `pretrain`."
 
 
@@ -46,7 +46,7 @@ def submit(args: Sequence[str], pretrain_out: Path) -> None:
 
     Args:
         args: a dataset and options of `curate`, or `pretrain` and its options; and --address.
-        pretrain_out: where pre-training writes if it is not told.
+        pretrain_out: default output folder of pre-training.
 
     Raises:
         UserError: no cluster answers, or the arguments are not those of the command.
@@ -61,7 +61,7 @@ def submit(args: Sequence[str], pretrain_out: Path) -> None:
     else:
         request = read_request(rest, "submit")
         command = ["curate", *_curation(request)]
-        modules = list(_travelling(request))
+        modules = list(_own_modules(request))
     client = _client(address)
     with TemporaryDirectory() as folder:
         packages = [_as_package(path, Path(folder)) for path in modules]
@@ -74,7 +74,7 @@ def submit(args: Sequence[str], pretrain_out: Path) -> None:
 
 
 def _curation(request: Request) -> list[str]:
-    """The arguments of `curate`: its --config file stays here, for the options in it are flags."""
+    """The arguments of `curate`, without --config: the options of that file are flags by now."""
     name = dataset_name(request.dataset)
     rest, _ = _take(list(request.words), "--config", "")
     rest, out = _take(rest, "--out", f"runs/{name}")
@@ -83,8 +83,8 @@ def _curation(request: Request) -> list[str]:
     return [request.dataset, *rest, *places]
 
 
-def _travelling(request: Request) -> Iterator[Path]:
-    """The modules of the user's own; says which ones have to be installed."""
+def _own_modules(request: Request) -> Iterator[Path]:
+    """Files and folders of the user's modules; prints which ones must be installed instead."""
     search(request.folders)
     for name in request.modules:
         place = source_of(name)
@@ -103,10 +103,10 @@ def _pretraining(args: list[str], default_out: Path) -> list[str]:
     rest, encoder = _take(rest, "--text-encoder", "")
     placed, flag = [], ""
     for arg in rest:
-        name, sign, value = arg.partition("=")
+        name, equals, value = arg.partition("=")
         if arg.startswith("--"):
             flag = name
-            arg = f"{name}={_absolute(value)}" if name == "--shards" and sign else arg
+            arg = f"{name}={_absolute(value)}" if name == "--shards" and equals else arg
         elif flag == "--shards":
             arg = _absolute(arg)  # FOLDER=WEIGHT too
         placed.append(arg)
@@ -117,14 +117,14 @@ def _pretraining(args: list[str], default_out: Path) -> list[str]:
 
 
 def _client(address: str) -> Any:
-    # Clusters since Ray 2.60 want the token that they wrote to this file; a client sends it only
-    # if told so before Ray is imported.
+    # Clusters since Ray 2.60 want the token that they wrote to this file; a client sends it only if
+    # this is set before Ray is imported.
     if (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file that stays behind
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it logs every excluded file
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
@@ -141,7 +141,7 @@ def _client(address: str) -> Any:
 
 
 def _submit(client: Any, entrypoint: str, modules: list[Path]) -> str:
-    """Hand in the job; a cluster that has just come up has no agent for jobs for some seconds."""
+    """Submit the job; a cluster that has just started has no agent for jobs for some seconds."""
     for attempt in range(AGENT_TRIES):
         try:
             job_id: str = client.submit_job(
@@ -157,17 +157,17 @@ def _submit(client: Any, entrypoint: str, modules: list[Path]) -> str:
 
 
 async def _follow(client: Any, job_id: str) -> Any:
-    """Print the job's log until it ends; returns what Ray knows of it then."""
+    """Print the job's log until it ends; returns Ray's record of it."""
     async for lines in client.tail_job_logs(job_id):
         sys.stdout.write(lines)
         sys.stdout.flush()
     while (job := client.get_job_info(job_id)).status.value in ("PENDING", "RUNNING"):
-        await asyncio.sleep(0.5)  # the log can end a moment before the job does
+        await asyncio.sleep(0.5)  # the log can end a moment before the job
     return job
 
 
 def _as_package(source: Path, folder: Path) -> Path:
-    """A module of one file as a package, for the job client takes folders only."""
+    """A module of one file as a package, since Ray's `py_modules` takes folders only."""
     if source.is_dir():
         return source
     package = folder / source.stem
@@ -176,16 +176,16 @@ def _as_package(source: Path, folder: Path) -> Path:
 
 
 def _runtime_env(modules: list[Path]) -> dict[str, Any]:
-    """A checkout travels to the cluster; an installed handloom has to be installed there too."""
+    """Ray's `runtime_env`: a checkout travels; an installed handloom must be installed there."""
     root = Path(handloom.__file__).parent.parent
     env: dict[str, Any] = {"py_modules": list(map(str, modules))} if modules else {}
     if (root / "pyproject.toml").is_file():
-        env |= {"working_dir": str(root), "excludes": LEFT_BEHIND}
+        env |= {"working_dir": str(root), "excludes": EXCLUDED}
     return env
 
 
 def _absolute(place: str) -> str:
-    """Paths are meant from here, not from the folder that the job runs in."""
+    """A path relative to this folder as one that holds in the job's; URLs stay."""
     return place if "://" in place else str(Path(place).absolute())
 
 

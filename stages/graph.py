@@ -15,22 +15,22 @@ ROOT = "ingest"  # makes the clips, so nothing comes to it
 
 
 def gates(stages: Sequence[Stage]) -> dict[str, str]:
-    """The gate of every stage, in an order in which the stages can run.
+    """Gates by stage, in an order in which the stages can run.
 
     Args:
         stages: as a recipe lists them; those that may run at the same time keep this order.
 
     Returns:
-        Gates by stage; `ingest` comes first, and its gate is "".
+        For each stage the name of its gate; `ingest` comes first, and its gate is "".
 
     Raises:
         UserError: no `ingest`, two stages of one name, a gate or a table that no stage of the run
             writes, stages that wait for each other, or a table without rows for some of the clips.
     """
     _check_names(stages)
-    found = _gates_as_listed(stages)
-    waiting = {stage.name: {found[stage.name], *stage.reads} - {""} for stage in stages}
-    _check_known(waiting)
+    gate_of = _gates_as_listed(stages)
+    waiting = {stage.name: {gate_of[stage.name], *stage.reads} - {""} for stage in stages}
+    _check_tables(waiting)
     ordered: dict[str, str] = {}
     while waiting:
         name = next((n for n, needs in waiting.items() if needs <= ordered.keys()), None)
@@ -39,23 +39,24 @@ def gates(stages: Sequence[Stage]) -> dict[str, str]:
                 f"the stages {', '.join(waiting)} cannot be put in order, since among them some "
                 "wait for each other; see `gate` and `reads` of each."
             )
-        ordered[name] = found[name]
+        ordered[name] = gate_of[name]
         del waiting[name]
     for stage in stages:
         _check_rows(stage, ordered)
     return ordered
 
 
-def inserted(stages: Sequence[Stage], added: Sequence[Stage]) -> list[Stage]:
-    """A recipe's stages with others put in among them, in their order.
+def insert(stages: Sequence[Stage], added: Sequence[Stage]) -> list[Stage]:
+    """A recipe's stages with others inserted, in their order.
 
     Each comes behind its gate and the tables that it reads; one that names no gate comes behind the
-    recipe's last filter, so that the stages that cost most are spared what it rejects.
+    recipe's last filter, so that the expensive stages are spared what it rejects.
     """
     listed = list(stages)
     for stage in added:
         last_filter = next((other.name for other in reversed(listed) if other.filters), ROOT)
         behind = {stage.gate or last_filter, *stage.reads}
+        # Positions behind each of them; the last one is behind all.
         places = [i for i, other in enumerate(listed, 1) if other.name in behind]
         listed.insert(max(places, default=len(listed)), stage)
     return listed
@@ -71,16 +72,16 @@ def _check_names(stages: Sequence[Stage]) -> None:
 
 
 def _gates_as_listed(stages: Sequence[Stage]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    gate_of: dict[str, str] = {}
     last_filter = ROOT
     for stage in stages:
-        found[stage.name] = "" if stage.name == ROOT else stage.gate or last_filter
+        gate_of[stage.name] = "" if stage.name == ROOT else stage.gate or last_filter
         if stage.filters:
             last_filter = stage.name
-    return found
+    return gate_of
 
 
-def _check_known(waiting: dict[str, set[str]]) -> None:
+def _check_tables(waiting: dict[str, set[str]]) -> None:
     for name, needs in waiting.items():
         if unknown := sorted(needs - waiting.keys()):
             raise UserError(

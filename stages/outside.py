@@ -11,12 +11,12 @@ from handloom.errors import UserError
 
 
 def is_outside(name: str) -> bool:
-    """Whether a name is of this kind."""
+    """Whether a name has the form `module:NAME`."""
     return ":" in name
 
 
 def search(folders: Iterable[Path]) -> None:
-    """Let modules be imported from folders too; what is installed comes first."""
+    """Add folders to the import path, behind what is installed."""
     sys.path.extend(str(f) for f in folders if str(f) not in sys.path)
 
 

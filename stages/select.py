@@ -46,48 +46,48 @@ class SelectRow(Row):
     """
 
     hand_share: float
-    """Frames with a hand, of those in which hands were looked for."""
+    """Share of frames with a hand, among those that were searched for hands."""
     lone_hand: float
-    """1 where of four or more such frames a single one shows a hand, else 0."""
+    """1 where a single one of four or more searched frames shows a hand, else 0."""
     dark_share: float
-    """Frames too dark to show anything."""
+    """Share of frames too dark to show anything."""
     blank_share: float
-    """Frames of one flat colour."""
+    """Share of frames of one flat colour."""
     flat_share: float
-    """Frames of which most has one and the same luma: slides and title cards."""
+    """Share of frames of which most has one and the same luma: slides and title cards."""
     sharpness: float
-    """Of the sharpest frame, 0 to 1."""
+    """Sharpness of the sharpest frame, 0 to 1."""
     change: float
-    """How much the most changing part of the picture ever changes, 0 to 1."""
+    """Largest change of any part of the picture, 0 to 1."""
     bar_share: float
     """Share of the picture that is black bars."""
     stereo_score: float
-    """How alike the halves of the picture are, as two eyes' pictures are, 0 to 1."""
+    """Likeness of the picture's halves, high for one picture per eye, 0 to 1."""
     shot_share: float
-    """The longest shot's share of the clip."""
+    """Share of the clip that is its longest shot."""
     similarity: float
-    """To the most similar clip that is kept instead, 0 to 1."""
+    """Similarity to the most similar clip that is kept instead, 0 to 1."""
     leak_similarity: float
-    """Of a clip of train, to the most similar one held out."""
+    """Similarity of a clip of train to the most similar one held out, 0 to 1."""
     repeats: float
     """Clips of the same video with the same text that come before this one."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A score that a clip must not go below, or above."""
+    """A limit of a score; one of `at_least` and `at_most` is given, or none to switch it off."""
 
     reason: str
-    """What a clip that fails is rejected for."""
+    """Reason of the clips that it rejects."""
     score: str
     """Column of the select table."""
-    says: str
-    """What the score is."""
+    meaning: str
+    """Description of the score, for the report."""
     at_least: float | None = None
     at_most: float | None = None
 
     def fails(self, scores: Floats) -> Bools:
-        """Which clips do not meet it; none where it is switched off."""
+        """Mask of the scores beyond the limit."""
         fails = np.zeros(len(scores), bool)
         if self.at_least is not None:
             fails |= scores < self.at_least
@@ -107,41 +107,42 @@ class Select(TableStage):
     filters: ClassVar[bool] = True
 
     min_hand_share: float | None = 0.1
-    """Keep a clip when at least this share of the frames that were searched for hands shows one."""
+    """Reject a clip when a smaller share of its searched frames shows a hand, 0 to 1."""
     min_confidence: Annotated[float, tyro.conf.arg(aliases=["--select.min-trust"])] = field(
         default=CONFIDENT, metadata={"formerly": "min_trust"}
     )
-    """A detected hand counts from this confidence on, 0 to 1."""
+    """Hands of a lower confidence are ignored, 0 to 1."""
     lone_hand: bool = False
     """Keep a clip that shows a hand in one frame alone, of four or more: mostly something else."""
     dark_below: float = 0.04
-    """A frame with less mean luma than this shows nothing, 0 to 1."""
+    """A frame with a lower mean luma is dark, 0 to 1."""
     max_dark_share: float | None = 0.5
-    """Reject a clip when more than this share of its frames is dark."""
+    """Reject a clip when a larger share of its frames is dark, 0 to 1."""
     blank_below: float = 0.03
-    """A frame whose luma spans less than this is one flat colour: redacted, or a failed camera."""
+    """A frame with a smaller range of luma is one flat colour: redacted, or a failed camera; 0 to
+    1."""
     max_blank_share: float | None = 0.5
-    """Reject a clip when more than this share of its frames is blank."""
+    """Reject a clip when a larger share of its frames is blank, 0 to 1."""
     flat_from: float = 0.8
-    """A frame of which at least this share has one luma is a slide or a title card."""
+    """A frame of which at least this share has one luma is a slide or a title card, 0 to 1."""
     max_flat_share: float | None = 0.5
-    """Reject a clip when more than this share of its frames are slides or title cards."""
+    """Reject a clip when a larger share of its frames is slides or title cards, 0 to 1."""
     min_sharpness: float | None = 0.4
-    """Reject a clip of which no frame is as sharp as this, 0 to 1."""
+    """Reject a clip whose sharpest frame is less sharp, 0 to 1."""
     min_change: float | None = 0.05
-    """Reject a clip in which nothing ever changes by more than this: stills and frozen streams."""
+    """Reject a clip whose largest change is smaller, 0 to 1: stills and frozen streams."""
     max_bar_share: float | None = 0.5
-    """Reject a clip with more than this share of black bars; fewer are cut off."""
+    """Reject a clip with a larger share of black bars, 0 to 1; smaller bars are cut off."""
     max_stereo: float | None = 0.45
-    """Reject a clip whose halves are more alike than this: one picture for each eye."""
+    """Reject a clip whose halves are more alike, 0 to 1: one picture for each eye."""
     min_shot_share: float | None = 0.5
-    """Reject a clip whose longest shot is less than this share of it; longer ones are cut to it.
-    Shots are looked for where `hands.shots` says so."""
+    """Reject a clip whose longest shot is a smaller share of it, 0 to 1; others are cut to that
+    shot. Shots are detected where `hands.shots` is set."""
     max_similarity: float | None = 0.5
-    """Reject a clip that is more like a better one than this: a near-duplicate. A clip of train
-    that is so like one of val is a leak, and rejected as such."""
+    """Reject a clip that is more similar to a better one, a near-duplicate, 0 to 1. A clip of train
+    as similar to one of val is rejected as a leak."""
     max_repeats: int | None = None
-    """Clips of one video that may say the same; the rest is rejected."""
+    """Keep at most so many clips of one video with the same text."""
 
     def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
         """Decide on all clips, some buckets at a time."""
@@ -171,54 +172,30 @@ class Select(TableStage):
         return pa.table({"clip_id": hands["clip_id"]} | columns)
 
     def criteria(self) -> list[Criterion]:
-        """What is asked of a clip, in the order in which reasons are given."""
-        most = None if self.max_repeats is None else self.max_repeats - 1
-        return [
-            Criterion(
-                "dark", "dark_share", "frames that are too dark", at_most=self.max_dark_share
-            ),
-            Criterion(
-                "blank", "blank_share", "frames of one flat colour", at_most=self.max_blank_share
-            ),
-            Criterion("stereo", "stereo_score", "likeness of the halves", at_most=self.max_stereo),
-            Criterion(
-                "too_little_picture",
-                "bar_share",
-                "black bars of the frame",
-                at_most=self.max_bar_share,
-            ),
-            Criterion(
-                "title_card",
-                "flat_share",
-                "frames that are slides or titles",
-                at_most=self.max_flat_share,
-            ),
-            Criterion("still", "change", "largest change", at_least=self.min_change),
-            Criterion(
-                "shot_change", "shot_share", "the longest shot", at_least=self.min_shot_share
-            ),
-            Criterion(
-                "blurred",
-                "sharpness",
-                "sharpness of the sharpest frame",
-                at_least=self.min_sharpness,
-            ),
-            Criterion("no_hands", "hand_share", "frames with a hand", at_least=self.min_hand_share),
-            Criterion(
-                "lone_hand",
-                "lone_hand",
-                "a hand in one frame alone",
-                at_most=None if self.lone_hand else 0.5,
-            ),
-            Criterion("leak", "leak_similarity", "to a held-out clip", at_most=self.max_similarity),
-            Criterion("duplicate", "similarity", "to a better clip", at_most=self.max_similarity),
-            Criterion("repeat", "repeats", "same text before it", at_most=most),
-        ]
+        """All criteria, in the order in which reasons are given."""
+        lone, flat, bars = None if self.lone_hand else 0.5, self.max_flat_share, self.max_bar_share
+        repeats = None if self.max_repeats is None else self.max_repeats - 1
+        limits = (  # reason, score, meaning, at least, at most
+            ("dark", "dark_share", "frames that are too dark", None, self.max_dark_share),
+            ("blank", "blank_share", "frames of one flat colour", None, self.max_blank_share),
+            ("stereo", "stereo_score", "likeness of the halves", None, self.max_stereo),
+            ("too_little_picture", "bar_share", "black bars of the frame", None, bars),
+            ("title_card", "flat_share", "frames that are slides or titles", None, flat),
+            ("still", "change", "largest change", self.min_change, None),
+            ("shot_change", "shot_share", "the longest shot", self.min_shot_share, None),
+            ("blurred", "sharpness", "sharpness of the sharpest frame", self.min_sharpness, None),
+            ("no_hands", "hand_share", "frames with a hand", self.min_hand_share, None),
+            ("lone_hand", "lone_hand", "a hand in one frame alone", None, lone),
+            ("leak", "leak_similarity", "to a held-out clip", None, self.max_similarity),
+            ("duplicate", "similarity", "to a better clip", None, self.max_similarity),
+            ("repeat", "repeats", "same text before it", None, repeats),
+        )  # fmt: skip
+        return [Criterion(*limit) for limit in limits]
 
     def scores(
         self, hands: pa.Table, clips: pa.Table, duplicates: pa.Table
     ) -> dict[str, npt.NDArray[np.float64]]:
-        """Of every score its values, one a clip; frames outside the clip's shot do not count."""
+        """Columns of `SelectRow`, float64 [clips]; frames outside the clip's shot do not count."""
         frames = Frames(hands)
         start_s, end_s = (hands[name].to_numpy() for name in ("shot_start_s", "shot_end_s"))
         time_s, clip = frames.column("times_s"), frames.clip
@@ -228,7 +205,6 @@ class Select(TableStage):
         length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
         hand = frames.column("confidence") >= self.min_confidence
         alone = (frames.count(searched & hand) == 1) & (frames.count(searched) >= 4)
-        plain = ("change", "bar_share", "stereo_score")
         return {
             "hand_share": frames.share(hand, searched),
             "lone_hand": alone.astype(np.float64),
@@ -237,19 +213,19 @@ class Select(TableStage):
             "flat_share": frames.share(frames.column("flat_share") >= self.flat_from, shown),
             "sharpness": frames.largest(frames.column("sharpness"), shown),
             "shot_share": np.minimum((end_s - start_s) / np.maximum(length_s, 1e-3), 1.0),
-            **{name: hands[name].to_numpy() for name in plain},
+            **{name: hands[name].to_numpy() for name in ("change", "bar_share", "stereo_score")},
             **{name: duplicates[name].to_numpy() for name in DUPLICATE_COLUMNS[1:]},
             "repeats": np.zeros(hands.num_rows),
         }
 
 
 def _repeats(clips: pa.Table, counts: Bools) -> Floats:
-    """Of each clip, how many clips of its video that say the same come before it.
+    """Number of clips before each clip that have its video and its text.
 
-    Which come first is told by their ids, which are hashes: a fair sample of the video. Clips that
-    do not count come last.
+    The order is that of the ids, which are hashes: a fair sample of the video. Clips that do not
+    count come last.
     """
-    said = pc.utf8_lower(pc.utf8_trim_whitespace(clips["text"]))
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(clips["text"]))
     order = numbered(clips["clip_id"], ascending=True) + np.where(counts, 0, clips.num_rows)
-    rank = rank_within([numbered(said), numbered(clips["video_id"])], order)
+    rank = rank_within([numbered(text), numbered(clips["video_id"])], order)
     return np.where(counts, rank, 0.0)

@@ -1,4 +1,4 @@
-"""What a stage is: a dataclass of options, a model loaded by `setup`, and rows in, rows out.
+"""Base of all stages: a dataclass of options, a model loaded by `setup`, rows in, rows out.
 
 Nothing here knows Ray. In a REPL: `stage.setup(); list(stage(clip))`.
 """
@@ -29,22 +29,22 @@ class Stage:
     name: ClassVar[str]
     row_type: ClassVar[type[Row]]
     code_version: ClassVar[int] = 1
-    """Raised by hand whenever the same options would give other rows."""
+    """Version of the code that makes the rows; raise it when the same options give other rows."""
     clip_type: ClassVar[type[Clip]] = Clip
-    """How much of the clip's row this stage wants."""
+    """Type of clip row that this stage gets; only its columns are read."""
     reads: ClassVar[dict[str, type[Row]]] = {}
-    """Tables whose rows this stage is given after the clip, and the columns it wants of each."""
+    """Tables whose rows this stage gets after the clip, and the row type to read of each."""
     gate: ClassVar[str] = ""
-    """The stage whose `ok` rows say which clips come here; by default the last one before this one
-    in the recipe that filters."""
+    """The stage whose `ok` rows say which clips come here; by default the last filter before this
+    stage in the recipe."""
     filters: ClassVar[bool] = False
-    """Whether the stages after this one in the recipe get only the clips that it let through."""
+    """True for a filter: later stages of the recipe get only the clips with an `ok` row here."""
     light: ClassVar[bool] = False
-    """Whether a clip takes so little that starting workers would cost more than it saves."""
-    lanes: ClassVar[int] = 1
-    """Batches that a worker has at a time; more than one where it waits for somebody else."""
+    """True where a clip takes microseconds, so that workers would cost more than they save."""
+    concurrency: ClassVar[int] = 1
+    """Batches that a worker has at a time; more than one where it waits for a server."""
     wants_gpu: ClassVar[bool] = False
-    """Whether a worker takes a whole GPU, where the cluster has some."""
+    """True where a worker takes a whole GPU, if the cluster has any."""
     data: ClassVar[Path] = Path()
     """The data folder: set by `at`, so neither a flag nor part of the fingerprint."""
     cache: ClassVar[Path | None] = None
@@ -60,26 +60,28 @@ class Stage:
         raise TypeError(f"{type(self).__name__} defines no __call__")
 
     def failed(self, error: str, *inputs: Any) -> Iterator[Row]:
-        """The rows to write when the inputs could not be processed."""
-        raise TypeError(f"{type(self).__name__} defines no failed")
+        """Rows of inputs that raised an error: by default one row without values of its own.
+
+        Override it where `row_type` has fields without a default.
+        """
+        yield self.row_type(clip_id=inputs[0].clip_id, status="failed", error=error)
 
     def batch(self, inputs: Sequence[tuple[Any, ...]]) -> list[Row]:
-        """Rows of several clips, in their order; one that goes wrong costs its own rows alone."""
+        """Rows of several clips, in their order; an error costs the rows of its clip alone."""
         return [row for one in inputs for row in run_isolated(self, one)]
 
     def flush(self) -> None:
-        """Called after each batch, before its rows are written."""
+        """Write what the stage caches; called after each batch, before its rows are written."""
 
     def models(self) -> dict[str, str]:
         """Weight hashes of the models this stage uses."""
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """Everything on this stage's side that its rows depend on."""
-        options = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        """All that the rows depend on beside their inputs; part of the fingerprint."""
         columns = [f.name for f in fields(self.row_type)]
         facts = {"code_version": self.code_version, "columns": columns, "models": self.models()}
-        return facts | options
+        return facts | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
     def at(self, data: Path, cache: Path | None = None, source: "Stage | None" = None) -> Self:
         """The same stage with its data folder, its cache and the run's ingest stage set."""
@@ -100,7 +102,7 @@ class TableStage(Stage):
         raise TypeError(f"{type(self).__name__} defines no rows")
 
     def write(self, tables: Tables, table: Table) -> Iterator[Counter[str]]:
-        """Write all rows; yields how many have which status."""
+        """Write all rows; yields the number of rows by status, bucket by bucket."""
         for bucket, rows in self.rows(tables):
             table.write_columns(bucket, rows, self.row_type)
             yield Counter(rows["status"].to_pylist())
@@ -117,19 +119,22 @@ def fingerprint(settings: dict[str, Any], inputs: dict[str, str]) -> str:
 
 
 def run_isolated(stage: Stage, inputs: tuple[Any, ...]) -> list[Row]:
-    """Run a stage on one clip; whatever goes wrong becomes rows that say so.
+    """Run a stage on one clip; any error becomes rows with the status `failed`.
 
-    This is the boundary that keeps one bad file from costing more than its own clips, so it
-    catches everything; the error is stored in the table and counted.
+    This boundary keeps one bad file from costing more than its own clips, so it catches
+    everything; the error is stored in the table and counted.
     """
     try:
         return list(stage(*inputs))
-    except MediaError as error:
-        return list(stage.failed(str(error), *inputs))
     except Exception as error:
-        return list(stage.failed(f"{type(error).__name__}: {error}", *inputs))
+        return list(stage.failed(sentence(error), *inputs))
+
+
+def sentence(error: Exception) -> str:
+    """An error as a row stores it; a `MediaError` is a sentence by itself."""
+    return str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
 
 
 def clip_order(clip: Clip) -> tuple[str, float, float, str]:
-    """The one order of clips inside a bucket: a video's clips lie together, in time."""
+    """Sort key of clips inside a bucket: a video's clips lie together, in time."""
     return clip.video_id, clip.start_s, clip.end_s, clip.clip_id

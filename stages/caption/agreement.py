@@ -12,7 +12,7 @@ from handloom.stages.caption.requests import FrameHWC
 
 @cache
 def load(model: str) -> tuple[Any, Any]:
-    """A CLIP model and its processor, loaded once in a process.
+    """A CLIP model and its processor, loaded once per process.
 
     Raises:
         UserError: no such model, or one of another kind.
@@ -39,6 +39,6 @@ def agreement(model: str, caption: str, frames_hwc: Sequence[FrameHWC]) -> float
         text=[caption], images=list(frames_hwc), return_tensors="pt", padding=True, truncation=True
     )
     with torch.inference_mode():
-        found = network(**inputs)
-    cosines = torch.nn.functional.cosine_similarity(found.image_embeds, found.text_embeds)
+        output = network(**inputs)
+    cosines = torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds)
     return float(cosines.mean())

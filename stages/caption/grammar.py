@@ -13,43 +13,25 @@ IRREGULAR = {
 }  # fmt: skip
 NOT_VERBS = {"is", "was", "his", "as", "this", "its", "always", "perhaps", "towards", "besides"}
 
+# Verbs whose gerund the rules of `from_gerund` would take back to another word.
+_WITH_E = (
+    "adhere arrange bandage bathe breathe bruise bulldoze capture challenge change charge choose "
+    "cleanse collapse collide combine compete compile complete compose condense contribute create "
+    "cruise damage decide delete describe determine dispense dispose distribute divide ease "
+    "escape examine exchange excite execute exhale explore forage forge freeze geocache grease "
+    "guide ignite ignore include increase inhale invite loose lunge machine manage manicure "
+    "massage measure merge nurse outline overtake package parachute paraglide paste pirouette "
+    "please plunge promote provide purge raise refine release remake reshape restore retake "
+    "reverse rinse rouse rummage salute salvage secure slackline sneeze snooze snowkite "
+    "snowmobile sponge squeeze taste tease texture trapeze waste welcome"
+)
+_WITHOUT_E = "bowl bus crawl curl drawl growl howl hurl prowl scrawl snarl swirl twirl unfurl whirl"
+_DOUBLED = "cancel chisel label level model pedal shovel signal spiral swivel travel"
 IRREGULAR_GERUNDS = {
-    "adhering": "adhere", "arranging": "arrange", "bandaging": "bandage", "bathing": "bathe",
-    "bowling": "bowl", "breathing": "breathe", "bruising": "bruise", "bulldozing": "bulldoze",
-    "busing": "bus", "cancelling": "cancel", "capturing": "capture", "challenging": "challenge",
-    "changing": "change", "charging": "charge", "chiselling": "chisel", "choosing": "choose",
-    "cleansing": "cleanse", "collapsing": "collapse", "colliding": "collide",
-    "combining": "combine", "competing": "compete", "compiling": "compile",
-    "completing": "complete", "composing": "compose", "condensing": "condense",
-    "contributing": "contribute", "crawling": "crawl", "creating": "create", "cruising": "cruise",
-    "curling": "curl", "damaging": "damage", "deciding": "decide", "deleting": "delete",
-    "describing": "describe", "determining": "determine", "dispensing": "dispense",
-    "disposing": "dispose", "distributing": "distribute", "dividing": "divide",
-    "drawling": "drawl", "dying": "die", "easing": "ease", "escaping": "escape",
-    "examining": "examine", "exchanging": "exchange", "exciting": "excite",
-    "executing": "execute", "exhaling": "exhale", "exploring": "explore", "foraging": "forage",
-    "forging": "forge", "freezing": "freeze", "geocaching": "geocache", "greasing": "grease",
-    "growling": "growl", "guiding": "guide", "howling": "howl", "hurling": "hurl",
-    "igniting": "ignite", "ignoring": "ignore", "including": "include", "increasing": "increase",
-    "inhaling": "inhale", "inviting": "invite", "labelling": "label", "levelling": "level",
-    "loosing": "loose", "lunging": "lunge", "lying": "lie", "machining": "machine",
-    "managing": "manage", "manicuring": "manicure", "massaging": "massage",
-    "measuring": "measure", "merging": "merge", "modelling": "model", "nursing": "nurse",
-    "outlining": "outline", "overtaking": "overtake", "packaging": "package",
-    "parachuting": "parachute", "paragliding": "paraglide", "pasting": "paste",
-    "pedalling": "pedal", "pirouetting": "pirouette", "pleasing": "please", "plunging": "plunge",
-    "promoting": "promote", "providing": "provide", "prowling": "prowl", "purging": "purge",
-    "raising": "raise", "refining": "refine", "releasing": "release", "remaking": "remake",
-    "reshaping": "reshape", "restoring": "restore", "retaking": "retake", "reversing": "reverse",
-    "rinsing": "rinse", "rousing": "rouse", "rummaging": "rummage", "saluting": "salute",
-    "salvaging": "salvage", "scrawling": "scrawl", "securing": "secure", "shovelling": "shovel",
-    "signalling": "signal", "slacklining": "slackline", "snarling": "snarl", "sneezing": "sneeze",
-    "snoozing": "snooze", "snowkiting": "snowkite", "snowmobiling": "snowmobile",
-    "spiralling": "spiral", "sponging": "sponge", "squeezing": "squeeze", "swirling": "swirl",
-    "swivelling": "swivel", "tasting": "taste", "teasing": "tease", "texturing": "texture",
-    "trapezing": "trapeze", "travelling": "travel", "twirling": "twirl", "tying": "tie",
-    "unfurling": "unfurl", "untying": "untie", "wasting": "waste", "welcoming": "welcome",
-    "whirling": "whirl",
+    **{verb[:-1] + "ing": verb for verb in _WITH_E.split()},
+    **{verb + "ing": verb for verb in _WITHOUT_E.split()},
+    **{verb + verb[-1] + "ing": verb for verb in _DOUBLED.split()},
+    "dying": "die", "lying": "lie", "tying": "tie", "untying": "untie",
 }  # fmt: skip
 
 IRREGULAR_NOUNS = {
@@ -83,18 +65,18 @@ def base_form(verb: str) -> str:
 
 
 def is_third_person(word: str) -> bool:
-    """Whether a word at a verb's place can be a verb in the third person: `picks`, not `press`."""
+    """Whether a word can be a verb in the third person: `picks`, not `press`."""
     word = word.lower()
     ends = word.endswith("s") and not word.endswith("ss")
     return word.isalpha() and ends and word not in NOT_VERBS
 
 
 def is_gerund(word: str) -> bool:
-    """Whether a word at the beginning of a label is an action in -ing."""
+    """Whether the first word of a label is an action in -ing."""
     word = word.lower()
-    long_enough = len(word) > 4 and any(sign in _VOWELS + "y" for sign in word[:-3])
-    known = word not in NOT_GERUNDS or word in VERBS_AFTER_ALL
-    return word.isalpha() and word.endswith("ing") and long_enough and known
+    long_enough = len(word) > 4 and any(letter in _VOWELS + "y" for letter in word[:-3])
+    is_action = word not in NOT_GERUNDS or word in VERBS_AFTER_ALL
+    return word.isalpha() and word.endswith("ing") and long_enough and is_action
 
 
 def from_gerund(word: str) -> str:
@@ -103,14 +85,10 @@ def from_gerund(word: str) -> str:
     if word in IRREGULAR_GERUNDS:
         return IRREGULAR_GERUNDS[word]
     stem = word[:-3]
-    if _is_doubled(stem):
+    # `putt`, `spinn`; but `roll`, `press`, `buzz` and `stuff` end so by themselves.
+    if len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] in "bdgkmnprt":
         return stem[:-1]
     return stem + "e" if _lost_an_e(stem) else stem
-
-
-def _is_doubled(stem: str) -> bool:
-    """`putt`, `spinn`; but `roll`, `press`, `buzz` and `stuff` are so by themselves."""
-    return len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] in "bdgkmnprt"
 
 
 def _lost_an_e(stem: str) -> bool:

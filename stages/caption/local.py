@@ -1,4 +1,4 @@
-"""Local: captions from a vision-language model of `transformers` on this worker.
+"""Captions from a vision-language model of `transformers` on this worker.
 
 A clip's caption does not depend on what else is in its batch. On a CPU each clip is computed by
 itself. On a GPU clips are computed together whose tensors have the same shapes, the length of the
@@ -31,10 +31,10 @@ class Local:
 
     Args:
         model: a folder or hub id that AutoModelForImageTextToText and AutoProcessor open.
-        journal: where answers are kept.
+        journal: store of the answers.
         clips_at_once: size of a batch on a GPU.
-        media: whether frames are handed over as pictures or as one video.
-        device: of torch; by default a GPU where there is one.
+        media: whether the model gets frames as pictures or as one video.
+        device: torch device; by default a GPU where there is one.
 
     Raises:
         UserError: no such model, or one of another kind.
@@ -54,36 +54,37 @@ class Local:
         self._batch = 1 if is_cpu else clips_at_once
         self._processor, self._model = _load(model, torch.float32 if is_cpu else torch.bfloat16)
         self._model = self._model.to(self._device).eval()
-        self._ends = _ends(self._model, self._processor.tokenizer)
+        self._end_tokens = _end_tokens(self._model, self._processor.tokenizer)
 
     def ask_all(self, composers: Sequence[Compose], is_fine: Judge) -> list[Outcome]:
-        """As in `Asker`."""
+        """Caption several clips, as `Asker` says."""
         requests = [_composed(compose) for compose in composers]
         first = self._ask({i: r for i, r in enumerate(requests) if isinstance(r, Request)})
-        again = {}
-        for i, answer in first.items():
-            request = requests[i]
-            assert isinstance(request, Request)  # others were not asked
-            if isinstance(answer, Answer) and not is_fine(request, answer):
-                again[i] = request.again()
+        again = {
+            i: request.again()
+            for i, request in enumerate(requests)
+            if isinstance(request, Request)
+            and isinstance(answer := first[i], Answer)
+            and not is_fine(request, answer)
+        }
         second = self._ask(again)
         return [
-            request if isinstance(request, Exception) else _both(first[i], second.get(i))
+            request if isinstance(request, Exception) else _outcome(first[i], second.get(i))
             for i, request in enumerate(requests)
         ]
 
     def _ask(self, requests: dict[int, Request]) -> dict[int, Answer | Exception]:
         """Answers from the journal, and from the model into the journal."""
-        found: dict[int, Answer | Exception] = {}
+        answers: dict[int, Answer | Exception] = {}
         shapes: dict[Shape, list[tuple[int, Inputs]]] = defaultdict(list)
         for i, request in requests.items():
-            if known := self._journal.get(request.bucket, request.key):
-                found[i] = known
+            if stored := self._journal.get(request.bucket, request.key):
+                answers[i] = stored
                 continue
             try:
                 inputs = self._inputs(request)
             except Exception as error:  # a picture that the processor refuses costs its clip
-                found[i] = error
+                answers[i] = error
                 continue
             alone = (i,) if request.temperature else ()
             shapes[(*_shape(inputs), *alone)].append((i, inputs))
@@ -91,15 +92,15 @@ class Local:
             for start in range(0, len(members), self._batch):
                 group = dict(members[start : start + self._batch])
                 for i, answer in self._generate_or_fail(requests, group):
-                    found[i] = answer
+                    answers[i] = answer
                     if isinstance(answer, Answer):
                         self._journal.put(requests[i].bucket, requests[i].key, answer)
-        return found
+        return answers
 
     def _generate_or_fail(
         self, requests: dict[int, Request], group: dict[int, Inputs]
     ) -> Iterator[tuple[int, Answer | Exception]]:
-        """A batch that fails is tried clip by clip, so that one clip costs itself."""
+        """Answers of a batch; one that fails is tried clip by clip, so that a clip costs itself."""
         sample = requests[next(iter(group))]
         try:
             yield from zip(group, self._generate(sample, list(group.values())), strict=True)
@@ -111,37 +112,38 @@ class Local:
                 yield from self._generate_or_fail(requests, {i: inputs})
 
     def _inputs(self, request: Request) -> Inputs:
-        """A clip's tensors, as for a batch of one."""
+        """A clip's tensors, for a batch of one."""
         if self._media == "video":
-            shown = [{"type": "video", "video": np.stack(request.frames_hwc)}]
+            media = [{"type": "video", "video": np.stack(request.frames_hwc)}]
         else:
-            shown = [{"type": "image", "image": frame_hwc} for frame_hwc in request.frames_hwc]
-        content = [*shown, {"type": "text", "text": request.prompt}]
-        is_video = {"do_sample_frames": False} if self._media == "video" else {}
-        found = self._processor.apply_chat_template(
+            media = [{"type": "image", "image": frame_hwc} for frame_hwc in request.frames_hwc]
+        content = [*media, {"type": "text", "text": request.prompt}]
+        options = {"do_sample_frames": False} if self._media == "video" else {}
+        inputs = self._processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs=is_video,
+            processor_kwargs=options,
         )
-        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+        return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
     def _generate(self, request: Request, group: list[Inputs]) -> list[Answer]:
-        """Answers to clips of one shape; `request` is one of theirs and says how to decode."""
-        full = group if request.temperature else _filled(group, self._batch)
-        inputs = self._collate(full)
+        """Answers to clips of one shape; `request` is one of theirs, for its decoding options."""
+        copies = 0 if request.temperature else self._batch - len(group)
+        inputs = self._collate(group + [group[-1]] * copies)
         started = time.monotonic()
+        # The seed is a function of the request, so that a second try is the same each time.
         with torch.inference_mode(), torch.random.fork_rng():
             if request.temperature:
                 torch.manual_seed(int(request.key[:15], 16))
             tokens = self._model.generate(
                 **inputs, max_new_tokens=request.max_tokens, **_decoding(request.temperature)
             )
-        said = tokens[:, inputs["input_ids"].shape[1] :].cpu()
+        texts = tokens[:, inputs["input_ids"].shape[1] :].cpu()
         share_s = (time.monotonic() - started) / len(group)
-        return [self._answer(row, one, share_s) for row, one in zip(said, group, strict=False)]
+        return [self._answer(row, one, share_s) for row, one in zip(texts, group, strict=False)]
 
     def _collate(self, group: list[Inputs]) -> Inputs:
         """One batch: texts padded on the left to one length, everything else end to end."""
@@ -152,7 +154,7 @@ class Local:
         batch = {}
         for name in group[0]:
             parts = [one[name] for one in group]
-            if _is_text(group[0], name):
+            if _is_text(group[0], name):  # on the left, since generation goes on at the right
                 fill = pad if name == "input_ids" else 0
                 parts = [
                     torch.nn.functional.pad(part, (longest - part.shape[1], 0), value=fill)
@@ -164,13 +166,13 @@ class Local:
         return batch
 
     def _answer(self, row: torch.Tensor, inputs: Inputs, seconds: float) -> Answer:
-        ended = [i for i, token in enumerate(row.tolist()) if token in self._ends]
-        kept = row[: ended[0]] if ended else row
+        ends = [i for i, token in enumerate(row.tolist()) if token in self._end_tokens]
+        kept = row[: ends[0]] if ends else row
         return Answer(
             text=self._processor.tokenizer.decode(kept, skip_special_tokens=True),
-            is_whole=bool(ended),
+            is_whole=bool(ends),
             prompt_tokens=inputs["input_ids"].shape[1],
-            completion_tokens=len(kept) + bool(ended),
+            completion_tokens=len(kept) + bool(ends),
             seconds=round(seconds, 4),
         )
 
@@ -199,33 +201,29 @@ def _load(model: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return processor, network
 
 
-def _ends(network: Any, tokenizer: Any) -> frozenset[int]:
-    found = network.generation_config.eos_token_id
-    found = tokenizer.eos_token_id if found is None else found
-    return frozenset(found if isinstance(found, list) else [found])
+def _end_tokens(network: Any, tokenizer: Any) -> frozenset[int]:
+    ids = network.generation_config.eos_token_id
+    ids = tokenizer.eos_token_id if ids is None else ids
+    return frozenset(ids if isinstance(ids, list) else [ids])
 
 
 def _decoding(temperature: float) -> dict[str, Any]:
     if temperature:
         return {"do_sample": True, "temperature": temperature, "num_beams": 1}
-    # None for what a model's own settings may say and greedy decoding would warn of.
+    # None overrides a model's own settings, of which greedy decoding would warn.
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return greedy | {"num_beams": 1}
 
 
 def _is_text(inputs: Inputs, name: str) -> bool:
-    """Whether a tensor has an entry for each token, as masks and type ids have."""
+    """True for a tensor with an entry per token, such as a mask or type ids."""
     return inputs[name].shape == inputs["input_ids"].shape
 
 
 def _shape(inputs: Inputs) -> Shape:
-    """What decides in which shapes a clip is computed."""
+    """Key of the clips that share the shapes of a batch."""
     rounded = -(-inputs["input_ids"].shape[1] // ROUND_TO)
     return (rounded, *((n, tuple(t.shape)) for n, t in inputs.items() if not _is_text(inputs, n)))
-
-
-def _filled(group: list[Inputs], size: int) -> list[Inputs]:
-    return group + [group[-1]] * (size - len(group))
 
 
 def _composed(compose: Compose) -> Request | Exception:
@@ -235,7 +233,7 @@ def _composed(compose: Compose) -> Request | Exception:
         return error
 
 
-def _both(first: Answer | Exception, second: Answer | Exception | None) -> Outcome:
+def _outcome(first: Answer | Exception, second: Answer | Exception | None) -> Outcome:
     if isinstance(first, Exception):
         return first
     if isinstance(second, Exception):

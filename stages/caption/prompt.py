@@ -14,12 +14,12 @@ KINDS = ("narration", "template", "label", "asr")
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is told.
+    """Instructions of a caption model.
 
     Attributes:
         text: the instructions, the same for every clip.
         hints: by kind of text, the sentence that quotes it; `{text}` stands for it.
-        digest: SHA-256 of the file, for the stage's fingerprint.
+        digest: SHA-256 of the file, part of the stage's fingerprint.
     """
 
     text: str
@@ -48,9 +48,9 @@ def read_prompt(style: str) -> Prompt:
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.txt")))
+        styles = ", ".join(sorted(p.stem for p in FOLDER.glob("*.txt")))
         raise UserError(
-            f"--caption.prompt {style} cannot be read ({error}); expected {known}, or the path of "
+            f"--caption.prompt {style} cannot be read ({error}); expected {styles}, or the path of "
             "a text file like those (docs/captions.md)."
         ) from None
     sent = "\n".join(line for line in content.splitlines() if not line.startswith("#"))

@@ -1,7 +1,7 @@
-"""What is asked of a model for a clip, and what it answers.
+"""Requests to a caption model, and its answers.
 
-A request's key covers everything that the answer depends on, so that an answer is found again by
-it: after a kill, and when only the rules for using answers have changed.
+A request's key covers everything that the answer depends on, so that the journal has the answer
+after a kill, and when only the rules for using answers have changed.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ SECOND_TRY_TEMPERATURE = 0.7
 
 @dataclass(frozen=True)
 class Request:
-    """One question about one clip.
+    """A request for the caption of one clip.
 
     Attributes:
-        clip_id: of the clip it is about.
-        bucket: part of the tables in which the clip lies.
-        model: name, or for a folder the hash of what lies in it.
+        clip_id: id of the clip.
+        bucket: bucket of the clip's rows.
+        model: name, or for a folder the hash of its files.
         prompt: the text, hint included.
         frames_hwc: pictures in time order, RGB uint8, of one size.
-        max_tokens: of the answer.
+        max_tokens: limit of the answer's tokens.
         temperature: 0 takes the likeliest token each time.
-        seed: of the drawing of tokens.
+        seed: seed of the sampling of tokens.
     """
 
     clip_id: str
@@ -61,7 +61,7 @@ class Request:
         return hashlib.sha256(json.dumps([*facts, *sampling]).encode()).hexdigest()[:40]
 
     def again(self) -> "Request":
-        """The same question for a second try, drawn with another seed."""
+        """The request for a second try, sampled with another seed."""
         warm = max(self.temperature, SECOND_TRY_TEMPERATURE)
         second = replace(self, seed=self.seed + 1, temperature=warm)
         second.__dict__["pictures"] = self.pictures  # hashed once
@@ -70,14 +70,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said, and what it took.
+    """A model's answer, and its cost.
 
     Attributes:
-        text: as it came.
-        is_whole: whether the model ended by itself, before `max_tokens`.
-        prompt_tokens: of text and pictures.
-        completion_tokens: of the answer.
-        seconds: from sending to receiving; of a batch, its share.
+        text: the answer, unchanged.
+        is_whole: False where the answer was cut off at `max_tokens`.
+        prompt_tokens: tokens of text and pictures.
+        completion_tokens: tokens of the answer.
+        seconds: time from sending to receiving; in a batch, its share.
     """
 
     text: str
@@ -96,15 +96,15 @@ class Asker(Protocol):
     """A model, wherever it runs."""
 
     def ask_all(self, composers: Sequence[Compose], is_fine: Judge) -> list[Outcome]:
-        """Ask about several clips; whatever goes wrong with one is its own outcome.
+        """Caption several clips; an error of one clip is its own outcome.
 
         Args:
-            composers: for each clip what makes its request; it decodes frames and may raise.
-            is_fine: whether an answer can be used. One that cannot is asked for once more.
+            composers: a function per clip that makes its request; it decodes frames and may raise.
+            is_fine: tells whether an answer can be used; if not there is a second request.
 
         Returns:
-            For each clip its one or two answers in order, or why there are none.
+            For each clip its one or two answers in order, or the error.
 
         Raises:
-            RunError, UserError: no clip can be asked about.
+            RunError, UserError: no request can be made at all.
         """

@@ -9,21 +9,20 @@ from handloom.stages.tables.rows import Row
 class CaptionRow(Row):
     """A row of the `caption` table."""
 
-    caption: str
-    source: str
-    """Where the caption comes from: `source` is the dataset's own text, `vlm` and `server` are
-    models."""
+    caption: str = ""
+    source: str = "source"
+    """Origin of the caption: `source` is the dataset's own text, `vlm` and `server` are models."""
     flags: list[str] = field(default_factory=list)
     model: str = ""
-    """Which model was asked: a name, or the hash of a folder."""
+    """Name of the model that was asked, or the hash of its folder."""
     answers: list[str] = field(default_factory=list)
-    """What it said, as it came: one answer, or two where the first was flagged."""
+    """Its answers, unchanged: one, or two where the first was flagged."""
     answer_flags: list[str] = field(default_factory=list)
-    """Of each answer its flags, with spaces between them; empty for one that could be used."""
+    """Flags of each answer, with spaces between them; empty where it could be used."""
     prompt_tokens: int = 0
-    """Of all answers together, as are the next two."""
+    """Sum over all answers, as are the next two."""
     completion_tokens: int = 0
     seconds: float = 0.0
-    """From sending to receiving."""
+    """Time from sending to receiving."""
     agreement: float | None = None
     """Cosine of caption and pictures in CLIP's space, -1 to 1, where a CLIP model was given."""

@@ -1,4 +1,4 @@
-"""Server: captions from an OpenAI-compatible endpoint such as vLLM, many requests in flight.
+"""Captions from an OpenAI-compatible endpoint such as vLLM, many requests in flight.
 
 Each request has a connection of its own. An endpoint, or a proxy before it, that sends an answer
 twice on a connection that is kept open answers the next request with it, and nothing in the
@@ -48,9 +48,9 @@ class Server:
     """One endpoint, for the whole process; threads may ask at the same time.
 
     Args:
-        url: of the API, such as `http://host:8000/v1`.
-        journal: where answers are kept.
-        in_flight: clips that are asked about at a time, at most.
+        url: API address, such as `http://host:8000/v1`.
+        journal: store of the answers.
+        in_flight: clips with a request at a time, at most.
         timeout_s: seconds for one try.
         give_up_s: seconds for a request with all its tries.
     """
@@ -60,14 +60,14 @@ class Server:
     ) -> None:
         self._url, self._journal, self._give_up_s = url.rstrip("/"), journal, give_up_s
         self._slots = threading.BoundedSemaphore(in_flight)
-        self._pause_until = 0.0  # of the loop's clock; a rate limit is everybody's
+        self._pause_until = 0.0  # on the loop's clock; a rate limit holds for all requests
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="captions").start()
         self._session = self._submit(_open_session(timeout_s)).result()
         atexit.register(lambda: self._submit(self._session.close()).result(timeout=5))
 
     def check(self, model: str) -> None:
-        """See that the server answers and serves the model.
+        """Check that the server answers and serves the model.
 
         Raises:
             RunError: it does not answer.
@@ -81,7 +81,7 @@ class Server:
             )
 
     def ask_all(self, composers: Sequence[Compose], is_fine: Judge) -> list[Outcome]:
-        """As in `Asker`. While answers are awaited the next clips are decoded here."""
+        """Caption several clips, as `Asker` says; decodes the next while answers are awaited."""
         pending = [self._begin(compose, is_fine) for compose in composers]
         outcomes = [_outcome(future) for future in pending]
         for outcome in outcomes:
@@ -94,8 +94,8 @@ class Server:
         future: Future[list[Answer]] = Future()
         try:
             request = compose()
-            talk = self._talk(request, [_data_url(f) for f in request.frames_hwc], is_fine)
-            future = self._submit(talk)
+            answers = self._try_twice(request, [_data_url(f) for f in request.frames_hwc], is_fine)
+            future = self._submit(answers)
         except Exception as error:  # as in run_isolated: it costs this clip
             future.set_exception(error)
         future.add_done_callback(lambda _: self._slots.release())
@@ -104,7 +104,9 @@ class Server:
     def _submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _talk(self, request: Request, pictures: list[str], is_fine: Judge) -> list[Answer]:
+    async def _try_twice(
+        self, request: Request, pictures: list[str], is_fine: Judge
+    ) -> list[Answer]:
         first = await self._answer(request, pictures)
         if is_fine(request, first):
             return [first]
@@ -112,14 +114,14 @@ class Server:
 
     async def _answer(self, request: Request, pictures: list[str]) -> Answer:
         """The answer from the journal, or from the server into the journal."""
-        if known := self._journal.get(request.bucket, request.key):
-            return known
+        if stored := self._journal.get(request.bucket, request.key):
+            return stored
         answer = await self._persist(_body(request, pictures))
         self._journal.put(request.bucket, request.key, answer)
         return answer
 
     async def _persist(self, body: bytes) -> Answer:
-        """Try until there is an answer, with longer and longer pauses."""
+        """Try until there is an answer, with growing pauses."""
         deadline = self._loop.time() + self._give_up_s
         tries = 0
         while True:
@@ -149,9 +151,9 @@ class Server:
         return _parsed(content, time.monotonic() - started)
 
     def _refused(self, reply: aiohttp.ClientResponse, content: bytes) -> None:
-        """Raise what an answer other than 200 means."""
-        said = " ".join(content[:300].decode(errors="replace").split())
-        why = f"HTTP {reply.status} {said}"
+        """Raise the error of a status other than 200."""
+        reason = " ".join(content[:300].decode(errors="replace").split())
+        why = f"HTTP {reply.status} {reason}"
         if reply.status in TRY_AGAIN or reply.status >= 500:
             after_s = _seconds(reply.headers.get("Retry-After"))
             if reply.status == 429:
@@ -188,7 +190,7 @@ class Server:
                 "server, or correct --caption.url."
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError):
-            return []  # some endpoints list nothing; the first request will tell
+            return []  # some endpoints list no models; the first request shows whether it is served
 
 
 async def _open_session(timeout_s: float) -> aiohttp.ClientSession:
@@ -197,6 +199,7 @@ async def _open_session(timeout_s: float) -> aiohttp.ClientSession:
         {"Authorization": f"Bearer {key}"} if key else {}
     )
     return aiohttp.ClientSession(
+        # A kept-open connection can put an answer on the next request; `in_flight` is the limit.
         connector=aiohttp.TCPConnector(force_close=True, limit=0),
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         headers=headers,
@@ -249,13 +252,13 @@ def _outcome(future: "Future[list[Answer]]") -> Outcome:
 
 
 def _pause_s(tries: int) -> float:
-    """Twice as long each time, and not for all at once."""
+    """Exponential backoff in seconds, with jitter so that requests do not return together."""
     doubled = FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10)
     return min(LONGEST_PAUSE_S, doubled) * random.uniform(0.5, 1.0)
 
 
 def _seconds(header: str | None) -> float:
-    """`Retry-After` in seconds; its other form, a date, counts as none."""
+    """`Retry-After` in seconds, 0 without it or where it is a date."""
     try:
         return max(0.0, min(float(header or 0), 10 * LONGEST_PAUSE_S))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Clean-up: the dataset's own text as an instruction, by the kind of text it is.
+"""Clean-up of a dataset's own text into an instruction, by the kind of text.
 
 `#C C picks up the red cup ` becomes `pick up the red cup`, `Holding [something]` with its objects
 filled in `hold potato`, `washing dishes` `wash dishes`. The raw text stays in the clips table.
@@ -46,8 +46,8 @@ _OPENING = re.compile(
 class Cleaned:
     """A text as an instruction, lower case without a full stop, and remarks on it.
 
-    Flags: `profanity`; `no_verb`, it names an activity or a thing and tells nobody what to do;
-    `speech`, somebody talked.
+    Flags: `profanity`; `no_verb`, it names an activity or a thing and is no instruction; `speech`,
+    somebody talked.
     """
 
     text: str
@@ -62,16 +62,16 @@ def clean(text: str, kind: str) -> Cleaned:
         kind: narration, template, asr, label or instruction, as the adapter says.
     """
     plain = normalise(text)
-    if not any(sign.isalnum() for sign in _TAGS.sub("", plain)):
+    if not any(character.isalnum() for character in _TAGS.sub("", plain)):
         return Cleaned("")
-    found = _BY_KIND[kind](plain)
-    words = re.findall(r"[a-z]+", found.text.lower())
+    cleaned = _BY_KIND[kind](plain)
+    words = re.findall(r"[a-z]+", cleaned.text.lower())
     profane = ("profanity",) if PROFANE.intersection(words) else ()
-    return Cleaned(found.text, found.flags + profane)
+    return Cleaned(cleaned.text, cleaned.flags + profane)
 
 
 def normalise(text: str) -> str:
-    """Unicode NFC, plain quotes and single spaces; no entities, controls or invisible signs."""
+    """Unicode NFC, plain quotes, single spaces; no entities, controls or invisible characters."""
     plain = unicodedata.normalize("NFC", html.unescape(text)).translate(_QUOTES)
     plain = _INVISIBLE.sub("", plain)
     return " ".join("".join(c if c.isprintable() else " " for c in plain).split())
@@ -85,20 +85,16 @@ def narration(text: str) -> str:
     """
     named = _UNNAMED.sub("something", text)
     plain = _calm(" ".join(_TAGS.sub(" ", named).split()).rstrip(".!, "))
-    said = _SUBJECT.sub("", plain)
-    if not said:
+    predicate = _SUBJECT.sub("", plain)
+    if not predicate:
         return ""
-    verb, _, rest = said.partition(" ")
-    if said == plain:
+    verb, _, rest = predicate.partition(" ")
+    if predicate == plain:
         return _imperative(plain)[0]
     if not is_third_person(verb):
-        return f"the person {said}"
+        return f"the person {predicate}"
     imperative = f"{base_form(verb)} {rest}".strip()
     return _SECOND_VERB.sub(lambda m: m[1] + m[2] + base_form(m[3]), imperative)
-
-
-def _narration(text: str) -> Cleaned:
-    return Cleaned(narration(text))
 
 
 def _template(text: str) -> Cleaned:
@@ -113,29 +109,24 @@ def _label(text: str) -> Cleaned:
 
 
 def _speech(text: str) -> Cleaned:
-    """HowTo100M: openings, fillers and stutters go; what is left is still only what was said."""
+    """HowTo100M: openings, fillers and stutters go; the rest stays speech, not a description."""
     words: list[str] = []
     for word in _calm(text).split():
         bare = word.strip(".,!?").lower()
         if bare not in FILLERS and not (words and words[-1].strip(".,!?").lower() == bare):
             words.append(word)
-    said = " ".join(words)
-    while (shorter := _OPENING.sub("", said)) != said and shorter:
-        said = shorter
-    return Cleaned(lower_first(said.strip(" ,.!?")), ("speech",))
-
-
-def _instruction(text: str) -> Cleaned:
-    """A robot's instruction is what its policy is told: only white space is touched."""
-    return Cleaned(text)
+    speech = " ".join(words)
+    while (shorter := _OPENING.sub("", speech)) != speech and shorter:
+        speech = shorter
+    return Cleaned(lower_first(speech.strip(" ,.!?")), ("speech",))
 
 
 _BY_KIND: dict[str, Callable[[str], Cleaned]] = {
-    "narration": _narration,
+    "narration": lambda text: Cleaned(narration(text)),
     "template": _template,
     "label": _label,
     "asr": _speech,
-    "instruction": _instruction,
+    "instruction": Cleaned,  # the input of a robot's policy: only white space is touched
 }
 
 
@@ -145,17 +136,17 @@ def _action(text: str) -> Cleaned:
 
 
 def _imperative(text: str) -> tuple[str, bool]:
-    """`still grinding spices` -> `grind spices`; and whether a verb was found in -ing."""
+    """`still grinding spices` -> `grind spices`, and whether there was a verb in -ing."""
     first, _, rest = text.removeprefix("still ").partition(" ")
-    both = f"{first} {rest.partition(' ')[0]}".lower()
-    if both in _COMPOUNDS:
-        return f"{_COMPOUNDS[both]} {rest.partition(' ')[2]}".strip(), True
+    second, _, others = rest.partition(" ")
+    if compound := _COMPOUNDS.get(f"{first} {second}".lower()):
+        return f"{compound} {others}".strip(), True
     if not is_gerund(first):
         return lower_first(text), False
-    done = f"{from_gerund(first)} {rest}".strip()
-    done = re.sub(r"\bto be (\w+ing)\b", lambda m: f"to {from_gerund(m[1])}", done)
-    done = re.sub(r"^(\w+ or )(\w+ing)\b", lambda m: m[1] + from_gerund(m[2]), done)
-    return _SECOND_ACTION.sub(lambda m: m[1] + m[2] + from_gerund(m[3]), done), True
+    action = f"{from_gerund(first)} {rest}".strip()
+    action = re.sub(r"\bto be (\w+ing)\b", lambda m: f"to {from_gerund(m[1])}", action)
+    action = re.sub(r"^(\w+ or )(\w+ing)\b", lambda m: m[1] + from_gerund(m[2]), action)
+    return _SECOND_ACTION.sub(lambda m: m[1] + m[2] + from_gerund(m[3]), action), True
 
 
 # Two words that are one action; as `spray paint` is.
@@ -175,6 +166,6 @@ def lower_first(sentence: str) -> str:
 
 def _calm(text: str) -> str:
     """Shouted texts in lower case; a single capital letter names a person."""
-    letters = [word for word in text.split() if sum(sign.isalpha() for sign in word) > 1]
+    letters = [word for word in text.split() if sum(map(str.isalpha, word)) > 1]
     is_shouted = len(letters) > 1 and all(word.isupper() for word in letters)
     return text.lower() if is_shouted else text

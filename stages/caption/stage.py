@@ -1,8 +1,8 @@
-"""Caption: what the hands do, from the dataset's own text, or from a model that watches the clip.
+"""Caption: a sentence on what the hands do, from the dataset's own text or from a model.
 
 Three routes write the same rows. `source` cleans the text up; `vlm` asks a model on the workers;
-`server` asks an endpoint. A model's answer that is flagged is asked for once more with another
-seed; flagged again, the clip falls back to its own text.
+`server` asks an endpoint. If a model's answer is flagged there is a second request with another
+seed; if that answer is flagged too, the clip falls back to its own text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from PIL import Image
 
 from handloom.errors import MediaError, UserError
 from handloom.files import file_digest
-from handloom.stages.caption.doubts import Candidate, doubts, tidy
+from handloom.stages.caption.checks import Candidate, caption_flags, tidy
 from handloom.stages.caption.journal import Journal
 from handloom.stages.caption.prompt import Prompt, read_prompt
 from handloom.stages.caption.requests import Answer, Asker, FrameHWC, Request
@@ -25,19 +25,20 @@ from handloom.stages.caption.source_text import clean
 from handloom.stages.hands.rows import Framing
 from handloom.stages.media.clip_frames import pictures_of, uniform_times
 from handloom.stages.media.frame_transform import transform_facts
-from handloom.stages.stage import Stage
+from handloom.stages.stage import Stage, sentence
 from handloom.stages.tables.rows import Clip, Row
 
-# Speech is about what is seen half of the time, so it is no caption when a model has failed.
+# Half of the time speech is not about what the hands do, so it is no fallback for a model.
 NO_CAPTION = frozenset({"asr"})
 WEAK_TEXTS = {"asr": "what is said", "label": "the class label"}
 
-# While the last answers of a batch are awaited the next batch is decoded and sent.
-LANES = 4
+# While the last answers of a batch are awaited the next batches are decoded and sent.
+SERVER_CONCURRENCY = 4
 
-# What a model's answer depends on, beside the model and the prompt. Where it runs, how many
-# requests are under way and how long is waited for them change nothing.
+# Options that a model's answer depends on, beside the model and the prompt. Where it runs, the
+# number of requests under way and the time limits change nothing.
 ASKED = ("hint", "frames", "resolution", "max_tokens", "temperature", "seed", "max_words")
+MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".txt", ".model"})
 
 
 @dataclass(frozen=True)
@@ -53,50 +54,50 @@ class Caption(Stage):
     """source: the dataset's own text; vlm: a model on the workers; server: an endpoint. auto: the
     model if one is given (with a url the server), else source."""
     model: str = ""
-    """vlm: a folder or hub id; server: a name that it serves."""
+    """vlm: a folder or hub id; server: the name of a model that it serves."""
     url: str = ""
-    """Of an OpenAI-compatible API, such as http://localhost:8000/v1."""
+    """API address of an OpenAI-compatible server, such as http://localhost:8000/v1."""
     prompt: str = "imperative"
     """imperative, third_person, or a text file; see docs/captions.md."""
     hint: bool = True
     """Quote the dataset's own text in the prompt."""
     frames: int = 6
-    """Pictures a clip, at uniform times; 4 to 8 show an action."""
+    """Pictures per clip, at uniform times; 4 to 8 show an action."""
     resolution: int = 448
     """Longer side of the pictures, pixels; larger ones are shrunk."""
     max_tokens: int = 80
-    """Of an answer; one that is longer counts as truncated."""
+    """Tokens of an answer at most; a longer one is cut off and flagged."""
     temperature: float = 0.0
     """0 takes the likeliest token each time; the second try takes at least 0.7."""
     seed: int = 0
-    """Seed of a model's draws, where the temperature is above 0."""
+    """Seed of a model's sampling, where the temperature is above 0."""
     max_words: int = 30
-    """A caption of more words is flagged."""
+    """Captions with more words are flagged."""
     media: Literal["images", "video"] = "images"
     """vlm: hand the frames over as pictures, or as one video."""
     clips_at_once: int = 8
-    """vlm: clips that a GPU works on together."""
+    """vlm: clips in a batch on a GPU."""
     in_flight: int = 32
-    """server: clips that one worker asks about at a time."""
+    """server: clips that one worker requests captions of at a time."""
     timeout_s: float = 60.0
-    """server: how long one try may take."""
+    """server: time limit of one try, seconds."""
     give_up_s: float = 110.0
-    """server: how long a clip may take with all its tries; below --run.clip-timeout-s."""
+    """server: time limit of a clip with all its tries, seconds; below --run.clip-timeout-s."""
     agreement_model: str = ""
     """A CLIP model, folder or hub id, that scores how captions fit their pictures."""
     prices: Path | None = None
-    """YAML file with what the model costs, for `plan` and the closing lines."""
+    """YAML file with the model's prices, for `plan` and the closing lines."""
 
     def __post_init__(self) -> None:
         is_light = self.chosen == "source" and not self.agreement_model
-        lanes = LANES if self.chosen == "server" else 1
-        gpu = self.chosen == "vlm"
-        for name, value in (("light", is_light), ("lanes", lanes), ("wants_gpu", gpu)):
+        concurrency = SERVER_CONCURRENCY if self.chosen == "server" else 1
+        facts = {"light": is_light, "concurrency": concurrency, "wants_gpu": self.chosen == "vlm"}
+        for name, value in facts.items():
             object.__setattr__(self, name, value)  # frozen for everyone else
 
     @property
     def chosen(self) -> str:
-        """The route that is taken: source, vlm or server."""
+        """The route that `route` and the model come down to: source, vlm or server."""
         if self.route != "auto":
             return self.route
         return "server" if self.url else "vlm" if self.model else "source"
@@ -130,7 +131,7 @@ class Caption(Stage):
                 )
 
     def advice(self, text_kind: str) -> str:
-        """What to tell whoever runs this with texts of a kind; empty where nothing is amiss."""
+        """A sentence to print for texts of a kind that describe little; else empty."""
         if self.chosen != "source" or text_kind not in WEAK_TEXTS:
             return ""
         return (
@@ -140,27 +141,27 @@ class Caption(Stage):
         )
 
     def settings(self) -> dict[str, Any]:
-        """The route, and what its answers depend on."""
+        """The route, and the options that its answers depend on."""
         self.check()
         asked = () if self.chosen == "source" else ASKED
         media = ("media",) if self.chosen == "vlm" else ()
         kept = ("code_version", "columns", "models", *asked, *media)
-        found = super().settings()
-        settings = {name: found[name] for name in kept} | {"route": self.chosen}
+        every = super().settings()
+        settings = {name: every[name] for name in kept} | {"route": self.chosen}
         decodes = self.chosen != "source" or self.agreement_model
         return settings | (transform_facts(self) if decodes else {})
 
     def models(self) -> dict[str, str]:
         """The model by its weights, or by its name; and the prompt."""
-        found: dict[str, str] = {}
+        models: dict[str, str] = {}
         if self.chosen != "source":
-            found |= {"model": _identity(self.model), "prompt": self.instructions.digest}
+            models |= {"model": _identity(self.model), "prompt": self.instructions.digest}
         if self.agreement_model:
-            found["agreement"] = _identity(self.agreement_model)
-        return found
+            models["agreement"] = _identity(self.agreement_model)
+        return models
 
     def setup(self) -> None:
-        """Load the model on this worker, or see that the server answers."""
+        """Load the model on this worker, or check that the server answers."""
         if self.chosen == "server":
             _server(self, self._answers).check(self.model)
         elif self.chosen == "vlm":
@@ -178,7 +179,7 @@ class Caption(Stage):
             yield from self.batch([(clip, framing)])
 
     def batch(self, inputs: Sequence[tuple[Any, ...]]) -> list[Row]:
-        """Caption several clips; a model is asked about all of them at a time."""
+        """Caption several clips; a model gets the requests of all of them at a time."""
         if self.light:
             return super().batch(inputs)
         clips = [clip for clip, _ in inputs]
@@ -187,10 +188,6 @@ class Caption(Stage):
             self._scored(clip, framing, row)
             for (clip, framing), row in zip(inputs, rows, strict=True)
         ]
-
-    def failed(self, error: str, clip: Clip, framing: Framing) -> Iterator[CaptionRow]:
-        """A row without a caption."""
-        yield failed_row(error, clip)
 
     @property
     def instructions(self) -> Prompt:
@@ -214,37 +211,38 @@ class Caption(Stage):
             self._answers.refresh(bucket)
         composers = [partial(self._request, *one) for one in inputs]
         outcomes = self._asker().ask_all(
-            composers, lambda request, answer: not self._doubts(clips[request.clip_id], answer)
+            composers, lambda request, answer: not self._flags(clips[request.clip_id], answer)
         )
         for (clip, _), outcome in zip(inputs, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                known = isinstance(outcome, MediaError)
-                why = str(outcome) if known else f"{type(outcome).__name__}: {outcome}"
-                yield failed_row(why, clip)
+                yield CaptionRow(clip_id=clip.clip_id, status="failed", error=sentence(outcome))
             else:
                 yield self._row(clip, outcome)
 
     def _request(self, clip: Clip, framing: Framing) -> Request:
-        """What the model is asked; decodes the clip's frames."""
-        told = clean(clip.text, clip.text_kind).text if self.hint else ""
+        """The request for a clip's caption; decodes the clip's frames."""
+        hint = clean(clip.text, clip.text_kind).text if self.hint else ""
         return Request(
             clip_id=clip.clip_id,
             bucket=clip.bucket,
-            model=self.model if self.chosen == "server" else _identity(self.model),
-            prompt=self.instructions.about(told, clip.text_kind),
+            model=self._model_name(),
+            prompt=self.instructions.about(hint, clip.text_kind),
             frames_hwc=self._frames(clip, framing),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             seed=self.seed,
         )
 
+    def _model_name(self) -> str:
+        return self.model if self.chosen == "server" else _identity(self.model)
+
     def _frames(self, clip: Clip, framing: Framing) -> tuple[FrameHWC, ...]:
-        """The frames that a model is shown; on a thread of its own where many clips are asked."""
+        """The frames that a model gets, RGB uint8 [H, W, 3] each."""
         frames = pictures_of(self).frames(clip, framing, uniform_times(framing, self.frames))
         return tuple(_shrunk(frame_hwc, self.resolution) for frame_hwc in frames)
 
-    def _doubts(self, clip: Clip, answer: Answer) -> tuple[str, ...]:
-        return doubts(
+    def _flags(self, clip: Clip, answer: Answer) -> tuple[str, ...]:
+        return caption_flags(
             Candidate(
                 text=tidy(answer.text),
                 is_whole=answer.is_whole,
@@ -257,21 +255,22 @@ class Caption(Stage):
 
     def _row(self, clip: Clip, answers: list[Answer]) -> CaptionRow:
         """The row of a clip, from the last answer if that can be used, else from its own text."""
-        flags = [self._doubts(clip, answer) for answer in answers]
+        flags = [self._flags(clip, answer) for answer in answers]
         if flags[-1]:
             row = _fallen_back(clip, flags[-1])
         else:
-            # Cleaning a finished caption leaves it as it is and says whether it is profane.
             caption = tidy(answers[-1].text)
-            remarks = list(clean(caption, "instruction").flags)
+            flagged = list(
+                clean(caption, "instruction").flags
+            )  # as an instruction it stays as it is
             row = CaptionRow(
-                clip_id=clip.clip_id, caption=caption, source=self.chosen, flags=remarks
+                clip_id=clip.clip_id, caption=caption, source=self.chosen, flags=flagged
             )
         return replace(
             row,
-            model=self.model if self.chosen == "server" else _identity(self.model),
+            model=self._model_name(),
             answers=[answer.text for answer in answers],
-            answer_flags=[" ".join(found) for found in flags],
+            answer_flags=[" ".join(each) for each in flags],
             prompt_tokens=sum(answer.prompt_tokens for answer in answers),
             completion_tokens=sum(answer.completion_tokens for answer in answers),
             seconds=sum(answer.seconds for answer in answers),
@@ -284,7 +283,7 @@ class Caption(Stage):
 
         try:
             score = agreement(self.agreement_model, row.caption, self._frames(clip, framing))
-        except MediaError:  # of the source route, which needs no pictures: the caption stands
+        except MediaError:  # the caption of the source route stands without pictures
             return row
         return replace(row, agreement=score)
 
@@ -299,12 +298,8 @@ class EpisodeCaption(Stage):
     light: ClassVar[bool] = True
 
     def __call__(self, clip: Clip) -> Iterator[CaptionRow]:
-        """Take the episode's instruction over."""
+        """Copy the episode's instruction."""
         yield source_row(clip)
-
-    def failed(self, error: str, clip: Clip) -> Iterator[CaptionRow]:
-        """A row without a caption."""
-        yield failed_row(error, clip)
 
 
 def instruction(text: str, kind: str = "narration") -> str:
@@ -325,13 +320,6 @@ def source_row(clip: Clip) -> CaptionRow:
     )
 
 
-def failed_row(error: str, clip: Clip) -> CaptionRow:
-    """A clip without a caption, and why."""
-    return CaptionRow(
-        clip_id=clip.clip_id, status="failed", error=error, caption="", source="source"
-    )
-
-
 def _fallen_back(clip: Clip, flags: tuple[str, ...]) -> CaptionRow:
     """The row of a clip whose answers cannot be used."""
     row = source_row(clip)
@@ -341,7 +329,7 @@ def _fallen_back(clip: Clip, flags: tuple[str, ...]) -> CaptionRow:
 
 
 def _shrunk(frame_hwc: FrameHWC, longer_side: int) -> FrameHWC:
-    """A frame whose longer side is at most so many pixels."""
+    """The frame, shrunk so that its longer side is at most so many pixels."""
     height, width = frame_hwc.shape[:2]
     scale = longer_side / max(height, width)
     if scale >= 1:
@@ -352,15 +340,12 @@ def _shrunk(frame_hwc: FrameHWC, longer_side: int) -> FrameHWC:
 
 @cache
 def _identity(model: str) -> str:
-    """A hash of what lies in a model's folder; its name where it is none."""
+    """A hash of the files in a model's folder; the name of a model that is no folder."""
     folder = Path(model)
     if not folder.is_dir():
         return model
     files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
     return " ".join(f"{path.name}:{file_digest(path)[:16]}" for path in files)
-
-
-MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".txt", ".model"})
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Finding hands in a picture with MediaPipe's hand landmarker."""
+"""Detecting hands in a picture with MediaPipe's hand landmarker."""
 
 import os
 import threading
@@ -18,7 +18,7 @@ Window = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; may reach beyond the picture, where it is black."""
 
 
-def find_hands(
+def detect_hands(
     frame_hwc: npt.NDArray[np.uint8],
     frame: int,
     max_hands: int,
@@ -27,28 +27,28 @@ def find_hands(
     window: Window | None = None,
     half_turn: bool = False,
 ) -> list[Hand]:
-    """Hands in one look at a picture, not yet trusted.
+    """Hands in a part of a picture, not yet rated.
 
-    The palm detector sees 192 pixels along the picture's long side, whatever its size: a window
-    smaller than the picture magnifies, a larger one shrinks hands that are too close to be seen.
+    The palm detector gets 192 pixels along the picture's long side, whatever its size: a window
+    smaller than the picture magnifies, a larger one shrinks hands that are too close for it.
 
     Args:
         frame_hwc: uint8 [H, W, 3] RGB.
         frame: number that the hands are given.
         max_hands: how many at most.
-        detection_confidence: palm detection score from which a palm counts, 0 to 1.
-        presence_confidence: the landmark model's score from which a hand counts, 0 to 1.
-        window: the part that is looked at; None is the whole picture.
-        half_turn: look at it upside down.
+        detection_confidence: palm scores below this are ignored, 0 to 1.
+        presence_confidence: landmark scores below this are ignored, 0 to 1.
+        window: the part that is searched; None is the whole picture.
+        half_turn: search it upside down.
 
     Returns:
-        Hands with coordinates relative to the whole picture and a `trust` of 0.
+        Hands with coordinates relative to the whole picture and a `confidence` of 0.
     """
     import mediapipe as mp
 
     height, width = frame_hwc.shape[:2]
     window = window or (0, 0, width, height)
-    view_hwc = cut(frame_hwc, window)
+    view_hwc = crop(frame_hwc, window)
     if half_turn:
         view_hwc = view_hwc[::-1, ::-1]
     landmarker = load(max_hands, detection_confidence, presence_confidence)
@@ -59,11 +59,11 @@ def find_hands(
         xyz = np.array([(p.x, p.y, p.z) for p in points], np.float64)
         if half_turn:
             xyz[:, :2] = 1 - xyz[:, :2]
-        hands.append(_hand(frame, _from_window(xyz, window, width, height), sides[0]))
+        hands.append(_hand(frame, _to_picture(xyz, window, width, height), sides[0]))
     return hands
 
 
-def cut(frame_hwc: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
+def crop(frame_hwc: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
     """A window of a picture, black where it reaches beyond."""
     height, width = frame_hwc.shape[:2]
     left, top, right, bottom = window
@@ -116,7 +116,7 @@ def close() -> None:
         _open.pop().close()
 
 
-def _from_window(
+def _to_picture(
     xyz: npt.NDArray[np.float64], window: Window, width: int, height: int
 ) -> npt.NDArray[np.float64]:
     """Points relative to a window, [21, 3], as points relative to the picture."""

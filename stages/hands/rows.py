@@ -6,8 +6,8 @@ from typing import TypedDict
 from handloom.stages.tables.rows import Row
 
 CONFIDENT = 1 / 3
-"""From this `confidence` a hand counts. What is taken for a hand comes and goes: on robots and
-animals it shows in up to a quarter of the frames, hands at work mostly in more than half."""
+"""Hands of this `confidence` count. False ones come and go: on robots and animals they show in up
+to a quarter of the frames, hands at work mostly in more than half."""
 
 
 class Hand(TypedDict):
@@ -16,10 +16,10 @@ class Hand(TypedDict):
     frame: int
     handedness: str
     score: float
-    """How sure MediaPipe is of the handedness, 0 to 1."""
+    """MediaPipe's probability of the handedness, 0 to 1."""
     confidence: float
-    """How sure it is that this is a hand, 0 to 1: 1 where it was detected again in a second pass,
-    else the share of the clip's other frames that show one."""
+    """1 where the hand was detected again in a second pass, else the share of the clip's other
+    frames that show one, 0 to 1."""
     box_xyxy: list[float]
     landmarks_xyz: list[float]
     """21 points, x y z each, in MediaPipe's order."""
@@ -30,9 +30,9 @@ class HandRow(Row):
     """A row of the `hands` table. Lists are parallel to `times_s`."""
 
     times_s: list[float]
-    """Of each sampled frame, from the start of the video, ascending."""
+    """Times of the sampled frames, seconds from the start of the video, ascending."""
     detector_ran: list[bool]
-    """Whether hands were looked for in the frame; where not, its count is 0."""
+    """False where the detector did not run on the frame; its count is then 0."""
     hand_counts: list[int]
     """Hands of at least `CONFIDENT` confidence."""
     confidence: list[float]
@@ -42,7 +42,7 @@ class HandRow(Row):
     contrast: list[float]
     """Range of the luma without its extremes; 0 is one flat colour."""
     sharpness: list[float]
-    """How much of its strongest edges a further blur takes away, 0 to 1."""
+    """Share of its strongest edges that a further blur takes away, 0 to 1."""
     flat_share: list[float]
     """Share of the frame that has one and the same luma."""
     change: float
@@ -51,11 +51,11 @@ class HandRow(Row):
     """The picture without letterbox bars, relative to width and height."""
     bar_share: float
     stereo: str
-    """Where a second eye's picture would be: side_by_side or top_bottom."""
+    """Place of a second eye's picture, if there were one: side_by_side or top_bottom."""
     stereo_score: float
-    """How alike the two would be, 0 to 1."""
+    """Likeness of the two halves, 0 to 1."""
     cuts_s: list[float]
-    """Shot changes, from the start of the video; empty where none were looked for."""
+    """Shot changes, from the start of the video; empty where none were detected."""
     shot_start_s: float
     """The longest stretch without a shot change."""
     shot_end_s: float
@@ -69,7 +69,7 @@ class Framing(Row):
     """The part of a clip that is worth showing: columns of the `hands` table."""
 
     shot_start_s: float
-    """The longest stretch without a shot change; the whole clip where none was looked for."""
+    """The longest stretch without a shot change; the whole clip where none was detected."""
     shot_end_s: float
     picture_xyxy: list[float]
     """The picture without letterbox bars, relative to width and height."""

@@ -1,4 +1,4 @@
-"""Which frames of a clip are looked at, in which order, and when it is enough.
+"""Sampling plan of a clip: which frames are searched for hands, in which order, and when to stop.
 
 Frames are ordered by what they cost: key frames, which are decoded alone, then frames by time,
 for which a decoder has to walk on from a key frame. Times lie on one grid for the whole video, so
@@ -6,24 +6,24 @@ that overlapping clips, and copies of a clip that begin a second later, share fr
 function of the clip and the file's key frames alone.
 
 When to stop is Wald's sequential probability ratio test (Annals of Mathematical Statistics 16,
-1945). A clip with hands shows them in HAND_SHARE of its frames, another in FALSE_SHARE; each look
-adds the logarithm of the ratio of the likelihoods of what was seen, until it passes either bound:
+1945). A clip with hands shows them in HAND_SHARE of its frames, another in FALSE_SHARE; each frame
+adds the logarithm of its likelihood ratio, until the sum passes either bound:
 
     hit   log(0.5 / 0.08) = +1.83       yes above log(0.95 / 0.05) = +2.94
     miss  log(0.5 / 0.92) = -0.61       no below  log(0.035 / 0.95) = -3.30
 
-Two hits are a clear yes, with a miss among them too; six misses are a clear no. After a hit there
-is a clear no in parts of long videos alone, where a lone hit is one after nine misses. Looks may be
-counted as independent because they are half a second apart: within a clip the correlation of
-MediaPipe's hits is 0.50 at 0.1 s, 0.34 at 0.2 s and 0.09 at 0.5 s on real footage of hands at work.
-There hands are found in 77 % of the frames (by clip from 5 to 100 %).
+Two hits are a yes, with a miss among them too; six misses are a no. After a hit there is a no in
+parts of long videos alone, where a lone hit is one after nine misses. Frames may be counted as
+independent because they are half a second apart: within a clip the correlation of MediaPipe's hits
+is 0.50 at 0.1 s, 0.34 at 0.2 s and 0.09 at 0.5 s on real footage of hands at work, where hands are
+detected in 77 % of the frames (by clip from 5 to 100 %).
 
 A part of a long video is seldom the only one with hands: of spans of 4 to 10 s of real footage 12 %
 show hands in some of their frames and none in others. So the key frames before and after it, which
-its neighbours look at as well, count as looks as long as they show none; where one does, the three
+its neighbours share, count as misses as long as they show none; where one shows a hand, the three
 frames of the clip that are nearest to it have to be without hands.
-What is no hand is taken for one in 4 % of the frames without hands, of paws and grippers in up to
-30 %: at a FALSE_SHARE of 0.01, where one hit is a yes, a robot's gripper is kept.
+False hands are detected in 4 % of the frames without hands, of paws and grippers in up to 30 %: at
+a FALSE_SHARE of 0.01, where one hit is a yes, a robot's gripper is kept.
 """
 
 import math
@@ -36,31 +36,30 @@ HAND_SHARE = 0.5
 FALSE_SHARE = 0.08
 FALSE_YES = 0.05
 FALSE_NO = 0.035
-CLEAR_NO = 6  # misses, after the table above
+MISSES_FOR_NO = 6  # by the table above
 
 # Of a clip of minutes, decoded frames would fill the memory: 240 of 384x683 are 190 MB.
 MOST_FRAMES = 240
 
 # Key frames alone decide where there are this many in a clip: with one or two, hands that are
-# seldom found are missed (on short real clips recall falls from 0.98 to 0.79).
+# seldom detected are missed (on short real clips recall falls from 0.98 to 0.79).
 ENOUGH_KEYS = 4
 
-# Frames nearer to each other than this say the same.
+# Frames nearer to each other than this show the same.
 APART_S = 0.4
 
-# Stored for the other measures even where one look was enough: nearly free as key frames; by time
+# Stored for the other measures even where one frame was enough: nearly free as key frames; by time
 # the second is half a second further on, which shows whether anything moves.
 STORED_KEYS = 4
 STORED_BY_TIME = 2
 
-# So many frames as near as this to a key frame are looked at where none shows a hand. One that is
-# farther costs more than all other looks, and is worth it only where something speaks for a hand.
+# So many frames as near as this to a key frame are searched where none shows a hand. One that is
+# farther costs more than all detections, and is worth it only where something speaks for a hand.
 NEAR_S = 1.5
-NEAR_LOOKS = 3
+NEAR_FRAMES = 3
 
-# A key frame outside a clip, but not further away than this, tells of the clip.
-OUTSIDE_S = 10.0
-NEAREST = 3  # frames of the clip that are looked at where it shows a hand
+OUTSIDE_S = 10.0  # a key frame outside a clip is searched up to this far away
+NEAREST = 3  # frames of the clip that are searched where it shows a hand
 
 SAME_S = 1e-4
 
@@ -71,33 +70,35 @@ class Sample:
 
     time_s: float
     key: int | None = None
-    """Which key frame of the file it is, or None: the frame on screen at the time."""
+    """Number of a key frame in the file; None is the frame on screen at the time."""
+
+
+@dataclass(frozen=True)
+class OutsideKey:
+    """Key frame just outside the clip.
+
+    If it shows no hand, fewer frames of the clip are enough; if it shows one, the nearest frames of
+    the clip are searched too.
+    """
+
+    key: Sample
+    nearest: list[Sample]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The frames of a clip in the order in which they are looked at."""
+    """The frames of a clip in the order in which they are searched."""
 
     samples: list[Sample]
     stored: int
-    """How many are decoded in any case."""
+    """Frames that are decoded in any case, of the first."""
     enough: int
-    """How many suffice where none of them shows a hand."""
-    outside: "list[Outside]" = field(default_factory=list)
-    """Of a part of a long video."""
+    """Frames that are enough where none of them shows a hand."""
+    outside: list[OutsideKey] = field(default_factory=list)
+    """Key frames around a part of a long video."""
 
 
-@dataclass(frozen=True)
-class Outside:
-    """A key frame before or after a clip. It is not of the clip: but where it shows no hand either,
-    fewer frames of the clip suffice, and where it does, the clip's frames nearest to it are looked
-    at as well."""
-
-    key: Sample
-    near: list[Sample]
-
-
-def every(start_s: float, end_s: float, per_second: float, at_least: int) -> Plan:
+def whole_grid(start_s: float, end_s: float, per_second: float, at_least: int) -> Plan:
     """All frames of the time grid in a clip."""
     samples = [Sample(t) for t in _grid(start_s, end_s, 1 / per_second, at_least)]
     return Plan(samples, stored=len(samples), enough=len(samples))
@@ -106,17 +107,17 @@ def every(start_s: float, end_s: float, per_second: float, at_least: int) -> Pla
 def cheapest_first(
     start_s: float, end_s: float, keys_s: npt.NDArray[np.float64], per_second: float, at_least: int
 ) -> Plan:
-    """Key frames, then frames by time: where key frames are few, or leave hands in doubt.
+    """Key frames, then frames by time, where key frames are few or leave hands in doubt.
 
     Args:
         start_s: start of the clip, seconds from the start of the video.
         end_s: its end.
         keys_s: float64 [K], ascending, when the file's key frames are shown.
-        per_second: how close by-time samples lie at most.
+        per_second: frames by time a second, at most.
         at_least: frames by time that a clip gets however short it is.
     """
     keys, times = _keys_and_times(start_s, end_s, keys_s, per_second, at_least)
-    samples = _keys_first(keys) + forward(times)
+    samples = _keys_first(keys) + spread_out(times)
     if len(keys) >= ENOUGH_KEYS:
         return Plan(samples, stored=STORED_KEYS, enough=len(keys))
     return Plan(samples, stored=STORED_BY_TIME, enough=len(samples))
@@ -128,19 +129,20 @@ def nearest_first(
     """The same for a part of a long video: frames by time in the order of the way from a key frame.
 
     Where key frames are few they are frames by time as well, so that the decoder can walk on from
-    each. Two looks half a second apart tell nearly as much as two that are further apart, and a
-    walk through a GOP of ten seconds costs more than all looks together.
+    each. Two frames half a second apart tell nearly as much as two that are further apart, and a
+    walk through a GOP of ten seconds costs more than all detections together.
     """
     keys, times = _keys_and_times(start_s, end_s, keys_s, per_second, at_least)
     if len(keys) >= ENOUGH_KEYS:
-        samples = coarse_to_fine(keys) + forward(times)
+        samples = coarse_to_fine(keys) + spread_out(times)
         outside = _around(start_s, end_s, keys_s, keys)
         return Plan(samples, STORED_KEYS, len(keys), outside)
+    # Decoding cost of a frame grows with its way from the key frame before it.
     before = np.searchsorted(keys_s, np.array(times) + SAME_S, side="right") - 1
     way_s = times - keys_s[before.clip(0)]
     walked = [Sample(times[i]) for i in np.argsort(way_s, kind="stable")]
     first = _keys_first(keys)
-    near = min(len(first) + int(np.count_nonzero(way_s <= NEAR_S)), NEAR_LOOKS)
+    near = min(len(first) + int(np.count_nonzero(way_s <= NEAR_S)), NEAR_FRAMES)
     outside = _around(start_s, end_s, keys_s, [Sample(time_s) for time_s in times])
     return Plan(first + walked, STORED_BY_TIME, max(STORED_BY_TIME, near), outside)
 
@@ -149,20 +151,20 @@ def _keys_and_times(
     start_s: float, end_s: float, keys_s: npt.NDArray[np.float64], per_second: float, at_least: int
 ) -> tuple[list[Sample], list[float]]:
     """Key frames in a clip, and the times of the grid that are not near one."""
-    keys = _thinned(_apart(_inside(start_s, end_s, keys_s)))
+    keys = _keys_apart(start_s, end_s, keys_s)
     taken = np.array([key.time_s for key in keys])
     grid_s = _grid(start_s, end_s, 1 / per_second, at_least)
     return keys, [t for t in grid_s if not np.any(np.abs(taken - t) < APART_S)]
 
 
-def clear(hits: int, misses: int, part: bool, outside: int = 0) -> bool:
-    """Whether what was seen says yes or no clearly enough: the test in the module's docstring.
+def is_decided(hits: int, misses: int, part: bool, outside: int = 0) -> bool:
+    """Whether the sequential test of the module's docstring has ended, in a yes or a no.
 
     Args:
-        hits: looks that found a hand.
-        misses: looks that found none.
+        hits: frames with a hand.
+        misses: frames without one.
         part: whether the clip is a part of a long video.
-        outside: looks around the clip that count as misses as long as there is no hit.
+        outside: key frames around the clip, which count as misses as long as there is no hit.
     """
     misses += 0 if hits else outside
     ratio = hits * math.log(HAND_SHARE / FALSE_SHARE)
@@ -184,18 +186,15 @@ def coarse_to_fine(samples: list[Sample]) -> list[Sample]:
     return order
 
 
-def forward(times_s: list[float]) -> list[Sample]:
-    """As many times as make a clear no, spread over the clip, then those between.
+def spread_out(times_s: list[float]) -> list[Sample]:
+    """Samples at so many times as make a no, spread over the clip, then at those between.
 
     Each pass goes forward, and clips of a video follow each other: a frame is hardly decoded twice.
-    Spread, because hands come and go: of five neighbouring frames the end of a clip is never seen.
+    Spread, because hands come and go: five neighbouring frames leave out the end of a clip.
     """
-    return [Sample(times_s[i]) for i in _spread(len(times_s))]
-
-
-def _spread(count: int) -> list[int]:
-    first = {int((i + 0.5) * count / CLEAR_NO) for i in range(CLEAR_NO)}
-    return sorted(range(count), key=lambda i: (i not in first, i))
+    count = len(times_s)
+    first = {int((i + 0.5) * count / MISSES_FOR_NO) for i in range(MISSES_FOR_NO)}
+    return [Sample(times_s[i]) for i in sorted(range(count), key=lambda i: (i not in first, i))]
 
 
 def _keys_first(keys: list[Sample]) -> list[Sample]:
@@ -203,35 +202,28 @@ def _keys_first(keys: list[Sample]) -> list[Sample]:
     return coarse_to_fine(keys) if len(keys) > 1 else [Sample(key.time_s) for key in keys]
 
 
-def _inside(start_s: float, end_s: float, keys_s: npt.NDArray[np.float64]) -> list[Sample]:
+def _keys_apart(start_s: float, end_s: float, keys_s: npt.NDArray[np.float64]) -> list[Sample]:
+    """Key frames in a clip, `APART_S` from each other and at most `MOST_FRAMES`."""
+    kept: list[Sample] = []
     first, end = np.searchsorted(keys_s, [start_s - SAME_S, end_s - SAME_S])
-    return [Sample(float(keys_s[k]), int(k)) for k in range(first, end)]
+    for k in range(first, end):
+        if not kept or keys_s[k] - kept[-1].time_s >= APART_S:
+            kept.append(Sample(float(keys_s[k]), int(k)))
+    return kept[:: math.ceil(len(kept) / MOST_FRAMES) or 1]
 
 
 def _around(
     start_s: float, end_s: float, keys_s: npt.NDArray[np.float64], samples: list[Sample]
-) -> list[Outside]:
+) -> list[OutsideKey]:
     """The key frames before and after a clip with these samples, where they are not far away."""
     before = int(np.searchsorted(keys_s, start_s - SAME_S)) - 1
     after = int(np.searchsorted(keys_s, end_s - SAME_S))
     sides = (before, samples[:NEAREST]), (after, samples[-NEAREST:])
     return [
-        Outside(Sample(float(keys_s[k]), k), near)
+        OutsideKey(Sample(float(keys_s[k]), k), near)
         for k, near in sides
         if 0 <= k < len(keys_s) and max(start_s - keys_s[k], keys_s[k] - end_s) <= OUTSIDE_S
     ]
-
-
-def _apart(keys: list[Sample]) -> list[Sample]:
-    kept: list[Sample] = []
-    for key in keys:
-        if not kept or key.time_s - kept[-1].time_s >= APART_S:
-            kept.append(key)
-    return kept
-
-
-def _thinned(keys: list[Sample]) -> list[Sample]:
-    return keys[:: math.ceil(len(keys) / MOST_FRAMES)] if keys else []
 
 
 def _grid(start_s: float, end_s: float, step_s: float, at_least: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Hands: look at the frames of a clip that cost least, and store what is seen in each.
+"""Hands: detect hands in the frames of a clip that cost least, and measure these frames.
 
 The decision is not made here: `select` reads the stored numbers, so thresholds cost no decoding.
 """
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from handloom.errors import MediaError
 from handloom.stages.hands import landmarker
 from handloom.stages.hands import schedule as sampling
-from handloom.stages.hands.recheck import NEVER, LookOptions, first_look, look_again
+from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, recheck
 from handloom.stages.hands.rows import CONFIDENT, Hand, HandRow
-from handloom.stages.hands.schedule import Outside, Plan, Sample
+from handloom.stages.hands.schedule import OutsideKey, Plan, Sample
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
 from handloom.stages.quality.columns import EMPTY_COLUMNS, measure_columns
@@ -25,24 +25,24 @@ from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip, Row
 from handloom.tokenize.shards import sha256_file
 
-DETECTIONS_KEPT = 256
-# Clips of videos so many times as long are looked at quickly: there are many of them, and second
-# looks would cost more than all else. Of a short file decoding is the greater part.
+DETECTIONS_KEPT = 256  # frames of a video
+# Clips of videos so many times as long get a quick search: there are many of them, and second
+# passes would cost more than all else. Of a short file decoding is the greater part.
 LONG_VIDEO = 2.0
-QUICK_LOOKS = 8  # at most
+QUICK_FRAMES = 8  # at most
 QUICK: dict[str, Any] = {"blind_looks": 0, "gap_share": NEVER, "check_lone": False}
-# A clip that has hardly moved is not taken for a still one before a few more frames were seen.
+# A clip that has hardly moved is not taken for a still one before a few more frames are decoded.
 HARDLY_MOVED, MORE_FRAMES = 0.05, 3
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A decoded frame of a clip, and the hands in it, or None where none were looked for."""
+class SampledFrame:
+    """A decoded frame of a clip, and its hands; None where the detector did not run."""
 
     time_s: float
     picture_hwc: npt.NDArray[np.uint8]
     luma_hw: npt.NDArray[np.uint8]
-    """Its `small_luma`."""
+    """`small_luma` of the picture."""
     hands: list[Hand] | None = None
 
 
@@ -56,17 +56,18 @@ class Hands(Stage):
     filters: ClassVar[bool] = True  # a clip that cannot be decoded goes no further
 
     until_clear: bool = True
-    """Look at the cheapest frames, and at more only until the answer is clear; otherwise at all
+    """Search the cheapest frames, and more only until the answer is clear; otherwise all
     `frames_per_second`."""
     frames_per_second: float = 2.0
-    """Of frames sampled by time: where a clip holds fewer than four key frames."""
+    """Frames per second by time, for clips with fewer than four key frames."""
     min_frames: int = 4
-    """Frames by time in a clip that is shorter than two seconds."""
+    """Frames by time at least, in a clip that is shorter than two seconds."""
     short_side: int = 384
-    """Larger frames are shrunk to this before detection; 384 loses no recall on real footage."""
+    """Larger frames are shrunk to this short side before detection, pixels; 384 loses no recall on
+    real footage."""
     shots: bool = False
-    """Look for shot changes, for edited video; a clip is then cut to its longest shot."""
-    look: LookOptions = field(default_factory=LookOptions)
+    """Detect shot changes, for edited video; a clip is then cut to its longest shot."""
+    look: DetectOptions = field(default_factory=DetectOptions)
 
     def models(self) -> dict[str, str]:
         """SHA-256 of the landmarker."""
@@ -77,19 +78,19 @@ class Hands(Stage):
         import cv2
 
         cv2.setNumThreads(1)  # a worker has one core
-        look = self.look
-        for confidence in {look.detection_confidence, look.check_confidence}:
-            landmarker.load(look.max_hands, confidence, look.presence_confidence)
+        options = self.look
+        for palm_score in {options.detection_confidence, options.check_confidence}:
+            landmarker.load(options.max_hands, palm_score, options.presence_confidence)
 
     def __call__(self, clip: Clip) -> Iterator[HandRow]:
-        """Look for hands in a clip's cheapest frames, and measure these frames."""
-        opened = open_small(self.data / clip.media_path, self)
+        """Detect hands in a clip's cheapest frames, and measure these frames."""
+        opened = open_video(self.data / clip.media_path, self)
         span_s = clip.end_s - clip.start_s
         quick = self.until_clear and clip.duration_s > LONG_VIDEO * span_s
         plan = self._plan(clip, opened.video, quick)
-        frames = in_time(self._looks(plan, opened, quick))
+        frames = in_time(self._search(plan, opened, quick))
         cuts_s = self._cuts(frames, opened.video) if self.shots else []
-        yield row_of(clip, self._looked_again(frames, quick), cuts_s)
+        yield hand_row(clip, self._rechecked(frames, quick), cuts_s)
 
     def failed(self, error: str, clip: Clip) -> Iterator[HandRow]:
         """A row without frames."""
@@ -110,43 +111,41 @@ class Hands(Stage):
 
     def _plan(self, clip: Clip, video: SmallVideo, quick: bool) -> Plan:
         span, rate = (clip.start_s, clip.end_s), (self.frames_per_second, self.min_frames)
-        if self.shots or not self.until_clear:  # a cut can only be seen between two frames
-            return sampling.every(*span, *rate)
+        if self.shots or not self.until_clear:  # a cut only shows between two frames
+            return sampling.whole_grid(*span, *rate)
         order = sampling.nearest_first if quick else sampling.cheapest_first
         return order(*span, video.keys_s, *rate)
 
-    def _looks(self, plan: Plan, opened: "_Opened", quick: bool) -> Iterator[Seen]:
-        """Frames in the plan's order, hands looked for until the answer is clear."""
+    def _search(self, plan: Plan, opened: "_OpenVideo", quick: bool) -> Iterator[SampledFrame]:
+        """Frames in the plan's order; the detector runs until the answer is clear."""
         hits = misses = 0
         lumas: list[npt.NDArray[np.uint8]] = []
         for number, sample in enumerate(plan.samples):
-            done = self.until_clear and sampling.clear(hits, misses, quick, len(plan.outside))
+            done = self.until_clear and sampling.is_decided(hits, misses, quick, len(plan.outside))
             done = done or (number >= plan.enough and not hits)
-            done = done or (quick and number >= QUICK_LOOKS)
+            done = done or (quick and number >= QUICK_FRAMES)
+            # Frames after the answer are decoded for their measures, without detection.
             spare = number - plan.stored
             if done and (spare >= MORE_FRAMES or (spare >= 0 and change(lumas) > HARDLY_MOVED)):
                 break
             frame = opened.frame(sample)
             lumas.append(small_luma(frame.picture_hwc))
             hands = None if done else opened.hands(frame)
-            yield Seen(frame.time_s, frame.picture_hwc, lumas[-1], hands)
+            yield SampledFrame(frame.time_s, frame.picture_hwc, lumas[-1], hands)
             hits, misses = hits + bool(hands), misses + (hands == [])
         more = [] if hits else opened.near_hands(plan.outside)
         if more:
-            yield from self._looks(Plan(more, stored=0, enough=len(more)), opened, quick)
+            yield from self._search(Plan(more, stored=0, enough=len(more)), opened, quick)
 
-    def _looked_again(self, frames: list[Seen], quick: bool) -> list[Seen]:
-        """The frames with their hands rated, and with hands that the first look missed."""
-        looked = [frame for frame in frames if frame.hands is not None]
-        look = replace(self.look, **QUICK) if quick else self.look
-        found = [
-            [Hand(**{**hand, "frame": number}) for hand in frame.hands or []]
-            for number, frame in enumerate(looked)
-        ]
-        rated = iter(look_again([frame.picture_hwc for frame in looked], found, look))
+    def _rechecked(self, frames: list[SampledFrame], quick: bool) -> list[SampledFrame]:
+        """The frames with their hands rated, and with hands that the first pass missed."""
+        searched = [frame for frame in frames if frame.hands is not None]
+        options = replace(self.look, **QUICK) if quick else self.look
+        detected = [_numbered(frame.hands, number) for number, frame in enumerate(searched)]
+        rated = iter(recheck([frame.picture_hwc for frame in searched], detected, options))
         return [f if f.hands is None else replace(f, hands=next(rated)) for f in frames]
 
-    def _cuts(self, frames: list[Seen], video: SmallVideo) -> list[float]:
+    def _cuts(self, frames: list[SampledFrame], video: SmallVideo) -> list[float]:
         def decode(start_s: float, end_s: float) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
             return video.every_frame(start_s, end_s, shots.SHORT_SIDE)
 
@@ -154,33 +153,27 @@ class Hands(Stage):
         return shots.shot_changes(times_s, pictures, decode, shots.ShotOptions())
 
 
-def in_time(seen: Iterator[Seen]) -> list[Seen]:
+def in_time(frames: Iterator[SampledFrame]) -> list[SampledFrame]:
     """Frames in the order of time, each once: a slow picture is on screen at several times."""
-    once: dict[float, Seen] = {}
-    for frame in seen:
+    once: dict[float, SampledFrame] = {}
+    for frame in frames:
+        # Of two samples that show the same picture, one with a detection counts.
         if frame.time_s not in once or once[frame.time_s].hands is None:
             once[frame.time_s] = frame
     return [once[time_s] for time_s in sorted(once)]
 
 
-def row_of(clip: Clip, frames: list[Seen], cuts_s: list[float]) -> HandRow:
-    """What is stored of a clip's frames, which are given in the order of time."""
+def hand_row(clip: Clip, frames: list[SampledFrame], cuts_s: list[float]) -> HandRow:
+    """A clip's row, from its frames in the order of time."""
     start_s, end_s = shots.longest_run(clip.start_s, clip.end_s, cuts_s)
+    confidences = [[hand["confidence"] for hand in frame.hands or []] for frame in frames]
     return HandRow(
         clip_id=clip.clip_id,
         times_s=[frame.time_s for frame in frames],
         detector_ran=[frame.hands is not None for frame in frames],
-        hand_counts=[
-            sum(hand["confidence"] >= CONFIDENT for hand in frame.hands or []) for frame in frames
-        ],
-        confidence=[
-            max((h["confidence"] for h in frame.hands or []), default=0.0) for frame in frames
-        ],
-        detections=[
-            Hand(**{**hand, "frame": number})
-            for number, frame in enumerate(frames)
-            for hand in frame.hands or []
-        ],
+        hand_counts=[sum(value >= CONFIDENT for value in values) for values in confidences],
+        confidence=[max(values, default=0.0) for values in confidences],
+        detections=[h for n, frame in enumerate(frames) for h in _numbered(frame.hands, n)],
         cuts_s=cuts_s,
         shot_start_s=start_s,
         shot_end_s=end_s,
@@ -188,13 +181,17 @@ def row_of(clip: Clip, frames: list[Seen], cuts_s: list[float]) -> HandRow:
     )
 
 
+def _numbered(hands: list[Hand] | None, frame: int) -> list[Hand]:
+    return [Hand(**{**hand, "frame": frame}) for hand in hands or []]
+
+
 @dataclass
-class _Opened:
-    """A video and what was found in its frames: neighbouring clips share both."""
+class _OpenVideo:
+    """A video and the hands detected in its frames: neighbouring clips share both."""
 
     video: SmallVideo
     stage: Hands
-    found: dict[float, list[Hand]] = field(default_factory=dict)
+    detected: dict[float, list[Hand]] = field(default_factory=dict)
 
     def frame(self, sample: Sample) -> SmallFrame:
         """A frame of the plan."""
@@ -202,34 +199,34 @@ class _Opened:
             return self.video.key_frame(sample.key)
         return self.video.frame_at(sample.time_s)
 
-    def near_hands(self, outside: list[Outside]) -> list[Sample]:
+    def near_hands(self, outside: list[OutsideKey]) -> list[Sample]:
         """Frames of a clip that are next to a hand outside of it."""
-        return [sample for side in outside if self.shows_hand(side.key) for sample in side.near]
+        return [sample for one in outside if self.shows_hand(one.key) for sample in one.nearest]
 
     def shows_hand(self, outside: Sample) -> bool:
-        """Whether a frame that is not of the clip shows a hand; damage there is not the clip's."""
+        """Whether a frame outside the clip shows a hand; damage there is not the clip's."""
         try:
             return bool(self.hands(self.frame(outside)))
         except MediaError:
             return False
 
     def hands(self, frame: SmallFrame) -> list[Hand]:
-        """Hands in a frame; their frame number is still open."""
-        if frame.time_s not in self.found:
-            if len(self.found) >= DETECTIONS_KEPT:
-                del self.found[next(iter(self.found))]
-            self.found[frame.time_s] = first_look(frame.picture_hwc, 0, self.stage.look)
-        return self.found[frame.time_s]
+        """Hands in a frame; each clip numbers its frames itself."""
+        if frame.time_s not in self.detected:
+            if len(self.detected) >= DETECTIONS_KEPT:
+                del self.detected[next(iter(self.detected))]
+            self.detected[frame.time_s] = detect(frame.picture_hwc, 0, self.stage.look)
+        return self.detected[frame.time_s]
 
 
-_open: dict[tuple[Path, Hands], _Opened] = {}
+_open: dict[tuple[Path, Hands], _OpenVideo] = {}
 
 
-def open_small(path: Path, stage: Hands) -> _Opened:
-    """The video at path as a stage sees it; the last one stays open."""
+def open_video(path: Path, stage: Hands) -> _OpenVideo:
+    """The video at path, its frames as small as the stage wants; the last one stays open."""
     if (path, stage) not in _open:
         for opened in _open.values():
             opened.video.close()
         _open.clear()
-        _open[path, stage] = _Opened(SmallVideo(path, stage.short_side), stage)
+        _open[path, stage] = _OpenVideo(SmallVideo(path, stage.short_side), stage)
     return _open[path, stage]

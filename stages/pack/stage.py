@@ -1,14 +1,14 @@
-"""Pack: kept clips with their captions and codes become token shards.
+"""Pack: token shards of the kept clips, with their captions and codes.
 
-Samples are ordered by (bucket, video, time), so the shards do not depend on the order of the
-input or on who computed what; every shard can be written by itself.
+Samples are ordered by (bucket, video, time), so the shards depend neither on the order of the input
+nor on the workers; every shard can be written by itself.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,12 +18,12 @@ from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.hands.rows import Framing
 from handloom.stages.stage import clip_order
 from handloom.stages.tables.funnel import ok_ids, reached
-from handloom.stages.tables.parts import Table
-from handloom.stages.tables.rows import Clip, EpisodeClip
+from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.rows import Clip, EpisodeClip, Row
 from handloom.stages.tokens import TokenRow
 from handloom.tokenize.shards import SPLITS, Layout, Sample, ShardInfo, shard_path, write_shard
 
-Tables = dict[str, Table]
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Pack:
     """Options of `pack`."""
 
     samples_per_shard: int = 10_000
-    """Samples a shard; 10,000 of 5 frames with 256 codes each are about 36 MB."""
+    """Samples per shard; 10,000 of 5 frames with 256 codes each are about 36 MB."""
     layout: Layout = "samples"
-    """How a shard is laid out: `samples`, a member of the tar for each, 45 % larger than the codes;
-    or `packed`, 2 % larger, for clips of one shape."""
+    """Layout of a shard: `samples`, one tar member per sample, 45 % larger than the codes; or
+    `packed`, 2 % larger, for clips of one shape."""
     licences: tuple[str, ...] = ()
-    """Licence classes that may go into the shards; by default one class, whichever it is."""
+    """Licence classes that may go into the shards; by default any single one."""
 
 
-def check_licences(found: Iterable[str], allowed: tuple[str, ...]) -> None:
-    """Refuse clips of a licence class that was not allowed, and unasked mixtures of classes.
+def check_licences(licences: Iterable[str], allowed: tuple[str, ...]) -> None:
+    """Refuse licence classes that are not allowed, and mixtures that are not asked for.
 
     Raises:
         UserError: names the classes and the option.
     """
-    classes = sorted(set(found))
+    classes = sorted(set(licences))
     refused = [name for name in classes if name not in allowed] if allowed else classes[1:]
     if refused:
         permitted = ", ".join(allowed) if allowed else "a single class"
@@ -57,7 +57,7 @@ def check_licences(found: Iterable[str], allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to write: samples `skip` to `skip + count` of the buckets, in order."""
+    """Contents of one shard: samples `skip` to `skip + count` of the buckets, in order."""
 
     split: str
     number: int
@@ -68,12 +68,13 @@ class ShardPlan:
 
 
 def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
-    """Which samples go into which shard. Raises RunError where a video is in both splits."""
+    """Plan all shards. Raises RunError where a video is in both splits."""
     counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
     licences: set[str] = set()
     for bucket in tables["ingest"].buckets():
         splits: dict[str, str] = {}
         for clip in kept_clips(tables, bucket):
+            # All clips of a video lie in one bucket, so a leak shows within it.
             if splits.setdefault(clip.video_id, clip.split) != clip.split:
                 raise RunError(f"video {clip.video_id} has clips in train and in val")
             counts[clip.split][bucket] = counts[clip.split].get(bucket, 0) + 1
@@ -85,8 +86,8 @@ def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
 def write_planned(tables: Tables, plan: ShardPlan, root: Path) -> ShardInfo:
     """Write one shard and its index."""
     samples = (s for bucket in plan.buckets for s in _samples(tables, bucket, plan.split))
-    wanted = islice(samples, plan.skip, plan.skip + plan.count)
-    return write_shard(shard_path(root, plan.split, plan.number), wanted, plan.layout)
+    part = islice(samples, plan.skip, plan.skip + plan.count)
+    return write_shard(shard_path(root, plan.split, plan.number), part, plan.layout)
 
 
 def kept_clips(tables: Tables, bucket: str) -> list[Clip]:
@@ -105,20 +106,20 @@ def _plan_split(split: str, counts: dict[str, int], pack: Pack) -> Iterator[Shar
         stop = min(start + per_shard, total)
         first, last = np.searchsorted(ends, [start, stop - 1], side="right")
         before = int(ends[first - 1]) if first else 0
-        touched = tuple(buckets[first : last + 1])
-        yield ShardPlan(split, number, touched, start - before, stop - start, pack.layout)
+        spanned = tuple(buckets[first : last + 1])
+        yield ShardPlan(split, number, spanned, start - before, stop - start, pack.layout)
 
 
 def _samples(tables: Tables, bucket: str, split: str) -> Iterator[Sample]:
     episodes = _episodes(tables, bucket) if "episodes" in tables else {}
-    captions = {row.clip_id: row for row in tables["caption"].read(CaptionRow, bucket)}
-    tokens = {row.clip_id: row for row in tables["tokens"].read(TokenRow, bucket)}
-    framings = _framings(tables, bucket) if "hands" in tables else {}
+    captions = _by_id(tables, "caption", CaptionRow, bucket)
+    tokens = _by_id(tables, "tokens", TokenRow, bucket)
+    framings = _by_id(tables, "hands", Framing, bucket) if "hands" in tables else {}
     for clip in kept_clips(tables, bucket):
         if clip.split == split:
             sample = _sample(clip, captions[clip.clip_id], tokens[clip.clip_id])
             if framing := framings.get(clip.clip_id):
-                sample = replace(sample, meta=sample.meta | _shown(framing))
+                sample = replace(sample, meta=sample.meta | _visible(framing))
             place_and_row = episodes.get(clip.clip_id)
             yield _with_trajectory(sample, *place_and_row) if place_and_row else sample
 
@@ -128,19 +129,19 @@ def _sample(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> Sample:
     return Sample(clip.clip_id, codes_vtij, _metadata(clip, caption, tokens))
 
 
-def _framings(tables: Tables, bucket: str) -> dict[str, Framing]:
-    return {row.clip_id: row for row in tables["hands"].read(Framing, bucket)}
+def _by_id(tables: Tables, stage: str, row_type: type[R], bucket: str) -> dict[str, R]:
+    return {row.clip_id: row for row in tables[stage].read(row_type, bucket)}
 
 
-def _shown(framing: Framing) -> dict[str, Any]:
-    """What of the clip its codes show: its longest shot, without bars."""
+def _visible(framing: Framing) -> dict[str, Any]:
+    """The part of the clip in its codes: its longest shot, without bars."""
     span = {"start_s": framing.shot_start_s, "end_s": framing.shot_end_s}
     whole = framing.picture_xyxy == [0.0, 0.0, 1.0, 1.0]
     return span if whole else span | {"picture_xyxy": framing.picture_xyxy}
 
 
 def _episodes(tables: Tables, bucket: str) -> dict[str, tuple[EpisodeClip, EpisodeRow]]:
-    rows = {row.clip_id: row for row in tables["episodes"].read(EpisodeRow, bucket)}
+    rows = _by_id(tables, "episodes", EpisodeRow, bucket)
     clips = tables["ingest"].read(EpisodeClip, bucket)
     return {clip.clip_id: (clip, rows[clip.clip_id]) for clip in clips if clip.clip_id in rows}
 
@@ -164,7 +165,7 @@ def _with_trajectory(sample: Sample, clip: EpisodeClip, row: EpisodeRow) -> Samp
 
 
 def _metadata(clip: Clip, caption: CaptionRow, tokens: TokenRow) -> dict[str, Any]:
-    """The sample's provenance; docs/architecture.md lists the fields."""
+    """The sample's provenance; docs/shard-format.md shows the fields."""
     return {
         "caption": caption.caption,
         "caption_source": caption.source,

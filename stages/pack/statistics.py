@@ -1,8 +1,7 @@
-"""Statistics of states and actions, by which training normalises them; the manifest holds them.
+"""Statistics of states and actions in the manifest, by which training normalises them.
 
-They are computed shard by shard from what was written, and merged in the order of the shards, so
-that their bytes depend on the shards alone. Memory depends on neither episodes nor steps.
-N rows of D numbers.
+They are computed from the written shards and merged in the order of the shards, so that their bytes
+depend on the shards alone. Memory depends on neither episodes nor steps. N rows of D numbers.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from handloom.tokenize.shards.files import LocalFiles
 from handloom.tokenize.shards.open import open_shard
 
-VERSION = 1  # raise it whenever the same shards would give another manifest: they are packed again
+VERSION = 1  # raise it when the same shards would give another manifest: runs are packed again
 SAMPLED_ROWS = 65_536  # the 1 % quantile of so many rows lies between the 0.9 and 1.1 % of all
 STATISTICS = ("mean", "std", "min", "max", "q01", "q99")
 
@@ -35,12 +34,12 @@ class Spread:
     the rows or on how they were divided, and exact up to `SAMPLED_ROWS` rows.
 
     Attributes:
-        count: rows, N.
+        count: number of rows, N.
         mean: float64 [D].
         squares: sums of squared deviations from the mean, float64 [D].
         low: smallest values, float64 [D].
         high: largest values, float64 [D].
-        keys: of the sampled rows, ascending.
+        keys: keys of the sampled rows, ascending.
         rows: the sampled rows, float32 [at most SAMPLED_ROWS, D].
     """
 
@@ -54,7 +53,7 @@ class Spread:
 
     @staticmethod
     def of(rows: NDArray[np.float32], keys: Keys) -> "Spread":
-        """Of rows [N, D], at least one, each with a random key."""
+        """Statistics of rows [N, D], at least one, each with a random key."""
         values = rows.astype(np.float64)
         mean = values.mean(axis=0)
         squares = ((values - mean) ** 2).sum(axis=0)
@@ -63,15 +62,15 @@ class Spread:
         return Spread(len(rows), mean, squares, low, high, keys[kept], rows[kept])
 
     def merged(self, other: "Spread") -> "Spread":
-        """Of the rows of both."""
+        """Statistics of the rows of both."""
         count = self.count + other.count
-        apart = other.mean - self.mean
+        difference = other.mean - self.mean
         keys = np.concatenate([self.keys, other.keys])
         kept = np.argsort(keys, kind="stable")[:SAMPLED_ROWS]
         return Spread(
             count,
-            self.mean + apart * (other.count / count),
-            self.squares + other.squares + apart**2 * (self.count * other.count / count),
+            self.mean + difference * (other.count / count),
+            self.squares + other.squares + difference**2 * (self.count * other.count / count),
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             keys[kept],
@@ -79,7 +78,7 @@ class Spread:
         )
 
     def facts(self) -> dict[str, Any]:
-        """As the manifest has them: the count, and a list of D numbers for each of STATISTICS."""
+        """The manifest's entry: the count, and a list of D numbers for each of STATISTICS."""
         low, high = np.quantile(self.rows.astype(np.float64), [0.01, 0.99], axis=0)
         std = np.sqrt(self.squares / self.count)
         columns = (self.mean, std, self.low, self.high, low, high)
@@ -89,7 +88,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Kind:
-    """What two episodes must have in common for one model to learn from both."""
+    """Properties that episodes must share for one model to learn from them."""
 
     action_kind: str
     hz: float
@@ -103,13 +102,13 @@ class Kind:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What is known of the episodes of some shards.
+    """Kinds, views and statistics of the episodes of some shards.
 
     Attributes:
-        kinds: episodes of each kind.
+        kinds: number of episodes of each kind.
         views: names, in the order in which they first came.
-        state: of every step of train; None before the first, and where kinds are mixed.
-        action: the same without idle steps.
+        state: statistics of all steps of train; None without steps, and where kinds are mixed.
+        action: statistics of the steps that are not idle.
     """
 
     kinds: Counter[Kind] = field(default_factory=Counter)
@@ -118,17 +117,17 @@ class Trajectories:
     action: Spread | None = None
 
     def merged(self, other: "Trajectories") -> "Trajectories":
-        """Of the episodes of both, these before the others."""
+        """Summary of the episodes of both, these before the others."""
         kinds = self.kinds + other.kinds
         views = tuple(dict.fromkeys(self.views + other.views))
         if len(kinds) > 1:  # numbers of different meaning have no common mean
             return Trajectories(kinds, views)
         return Trajectories(
-            kinds, views, _both(self.state, other.state), _both(self.action, other.action)
+            kinds, views, _merged(self.state, other.state), _merged(self.action, other.action)
         )
 
     def facts(self) -> dict[str, Any]:
-        """The manifest's entry `trajectories`, described in docs/shard-format.md; {} of none."""
+        """The manifest's entry `trajectories`, see docs/shard-format.md; {} without episodes."""
         views = list(self.views)
         if len(self.kinds) > 1:
             listed = sorted(f"{kind}: {count} episodes" for kind, count in self.kinds.items())
@@ -144,27 +143,28 @@ def shard_trajectories(path: Path, split: str) -> Trajectories:
     """Read the trajectories of one shard.
 
     Args:
-        path: of the tar; its index lies beside it.
-        split: statistics are of train alone, as those of `val` are not to be known in training.
+        path: the tar; its index lies beside it.
+        split: split of the shard. Statistics are of train alone: training must not know those of
+            `val`.
     """
     shard = open_shard(LocalFiles(path.parent, [path.name]), 0, str(path))
-    found, waiting = Trajectories(), list[_Steps]()
+    trajectories, pending = Trajectories(), list[_Steps]()
     for row, clip_id in enumerate(shard.keys(np.arange(len(shard)))):
         state, action = shard.array(row, "state"), shard.array(row, "action")
         if state is None or action is None:
             continue
         meta = shard.meta(row)
         kind = Kind(meta["action_kind"], meta["fps"], state.shape[1], action.shape[1])
-        found = found.merged(Trajectories(Counter([kind]), tuple(meta["views"])))
-        if len(found.kinds) > 1:
-            waiting.clear()
+        trajectories = trajectories.merged(Trajectories(Counter([kind]), tuple(meta["views"])))
+        if len(trajectories.kinds) > 1:
+            pending.clear()
         elif split == "train":
-            told = np.ones(len(state), bool)
-            told[meta.get("idle_steps", [])] = False
-            waiting.append((state, action, step_keys(clip_id, len(state)), told))
-            if sum(len(keys) for _, _, keys, _ in waiting) >= SAMPLED_ROWS:
-                found = found.merged(_taken(waiting))
-    return found.merged(_taken(waiting))
+            moving = np.ones(len(state), bool)
+            moving[meta.get("idle_steps", [])] = False
+            pending.append((state, action, step_keys(clip_id, len(state)), moving))
+            if sum(len(keys) for _, _, keys, _ in pending) >= SAMPLED_ROWS:
+                trajectories = trajectories.merged(_take(pending))
+    return trajectories.merged(_take(pending))
 
 
 def step_keys(clip_id: str, steps: int) -> Keys:
@@ -183,15 +183,15 @@ def step_keys(clip_id: str, steps: int) -> Keys:
     return keys
 
 
-def _taken(steps: list[_Steps]) -> Trajectories:
+def _take(steps: list[_Steps]) -> Trajectories:
     """Statistics of the steps of some episodes; the list is emptied."""
     if not steps:
         return Trajectories()
-    state, action, keys, told = (np.concatenate(part) for part in zip(*steps, strict=True))
+    state, action, keys, moving = (np.concatenate(part) for part in zip(*steps, strict=True))
     steps.clear()
-    moved = Spread.of(action[told], keys[told]) if told.any() else None
-    return Trajectories(state=Spread.of(state, keys), action=moved)
+    actions = Spread.of(action[moving], keys[moving]) if moving.any() else None
+    return Trajectories(state=Spread.of(state, keys), action=actions)
 
 
-def _both(one: Spread | None, other: Spread | None) -> Spread | None:
+def _merged(one: Spread | None, other: Spread | None) -> Spread | None:
     return one.merged(other) if one and other else one or other

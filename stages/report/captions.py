@@ -1,16 +1,17 @@
-"""The report's captions: texts beside what became of them, what was flagged, and what it took."""
+"""The report's section on captions: texts beside their captions, flags, and the model's effort."""
 
 import html
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from handloom import svg
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.tables import funnel
-from handloom.stages.tables.parts import Table, effort
+from handloom.stages.tables.parts import Tables, effort
 from handloom.stages.tables.rows import Clip, Row
 
-Tables = dict[str, Table]
+T = TypeVar("T")
 
 PAIRS_SHOWN = 24
 EXAMPLES_SHOWN = 3  # for each flag
@@ -36,7 +37,7 @@ FLAGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked(Row):
-    """The columns that counting needs."""
+    """The columns that are counted."""
 
     source: str
     flags: list[str]
@@ -57,22 +58,22 @@ class Tally:
     sources: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
-    """Of the captions as they are."""
+    """Flags of the captions in the table."""
     answer_flags: Counter[str] = field(default_factory=Counter)
-    """Of all that models said, used or not."""
+    """Flags of all answers of models, used or not."""
     asked: int = 0
-    """Clips that a model was asked about."""
+    """Clips with a request to a model."""
     fell_back: int = 0
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     answer_s: float = 0.0
-    """Added up over requests, many of which run at a time."""
+    """Sum over requests, many of which run at a time."""
     agreements: list[float] = field(default_factory=list)
     shown: dict[str, str] = field(default_factory=dict)
-    """Clip ids, and the bucket of each."""
+    """Buckets by clip id."""
     examples: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By flag, clip ids and buckets."""
+    """Buckets by clip id, for each flag."""
 
     def add(self, row: _Asked, bucket: str) -> None:
         """Count one row."""
@@ -80,12 +81,12 @@ class Tally:
             self.reasons[row.reason or row.status] += 1
         else:
             self.sources[row.source] += 1
-            _keep_smallest(self.shown, row.clip_id, bucket, PAIRS_SHOWN)
-        said = [flag for flags in row.answer_flags for flag in flags.split()]
+            keep_smallest(self.shown, row.clip_id, bucket, PAIRS_SHOWN)
+        answered = [flag for flags in row.answer_flags for flag in flags.split()]
         self.flags.update(row.flags)
-        self.answer_flags.update(said)
-        for flag in {*row.flags, *said}:
-            _keep_smallest(self.examples.setdefault(flag, {}), row.clip_id, bucket, EXAMPLES_SHOWN)
+        self.answer_flags.update(answered)
+        for flag in {*row.flags, *answered}:
+            keep_smallest(self.examples.setdefault(flag, {}), row.clip_id, bucket, EXAMPLES_SHOWN)
         self.asked += bool(row.answer_flags)
         self.fell_back += bool(row.answer_flags) and row.source == "source"
         self.requests += len(row.answer_flags)
@@ -98,48 +99,50 @@ class Tally:
 
 def tally(tables: Tables) -> Tally:
     """Count the captions of the clips that came to the stage."""
-    found = Tally()
+    counted = Tally()
     for bucket in tables["ingest"].buckets():
         reached = funnel.reached(tables, bucket)["caption"]
         for row in tables["caption"].read(_Asked, bucket):
             if row.clip_id in reached:
-                found.add(row, bucket)
-    return found
+                counted.add(row, bucket)
+    return counted
 
 
-def effort_line(found: Tally, seconds: float) -> str:
-    """What the model did in the seconds that the stage took; empty where none was asked.
+def effort_line(tally: Tally, seconds: float) -> str:
+    """Requests, tokens and rates of a model, as a sentence; empty without requests.
 
     The seconds are those of the stage, of all its runs, decoding and waiting included.
     """
-    if not found.requests:
+    if not tally.requests:
         return ""
-    tokens = found.prompt_tokens + found.completion_tokens
+    tokens = tally.prompt_tokens + tally.completion_tokens
     rates = ""
     if seconds:
-        rates = f", {found.requests / seconds:.1f} requests/s and {tokens / seconds:,.0f} tokens/s"
+        rates = f", {tally.requests / seconds:.1f} requests/s and {tokens / seconds:,.0f} tokens/s"
     return (
-        f"{found.requests:,} requests for {found.asked:,} clips{rates}; "
-        f"{found.prompt_tokens:,} prompt + {found.completion_tokens:,} completion tokens, "
-        f"{found.answer_s / found.requests:.2f} s an answer"
+        f"{tally.requests:,} requests for {tally.asked:,} clips{rates}; "
+        f"{tally.prompt_tokens:,} prompt + {tally.completion_tokens:,} completion tokens, "
+        f"{tally.answer_s / tally.requests:.2f} s an answer"
     )
 
 
 def section(tables: Tables) -> str:
     """The report's section on captions, as HTML."""
-    found = tally(tables)
+    counted = tally(tables)
     _, seconds, _ = effort(tables["caption"].folder)
-    sources = ", ".join(f"{count:,} from {name}" for name, count in found.sources.most_common())
+    sources = ", ".join(f"{count:,} from {name}" for name, count in counted.sources.most_common())
     lines = [f"Captions: {sources or 'none'}."]
-    if found.reasons:
-        told = ", ".join(f"{count:,} {why}" for why, count in found.reasons.most_common())
-        lines.append(f"Without a caption: {told}.")
-    if line := effort_line(found, seconds):
-        lines.append(f"{line}. {found.fell_back:,} clips fell back to their own text.")
-    if found.agreements:
-        lines.append(_agreement_line(found.agreements))
-    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    return f"<h2>Captions</h2>{told}{_flag_table(tables, found)}{_pair_table(tables, found)}"
+    if counted.reasons:
+        reasons = ", ".join(f"{count:,} {why}" for why, count in counted.reasons.most_common())
+        lines.append(f"Without a caption: {reasons}.")
+    if line := effort_line(counted, seconds):
+        lines.append(f"{line}. {counted.fell_back:,} clips fell back to their own text.")
+    if counted.agreements:
+        lines.append(_agreement_line(counted.agreements))
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return (
+        f"<h2>Captions</h2>{paragraphs}{_flag_table(tables, counted)}{_pair_table(tables, counted)}"
+    )
 
 
 def _agreement_line(scores: list[float]) -> str:
@@ -148,14 +151,14 @@ def _agreement_line(scores: list[float]) -> str:
     return f"CLIP agreement with the pictures: median {middle:.3f}, a twentieth below {low:.3f}."
 
 
-def _flag_table(tables: Tables, found: Tally) -> str:
+def _flag_table(tables: Tables, counted: Tally) -> str:
     rows = []
-    for flag in sorted({*found.flags, *found.answer_flags}):
+    for flag in sorted({*counted.flags, *counted.answer_flags}):
         examples = "<br>".join(
             _example(tables, flag, clip_id, bucket)
-            for clip_id, bucket in sorted(found.examples[flag].items())
+            for clip_id, bucket in sorted(counted.examples[flag].items())
         )
-        counts = (found.answer_flags[flag] or "", found.flags[flag] or "")
+        counts = (counted.answer_flags[flag] or "", counted.flags[flag] or "")
         meaning = f"{html.escape(flag)}<br><small>{html.escape(FLAGS.get(flag, ''))}</small>"
         rows.append((svg.Markup(meaning), *counts, svg.Markup(examples)))
     heads = ("flag", "answers", "captions", "examples")
@@ -163,19 +166,19 @@ def _flag_table(tables: Tables, found: Tally) -> str:
 
 
 def _example(tables: Tables, flag: str, clip_id: str, bucket: str) -> str:
-    """The flagged answer, or where the text itself is flagged that; and what the caption is."""
+    """The flagged answer, or the text where that is flagged, with the caption."""
     row = tables["caption"].get(CaptionRow, bucket, clip_id)
     pairs = zip(row.answers, row.answer_flags, strict=True)
-    said = next((answer for answer, flags in pairs if flag in flags.split()), None)
-    if said is None:
-        said = tables["ingest"].get(Clip, bucket, clip_id).text
-    became = row.caption or row.reason
-    return f"{html.escape(_short(said))} <small>→ {html.escape(became)} ({row.source})</small>"
+    flagged = next((answer for answer, flags in pairs if flag in flags.split()), None)
+    if flagged is None:
+        flagged = tables["ingest"].get(Clip, bucket, clip_id).text
+    result = html.escape(row.caption or row.reason)
+    return f"{html.escape(_short(flagged))} <small>→ {result} ({row.source})</small>"
 
 
-def _pair_table(tables: Tables, found: Tally) -> str:
+def _pair_table(tables: Tables, counted: Tally) -> str:
     rows = []
-    for clip_id, bucket in sorted(found.shown.items()):
+    for clip_id, bucket in sorted(counted.shown.items()):
         text = tables["ingest"].get(Clip, bucket, clip_id).text
         row = tables["caption"].get(CaptionRow, bucket, clip_id)
         rows.append((_short(text), row.source, row.caption))
@@ -187,7 +190,8 @@ def _short(text: str, most: int = 160) -> str:
     return plain if len(plain) <= most else f"{plain[: most - 1]}…"
 
 
-def _keep_smallest(shown: dict[str, str], clip_id: str, bucket: str, most: int) -> None:
-    shown[clip_id] = bucket
+def keep_smallest(shown: dict[str, T], clip_id: str, value: T, most: int) -> None:
+    """Add a clip to those shown; beyond `most` the one with the largest id is dropped."""
+    shown[clip_id] = value
     if len(shown) > most:
         del shown[max(shown)]

@@ -1,12 +1,12 @@
-"""The report's scores: how each is distributed, its threshold, and the clips next to it.
+"""The report's section on scores: the distribution of each, its threshold, the clips next to it.
 
-Looking at the clips just above and below a threshold tells whether it is right; `select` can then
-be run again with another one in seconds.
+The clips just above and below a threshold show whether it is right; `select` can then be run again
+with another one in seconds.
 """
 
 import heapq
 import html
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,20 +14,20 @@ import numpy.typing as npt
 
 from handloom import svg
 from handloom.stages.select import Criterion, Select
-from handloom.stages.tables.parts import Table
+from handloom.stages.tables.parts import Table, Tables
 from handloom.stages.tables.rows import Clip
 
 BINS = 50
 SHOWN = 4  # examples on either side of a threshold
-MOST_REPEATS = 50.0  # of a score that counts; beyond lies the last bin
-WIDTH, HEIGHT = 640, 110  # of a histogram, pixels
+MOST_REPEATS = 50.0  # end of the axis of a count; the last bin holds what lies beyond
+WIDTH, HEIGHT = 640, 110  # pixels of a histogram
 
 Example = tuple[float, str, str]  # distance from the threshold, clip id, bucket
 
 
 @dataclass
 class Distribution:
-    """A score over all clips that came to `select`."""
+    """Distribution of a score over all clips that came to `select`."""
 
     criterion: Criterion
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -38,9 +38,9 @@ class Distribution:
 
     @property
     def threshold(self) -> float | None:
-        """The value at which the criterion turns, None where it is switched off."""
-        one = self.criterion
-        return one.at_least if one.at_least is not None else one.at_most
+        """The criterion's limit, None where it is switched off."""
+        limit = self.criterion.at_least
+        return limit if limit is not None else self.criterion.at_most
 
     @property
     def top(self) -> float:
@@ -49,8 +49,8 @@ class Distribution:
 
     def add(self, bucket: str, ids: list[str], scores: npt.NDArray[np.float64]) -> None:
         """Count a bucket's clips."""
-        where = (scores / self.top * BINS).astype(int).clip(0, BINS - 1)
-        self.counts += np.bincount(where, minlength=BINS)
+        bins = (scores / self.top * BINS).astype(int).clip(0, BINS - 1)
+        self.counts += np.bincount(bins, minlength=BINS)
         if self.threshold is None:
             return
         fails = self.criterion.fails(scores)
@@ -58,32 +58,31 @@ class Distribution:
         distance = np.abs(scores - self.threshold)
         for mask, nearest in ((~fails, self.passed), (fails, self.failed)):
             rows = np.flatnonzero(mask)
+            # Python tuples only of the few that can be among the nearest, not of every clip.
             rows = rows[np.argsort(distance[rows], kind="stable")[: SHOWN * 4]]
-            found = [(float(distance[i]), ids[i], bucket) for i in rows]
-            nearest[:] = heapq.nsmallest(SHOWN, nearest + found)
+            examples = [(float(distance[i]), ids[i], bucket) for i in rows]
+            nearest[:] = heapq.nsmallest(SHOWN, nearest + examples)
 
 
 def distributions(table: Table, select: Select) -> list[Distribution]:
     """Every criterion's score, counted over the select table, a bucket at a time."""
-    found = [Distribution(criterion) for criterion in select.criteria()]
-    names = ["clip_id", *(d.criterion.score for d in found)]
+    all_scores = [Distribution(criterion) for criterion in select.criteria()]
+    names = ["clip_id", *(one.criterion.score for one in all_scores)]
     for bucket in table.buckets():
         rows = table.columns(names, [bucket])
         ids = rows["clip_id"].to_pylist()
-        for distribution in found:
-            distribution.add(bucket, ids, rows[distribution.criterion.score].to_numpy())
-    return found
+        for one in all_scores:
+            one.add(bucket, ids, rows[one.criterion.score].to_numpy())
+    return all_scores
 
 
-def section(
-    tables: Mapping[str, Table], select: Select, card: Callable[[Clip, str], str]
-) -> Iterator[str]:
+def section(tables: Tables, select: Select, card: Callable[[Clip, str], str]) -> Iterator[str]:
     """HTML of all scores.
 
     Args:
-        tables: `ingest` and `select` are read.
+        tables: a run's tables; `ingest` and `select` are read.
         select: the stage with its thresholds.
-        card: draws a clip with a note below.
+        card: makes the HTML of a clip with a note below.
     """
     yield (
         "<h2>Scores</h2><p>How each score is distributed over the clips that came to select "
@@ -91,27 +90,27 @@ def section(
         "asked of every clip here, whatever else the clip was rejected for.</p>"
     )
     for one in distributions(tables["select"], select):
-        yield f"<h3>{html.escape(one.criterion.score)}: {html.escape(one.criterion.says)}</h3>"
+        yield f"<h3>{html.escape(one.criterion.score)}: {html.escape(one.criterion.meaning)}</h3>"
         yield f"<p>{_sentence(one)}</p>{_histogram(one)}"
-        for said, examples in (("just rejected", one.failed), ("just kept", one.passed)):
+        for side, examples in (("just rejected", one.failed), ("just kept", one.passed)):
             cards = [card(clip, note) for clip, note in _examples(tables, one, examples)]
             if cards:
-                yield f"<p>{said}:</p><div class=cards>{''.join(cards)}</div>"
+                yield f"<p>{side}:</p><div class=cards>{''.join(cards)}</div>"
 
 
 def _sentence(one: Distribution) -> str:
     total = int(one.counts.sum())
     if one.threshold is None:
         return f"No threshold is set; {total:,} clips."
-    sign = "at least" if one.criterion.at_least is not None else "at most"
+    bound = "at least" if one.criterion.at_least is not None else "at most"
     return (
-        f"Kept with {sign} {one.threshold:g}; {one.rejected:,} of {total:,} clips do not meet it "
+        f"Kept with {bound} {one.threshold:g}; {one.rejected:,} of {total:,} clips do not meet it "
         f"(<i>{html.escape(one.criterion.reason)}</i>)."
     )
 
 
 def _examples(
-    tables: Mapping[str, Table], one: Distribution, examples: list[Example]
+    tables: Tables, one: Distribution, examples: list[Example]
 ) -> Iterator[tuple[Clip, str]]:
     for _, clip_id, bucket in sorted(examples):
         clip = tables["ingest"].get(Clip, bucket, clip_id)

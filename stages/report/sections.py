@@ -1,4 +1,4 @@
-"""The report's first sections: the funnel, the dataset's card, and what its words are about."""
+"""The report's first sections: the funnel, the dataset's card, and the words of its texts."""
 
 import html
 from collections import Counter
@@ -9,18 +9,19 @@ from handloom.stages.tables.funnel import Funnel
 from handloom.stages.tables.parts import effort, stage_folder
 
 WORDS_SHOWN = 40
-STEP, HEIGHT, LEFT = 24, 160, 46  # pixels: a word's width, of the bars, of the counts beside them
+STEP, HEIGHT, LEFT = 24, 160, 46  # pixels: a word's width, the bars' height, the counts' width
 
 
 def funnel_section(funnel: Funnel, out: Path) -> str:
-    """What every stage did, as the run's closing table shows it."""
+    """Counts and effort of every stage, as in the run's closing table."""
     rows = []
     for name, count in funnel.stages.items():
         computed, seconds, _ = effort(stage_folder(out, name))
         rate = f"{computed / seconds:.1f}" if computed and seconds else ""
         reasons = [f"{n} {html.escape(why)}" for why, n in count.rejected.most_common()]
-        told = (svg.Markup("<br>".join(reasons)), count.failed or "", f"{seconds:.1f}", rate)
-        rows.append((name, count.entered, count.kept, *told))
+        rejected = svg.Markup("<br>".join(reasons))
+        cells = (rejected, count.failed or "", f"{seconds:.1f}", rate)
+        rows.append((name, count.entered, count.kept, *cells))
     heads = ("stage", "in", "kept", "rejected", "failed", "seconds", "clips/s")
     return (
         f"<p>{funnel.ingested} clips ingested = {funnel.kept} kept + {funnel.rejected} rejected + "
@@ -34,7 +35,7 @@ def card_section(lines: list[tuple[str, str]]) -> str:
 
 
 def words_section(title: str, before: Counter[str], after: Counter[str]) -> str:
-    """How often words are said, before and after selection, logarithmic (GR-2, Fig. 2)."""
+    """Counts of words before and after selection, logarithmic (GR-2, Fig. 2)."""
     shown = before.most_common(WORDS_SHOWN)
     if not shown:
         return f"<h2>{title}</h2><p>no clip has a text</p>"
@@ -51,12 +52,12 @@ def words_section(title: str, before: Counter[str], after: Counter[str]) -> str:
 
 
 def _bars(axes: svg.Axes, i: int, word: str, before: int, after: Counter[str]) -> list[str]:
-    said = f"{word}: {before} before, {after[word]} after"
+    label = f"{word}: {before} before, {after[word]} after"
     x, y = axes.at(i + 0.4, before)
     name = f'transform="translate({x + 4:.0f},{axes.bottom + 12}) rotate(60)"'
     return [
-        axes.column((i + 0.05, i + 0.75), before, svg.PALE, said),
-        axes.column((i + 0.05, i + 0.75), after[word], svg.COLOURS[0], said),
+        axes.column((i + 0.05, i + 0.75), before, svg.PALE, label),
+        axes.column((i + 0.05, i + 0.75), after[word], svg.COLOURS[0], label),
         svg.text(x, y - 4, str(before), f"text-anchor='middle' fill='{svg.GREY}'"),
         f"<text {name}>{html.escape(word)}</text>",
     ]

@@ -1,4 +1,4 @@
-"""The verb and the noun of an instruction, good enough to count by."""
+"""The verb and the noun of an instruction, good enough for counts."""
 
 import re
 

@@ -1,7 +1,7 @@
 """Whole tables as columns, for stages that decide on many clips at a time.
 
-A decision about a clip may hang on other clips (its duplicates, how often its video says the same),
-and 100,000 decisions from stored numbers should take a second: both want columns, not rows.
+A decision may depend on other clips (duplicates, repeated texts), and 100,000 decisions from stored
+numbers should take a second: both call for columns, not rows.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ GROUP_BYTES = 256 << 20  # of Parquet, read at a time: about 200,000 clips of th
 
 
 def bucket_groups(table: Table) -> Iterator[list[str]]:
-    """The buckets of a table in order, several at a time: as many as fit in memory."""
+    """The buckets of a table in order, in groups of up to `GROUP_BYTES` on disk."""
     sizes: Counter[str] = Counter()
     for path in table.parts():
         sizes[path.name.split("-")[0]] += path.stat().st_size
@@ -39,7 +39,7 @@ def bucket_groups(table: Table) -> Iterator[list[str]]:
 
 
 def matched(left: pa.Table, right: pa.Table) -> pa.Table:
-    """Of the rows of `right`, those of the clips in `left`, in its order.
+    """Rows of `right` of the clips in `left`, in the order of `left`.
 
     Raises:
         KeyError: a clip of `left` is not in `right`.
@@ -51,7 +51,7 @@ def matched(left: pa.Table, right: pa.Table) -> pa.Table:
 
 
 def by_bucket(rows: pa.Table, bucket: pa.ChunkedArray) -> Iterator[tuple[str, pa.Table]]:
-    """The rows of each bucket, in the order of their ids."""
+    """The buckets with their rows, each in the order of the ids."""
     names = np.asarray(bucket.to_pylist(), object)
     order = np.lexsort(
         (numbered(rows["clip_id"], ascending=True), numbered(bucket, ascending=True))
@@ -63,7 +63,7 @@ def by_bucket(rows: pa.Table, bucket: pa.ChunkedArray) -> Iterator[tuple[str, pa
 
 
 def numbered(values: pa.ChunkedArray, ascending: bool = False) -> npt.NDArray[np.int64]:
-    """Equal values have equal numbers; in ascending order if asked, which takes longer."""
+    """A number for each value, int64, equal for equal values; ascending takes longer."""
     if ascending:
         ranks = pc.rank(values, sort_keys="ascending", tiebreaker="dense")
         return np.asarray(ranks.to_numpy(), np.int64)
@@ -84,33 +84,33 @@ class Frames:
 
     @cached_property
     def clip(self) -> npt.NDArray[np.int64]:
-        """Of each frame, the row of its clip: int64 [frames]."""
+        """Row of each frame's clip, int64 [frames]."""
         lengths = pc.list_value_length(self.table[self.like]).to_numpy()
         return np.repeat(np.arange(len(lengths)), lengths)
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
-        """One value a frame: float64 [frames]."""
+        """Values of all frames, float64 [frames]."""
         flat = pc.list_flatten(self.table[name])
         return np.asarray(flat.cast(pa.float64()).to_numpy())
 
-    def count(self, of: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Of each clip, how many of its frames are in `of`."""
-        return np.bincount(self.clip[of], minlength=self.table.num_rows)
+    def count(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Frames of each clip in the mask, int64 [clips]."""
+        return np.bincount(self.clip[mask], minlength=self.table.num_rows)
 
-    def share(self, holds: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> Floats:
-        """Of each clip, the share of its frames in `of` that `holds` is true for; 0 of none."""
-        return np.asarray(self.count(of & holds) / np.maximum(self.count(of), 1))
+    def share(self, holds: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> Floats:
+        """Share of each clip's frames in the mask for which `holds` is true; 0 of none."""
+        return np.asarray(self.count(mask & holds) / np.maximum(self.count(mask), 1))
 
-    def largest(self, values: Floats, of: npt.NDArray[np.bool_]) -> Floats:
-        """Of each clip, the largest value of its frames in `of`; 0 where it has none."""
-        found = np.zeros(self.table.num_rows)
-        np.maximum.at(found, self.clip[of], values[of])
-        return found
+    def largest(self, values: Floats, mask: npt.NDArray[np.bool_]) -> Floats:
+        """Largest value of each clip's frames in the mask; 0 where it has none."""
+        largest = np.zeros(self.table.num_rows)
+        np.maximum.at(largest, self.clip[mask], values[mask])
+        return largest
 
 
 def rank_within(keys: Sequence[npt.NDArray[np.int64]], order: npt.NDArray[np.int64]) -> Floats:
-    """Of each row, how many rows of the same keys come before it in `order`."""
-    by = np.lexsort((order, *keys))
+    """Number of rows with the same keys that come before each row in `order`, float64 [rows]."""
+    by = np.lexsort((order, *keys))  # the last key sorts first: rows of one group lie together
     new = np.ones(len(by), bool)
     new[1:] = np.any([key[by][1:] != key[by][:-1] for key in keys], axis=0)
     start = np.maximum.accumulate(np.where(new, np.arange(len(by)), 0))

@@ -1,7 +1,6 @@
-"""The funnel: what became of every clip, counted from the tables.
+"""The funnel: counts of kept, rejected and failed clips, stage by stage.
 
-Tables are given in the order of the data flow, each with its gate, as a job and `open_tables` have
-them; which stages there are does not matter here.
+Tables come in the order of the data flow, each with its gate, as a job and `open_tables` have them.
 """
 
 from collections import Counter
@@ -14,7 +13,7 @@ from handloom.stages.tables.rows import Row
 
 @dataclass
 class Count:
-    """What one stage did with the clips that reached it."""
+    """Clips that reached one stage, by outcome."""
 
     entered: int = 0
     kept: int = 0
@@ -22,7 +21,7 @@ class Count:
     rejected: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Row) -> None:
-        """Count one row."""
+        """Count a row."""
         self.entered += 1
         if row.status == "ok":
             self.kept += 1
@@ -34,7 +33,7 @@ class Count:
 
 @dataclass
 class Funnel:
-    """Per-stage counts, and the end of every ingested clip."""
+    """Counts of each stage, and of all ingested clips by their end."""
 
     stages: dict[str, Count]
     ingested: int = 0
@@ -65,12 +64,12 @@ def count(tables: Tables, complete: bool = True) -> Funnel:
 
 
 def reached(tables: Tables, bucket: str) -> dict[str, dict[str, Row]]:
-    """Per stage, the rows of the clips that came to it; rows of clips since deselected are not.
+    """Rows of the clips that came to each stage, by stage and clip id; without deselected clips.
 
     Raises:
         UserError: a table without a gate, of a run that an earlier version wrote.
     """
-    found: dict[str, dict[str, Row]] = {}
+    by_stage: dict[str, dict[str, Row]] = {}
     for name, table in tables.items():
         rows = table.read(Row, bucket)
         if name != "ingest" and not table.gate:
@@ -78,33 +77,34 @@ def reached(tables: Tables, bucket: str) -> dict[str, dict[str, Row]]:
                 f"{table.folder.parent} does not say which clips come to {name}, since an earlier "
                 "version wrote it; run the same command again, nothing is computed anew."
             )
-        came = ok_ids(found[table.gate]) if table.gate else None
-        found[name] = {r.clip_id: r for r in rows if came is None or r.clip_id in came}
-    return found
+        passed = ok_ids(by_stage[table.gate]) if table.gate else None
+        by_stage[name] = {r.clip_id: r for r in rows if passed is None or r.clip_id in passed}
+    return by_stage
 
 
 def coming(tables: Tables, stage: str, bucket: str) -> set[str]:
-    """The clips that come to a stage: those that its gate let through, and the gate's gate."""
+    """Ids of the clips that come to a stage: its gate let them through, and the gate's gate."""
     gate = tables[stage].gate
     passed = {row.clip_id for row in tables[gate].read(Row, bucket) if row.status == "ok"}
     return passed & coming(tables, gate, bucket) if tables[gate].gate else passed
 
 
 def ok_ids(rows: dict[str, Row]) -> set[str]:
-    """The clips that a stage let through."""
+    """Ids of the clips that a stage let through."""
     return {clip_id for clip_id, row in rows.items() if row.status == "ok"}
 
 
 def _count_bucket(tables: Tables, bucket: str, funnel: Funnel) -> None:
     ended: dict[str, str] = {}
-    found = reached(tables, bucket)
-    for name, rows in found.items():
+    by_stage = reached(tables, bucket)
+    for name, rows in by_stage.items():
         for clip_id, row in rows.items():
             funnel.stages[name].add(row)
+            # A clip can end in both branches behind `select`: failed counts before rejected.
             if row.status != "ok" and ended.get(clip_id) != "failed":
                 ended[clip_id] = row.status
     ends = Counter(ended.values())
-    funnel.ingested += len(found["ingest"])
+    funnel.ingested += len(by_stage["ingest"])
     funnel.rejected += ends["rejected"]
     funnel.failed += ends["failed"]
-    funnel.kept += len(set.intersection(*(ok_ids(rows) for rows in found.values())))
+    funnel.kept += len(set.intersection(*(ok_ids(rows) for rows in by_stage.values())))

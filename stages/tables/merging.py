@@ -64,7 +64,7 @@ def _groups(paths: list[Path]) -> list[list[Path]]:
 def _merge(table: Table, bucket: str, paths: list[Path]) -> None:
     rows = pa.concat_tables([pq.read_table(path) for path in paths])
     names = [path.name for path in paths]
-    print_ = hashlib.blake2b("/".join(names).encode(), digest_size=6).hexdigest()
-    merged = table.folder / f"{bucket}-{table.fingerprint[:12]}-{print_}.parquet.merging"
+    digest = hashlib.blake2b("/".join(names).encode(), digest_size=6).hexdigest()
+    merged = table.folder / f"{bucket}-{table.fingerprint[:12]}-{digest}.parquet.merging"
     metadata = {_SOURCES: json.dumps(names)}
     replace_part(merged, rows.replace_schema_metadata(metadata))

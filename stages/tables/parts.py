@@ -2,7 +2,7 @@
 
     tables/<stage>/<bucket>-<fingerprint>-<batch>.parquet
     tables/<stage>/_stage.json
-    tables/_flow.json        of every stage its gate, in the order of the data flow
+    tables/_flow.json        the gate of every stage, in the order of the data flow
 
 A clip lies in the bucket of its video, the same one in every table, so tables are joined and
 resumed bucket by bucket in bounded memory. Only parts that carry the current fingerprint count.
@@ -30,7 +30,7 @@ R = TypeVar("R", bound=Row)
 
 
 def bucket_of(name: str) -> str:
-    """The bucket of a source video, or of a robot episode's unit, and its clips: two hex digits."""
+    """Bucket of a source video, or of a robot episode's unit, and of its clips: two hex digits."""
     digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
     return f"{int.from_bytes(digest, 'big') % BUCKETS:02x}"
 
@@ -75,6 +75,7 @@ class Table:
             else pa.repeat(pa.scalar(defaults[f.name], f.type), rows.num_rows)
             for f in schema
         ]
+        # In one chunk, since the name is a hash of the bytes and chunks would change them.
         part = pa.table(columns, schema=schema).combine_chunks()
         name = hashlib.blake2b(_bytes(part), digest_size=6).hexdigest()
         replace_part(self.folder / f"{bucket}-{self.fingerprint[:12]}-{name}.parquet", part)
@@ -105,11 +106,11 @@ class Table:
 
     def find(self, row_type: type[R], clip_ids: Collection[str], bucket: str = "*") -> dict[str, R]:
         """The rows of some clips by id, of those that there are."""
-        columns, wanted = [f.name for f in fields(row_type)], [("clip_id", "in", list(clip_ids))]
+        columns, filters = [f.name for f in fields(row_type)], [("clip_id", "in", list(clip_ids))]
         return {
             row["clip_id"]: row_type(**row)
             for path in self.parts(bucket)
-            for row in pq.read_table(path, columns=columns, filters=wanted).to_pylist()
+            for row in pq.read_table(path, columns=columns, filters=filters).to_pylist()
         }
 
     def values(self, column: str, bucket: str = "*") -> set[str]:
@@ -120,15 +121,13 @@ class Table:
             for value in pq.read_table(path, columns=[column])[column].to_pylist()
         }
 
-    def where(self, column: str, value: str, wanted: str) -> set[str]:
-        """The distinct values of the column `wanted` in rows whose `column` has a value."""
-        return {
-            found
+    def where(self, column: str, value: str, target: str) -> set[str]:
+        """The distinct values of the column `target` in rows whose `column` has a value."""
+        rows = (
+            pq.read_table(path, columns=[target], filters=[(column, "=", value)])
             for path in self.parts()
-            for found in pq.read_table(path, columns=[wanted], filters=[(column, "=", value)])[
-                wanted
-            ].to_pylist()
-        }
+        )
+        return {other for part in rows for other in part[target].to_pylist()}
 
     def drop(self, row_type: type[R], unwanted: Callable[[R], bool]) -> dict[str, int]:
         """Rewrite the parts without the unwanted rows; returns their clip ids and attempts."""
@@ -136,14 +135,11 @@ class Table:
         for path in self.parts():
             table = pq.read_table(path)
             columns = table.select([f.name for f in fields(row_type)]).to_pylist()
-            gone = [unwanted(row_type(**row)) for row in columns]
-            if any(gone):
-                replace_part(path, table.filter(pa.array([not g for g in gone])))
-                dropped |= {
-                    row["clip_id"]: row["attempts"]
-                    for row, g in zip(columns, gone, strict=True)
-                    if g
-                }
+            gone = {i: row for i, row in enumerate(columns) if unwanted(row_type(**row))}
+            if gone:
+                stays = pa.array([i not in gone for i in range(len(columns))])
+                replace_part(path, table.filter(stays))
+                dropped |= {row["clip_id"]: row["attempts"] for row in gone.values()}
         return dropped
 
     def clear_stale(self) -> None:
@@ -160,7 +156,7 @@ class Table:
             path.unlink()
 
     def state(self) -> str:
-        """A digest of which parts lie here; it changes whenever rows are added or replaced."""
+        """Digest of the names and sizes of the parts; rows added or replaced change it."""
         listing = [(path.name, path.stat().st_size) for path in self.parts()]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
@@ -170,7 +166,7 @@ Tables = Mapping[str, Table]
 
 
 def stage_folder(out: Path, stage: str) -> Path:
-    """Where a stage's table and marker lie; pack's marker lies beside its shards."""
+    """Folder of a stage's table and marker; pack's marker lies beside its shards."""
     return out / "shards" if stage == "pack" else out / "tables" / stage
 
 
@@ -179,15 +175,15 @@ def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, T
 
     Args:
         out: the folder of the run.
-        flow: of every stage its gate, in order; by default what the run recorded, or if it is older
+        flow: gates by stage, in order; by default those that the run recorded, or for a run older
             than such records the tables that are there, without their gates.
 
     Raises:
         UserError: `out` is not the folder of a run.
     """
-    found = {path.parent.name: path.parent for path in (out / "tables").glob("*/_stage.json")}
-    flow = flow or read_flow(out) or dict.fromkeys(sorted(found), "")
-    folders = [found[name] for name in flow if name in found]
+    stored = {path.parent.name: path.parent for path in (out / "tables").glob("*/_stage.json")}
+    flow = flow or read_flow(out) or dict.fromkeys(sorted(stored), "")
+    folders = [stored[name] for name in flow if name in stored]
     if not folders:
         raise UserError(
             f"{out} holds no tables, so it is not the output of `handloom curate`; name the folder "
@@ -197,30 +193,30 @@ def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, T
 
 
 def read_flow(out: Path) -> dict[str, str]:
-    """Of every stage its gate, in the order of the data flow; {} where none is recorded."""
-    try:
-        flow: dict[str, str] = json.loads((out / "tables" / FLOW).read_text())
-    except (OSError, ValueError):
-        return {}
-    return flow
+    """Gates by stage, in the order of the data flow; {} where none are recorded."""
+    return _read_json(out / "tables" / FLOW)
 
 
 def write_flow(out: Path, flow: Mapping[str, str]) -> None:
-    """Record of every stage its gate, so that a run's tables can be followed without its stages."""
+    """Record the gates by stage, so that a run's tables can be followed without its stages."""
     write_text(out / "tables" / FLOW, json.dumps(flow, indent=2) + "\n")
 
 
 def read_marker(folder: Path) -> dict[str, Any]:
     """A stage's marker, {} where there is none or it cannot be read."""
+    return _read_json(folder / "_stage.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        marker: dict[str, Any] = json.loads((folder / "_stage.json").read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return marker
+    return content
 
 
 def effort(folder: Path) -> tuple[int, float, int]:
-    """Clips computed and seconds spent on what lies in a stage's folder; clips of the last run."""
+    """Clips computed and seconds spent on a stage's rows, and clips computed by the last run."""
     marker = read_marker(folder)
     return marker.get("computed", 0), marker.get("seconds", 0.0), marker.get("computed_last", 0)
 

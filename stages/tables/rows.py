@@ -19,14 +19,14 @@ Status = Literal["ok", "rejected", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What every table says of a clip."""
+    """Columns of every table."""
 
     clip_id: str
     status: Status = "ok"
     reason: str = ""
-    """Why a clip is rejected, one snake_case word: `no_hands`."""
+    """Reason of a rejection, one snake_case word: `no_hands`."""
     error: str = ""
-    """What went wrong with a failed clip, one sentence."""
+    """Error of a failed clip, one sentence."""
     attempts: int = 1
 
 
@@ -40,9 +40,9 @@ class Clip(Row):
     """`train`, `val` or `test`, by source video."""
     licence: str
     bucket: str
-    """Part of every table in which the clip's rows lie, two hex digits."""
+    """Bucket of the clip's rows in every table, two hex digits."""
     unit: str
-    """What ingest took in at a time: a file, or an episode in one."""
+    """Piece that ingest reads at a time: a file, or an episode in one."""
     video_id: str
     """The dataset's own id of the source video or robot episode."""
     start_s: float
@@ -58,7 +58,7 @@ class Clip(Row):
     annotation_id: str = ""
     """The dataset's own id of what was annotated (EPIC's narration_id), where it has one."""
     clamped_s: float = 0.0
-    """How much of the annotated span lay beyond the end of the file."""
+    """Seconds of the annotated span that lay beyond the end of the file."""
     media_path: str = ""
     """Below the data folder, with forward slashes."""
     duration_s: float = 0.0
@@ -70,7 +70,7 @@ class Clip(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeArrays(Row):
-    """What a robot episode holds beside pictures, in the convention of `source.Episode`."""
+    """States and actions of a robot episode, in the convention of `source.Episode`."""
 
     hz: float
     """Steps per second of the source."""
@@ -81,17 +81,17 @@ class EpisodeArrays(Row):
     action: list[list[float]]
     """[steps, action width]"""
     idle: list[bool]
-    """[steps], True where the arm was told nothing; empty if never."""
+    """[steps], True where the action commands nothing; empty if never."""
     success: bool | None
     """None where the source does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodePlace(Clip):
-    """Where a robot episode lies and what it shows."""
+    """Location and contents of a robot episode, without its arrays."""
 
     place: list[int]
-    """Where in `media_path`, in the adapter's own terms."""
+    """Location inside `media_path`, in the adapter's own terms."""
     views: list[str]
     """Names of its cameras, the main one first."""
     steps: int

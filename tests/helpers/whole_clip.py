@@ -1,4 +1,4 @@
-"""What a stage that looks at frames is given for a clip without shot changes and bars."""
+"""Inputs of a stage that reads frames, for a clip without shot changes and bars."""
 
 from handloom.stages.media import clip_frames
 from handloom.stages.media.clip_frames import Framing
@@ -6,5 +6,5 @@ from handloom.stages.tables.rows import Clip
 
 
 def whole(clip: Clip) -> tuple[Clip, Framing]:
-    """The clip, and that all of it is worth showing."""
+    """The clip, and a framing that leaves nothing out."""
     return clip, clip_frames.whole(clip)

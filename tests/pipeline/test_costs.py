@@ -1,4 +1,4 @@
-"""What captions cost is told before a run and after it, and the report shows what was said."""
+"""Costs of captions are printed before a run and after it, and the report shows the answers."""
 
 import re
 import subprocess
@@ -38,8 +38,8 @@ def prices(tmp_path: Path) -> Path:
 
 
 def test_costs_are_rates_times_usage(prices: Path) -> None:
-    told = costs(Usage(1_000, 5_000_000, 200_000), read_prices(prices, MODEL))
-    assert told == [
+    parts = costs(Usage(1_000, 5_000_000, 200_000), read_prices(prices, MODEL))
+    assert parts == [
         "0.56 GPU-hours at 0.5 requests/s a GPU = 2.00 ducats", "12.00 ducats for tokens"
     ]  # fmt: skip
     assert costs(Usage(1_000, 5_000_000, 200_000), Prices()) == []
@@ -70,7 +70,7 @@ def test_tokens_grow_with_pictures_and_their_area(prices: Path) -> None:
         ("models: {m: {gpu_hours: 1}}", "gpu_hours: 1, expected numbers named gpu_hour"),
     ],
 )
-def test_a_price_file_that_cannot_be_used_is_told_of(
+def test_a_price_file_that_cannot_be_used_is_refused(
     content: str, sentence: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "prices.yaml"
@@ -142,8 +142,8 @@ def test_a_run_with_a_server(
     rows = list(open_tables(tmp_path / "out")["caption"].read(CaptionRow))
     requests = sum(len(row.answers) for row in rows)
     assert requests == sum(map(len, tally(server)["told"].values())) > 0
-    told = rf"caption: {requests} requests for {len(rows)} clips, .* tokens/s"
-    assert re.search(told, run.stdout)
+    line = rf"caption: {requests} requests for {len(rows)} clips, .* tokens/s"
+    assert re.search(line, run.stdout)
     assert "ducats for tokens" in run.stdout
     assert {row.source for row in rows} <= {"server", "source"}
     again = here("plan", *places, *priced)

@@ -73,9 +73,9 @@ def test_a_clip_that_hangs_is_ended(tmp_path: Path) -> None:
     assert "took too long" in rows["hang"].error
 
 
-def test_a_clip_that_kills_a_worker_of_several_lanes_costs_itself(tmp_path: Path) -> None:
+def test_a_clip_that_kills_a_worker_of_several_batches_costs_itself(tmp_path: Path) -> None:
     words = [["a", "die"], ["b"], ["c", "d"], ["e"], ["f"]]
-    rows = run(Table(tmp_path, "f" * 64), words, lanes=3)
+    rows = run(Table(tmp_path, "f" * 64), words, concurrency=3)
     assert {w for w, row in rows.items() if row.status == "ok"} == set("abcdef")
     assert "worker died" in rows["die"].error
 

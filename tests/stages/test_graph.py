@@ -8,7 +8,7 @@ import pytest
 
 from handloom.errors import UserError
 from handloom.pipeline.recipes import CurateConfig, EpisodeConfig, row_stages
-from handloom.stages.graph import gates, inserted
+from handloom.stages.graph import gates, insert
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Row
 
@@ -100,7 +100,7 @@ def placed(*added: Stage) -> list[tuple[str, str]]:
     """The flow of a recipe with stages from outside."""
     a_filter = stage("select", filters=True)
     recipe = [INGEST, stage("hands"), a_filter, stage("caption"), stage("tokens")]
-    return list(gates(inserted(recipe, added)).items())
+    return list(gates(insert(recipe, added)).items())
 
 
 def test_an_added_filter_comes_behind_the_last_one_and_before_what_costs_most() -> None:

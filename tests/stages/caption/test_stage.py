@@ -1,5 +1,7 @@
 """A dataset's own text becomes an instruction, by the kind of text it is."""
 
+from typing import Any
+
 import pytest
 
 from handloom.stages.caption.grammar import base_form, from_gerund, is_gerund, lemma
@@ -7,6 +9,7 @@ from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.source_text import clean
 from handloom.stages.caption.stage import Caption, EpisodeCaption, instruction
 from handloom.stages.tables.rows import Clip
+from tests.helpers.recorded_runs import clip_row
 from tests.helpers.whole_clip import whole
 
 
@@ -125,9 +128,9 @@ def test_speech(text: str, expected: str) -> None:
     assert (found.text, found.flags) == (expected, ("speech",))
 
 
-def test_signs_that_texts_bring_along() -> None:
-    told = "#C C holds the cafe\u0301\u200b \u201cmug\u201d\u00a0with\tboth\u2019s  hands\ufeff"
-    assert instruction(told) == 'hold the caf\u00e9 "mug" with both\'s hands'
+def test_odd_characters_of_texts_are_cleaned_up() -> None:
+    text = "#C C holds the cafe\u0301\u200b \u201cmug\u201d\u00a0with\tboth\u2019s  hands\ufeff"
+    assert instruction(text) == 'hold the caf\u00e9 "mug" with both\'s hands'
 
 
 def test_oaths_stay_and_are_flagged() -> None:
@@ -173,13 +176,8 @@ def test_words_for_the_same_compare_equal() -> None:
         assert len({lemma(word) for word in words}) == 1, words
 
 
-def clip(text: str, kind: str, **values: object) -> Clip:
-    row: dict[str, object] = {
-        "clip_id": "0" * 20, "dataset": "d", "version": "1", "split": "train", "licence": "none",
-        "bucket": "00", "unit": "v", "video_id": "v", "start_s": 0.0, "end_s": 2.0, "text": text,
-        "text_kind": kind,
-    }  # fmt: skip
-    return Clip(**row | values)  # type: ignore[arg-type]
+def clip(text: str, kind: str, **values: Any) -> Clip:
+    return clip_row("c", 0.0, 2.0, text=text, text_kind=kind, **values)
 
 
 def only(rows: object) -> CaptionRow:

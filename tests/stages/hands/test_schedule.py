@@ -1,4 +1,4 @@
-"""Which frames are looked at, and when to stop: laws of the plan and of the sequential test."""
+"""Which frames are searched, and when to stop: laws of the plan and of the sequential test."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from handloom.stages.hands.schedule import (
     FALSE_NO,
     FALSE_YES,
     cheapest_first,
-    clear,
-    every,
+    is_decided,
     nearest_first,
+    whole_grid,
 )
 
 RATE = {"per_second": 2.0, "at_least": 4}
@@ -41,7 +41,7 @@ def test_key_frames_come_first_where_they_are_few() -> None:
 
 
 @pytest.mark.parametrize("gop_s", [3.0, 5.0, 10.0])
-def test_parts_of_long_videos_are_looked_at_next_to_key_frames(gop_s: float) -> None:
+def test_parts_of_long_videos_are_searched_next_to_key_frames(gop_s: float) -> None:
     keys_s = np.arange(0, 100, gop_s)
     for start_s in np.arange(11.3, 50, 1.7):
         plan = nearest_first(start_s, start_s + 7, keys_s, **RATE)
@@ -63,8 +63,8 @@ def test_the_nearest_key_frames_outside_speak_for_the_frames_next_to_them(gop_s:
     assert before.key.time_s == max(t for t in keys_s if t < 22.3)
     assert after.key.time_s == min(t for t in keys_s if t >= 29.2)
     assert all(keys_s[o.key.key] == o.key.time_s for o in plan.outside)
-    assert {s.time_s for o in plan.outside for s in o.near} <= times(plan)
-    assert max(s.time_s for s in before.near) < min(s.time_s for s in after.near)
+    assert {s.time_s for o in plan.outside for s in o.nearest} <= times(plan)
+    assert max(s.time_s for s in before.nearest) < min(s.time_s for s in after.nearest)
 
 
 def test_there_is_nothing_outside_at_the_ends_of_a_video_and_far_away() -> None:
@@ -85,7 +85,7 @@ def test_a_clip_shifted_by_a_second_shares_its_frames() -> None:
 @pytest.mark.parametrize("seconds", [0.1, 0.7, 1.9, 60.0])
 def test_every_clip_gets_its_frames_however_short(seconds: float) -> None:
     for plan in (
-        every(7.03, 7.03 + seconds, **RATE),
+        whole_grid(7.03, 7.03 + seconds, **RATE),
         cheapest_first(7.03, 7.03 + seconds, NO_KEYS, **RATE),
     ):
         assert len(times(plan)) == len(plan.samples) >= max(4, int(2 * seconds))
@@ -94,15 +94,15 @@ def test_every_clip_gets_its_frames_however_short(seconds: float) -> None:
 
 def test_a_clip_of_an_hour_is_sampled_sparsely() -> None:
     keys_s = np.arange(0, 4000, 1.0)
-    for plan in (every(3.0, 3603.0, **RATE), cheapest_first(3.0, 3603.0, keys_s, **RATE)):
+    for plan in (whole_grid(3.0, 3603.0, **RATE), cheapest_first(3.0, 3603.0, keys_s, **RATE)):
         assert sampling.MOST_FRAMES / 2 <= plan.enough <= sampling.MOST_FRAMES
         assert max(times(plan)) - min(times(plan)) > 3500
 
 
 def test_the_frames_that_make_a_clear_no_are_spread_over_the_clip() -> None:
-    samples = cheapest_first(20.3, 29.0, NO_KEYS, **RATE).samples[: sampling.CLEAR_NO]
-    assert clear(0, len(samples), part=False)
-    assert not clear(0, len(samples) - 1, part=False)
+    samples = cheapest_first(20.3, 29.0, NO_KEYS, **RATE).samples[: sampling.MISSES_FOR_NO]
+    assert is_decided(0, len(samples), part=False)
+    assert not is_decided(0, len(samples) - 1, part=False)
     gaps = np.diff([20.3, *(s.time_s for s in samples), 29.0])
     assert gaps.min() > 0
     assert gaps.max() < 2.5
@@ -118,21 +118,21 @@ def test_the_middle_comes_first() -> None:
 
 @pytest.mark.parametrize("part", [False, True])
 def test_what_is_clear(part: bool) -> None:
-    assert not clear(1, 0, part)
-    assert clear(2, 0, part)
-    assert clear(2, 1, part)
-    assert not clear(2, 2, part)
-    assert not clear(0, 5, part)
-    assert clear(0, 6, part)
-    assert not clear(1, 8, part)
-    assert clear(1, 9, part) == part
+    assert not is_decided(1, 0, part)
+    assert is_decided(2, 0, part)
+    assert is_decided(2, 1, part)
+    assert not is_decided(2, 2, part)
+    assert not is_decided(0, 5, part)
+    assert is_decided(0, 6, part)
+    assert not is_decided(1, 8, part)
+    assert is_decided(1, 9, part) == part
 
 
 @pytest.mark.parametrize("outside", [0, 1, 2])
-def test_looks_around_a_clip_are_misses_until_there_is_a_hit(outside: int) -> None:
-    assert not clear(0, 5 - outside, True, outside)
-    assert clear(0, 6 - outside, True, outside)
-    assert not clear(1, 8, True, outside)
+def test_key_frames_around_a_clip_are_misses_until_there_is_a_hit(outside: int) -> None:
+    assert not is_decided(0, 5 - outside, True, outside)
+    assert is_decided(0, 6 - outside, True, outside)
+    assert not is_decided(1, 8, True, outside)
 
 
 def test_a_clip_with_hands_is_hardly_ever_given_up_early() -> None:
@@ -141,7 +141,7 @@ def test_a_clip_with_hands_is_hardly_ever_given_up_early() -> None:
     given_up = 0
     for _ in range(4000):
         hits = misses = 0
-        while not clear(hits, misses, part=False) and misses < 40:
+        while not is_decided(hits, misses, part=False) and misses < 40:
             hit = rng.random() < sampling.HAND_SHARE
             hits, misses = hits + hit, misses + (not hit)
         given_up += hits == 0

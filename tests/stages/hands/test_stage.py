@@ -1,4 +1,4 @@
-"""Looking for hands: the fewest frames that decide a clip, and rows of the clip alone."""
+"""Detecting hands: the fewest frames that decide a clip, and rows of the clip alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from handloom.stages.miniatures.encode import write_video
 from handloom.stages.miniatures.people import cast
 from handloom.stages.stage import run_isolated
 from handloom.stages.tables.rows import Clip
+from tests.helpers.recorded_runs import clip_row
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -35,21 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clip(name: str, start_s: float, end_s: float) -> Clip:
-    words = ("dataset", "version", "split", "licence", "bucket", "unit", "text", "text_kind")
-    texts = dict.fromkeys(words, "")
-    own_id = f"{name}-{start_s}"
-    return Clip(
-        clip_id=own_id, video_id=name, media_path=name, start_s=start_s, end_s=end_s, **texts
-    )
+    return clip_row(f"{name}-{start_s}", start_s, end_s, media_path=name, duration_s=0.0)
 
 
 def row(stage: Hands, wanted: Clip) -> HandRow:
     (found,) = stage(wanted)
     return found
-
-
-def looks(stage: Hands, wanted: Clip) -> int:
-    return sum(row(stage, wanted).detector_ran)
 
 
 def test_only_key_frames_are_decoded_where_there_are_enough(folder: Path) -> None:
@@ -66,10 +58,10 @@ def test_a_clear_yes_costs_less_than_a_clear_no(folder: Path, suffix: str) -> No
     assert any(yes.hand_counts)
     assert not any(no.hand_counts)
     assert sum(yes.detector_ran) <= 4
-    assert sum(no.detector_ran) == sampling.CLEAR_NO
+    assert sum(no.detector_ran) == sampling.MISSES_FOR_NO
 
 
-def test_every_frame_is_looked_at_on_demand(folder: Path) -> None:
+def test_every_frame_is_searched_on_demand(folder: Path) -> None:
     stage = replace(Hands(), until_clear=False).at(folder)
     found = row(stage, clip("hands.mp4", 1.5, 7.5))
     assert len(found.times_s) == 12

@@ -26,7 +26,7 @@ def statistics(folder: Path) -> dict[str, Any]:
 
 
 def by_numpy(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What every statistic is, from all rows at once."""
+    """Every statistic, from all rows at once."""
     values = rows.astype(np.float64)
     low, high = np.quantile(values, [0.01, 0.99], axis=0)
     parts = (values.mean(0), values.std(0), values.min(0), values.max(0), low, high)
@@ -39,8 +39,8 @@ def test_they_are_those_of_all_steps_of_train(tmp_path: Path, per_shard: int) ->
     val = [wander(i, steps=50) for i in range(20, 24)]
     episodes = {"train": train, "val": val}
     found = statistics(write_robot_shards(tmp_path, episodes, per_shard=per_shard))
-    told = [np.delete(episode.action, episode.idle, axis=0) for episode in train]
-    expected = {"state": [episode.state for episode in train], "action": told}
+    moving = [np.delete(episode.action, episode.idle, axis=0) for episode in train]
+    expected = {"state": [episode.state for episode in train], "action": moving}
     for name, parts in expected.items():
         rows = np.concatenate(parts)
         assert found[name]["count"] == len(rows)
@@ -50,7 +50,7 @@ def test_they_are_those_of_all_steps_of_train(tmp_path: Path, per_shard: int) ->
     assert found["views"] == ["static", "gripper"]
 
 
-def test_steps_at_which_nothing_is_told_do_not_count(tmp_path: Path) -> None:
+def test_idle_steps_do_not_count(tmp_path: Path) -> None:
     calm = wander(0, steps=20, idle=IDLE)
     wild = calm.action.copy()
     wild[list(IDLE)] = 1e6

@@ -1,4 +1,4 @@
-"""Quality: what is wrong with a model's caption, as flags. Pure functions of texts.
+"""Checks of a model's caption, as pure functions of texts.
 
 Each check looks for one failing that models are known for; CHECKS is their table. A flag says that
 the answer is not to be used, and is counted in the report with examples.
@@ -14,7 +14,7 @@ from handloom.stages.caption.source_text import lower_first, normalise
 from handloom.stages.caption.words import DANGLING, FOREIGN, FUNCTION_WORDS, GENERIC_WORDS, SYNONYMS
 
 ECHOED_WORDS = 6  # in a row from the prompt's own instructions
-REPEATED_SPEECH = 8  # words in a row of what a speaker said: copied, not seen
+REPEATED_SPEECH = 8  # words in a row of what a speaker said: copied from the hint
 ENGLISH_LETTERS = 0.8  # share of a to z among the letters
 
 # Texts by people who watched the clip, so that a caption must agree with them. Speech is about
@@ -36,21 +36,22 @@ _CAMERA_TALK = re.compile(
     r"|\bfirst[- ]person\b|\bwe (?:can )?see\b|\b(?:can be|is|are) seen\b",
     re.IGNORECASE,
 )
+_NEXT_SENTENCE = re.compile(r"[.!?;]\s+\w|\b1[.)]\s")
 _LABEL = re.compile(r"^(?:caption|answer|instruction|description|action|output)\s*:\s*", re.I)
 _THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An answer and what it is held against.
+    """An answer, and the texts that it is compared with.
 
     Attributes:
         text: the answer after `tidy`.
-        is_whole: whether the model came to an end by itself.
+        is_whole: False where the answer was cut off at the model's token limit.
         prompt: the prompt without the hint.
         source: the clip's own text, cleaned; empty where there is none.
-        kind: of that text, as in `Clip.text_kind`.
-        max_words: a longer caption counts as too long.
+        kind: kind of that text, as in `Clip.text_kind`.
+        max_words: longer captions are too long.
     """
 
     text: str
@@ -61,15 +62,15 @@ class Candidate:
     max_words: int
 
 
-def doubts(candidate: Candidate) -> tuple[str, ...]:
-    """The flags of an answer, in the order of CHECKS; none means that it can be used.
+def caption_flags(candidate: Candidate) -> tuple[str, ...]:
+    """Flags of an answer, in the order of CHECKS; an answer without flags can be used.
 
-    What is no caption at all contradicts nothing: that is looked for where nothing else is amiss.
+    A contradiction only counts for an answer that passes all other checks.
     """
-    if _is_empty(candidate):
+    if not any(character.isalnum() for character in candidate.text):
         return ("empty",)
-    found = tuple(flag for flag, is_so in CHECKS.items() if is_so(candidate))
-    return found or (("contradiction",) if _contradicts(candidate) else ())
+    flags = tuple(flag for flag, fails in CHECKS.items() if fails(candidate))
+    return flags or (("contradiction",) if _contradicts(candidate) else ())
 
 
 def tidy(answer: str) -> str:
@@ -81,54 +82,31 @@ def tidy(answer: str) -> str:
     return lower_first(plain.strip().rstrip(".").rstrip())
 
 
-def _is_empty(c: Candidate) -> bool:
-    return not any(sign.isalnum() for sign in c.text)
-
-
 def _is_truncated(c: Candidate) -> bool:
-    ends_open = c.text.rstrip()[-1] in ",;:-(" or (
-        words(c.text)[-1:] and words(c.text)[-1] in DANGLING
-    )
-    return not c.is_whole or bool(ends_open)
+    last = words(c.text)[-1:]
+    ends_open = c.text.rstrip()[-1] in ",;:-(" or bool(last and last[0] in DANGLING)
+    return not c.is_whole or ends_open
 
 
 def _is_repeated(c: Candidate) -> bool:
     """A word three times running, a phrase of three words three times, or all of it twice."""
-    said = words(c.text)
-    phrases, half = list(_runs(said, 3)), len(said) // 2
+    spoken = words(c.text)
+    phrases, half = list(_runs(spoken, 3)), len(spoken) // 2
     return any(len(set(phrase)) == 1 or phrases.count(phrase) >= 3 for phrase in phrases) or (
-        half >= 3 and said[:half] == said[-half:]
+        half >= 3 and spoken[:half] == spoken[-half:]
     )
 
 
-def _is_refusal(c: Candidate) -> bool:
-    return bool(_REFUSALS.search(c.text))
-
-
 def _is_foreign(c: Candidate) -> bool:
-    letters = [sign for sign in c.text if sign.isalpha()]
-    plain = [sign for sign in letters if unicodedata.normalize("NFD", sign)[0].isascii()]
+    """Few letters of a to z, or more function words of other languages than English ones."""
+    letters = [character for character in c.text if character.isalpha()]
+    # NFD splits an accent from its letter, so that `é` counts as `e`.
+    plain = [letter for letter in letters if unicodedata.normalize("NFD", letter)[0].isascii()]
     if len(plain) < ENGLISH_LETTERS * len(letters):
         return True
-    said = re.findall(r"[^\W\d_]+", c.text.lower())
-    foreign = sum(word in FOREIGN for word in said)
-    return foreign >= 2 and foreign > sum(word in FUNCTION_WORDS for word in said)
-
-
-def _is_too_long(c: Candidate) -> bool:
-    return len(c.text.split()) > c.max_words
-
-
-def _is_too_short(c: Candidate) -> bool:
-    return len(c.text.split()) < 2
-
-
-def _is_several(c: Candidate) -> bool:
-    return bool(re.search(r"[.!?;]\s+\w", c.text) or re.search(r"\b1[.)]\s", c.text))
-
-
-def _is_camera_talk(c: Candidate) -> bool:
-    return bool(_CAMERA_TALK.search(c.text))
+    spoken = re.findall(r"[^\W\d_]+", c.text.lower())
+    foreign = sum(word in FOREIGN for word in spoken)
+    return foreign >= 2 and foreign > sum(word in FUNCTION_WORDS for word in spoken)
 
 
 def _is_echo(c: Candidate) -> bool:
@@ -139,39 +117,36 @@ def _is_echo(c: Candidate) -> bool:
 
 
 def _contradicts(c: Candidate) -> bool:
-    """Neither its verb nor any of its things is in the clip's own text, nor the other way round.
-
-    Compared are lemmas, words for the same thing taken as one; one in common is agreement.
-    """
+    """The caption and the clip's own text share neither a verb nor a thing, compared as lemmas."""
     if c.kind not in DESCRIBES_THE_CLIP:
         return False
-    own, said = content_words(c.source), content_words(c.text)
-    return bool(own and said) and own.isdisjoint(said)
+    own, caption = content_words(c.source), content_words(c.text)
+    return bool(own and caption) and own.isdisjoint(caption)
 
 
 CHECKS: dict[str, Callable[[Candidate], bool]] = {
     "truncated": _is_truncated,
     "repeated": _is_repeated,
-    "refusal": _is_refusal,
+    "refusal": lambda c: bool(_REFUSALS.search(c.text)),
     "not_english": _is_foreign,
-    "too_long": _is_too_long,
-    "too_short": _is_too_short,
-    "several_sentences": _is_several,
-    "camera_talk": _is_camera_talk,
+    "too_long": lambda c: len(c.text.split()) > c.max_words,
+    "too_short": lambda c: len(c.text.split()) < 2,
+    "several_sentences": lambda c: bool(_NEXT_SENTENCE.search(c.text)),
+    "camera_talk": lambda c: bool(_CAMERA_TALK.search(c.text)),
     "echo": _is_echo,
 }
 
 
 def content_words(text: str) -> set[str]:
-    """The verbs and things that a sentence names, as lemmas, one word for each group of synonyms.
+    """Lemmas of the verbs and things in a sentence, one word for each group of synonyms.
 
     A compound counts by its parts too: `washing-up` and `cut-off` agree with `wash` and `cut`.
     """
-    found = {lemma(word) for word in words(text.replace("-", " "))}
-    return {SYNONYMS.get(word, word) for word in found if word not in _UNTELLING}
+    lemmas = {lemma(word) for word in words(text.replace("-", " "))}
+    return {SYNONYMS.get(word, word) for word in lemmas - _EMPTY_WORDS}
 
 
-_UNTELLING = FUNCTION_WORDS | GENERIC_WORDS | {lemma(word) for word in GENERIC_WORDS}
+_EMPTY_WORDS = _UNTELLING = FUNCTION_WORDS | GENERIC_WORDS | {lemma(word) for word in GENERIC_WORDS}
 
 
 def words(text: str) -> list[str]:
@@ -179,10 +154,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", text.lower())
 
 
-def _runs(said: list[str], length: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(said[start:] for start in range(length)), strict=False)
+def _runs(spoken: list[str], length: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(spoken[start:] for start in range(length)), strict=False)
 
 
 def _shares_run(text: str, other: str, length: int) -> bool:
-    known = set(_runs(words(other), length))
-    return any(run in known for run in _runs(words(text), length))
+    return not set(_runs(words(text), length)).isdisjoint(_runs(words(other), length))

@@ -1,20 +1,20 @@
-"""What is wrong with a model's caption is seen, and what is right is let through."""
+"""Checks flag the failings of a model's captions, and let good captions through."""
 
 import pytest
 
 from handloom.errors import UserError
-from handloom.stages.caption.doubts import Candidate, doubts, tidy
+from handloom.stages.caption.checks import Candidate, caption_flags, tidy
 from handloom.stages.caption.prompt import KINDS, read_prompt
 from handloom.stages.caption.requests import Answer
 from handloom.stages.caption.stage import Caption
 from handloom.stages.tables.rows import Clip
+from tests.helpers.recorded_runs import clip_row
 
 PROMPT = read_prompt("imperative")
 
 
 def flags(answer: str, source: str = "", kind: str = "narration", whole: bool = True) -> set[str]:
-    found = doubts(Candidate(tidy(answer), whole, PROMPT.text, source, kind, max_words=30))
-    return set(found)
+    return set(caption_flags(Candidate(tidy(answer), whole, PROMPT.text, source, kind, 30)))
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,7 @@ def test_what_models_wrap_around_an_answer_goes(answer: str, expected: str) -> N
 
 
 def clip(text: str, kind: str) -> Clip:
-    return Clip(
-        clip_id="0" * 20, dataset="d", version="1", split="train", licence="none", bucket="00",
-        unit="v", video_id="v", start_s=0.0, end_s=2.0, text=text, text_kind=kind,
-        text_flags=["unsure"],
-    )  # fmt: skip
+    return clip_row("c", 0.0, 2.0, text=text, text_kind=kind, text_flags=["unsure"])
 
 
 @pytest.mark.parametrize(
@@ -162,13 +158,13 @@ def test_prompts_quote_every_kind_of_text(style: str) -> None:
     prompt = read_prompt(style)
     assert not prompt.text.startswith("#")
     for kind in KINDS:
-        told = prompt.about("wash {text} dishes", kind)
-        assert told.startswith(prompt.text)
-        assert '"wash {text} dishes"' in told
+        sent = prompt.about("wash {text} dishes", kind)
+        assert sent.startswith(prompt.text)
+        assert '"wash {text} dishes"' in sent
     assert prompt.about("", "asr") == prompt.about("pick up", "instruction") == prompt.text
 
 
-def test_a_prompt_that_cannot_be_used_is_told_of(tmp_path: object) -> None:
+def test_a_prompt_that_cannot_be_used_is_refused(tmp_path: object) -> None:
     from pathlib import Path
 
     path = Path(str(tmp_path)) / "own.txt"
