@@ -14,6 +14,7 @@ from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import Framing
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.media.clip_frames import pictures_of, uniform_times
+from handloom.stages.media.display import FrameHWC
 from handloom.stages.media.frame_transform import transform_facts
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip, EpisodePlace, Row
