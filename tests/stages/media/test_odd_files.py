@@ -1,4 +1,4 @@
-"""A matrix of odd files: every reader shows the picture that FFmpeg shows at a time, in any order."""
+"""A matrix of odd files: every reader shows the picture that FFmpeg shows, in any order."""
 
 from pathlib import Path
 
