@@ -14,7 +14,6 @@ from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import Framing
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.media.clip_frames import pictures_of, uniform_times
-from handloom.stages.media.display import FrameHWC
 from handloom.stages.media.frame_transform import transform_facts
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip, EpisodePlace, Row
@@ -80,7 +79,7 @@ class Tokens(Encoding):
     """Options of `tokens`."""
 
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     frames: int = 5
     """Frames per clip, at uniform times; 5 of 256 codes are GR-2's 1,316 tokens a clip."""

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from handloom.errors import MediaError
+from handloom.stages.datasets.source import stat_file
 from handloom.stages.media.video import MediaFacts, probe
 from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Row
@@ -65,10 +66,7 @@ class Probes:
         Raises:
             MediaError: the file cannot be read as a video, or its pictures are too large.
         """
-        try:
-            stat = (root / path).stat()
-        except OSError as error:
-            raise MediaError(f"{path}: cannot be opened ({error.strerror})") from None
+        stat = stat_file(root, path)
         version = (path, stat.st_size, stat.st_mtime_ns)
         found = self._bucket(bucket).get(version)
         if found is None:

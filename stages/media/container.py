@@ -5,8 +5,6 @@ says, a walk begins at a key frame that was read and found to be shown early eno
 leads to none, at the start of the file.
 """
 
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -32,14 +30,6 @@ BACK_S = (0.0, 2.0, 20.0)
 # One picture of this size takes 200 MB, in several copies. Whatever a file says of itself,
 # the decoder refuses larger ones.
 MAX_PIXELS = 8192 * 8192
-
-KINDS = {
-    stat.S_ISFIFO: "a named pipe",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISDIR: "a folder",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
 
 
 @dataclass(frozen=True)
@@ -103,8 +93,8 @@ class Container:
         self.frame_s = float(1 / (stream.average_rate or stream.guessed_rate or 25))
         formats = set(self.file.format.name.split(","))
         self.can_seek = bool(formats & SEEKABLE)
-        # AVI says in which order frames are decoded; when H.264's are shown has to be guessed.
-        self.by_dts = formats == {"avi"} and stream.codec_context.name == "h264"
+        # AVI says in which order frames are decoded; when B frames are shown has to be guessed.
+        self.by_dts = formats == {"avi"} and bool(stream.codec_context.has_b_frames)
         if self.by_dts:
             stream.codec_context.options = {
                 "max_pixels": str(MAX_PIXELS)
@@ -207,13 +197,7 @@ def opened(path: Path) -> Any:
         MediaError: the path leads to something else, or to no media file.
     """
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # opening a pipe would wait for whoever writes into it
-            kind = next((name for test, name in KINDS.items() if test(mode)), "something else")
-            raise MediaError(f"{path.name}: {kind}, expected a video file")
         return av.open(str(path), metadata_errors="replace")
-    except UnicodeError:
-        raise MediaError(f"{path.name!r}: the name is not UTF-8: rename the file") from None
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path.name}: not a readable video file ({why(error)})") from None
 

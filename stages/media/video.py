@@ -227,6 +227,12 @@ def _end_s(container: Container) -> float:
         return float(end * stream.time_base) - container.start_s
     length_s = (container.file.duration or 0) / av.time_base
     ends = _ends_s(container, length_s - TAIL_S) or _ends_s(container, 0.0)
+    if not ends:
+        kind = container.file.format.name
+        raise MediaError(
+            f"{container.path.name}: a raw {kind} stream, which says no times: put it into a "
+            "container, `ffmpeg -r RATE -i FILE -c copy FILE.mp4`"
+        )
     if len(ends) < 2 and length_s <= container.frame_s:
         raise MediaError(f"{container.path.name}: a still picture, not a video")
     return max(ends)
@@ -240,7 +246,7 @@ def _ends_s(container: Container, from_s: float) -> list[float]:
         container.open_again()
         packets = container.packets()
     tick = container.stream.time_base
-    waits = container.stream.codec_context.has_b_frames if container.by_dts else 0
+    waits = container.stream.codec_context.reorder_depth if container.by_dts else 0
     ends = []
     try:
         for packet in packets:

@@ -218,6 +218,7 @@ ODD = [
     Odd("mpeg4.avi", ["-c:v", "mpeg4", "-g", "12", "-q:v", "3"]),
     Odd("mpeg4-b.avi", ["-c:v", "mpeg4", "-g", "12", "-bf", "2", "-q:v", "3"]),
     Odd("mpeg4-b.mp4", ["-c:v", "mpeg4", "-g", "12", "-bf", "2", "-q:v", "3"]),
+    Odd("xvid.avi", ["-c:v", "libxvid", "-g", "12", "-bf", "2", "-q:v", "3"]),
     Odd("mpeg1.mpg", ["-c:v", "mpeg1video", "-g", "12", "-bf", "2", "-b:v", "2M"]),
     Odd("mpeg2.mpg", MPEG2),
     Odd("mpeg2.ts", MPEG2),
