@@ -70,7 +70,7 @@ class Ingest(Stage, FrameOptions):
         """The options and the content of the annotation files."""
         found = super().settings() | inputs(self.format, self.adapter, self.data)
         del found["frame_transform"]  # clips are the same whatever their pictures look like
-        return found | {"span_rule": "next"}  # once an option: tables of that time stay valid
+        return found
 
     def sources(self) -> Iterator[SourceVideo]:
         """Stream the dataset's annotated videos."""

@@ -1,5 +1,6 @@
 """From a decoded frame to the picture that a player shows: RGB, upright, with square pixels."""
 
+import gc
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 FrameHWC = npt.NDArray[np.uint8]
+
+LARGE = 1 << 24  # pixels: copies of such a picture, 50 MB and more, do not wait to be collected
 
 
 class Converter:
@@ -27,6 +30,9 @@ class Converter:
         """
         converted = self._colour.reformat(frame, format="rgb24", threads=1)
         picture_hwc = np.asarray(converted.to_ndarray(), np.uint8)
+        if frame.width * frame.height > LARGE:
+            del converted
+            gc.collect()  # PyAV's frame and its planes hold each other
         if abs(pixel_aspect - 1) >= 0.01:
             size = max(1, round(frame.width * pixel_aspect)), frame.height
             picture_hwc = np.asarray(Image.fromarray(picture_hwc).resize(size))

@@ -144,8 +144,8 @@ class Video:
             MediaError: the file is damaged there or ends earlier.
         """
         for time_s in times_s:
-            shown = self._walk_to(float(time_s))
-            yield self._convert(shown.picture, self._pixel_aspect)
+            # Not kept in a name: a decoded frame may take 200 MB.
+            yield self._convert(self._walk_to(float(time_s)).picture, self._pixel_aspect)
 
     def _walk_to(self, time_s: float) -> Shown:
         if self._shown is None or not self._is_ahead(time_s):
