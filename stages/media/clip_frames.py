@@ -55,11 +55,11 @@ class ClipFrames:
             shown = frames_once(path, times_s, threads=0)
         else:
             shown = open_video(path).each_frame(times_s)
-        # No name holds a frame, of up to 200 MB, while the next one is decoded.
-        yield from map(
-            lambda frame_hwc: transformed(self.transform, clip, without_bars(frame_hwc, framing)),
-            shown,
-        )
+
+        def finished(frame_hwc: FrameHWC) -> FrameHWC:
+            return transformed(self.transform, clip, without_bars(frame_hwc, framing))
+
+        yield from map(finished, shown)  # no name holds a frame, of up to 200 MB, meanwhile
 
 
 def pictures_of(stage: Stage) -> ClipFrames:
