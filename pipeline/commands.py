@@ -14,10 +14,12 @@ from handloom.pipeline import costs, output
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.configuration import read_command, recorded_job
 from handloom.pipeline.display import closing_table
+from handloom.pipeline.failures import FAILURES, failed_clips, write_failures
 from handloom.pipeline.job import Job
 from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
+from handloom.stages.ingest import card
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
@@ -26,7 +28,6 @@ from handloom.stages.outside import is_outside
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table, open_tables, read_flow, read_marker
-from handloom.stages.tables.rows import Row
 
 
 def curate(args: Sequence[str]) -> None:
@@ -50,8 +51,14 @@ def curate(args: Sequence[str]) -> None:
         dag.curate(job)
         result = funnel.count(job.tables)
     closing_table(job.out, result)
-    _print_failures(job.tables)
-    _print_lines([*costs.spent(job), _caption_advice(job)])
+    _print_failures(job.tables, write_failures(job.tables, job.out))
+    _print_lines(
+        [
+            *card.warnings(card.read(job.tables["ingest"].folder)),
+            *costs.spent(job),
+            _caption_advice(job),
+        ]
+    )
     print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
     if not result.kept:
         raise RunError("no clip was kept, so the shards are empty; the table above says why.")
@@ -99,7 +106,7 @@ def status(command: StatusCommand) -> None:
     folders = [*(table.folder for table in tables.values()), command.out / "shards"]
     is_complete = all(read_marker(folder).get("finished") for folder in folders)
     closing_table(command.out, funnel.count(tables, complete=is_complete))
-    _print_failures(tables)
+    _print_failures(tables, command.out / FAILURES)
 
 
 @dataclass(frozen=True)
@@ -181,15 +188,15 @@ def _print_source(job: Job) -> int:
     return clips
 
 
-def _print_failures(tables: dict[str, Table], most: int = 10) -> None:
+def _print_failures(tables: dict[str, Table], where: Path, most: int = 10) -> None:
     """Print the errors of failed clips, and how to try them again."""
     failures: Counter[str] = Counter()
-    for name, table in tables.items():
-        rows = (row for row in table.read(Row) if row.status == "failed")
-        failures.update(f"{name}: {row.error}" for row in rows)
+    for one in failed_clips(tables):
+        failures[f"{one.stage}: {one.sentence}"] += 1
     for error, clips in failures.most_common(most):
         print(f"failed ({clips} clips) {error}")
     if len(failures) > most:
-        print(f"and {len(failures) - most} more kinds of failure, in the tables' `error` column")
+        print(f"and {len(failures) - most} more kinds of failure")
     if failures:
+        print(f"all failed clips: {where}")
         print("after repairing the files, --retry-failed tries them again")

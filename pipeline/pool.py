@@ -5,6 +5,8 @@ is written by the worker that computed it, and no read task competes with the ac
 core (docs/decisions.md).
 """
 
+import faulthandler
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -26,16 +28,40 @@ Counts = Counter[str]
 class _Worker:
     """One process with the stage's models loaded."""
 
-    def __init__(self, stage: Stage, table: Table, attempts: dict[str, int]) -> None:
+    def __init__(
+        self, stage: Stage, table: Table, attempts: dict[str, int], clip_timeout_s: float
+    ) -> None:
         self.stage, self.table, self.attempts = stage, table, attempts
+        self.clip_timeout_s = clip_timeout_s
 
     def setup(self) -> None:
         """Load the models; a method of its own, so that its errors reach the driver as they are."""
         self.stage.setup()
 
     def work(self, batch: Batch) -> Counts:
-        """Compute a batch and write its part."""
-        return work(self.stage, self.table, batch, self.attempts)
+        """Compute a batch and write its part; a clip that takes too long ends the process."""
+        if type(self.stage).batch is not Stage.batch:  # it works on several clips at a time
+            return work(self.stage, self.table, batch, self.attempts)
+        rows = rows_in_time(self.stage, batch, self.clip_timeout_s)
+        self.stage.flush()
+        return write(self.stage, self.table, batch, rows, self.attempts)
+
+
+def rows_in_time(stage: Stage, batch: Batch, clip_timeout_s: float) -> list[Row]:
+    """A batch's rows, clip by clip; one that takes longer ends the process.
+
+    The timer is faulthandler's, a thread in C, so that it fires while a decoder that never returns
+    holds Python's lock.
+    """
+    rows: list[Row] = []
+    with open(os.devnull, "w") as nowhere:
+        try:
+            for one in batch.inputs:
+                faulthandler.dump_traceback_later(clip_timeout_s, exit=True, file=nowhere)
+                rows += stage.batch([one])
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    return rows
 
 
 def work(stage: Stage, table: Table, batch: Batch, attempts: dict[str, int]) -> Counts:
@@ -65,7 +91,8 @@ class Pool:
         table: where they write.
         attempts: earlier attempts by clip id, of clips that are tried again.
         workers: their number; each takes one core.
-        clip_timeout_s: seconds a clip may take on average before its batch's worker is ended.
+        clip_timeout_s: seconds that a clip may take before its worker is ended; where a stage works
+            on several at a time, the average of its batch.
         gpus: GPUs that each takes.
         concurrency: batches that a worker has at a time; by default as many as the stage wants.
     """
@@ -116,7 +143,7 @@ class Pool:
             if len(self.workers) < self.size:
                 needs = {"num_cpus": 1, "num_gpus": self.gpus, "max_concurrency": self.concurrency}
                 actor = ray.remote(max_restarts=0, **needs)(_Worker)
-                worker = actor.remote(self.stage, self.table, self.attempts)
+                worker = actor.remote(self.stage, self.table, self.attempts, self.clip_timeout_s)
                 self.workers.add(worker)
                 self.starting[worker.setup.remote()] = worker
             else:
@@ -124,7 +151,7 @@ class Pool:
 
     def _submit(self, batch: Batch) -> None:
         worker = self.free.popleft()
-        # A worker cannot be asked how far it is, so the limit is that of the whole batch.
+        # Workers end themselves at a clip that hangs; this is for those that cannot.
         limit = time.monotonic() + self.clip_timeout_s * len(batch.inputs)
         self.running[worker.work.remote(batch)] = _Running(worker, batch, limit)
 

@@ -79,7 +79,7 @@ class Tokens(Encoding):
     """Options of `tokens`."""
 
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     frames: int = 5
     """Frames per clip, at uniform times; 5 of 256 codes are GR-2's 1,316 tokens a clip."""
@@ -87,11 +87,13 @@ class Tokens(Encoding):
     def __call__(self, clip: Clip, framing: Framing) -> Iterator[TokenRow]:
         """Encode one clip. Its frames are one batch, so codes do not depend on its neighbours."""
         times_s = uniform_times(framing, self.frames)
-        frames = list(pictures_of(self).frames(clip, framing, times_s))
-        model = self.vqgan()
-        squares_thwc = np.stack([center_square(frame, model.resolution) for frame in frames])
-        height, width, _ = frames[0].shape
-        yield _token_row(clip, model.encode(squares_thwc)[None], times_s, width, height)
+        model, squares, height, width = self.vqgan(), [], 0, 0
+        for frame in pictures_of(self).frames(clip, framing, times_s):
+            height, width, _ = frame.shape
+            squares.append(center_square(frame, model.resolution))
+            del frame  # the next one may take 200 MB as well
+        codes_vtij = model.encode(np.stack(squares))[None]
+        yield _token_row(clip, codes_vtij, times_s, width, height)
 
 
 @dataclass(frozen=True)

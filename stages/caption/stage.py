@@ -47,7 +47,7 @@ class Caption(Stage):
 
     name: ClassVar[str] = "caption"
     row_type: ClassVar[type[Row]] = CaptionRow
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
 
     route: Literal["auto", "source", "vlm", "server"] = "source"

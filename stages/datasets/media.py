@@ -44,7 +44,12 @@ def files_below(
                     continue
                 waiting.append(here / entry.name)
             elif entry.name.lower().endswith(wanted) and not entry.name.startswith("."):
-                yield prefix + entry.name
+                yield in_utf8(prefix + entry.name)
+
+
+def in_utf8(name: str) -> str:
+    """A file's name that tables can hold: bytes that are no UTF-8 as `\\xff`, which no file has."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

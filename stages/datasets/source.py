@@ -6,6 +6,7 @@ the driver, and only lists: media files are opened later, on the workers.
 
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -269,6 +270,33 @@ def is_inside(root: Path, path: str) -> bool:
     # Links are followed on both sides: the data folder may itself be a link.
     real_root = os.path.realpath(root)
     return os.path.commonpath([real_root, os.path.realpath(root / path)]) == real_root
+
+
+def stat_file(root: Path, path: str) -> os.stat_result:
+    """What the file system says of an ordinary file below the data folder.
+
+    Raises:
+        MediaError: nothing is there, or something else: opening a pipe would wait for its writer.
+    """
+    try:
+        found = (root / path).stat()
+    except OSError as error:
+        if "\\x" in path:
+            raise MediaError(f"{path}: the name of the file is not UTF-8: rename it") from None
+        raise MediaError(f"{path}: cannot be opened ({error.strerror})") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((kind for is_one, kind in KINDS.items() if is_one(found.st_mode)), "no file")
+        raise MediaError(f"{path}: {kind}, expected a file")
+    return found
+
+
+KINDS = {
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISDIR: "a folder",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
 
 
 def refuse_outside(root: Path, path: str, way_out: str) -> None:

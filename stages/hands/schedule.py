@@ -69,8 +69,8 @@ class Sample:
     """A frame to be decoded."""
 
     time_s: float
-    key: int | None = None
-    """Number of a key frame in the file; None is the frame on screen at the time."""
+    is_key: bool = False
+    """Whether it is a key frame of the file, which is decoded alone."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def cheapest_first(
     Args:
         start_s: start of the clip, seconds from the start of the video.
         end_s: its end.
-        keys_s: float64 [K], ascending, when the file's key frames are shown.
+        keys_s: float64 [K], ascending, when the file's key frames are shown, from the last one
+            before the clip to the first one after it.
         per_second: frames by time a second, at most.
         at_least: frames by time that a clip gets however short it is.
     """
@@ -138,8 +139,9 @@ def nearest_first(
         outside = _around(start_s, end_s, keys_s, keys)
         return Plan(samples, STORED_KEYS, len(keys), outside)
     # Decoding cost of a frame grows with its way from the key frame before it.
-    before = np.searchsorted(keys_s, np.array(times) + SAME_S, side="right") - 1
-    way_s = times - keys_s[before.clip(0)]
+    ways_from_s = keys_s if len(keys_s) else np.zeros(1)  # an edit list may hide all key frames
+    before = np.searchsorted(ways_from_s, np.array(times) + SAME_S, side="right") - 1
+    way_s = times - ways_from_s[before.clip(0)]
     walked = [Sample(times[i]) for i in np.argsort(way_s, kind="stable")]
     first = _keys_first(keys)
     near = min(len(first) + int(np.count_nonzero(way_s <= NEAR_S)), NEAR_FRAMES)
@@ -208,7 +210,7 @@ def _keys_apart(start_s: float, end_s: float, keys_s: npt.NDArray[np.float64]) -
     first, end = np.searchsorted(keys_s, [start_s - SAME_S, end_s - SAME_S])
     for k in range(first, end):
         if not kept or keys_s[k] - kept[-1].time_s >= APART_S:
-            kept.append(Sample(float(keys_s[k]), int(k)))
+            kept.append(Sample(float(keys_s[k]), is_key=True))
     return kept[:: math.ceil(len(kept) / MOST_FRAMES) or 1]
 
 
@@ -220,7 +222,7 @@ def _around(
     after = int(np.searchsorted(keys_s, end_s - SAME_S))
     sides = (before, samples[:NEAREST]), (after, samples[-NEAREST:])
     return [
-        OutsideKey(Sample(float(keys_s[k]), k), near)
+        OutsideKey(Sample(float(keys_s[k]), is_key=True), near)
         for k, near in sides
         if 0 <= k < len(keys_s) and max(start_s - keys_s[k], keys_s[k] - end_s) <= OUTSIDE_S
     ]

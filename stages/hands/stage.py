@@ -52,7 +52,7 @@ class Hands(Stage):
 
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
-    code_version: ClassVar[int] = 6
+    code_version: ClassVar[int] = 7
     filters: ClassVar[bool] = True  # a clip that cannot be decoded goes no further
 
     until_clear: bool = True
@@ -114,11 +114,12 @@ class Hands(Stage):
         if self.shots or not self.until_clear:  # a cut only shows between two frames
             return sampling.whole_grid(*span, *rate)
         order = sampling.nearest_first if quick else sampling.cheapest_first
-        return order(*span, video.keys_s, *rate)
+        return order(*span, video.keys_around(*span), *rate)
 
     def _search(self, plan: Plan, opened: "_OpenVideo", quick: bool) -> Iterator[SampledFrame]:
         """Frames in the plan's order; the detector runs until the answer is clear."""
         hits = misses = 0
+        failure: MediaError | None = None
         lumas: list[npt.NDArray[np.uint8]] = []
         for number, sample in enumerate(plan.samples):
             done = self.until_clear and sampling.is_decided(hits, misses, quick, len(plan.outside))
@@ -128,11 +129,19 @@ class Hands(Stage):
             spare = number - plan.stored
             if done and (spare >= MORE_FRAMES or (spare >= 0 and change(lumas) > HARDLY_MOVED)):
                 break
-            frame = opened.frame(sample)
+            try:
+                frame = opened.frame(sample)
+            except MediaError as error:
+                if not sample.is_key:
+                    raise
+                failure = error  # costs a look, not the clip
+                continue
             lumas.append(small_luma(frame.picture_hwc))
             hands = None if done else opened.hands(frame)
             yield SampledFrame(frame.time_s, frame.picture_hwc, lumas[-1], hands)
             hits, misses = hits + bool(hands), misses + (hands == [])
+        if failure and not lumas:
+            raise failure
         more = [] if hits else opened.near_hands(plan.outside)
         if more:
             yield from self._search(Plan(more, stored=0, enough=len(more)), opened, quick)
@@ -195,8 +204,8 @@ class _OpenVideo:
 
     def frame(self, sample: Sample) -> SmallFrame:
         """A frame of the plan."""
-        if sample.key is not None:
-            return self.video.key_frame(sample.key)
+        if sample.is_key:
+            return self.video.key_frame(sample.time_s)
         return self.video.frame_at(sample.time_s)
 
     def near_hands(self, outside: list[OutsideKey]) -> list[Sample]:

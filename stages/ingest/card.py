@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,20 @@ from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Row
 
 NAME = "card.json"
-FORM = 1  # raised whenever the same tables would give another card
+FORM = 2  # raised whenever the same tables would give another card
+
+
+# What a file may have that simple readers get wrong: they read other pictures, or other times.
+ODDITIES: dict[str, Callable[[Probe], bool]] = {
+    "an edit list": lambda probe: probe.is_cut,
+    "a late picture": lambda probe: probe.start_s > LATE_S,
+    "a turned picture": lambda probe: probe.rotation != 0,
+    "a mirrored picture": lambda probe: probe.is_mirrored,
+    "a variable rate": lambda probe: probe.is_variable,
+    "an offset": lambda probe: abs(probe.offset_s) > LATE_S,
+}
+LATE_S = 0.1
+MANY_ODD = 0.01  # of the files: from here on a line warns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +139,16 @@ def _count(table: Table) -> _Counts:
 def _media(cache: Path) -> dict[str, Any]:
     """Codecs, sizes and rates of the files that were probed."""
     found = {name: Counter[str]() for name in ("codecs", "sizes", "fps")}
-    seconds = 0.0
+    seconds, odd = 0.0, Counter[str]()
     for probe in probe_table(cache).read(Probe):
         if probe.status == "ok":
             found["codecs"][probe.codec] += 1
             found["sizes"][f"{probe.width}x{probe.height}"] += 1
             found["fps"][f"{probe.fps:.2f}"] += 1
             seconds += probe.duration_s
+            odd.update(name for name, is_so in ODDITIES.items() if is_so(probe))
     common = {name: dict(counter.most_common(12)) for name, counter in found.items()}
-    return {"hours": round(seconds / 3600, 4), **common}
+    return {"hours": round(seconds / 3600, 4), **common, "odd": dict(odd)}
 
 
 def lines(card: dict[str, Any]) -> list[tuple[str, str]]:
@@ -157,4 +172,25 @@ def lines(card: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("rows", "; ".join(rows)),
         ("usable hours", hours or "none"),
+        ("odd files", "; ".join(_odd_files(card)) or "none"),
     ]
+
+
+def warnings(card: dict[str, Any]) -> list[str]:
+    """A sentence where many files are such as other programs read wrongly."""
+    media = card.get("media", {})
+    files = sum(media.get("codecs", {}).values())
+    many = [name for name, n in media.get("odd", {}).items() if n > MANY_ODD * files]
+    if not many:
+        return []
+    told = ", ".join(line for line in _odd_files(card) if any(line.endswith(n) for n in many))
+    return [
+        f"ingest: of {files:,} files {told}; their pictures and times are those that players show, "
+        "which other programs may read differently"
+    ]
+
+
+def _odd_files(card: dict[str, Any]) -> list[str]:
+    """How many files have what, the most frequent first."""
+    odd = card.get("media", {}).get("odd", {})
+    return [f"{n:,} with {name}" for name, n in sorted(odd.items(), key=lambda pair: -pair[1])]

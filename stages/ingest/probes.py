@@ -10,11 +10,12 @@ from hashlib import blake2b
 from pathlib import Path
 
 from handloom.errors import MediaError
+from handloom.stages.datasets.source import stat_file
 from handloom.stages.media.video import MediaFacts, probe
 from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Row
 
-VERSION = "probe-1"  # raised whenever `probe` finds other facts in the same file
+VERSION = "probe-2"  # raised whenever `probe` finds other facts in the same file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Probe(Row):
 
     size: int
     mtime_ns: int
+    start_s: float = 0.0
     duration_s: float = 0.0
     fps: float = 0.0
     width: int = 0
@@ -30,6 +32,10 @@ class Probe(Row):
     codec: str = ""
     rotation: int = 0
     pixel_aspect: float = 1.0
+    offset_s: float = 0.0
+    is_mirrored: bool = False
+    is_cut: bool = False
+    is_variable: bool = False
 
 
 def probe_table(folder: Path) -> Table:
@@ -54,16 +60,13 @@ class Probes:
         """The one object of this process for a folder; without a folder nothing is kept."""
         return Probes(folder)
 
-    def probe(self, root: Path, path: str, bucket: str) -> MediaFacts:
+    def probe(self, root: Path, path: str, bucket: str, max_pixels: int = 0) -> MediaFacts:
         """Facts of a file below `root`, from the table where the file is unchanged.
 
         Raises:
-            MediaError: the file cannot be read as a video.
+            MediaError: the file cannot be read as a video, or its pictures are too large.
         """
-        try:
-            stat = (root / path).stat()
-        except OSError as error:
-            raise MediaError(f"{path}: cannot be opened ({error.strerror})") from None
+        stat = stat_file(root, path)
         version = (path, stat.st_size, stat.st_mtime_ns)
         found = self._bucket(bucket).get(version)
         if found is None:

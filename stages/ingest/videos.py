@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from handloom.errors import MediaError
 from handloom.files import file_digest
 from handloom.stages.datasets.catalog import video_adapter
 from handloom.stages.datasets.source import (
@@ -17,6 +18,7 @@ from handloom.stages.datasets.source import (
     refuse_outside,
 )
 from handloom.stages.ingest.probes import Probes
+from handloom.stages.media.container import MAX_PIXELS
 from handloom.stages.media.frame_transform import FrameOptions
 from handloom.stages.media.video import MediaFacts
 from handloom.stages.outside import is_outside, module_file
@@ -25,6 +27,7 @@ from handloom.stages.tables.parts import bucket_of
 from handloom.stages.tables.rows import Clip, Row, clip_id
 
 OWN_LINKS = "if you made the link yourself, pass --ingest.follow-links"
+MEDIA_COLUMNS = ("duration_s", "fps", "width", "height", "codec")
 SHORT_FILE_S = 1.0  # a file this much shorter than its annotations say was not downloaded whole
 
 
@@ -34,6 +37,7 @@ class Ingest(Stage, FrameOptions):
 
     name: ClassVar[str] = "ingest"
     row_type: ClassVar[type[Row]] = Clip
+    code_version: ClassVar[int] = 2
 
     dataset: str = "ego4d"
     """Name that the clips carry."""
@@ -47,6 +51,8 @@ class Ingest(Stage, FrameOptions):
     """A narration's span, or a clip made of speech, is no longer than this."""
     follow_links: bool = False
     """Read files that links in the data folder lead to, wherever they are; only for your own."""
+    max_pixels: int = MAX_PIXELS
+    """Files with larger pictures fail, at most 8192 x 8192; such a picture takes 200 MB."""
     val_percent: float = 5.0
     """Share of the videos without an official split that goes to val, by a hash of the video id."""
 
@@ -64,7 +70,7 @@ class Ingest(Stage, FrameOptions):
         """The options and the content of the annotation files."""
         found = super().settings() | inputs(self.format, self.adapter, self.data)
         del found["frame_transform"]  # clips are the same whatever their pictures look like
-        return found | {"span_rule": "next"}  # once an option: tables of that time stay valid
+        return found
 
     def sources(self) -> Iterator[SourceVideo]:
         """Stream the dataset's annotated videos."""
@@ -81,6 +87,11 @@ class Ingest(Stage, FrameOptions):
         facts = Probes.of(self.cache).probe(
             self.data, video.media_path, bucket_of(video.bucket_key)
         )
+        if facts.width * facts.height > self.max_pixels:
+            raise MediaError(
+                f"{video.media_path}: pictures of {facts.width} x {facts.height}, expected at most "
+                f"{self.max_pixels:,} pixels (--ingest.max-pixels)"
+            )
         for span in spans:
             yield self._fit(video, span, facts)
 
@@ -103,14 +114,14 @@ class Ingest(Stage, FrameOptions):
         return self.adapter.cut(video, self._rule())
 
     def _fit(self, video: SourceVideo, span: Span, facts: MediaFacts) -> Clip:
-        """Clamp a span to the file; what lies beyond its end is rejected, or failed if cut off."""
+        """Clamp a span to the pictures; what lies beyond them is rejected, or failed if cut off."""
         start_s, annotated_end_s = span.start_s, span.end_s
         if facts.duration_s <= video.whole_if_shorter_s:  # the file holds nothing but the span
             start_s, annotated_end_s = 0.0, TO_THE_END
-        end_s = min(annotated_end_s, facts.duration_s)
-        media = asdict(facts)
-        del media["rotation"], media["pixel_aspect"]
-        reason = span.reason
+        is_before = annotated_end_s <= facts.start_s
+        start_s, end_s = max(start_s, facts.start_s), min(annotated_end_s, facts.duration_s)
+        media = {name: getattr(facts, name) for name in MEDIA_COLUMNS}
+        reason = span.reason or ("before_start" if is_before else "")
         if not reason and start_s >= facts.duration_s:
             if video.expected_s - facts.duration_s > SHORT_FILE_S:
                 error = (

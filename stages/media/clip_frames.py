@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.stages.hands.rows import Framing as Framing  # for train, to which hands is closed
+from handloom.stages.media.display import FrameHWC
 from handloom.stages.media.frame_transform import (
     FrameTransform,
     load_transform,
     transform_name,
     transformed,
 )
-from handloom.stages.media.video import FrameHWC, frames_once, open_video
+from handloom.stages.media.video import frames_once, open_video
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip
 
@@ -53,9 +54,12 @@ class ClipFrames:
         if self.scattered:
             shown = frames_once(path, times_s, threads=0)
         else:
-            shown = iter(open_video(path).frames_at(times_s))
-        for frame_hwc in shown:
-            yield transformed(self.transform, clip, without_bars(frame_hwc, framing))
+            shown = open_video(path).each_frame(times_s)
+
+        def finished(frame_hwc: FrameHWC) -> FrameHWC:
+            return transformed(self.transform, clip, without_bars(frame_hwc, framing))
+
+        yield from map(finished, shown)  # no name holds a frame, of up to 200 MB, meanwhile
 
 
 def pictures_of(stage: Stage) -> ClipFrames:

@@ -17,8 +17,8 @@ from handloom.stages.datasets.source import (
     refuse_outside,
 )
 from handloom.stages.media.clip_frames import Framing, Times
+from handloom.stages.media.display import FrameHWC
 from handloom.stages.media.frame_transform import FrameTransform, transformed
-from handloom.stages.media.video import FrameHWC
 from handloom.stages.tables.rows import EpisodePlace
 
 OTHER_FOLDER = "copy the file there, or name the folder it is in with --data"

@@ -15,7 +15,8 @@ import numpy as np
 
 from handloom.errors import UserError
 from handloom.files import file_digest
-from handloom.stages.media.video import FrameHWC, FramesTHWC
+from handloom.stages.media.display import FrameHWC
+from handloom.stages.media.video import FramesTHWC
 from handloom.stages.outside import load, module_file
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip

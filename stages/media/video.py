@@ -1,27 +1,36 @@
 """Reading video files: what a file is, and its frames at given times.
 
-Times are seconds from the first frame of the file's best video stream. Frames come out upright
-(rotation metadata applied) with square pixels, RGB uint8.
+Times are seconds from the start of the container, as players show them. Frames are those that
+FFmpeg shows: edit lists, display matrix and pixel aspect applied, RGB uint8.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from handloom.errors import MediaError
+from handloom.stages.media.container import MAX_PIXELS, SAME_S, Container, Shown, why
+from handloom.stages.media.display import (
+    Converter,
+    FrameHWC,
+    degrees_clockwise,
+    display_matrix,
+    is_mirrored,
+    pixel_aspect,
+)
 
 # A frame may be asked for slightly after the last one: durations are rounded, frame rates vary.
 TAIL_S = 0.5
 
-FrameHWC = npt.NDArray[np.uint8]
+# Without an index, seeking pays for a way of more seconds than this.
+FAR_S = 4.0
+
 FramesTHWC = npt.NDArray[np.uint8]
 
 
@@ -29,103 +38,156 @@ FramesTHWC = npt.NDArray[np.uint8]
 class MediaFacts:
     """What probing finds in a file; width and height are of the stored picture, before rotation."""
 
+    start_s: float
+    """When the first picture is shown."""
     duration_s: float
+    """When the last picture ends."""
     fps: float
     width: int
     height: int
     codec: str
     rotation: int
+    """Degrees against the clock by which the stored picture is turned, 0 to 359."""
     pixel_aspect: float
+    offset_s: float = 0.0
+    """What the packets' clock says at the start of the container."""
+    is_mirrored: bool = False
+    is_cut: bool = False
+    """Whether an edit list hides the first frames."""
+    is_variable: bool = False
+    """Whether frames last differently long."""
 
 
 def probe(path: Path) -> MediaFacts:
     """Open a file, decode its first frame and measure its video stream.
 
+    Of pictures so large that one would fill the memory nothing is decoded.
+
     Raises:
         MediaError: the file cannot be opened, holds no video, or its first frame does not decode.
     """
-    with opened(path) as (container, stream):
+    with Container(path) as container:
+        stream = container.stream
+        if stream.width * stream.height > MAX_PIXELS:
+            return MediaFacts(0.0, 0.0, 0.0, stream.width, stream.height, "", 0, 1.0)
         try:
-            frame = next(container.decode(stream), None)
+            first = next(container.frames(), None)
         except av.FFmpegError as error:
-            reason = why(error)
-            raise MediaError(f"{path.name}: the first frame does not decode ({reason})") from None
-        if frame is None:
+            raise MediaError(
+                f"{path.name}: the first frame does not decode ({why(error)})"
+            ) from None
+        if first is None:
             raise MediaError(f"{path.name}: the video stream holds no frames")
+        is_cut, end_s = _is_cut(container), _end_s(container)
+        stream, matrix = container.stream, display_matrix(first.picture)
+        rates = float(stream.average_rate or 0), float(stream.guessed_rate or 0)
         return MediaFacts(
-            duration_s=_duration_s(path, container, stream),
+            start_s=first.time_s,
+            duration_s=end_s,
             fps=float(stream.average_rate or stream.guessed_rate or 0),
-            width=frame.width,
-            height=frame.height,
+            width=first.picture.width,
+            height=first.picture.height,
             codec=stream.codec_context.codec.canonical_name,
-            rotation=int(frame.rotation) % 360,
-            pixel_aspect=_pixel_aspect(stream),
+            rotation=-degrees_clockwise(matrix) % 360,
+            pixel_aspect=pixel_aspect(stream),
+            offset_s=container.start_s,
+            is_mirrored=is_mirrored(matrix),
+            is_cut=is_cut,
+            is_variable=abs(rates[0] - rates[1]) > 0.02 * max(rates),
         )
 
 
+def _is_cut(container: Container) -> bool:
+    """Whether the first packet is decoded and not shown."""
+    container.open_again()
+    first = next(container.packets(), None)
+    return bool(first is not None and first.is_discard)
+
+
 class Video:
-    """An open file that gives frames by time; neighbouring requests share one decoder.
+    """An open file that gives frames by time; neighbouring requests share one decoder."""
 
-    decord reads what it can; files it cannot open (AV1, GIF, a broken tail) go to PyAV.
-    """
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 1) -> None:
         self.path = path
-        self.facts = probe(path)
-        self._decord = _DecordReader.open(path, self.facts)
+        self._container = Container(path, threads=threads)
+        self._pixel_aspect = pixel_aspect(self._container.stream)
+        self._keys_s = _indexed_keys(self._container)
+        self._convert = Converter()
+        self._frames: Iterator[Shown] = iter(())
+        self._shown: Shown | None = None
+        self._next: Shown | None = None
+        self._failure: OSError | None = None
 
-    def frames_at(self, times_s: npt.NDArray[np.float64]) -> FramesTHWC:
-        """The frame on screen at each time.
+    @cached_property
+    def facts(self) -> MediaFacts:
+        """What probing finds in the file."""
+        return probe(self.path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def frames_at(self, times_s: Sequence[float] | npt.NDArray[np.float64]) -> FramesTHWC:
+        """The frames on screen at some times, uint8 [T, H, W, 3]; see `each_frame`."""
+        return np.stack(list(self.each_frame(times_s)))
+
+    def each_frame(self, times_s: Sequence[float] | npt.NDArray[np.float64]) -> Iterator[FrameHWC]:
+        """The frame on screen at each time, one after the other.
 
         Args:
-            times_s: float64 [T], ascending.
+            times_s: [T], best ascending.
 
-        Returns:
-            uint8 [T, H, W, 3] RGB.
+        Yields:
+            uint8 [H, W, 3] RGB.
 
         Raises:
             MediaError: the file is damaged there or ends earlier.
         """
-        frames = self._decord.frames_at(times_s) if self._decord else None
-        if frames is None:
-            self._decord = None
-            return np.stack(list(frames_once(self.path, times_s)))
-        if _is_square(self.facts.pixel_aspect):
-            return frames
-        aspect, rotation = self.facts.pixel_aspect, self.facts.rotation
-        return np.stack([_square_pixels(frame, aspect, rotation) for frame in frames])
+        for time_s in times_s:
+            # Not kept in a name: a decoded frame may take 200 MB.
+            yield self._convert(self._walk_to(float(time_s)).picture, self._pixel_aspect)
 
+    def _walk_to(self, time_s: float) -> Shown:
+        if self._shown is None or not self._is_ahead(time_s):
+            self._frames, self._failure = self._container.frames_from(time_s), None
+            self._shown, self._next = self._following(), self._following()
+        while self._next is not None and self._next.time_s <= time_s + SAME_S:
+            self._shown, self._next = self._next, self._following()
+        tail_s = 0.0 if self._failure else TAIL_S
+        if self._shown is None or (
+            self._next is None and time_s + SAME_S >= self._shown.until_s + tail_s
+        ):
+            raise self._no_frame(time_s)
+        return self._shown
 
-class _DecordReader:
-    def __init__(self, reader: Any, starts_s: npt.NDArray[np.float64], ends_s: float) -> None:
-        self._reader, self._starts_s, self._end_s = reader, starts_s, ends_s
-
-    @staticmethod
-    def open(path: Path, facts: MediaFacts) -> "_DecordReader | None":
-        """A reader, or None where decord cannot read the file as PyAV's probe saw it."""
-        import decord  # loads its own FFmpeg: only when frames are wanted
-
+    def _following(self) -> Shown | None:
+        """The next frame; None at the end, and where decoding fails."""
         try:
-            reader = decord.VideoReader(str(path), num_threads=1)
-            spans = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)
-        except (decord.DECORDError, RuntimeError):
+            return next(self._frames, None)
+        except (av.FFmpegError, OSError) as error:
+            self._failure = error
             return None
-        starts, end = spans[:, 0] - spans[0, 0], float(spans[-1, 1] - spans[0, 0])
-        sane = bool(np.all(np.diff(starts) > 0)) and abs(end - facts.duration_s) < TAIL_S
-        return _DecordReader(reader, starts, end) if sane else None
 
-    def frames_at(self, times_s: npt.NDArray[np.float64]) -> FramesTHWC | None:
-        """The frames, or None where decord fails."""
-        import decord
+    def _no_frame(self, time_s: float) -> MediaError:
+        name, end_s = self.path.name, self._shown.until_s if self._shown else 0.0
+        shown, self._shown = self._shown, None  # whoever asks next starts afresh
+        if self._failure:
+            where = f" at {end_s:.2f} s" if shown else ""
+            return MediaError(f"{name}: decoding stops{where} ({why(self._failure)})")
+        if shown is None:
+            return MediaError(f"{name}: the video stream holds no frames")
+        return MediaError(f"{name}: no frame at {time_s:.2f} s, the picture ends at {end_s:.2f} s")
 
-        if times_s[-1] > self._end_s + TAIL_S:
-            return None
-        indices = np.searchsorted(self._starts_s, times_s + 1e-4, side="right") - 1
-        try:
-            frames: FramesTHWC = self._reader.get_batch(indices.clip(0)).asnumpy()
-        except decord.DECORDError:
-            return None
-        return frames
+    def _is_ahead(self, time_s: float) -> bool:
+        """Whether the way to a time is best gone on from here."""
+        assert self._shown is not None
+        here_s = self._shown.time_s
+        if time_s < here_s - SAME_S:
+            return False
+        if not len(self._keys_s):
+            return time_s - here_s < FAR_S
+        first, last = np.searchsorted(self._keys_s, [here_s + SAME_S, time_s + SAME_S])
+        return bool(first == last)
 
 
 def frames_once(
@@ -133,144 +195,70 @@ def frames_once(
 ) -> Iterator[FrameHWC]:
     """The frame on screen at each time, from a file that is opened for these frames alone.
 
-    It seeks, where `Video` reads the whole file first for decord's index: that pays for clips of
-    one video after another, not for a few frames of each of many videos. Both give the same pixels.
-
     Args:
         path: a video file.
         times_s: float64 [T], ascending.
         threads: of the decoder; 0 is one for each core. They change no pixel.
 
     Yields:
-        uint8 [H, W, 3] RGB, one at a time: a decoder walks forward from the key frame before.
+        uint8 [H, W, 3] RGB, one at a time.
 
     Raises:
         MediaError: the file cannot be opened, is damaged there or ends earlier.
     """
-    with opened(path, threads=threads) as (container, stream):
-        start_s = float((stream.start_time or 0) * stream.time_base)
-        if times_s[0] > 2.0 and container.duration:  # GIF and raw streams cannot seek
-            container.seek(int((times_s[0] + start_s) / stream.time_base), stream=stream)
-        wanted = list(times_s)
-        shown, end_s = None, 0.0
-        for frame in _decoded(path, container, stream):
-            time_s = float(frame.pts * stream.time_base) - start_s if frame.pts is not None else 0.0
-            while wanted and shown is not None and wanted[0] + 1e-4 < time_s:
-                yield _as_shown(shown, stream)
-                wanted.pop(0)
-            if not wanted:
-                return
-            shown, end_s = frame, time_s + float((frame.duration or 0) * stream.time_base)
-        while wanted and shown is not None and wanted[0] <= end_s + TAIL_S:
-            yield _as_shown(shown, stream)
-            wanted.pop(0)
-        if wanted:
-            raise MediaError(
-                f"{path.name}: no frame at {wanted[0]:.2f} s, the picture ends at {end_s:.2f} s"
-            )
-
-
-def _as_shown(frame: Any, stream: Any) -> FrameHWC:
-    """RGB uint8 [H, W, 3] of a decoded frame, upright, with square pixels."""
-    picture_hwc = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
-    return _square_pixels(picture_hwc, _pixel_aspect(stream), frame.rotation)
-
-
-def _decoded(path: Path, container: Any, stream: Any) -> Iterator[Any]:
+    video = Video(path, threads)
     try:
-        yield from container.decode(stream)
-    except av.FFmpegError as error:
-        raise MediaError(f"{path.name}: decoding stops ({why(error)})") from None
+        yield from video.each_frame(times_s)
+    finally:
+        video.close()
 
 
-class opened:
-    """Context manager: a PyAV container and its best video stream.
-
-    Args:
-        path: a video file.
-        decoding: FFmpeg's decoder options.
-        threads: of the decoder; 0 is one for each core.
-
-    Raises:
-        MediaError: the file cannot be opened or holds no video.
-    """
-
-    def __init__(
-        self, path: Path, decoding: dict[str, str] | None = None, threads: int = 1
-    ) -> None:
-        self.path, self._decoding, self._threads = path, decoding or {}, threads
-
-    def __enter__(self) -> tuple[Any, Any]:
-        try:
-            self.container = av.open(str(self.path), metadata_errors="replace")
-        except (av.FFmpegError, OSError) as error:
-            reason = why(error)
-            raise MediaError(f"{self.path.name}: not a readable video file ({reason})") from None
-        stream = self.container.streams.best("video")
-        if stream is None:
-            self.container.close()
-            raise MediaError(f"{self.path.name}: the file holds no video stream")
-        # One by default: a worker has one core, and threads halve the speed of probing.
-        stream.codec_context.thread_count = self._threads
-        if self._threads != 1:
-            stream.thread_type = "AUTO"
-        stream.codec_context.options = self._decoding
-        return self.container, stream
-
-    def __exit__(self, *_: object) -> None:
-        self.container.close()
+def _indexed_keys(container: Container) -> npt.NDArray[np.float64]:
+    """About when the key frames of an index lie, ascending: by their times of decoding."""
+    stamps = [e.timestamp for e in container.stream.index_entries if e.is_keyframe]
+    return np.sort(np.array(stamps, np.float64) * container.tick_s - container.start_s)
 
 
-def _duration_s(path: Path, container: Any, stream: Any) -> float:
-    """Length of the video stream; containers without one are read to their last packet."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    if container.duration:
-        start_s = float((stream.start_time or 0) * stream.time_base)
-        return float(Fraction(container.duration, av.time_base)) - start_s
-    with opened(path) as (again, video):
-        try:
-            ends = [
-                float((p.pts + (p.duration or 0)) * video.time_base)
-                for p in again.demux(video)
-                if p.pts is not None
-            ]
-        except av.FFmpegError as error:
-            raise MediaError(f"{path.name}: the file breaks off ({why(error)})") from None
-    if len(ends) < 2:
-        raise MediaError(f"{path.name}: a still picture, not a video")
+def _end_s(container: Container) -> float:
+    """When the last picture ends, from the table of an MP4 or from the last packets of a file."""
+    stream = container.stream
+    if stream.duration and "mp4" in container.file.format.name:
+        end = (stream.start_time or 0) + stream.duration
+        return float(end * stream.time_base) - container.start_s
+    length_s = (container.file.duration or 0) / av.time_base
+    ends = _ends_s(container, length_s - TAIL_S) or _ends_s(container, 0.0)
+    if not ends:
+        kind = container.file.format.name
+        raise MediaError(
+            f"{container.path.name}: a raw {kind} stream, which says no times: put it into a "
+            "container, `ffmpeg -r RATE -i FILE -c copy FILE.mp4`"
+        )
+    if len(ends) < 2 and length_s <= container.frame_s:
+        raise MediaError(f"{container.path.name}: a still picture, not a video")
     return max(ends)
 
 
-def upright(picture_hwc: npt.NDArray[np.uint8], degrees: float) -> npt.NDArray[np.uint8]:
-    """A picture turned by a frame's rotation metadata, in quarters, against the clock."""
-    return np.ascontiguousarray(np.rot90(picture_hwc, k=int(degrees) // 90 % 4))
-
-
-def _pixel_aspect(stream: Any) -> float:
-    """Width of a stored pixel over its height."""
-    return float(stream.sample_aspect_ratio or 1) or 1.0
-
-
-def _is_square(pixel_aspect: float) -> bool:
-    return abs(pixel_aspect - 1) < 0.01
-
-
-def _square_pixels(picture_hwc: FrameHWC, pixel_aspect: float, rotation: float) -> FrameHWC:
-    """An upright picture, stretched where the stored pixels are not square."""
-    if _is_square(pixel_aspect):
-        return picture_hwc
-    height, width = picture_hwc.shape[:2]
-    if int(rotation) % 180:  # what was stored as width is the height now
-        size = width, round(height * pixel_aspect)
+def _ends_s(container: Container, from_s: float) -> list[float]:
+    """When the frames from about a time on end, by their packets."""
+    if from_s > 0:
+        packets = container.seek(from_s)
     else:
-        size = round(width * pixel_aspect), height
-    return np.asarray(Image.fromarray(picture_hwc).resize(size))
-
-
-def why(error: OSError) -> str:
-    """What FFmpeg or the system says is wrong, without the path."""
-    return error.strerror or type(error).__name__  # str(error) would add the absolute path
+        container.open_again()
+        packets = container.packets()
+    tick = container.stream.time_base
+    waits = container.stream.codec_context.reorder_depth if container.by_dts else 0
+    ends = []
+    try:
+        for packet in packets:
+            time_s = container.time_s(packet)
+            if packet.size and time_s is not None:
+                lasts_s = float((packet.duration or 0) * tick) or container.frame_s
+                ends.append(time_s + lasts_s + waits * container.frame_s)
+    except (av.FFmpegError, OSError) as error:
+        if not ends:
+            reason = why(error)
+            raise MediaError(f"{container.path.name}: the file breaks off ({reason})") from None
+    return ends
 
 
 _open = threading.local()

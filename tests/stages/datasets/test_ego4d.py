@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from handloom.errors import UserError
 from handloom.stages.datasets import ego4d
 from handloom.stages.datasets.source import CutRule, SourceVideo, Span
 from handloom.stages.ingest.videos import Ingest, hashed_split
+from handloom.stages.media.clip_frames import ClipFrames, whole
 from handloom.stages.tables.rows import Clip, clip_id
+from tests.helpers.odd_videos import Odd, truth, with_audio, x264
 from tests.helpers.videos import write_grey_video
 
 RULE = CutRule(max_s=8.0)
@@ -263,6 +266,21 @@ def test_spans_are_fitted_to_the_file(tmp_path: Path) -> None:
     assert fit(5.0, 8.0, 4.0).reason == "past_end"
     cut_off = fit(5.0, 8.0, 4.0, expected_s=20.0)
     assert (cut_off.status, "download it again" in cut_off.error) == ("failed", True)
+
+
+def test_annotated_times_count_from_the_start_of_the_container(tmp_path: Path) -> None:
+    """As in a player: where pictures begin a second late, 3.0 s is two seconds into them."""
+    Odd("late.mp4", x264(), copy=with_audio(4, "-itsoffset", "1")).write(tmp_path)
+    spans = [Span(0.0, 0.9, "a"), Span(0.0, 2.5, "b"), Span(2.0, 3.0, "c"), Span(3.5, 4.0, "d")]
+    video = SourceVideo("late", "late.mp4", "", "v2", tuple(spans), 0.0)
+    before, first, second, behind = Ingest().at(tmp_path)(video)
+    assert (before.reason, behind.reason) == ("before_start", "past_end")
+    assert (first.status, first.start_s, first.end_s) == ("ok", 1.0, 2.5)
+    assert (second.start_s, second.end_s) == (2.0, 3.0)
+    right = truth(tmp_path / "late.mp4")
+    shown = ClipFrames(tmp_path).frames(second, whole(second), np.array([2.5]))
+    assert right.at(2.5) in right.which(next(shown))
+    assert right.at(2.5) == 45  # of 30 pictures a second, from 1.0 s on
 
 
 def test_identity_is_dataset_video_and_milliseconds() -> None:

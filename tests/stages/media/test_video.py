@@ -56,11 +56,10 @@ def test_the_frame_on_screen_at_a_time(tmp_path: Path, name: str, codec: str) ->
     assert shown(Video(path).frames_at(times_s)) == [0, 0, 15, 30, 59]
 
 
-def test_both_decoders_show_the_same_pictures(tmp_path: Path) -> None:
+def test_one_after_the_other_or_alone_pictures_are_the_same(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", frames=90, g="12")
     times_s = np.linspace(2.1, 2.9, 7)
     ours = Video(path).frames_at(times_s)
-    assert Video(path)._decord is not None
     np.testing.assert_array_equal(ours, np.stack(list(frames_once(path, times_s))))
 
 
@@ -158,8 +157,8 @@ def test_small_frames_are_those_of_their_time(tmp_path: Path, name: str, codec: 
         frame = small.frame_at(wanted_s)
         assert abs(frame.time_s - wanted_s) < 4 / 30 + late  # unreferenced frames are left out
         assert number(frame) == round(30 * (frame.time_s - late))
-    for index in range(len(small.keys_s)):
-        frame = small.key_frame(index)
+    for key_s in small.keys_around(0.0, 3.0):
+        frame = small.key_frame(key_s)
         assert number(frame) == round(30 * (frame.time_s - late))
 
 
@@ -167,16 +166,27 @@ def test_small_frames_are_those_of_their_time(tmp_path: Path, name: str, codec: 
 def test_key_frames_are_found_and_decoded_alone(tmp_path: Path, name: str) -> None:
     path = encode(tmp_path / name, frames=90, g="20", keyint_min="20", sc_threshold="0")
     small = SmallVideo(path, 64)
-    np.testing.assert_allclose(small.keys_s, np.arange(5) * 20 / 30, atol=0.002)
-    assert [number(small.key_frame(i)) for i in (3, 0, 4, 1, 2)] == [60, 0, 80, 20, 40]
+    keys_s = small.keys_around(0.0, 3.0)
+    np.testing.assert_allclose(keys_s, np.arange(5) * 20 / 30, atol=0.002)
+    assert [number(small.key_frame(keys_s[i])) for i in (3, 0, 4, 1, 2)] == [60, 0, 80, 20, 40]
+
+
+def test_keys_around_a_span_reach_one_further_on_both_sides(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", frames=300, g="20", keyint_min="20", sc_threshold="0")
+    for start_s, end_s in ((0.0, 10.0), (0.0, 0.1), (3.0, 5.5), (2.0, 4.0), (9.9, 10.0)):
+        keys_s, all_s = SmallVideo(path, 64).keys_around(start_s, end_s), np.arange(15) * 20 / 30
+        before, after = all_s[all_s < start_s - 1e-4], all_s[all_s >= end_s - 1e-4]
+        wanted = [t for t in all_s if start_s - 1e-4 <= t < end_s - 1e-4]
+        assert set(np.round([*before[-1:], *wanted, *after[:1]], 3)) <= set(np.round(keys_s, 3))
 
 
 def test_a_file_without_an_index_is_scanned_for_key_frames(tmp_path: Path) -> None:
     more = {"frames": 90, "codec": "libvpx-vp9", "g": "20"}
     indexed = SmallVideo(encode(tmp_path / "a.webm", **more), 64)
     live = SmallVideo(encode(tmp_path / "live.webm", live="1", **more), 64)
-    np.testing.assert_allclose(live.keys_s, indexed.keys_s)
-    assert number(live.key_frame(3)) == number(indexed.key_frame(3))
+    keys_s = indexed.keys_around(0.0, 3.0)
+    np.testing.assert_allclose(live.keys_around(0.0, 3.0), keys_s)
+    assert number(live.key_frame(keys_s[3])) == number(indexed.key_frame(keys_s[3]))
 
 
 def test_small_frames_do_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
@@ -196,8 +206,8 @@ def test_rotation_is_undone_in_small_frames(tmp_path: Path, degrees: int) -> Non
     ffmpeg.input(str(plain), display_rotation=degrees).output(str(turned), c="copy").run(
         cmd=FFMPEG, quiet=True
     )
-    expected = np.rot90(SmallVideo(plain, 32).key_frame(0).picture_hwc, k=degrees // 90)
-    np.testing.assert_array_equal(SmallVideo(turned, 32).key_frame(0).picture_hwc, expected)
+    expected = np.rot90(SmallVideo(plain, 32).frame_at(0.0).picture_hwc, k=degrees // 90)
+    np.testing.assert_array_equal(SmallVideo(turned, 32).frame_at(0.0).picture_hwc, expected)
 
 
 def test_small_frames_have_square_pixels_and_the_wanted_size(tmp_path: Path) -> None:
@@ -219,7 +229,8 @@ def test_a_broken_tail_is_said_in_words_and_the_rest_is_still_read(tmp_path: Pat
     path = tmp_path / "cut.mp4"
     path.write_bytes(whole[: len(whole) * 2 // 3])
     small = SmallVideo(path, 64)
-    for ask in (lambda: small.frame_at(2.9), lambda: small.key_frame(8)):
+    assert len(small.keys_around(0.0, 3.0)) < 9  # those that cannot be read are left out
+    for _ in range(2):
         with pytest.raises(MediaError, match=r"^cut\.mp4: "):
-            ask()
+            small.frame_at(2.9)
         assert number(small.frame_at(0.5)) == 15

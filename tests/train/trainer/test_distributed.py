@@ -196,3 +196,24 @@ def test_processes_that_do_not_divide_the_batch_are_refused(alone: PretrainConfi
     sentence = "--batch-size 4 cannot be split evenly over 3 processes: .* such as 3 or 6"
     with pytest.raises(UserError, match=sentence):
         Run(alone, World(torch.device("cpu"), rank=0, size=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["finetune", "vqgan"])
+def test_ray_workers_learn_what_one_process_learns(
+    others: dict[str, TrainOptions], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    config = others[kind]
+    alone = replace(config, out=config.out.with_name(f"{kind} by itself"))
+    by_ray = replace(config, out=config.out.with_name(f"{kind} by Ray"), workers=2)
+    train(alone)
+    # Ray starts and ends in a process of its own, as on a command line.
+    start = "import pickle, sys; from handloom.train.trainer.start import train; "
+    start += "train(pickle.loads(open(sys.argv[1], 'rb').read()))"
+    listed = config.out.with_name(f"{kind} config")
+    listed.write_bytes(pickle.dumps(by_ray))
+    done = subprocess.run([sys.executable, "-c", start, str(listed)], cwd=CHECKOUT,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    torch.testing.assert_close(losses(by_ray.out), losses(alone.out), rtol=1e-3, atol=0)
