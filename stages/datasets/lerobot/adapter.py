@@ -20,15 +20,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
+from handloom.stages.datasets.lerobot.cameras import camera_images, cameras, has_dtype
 from handloom.stages.datasets.lerobot.files import (
     INFO,
     Dataset,
     MissingFile,
-    check_readable,
     find_datasets,
     open_dataset,
 )
-from handloom.stages.datasets.lerobot.images import VideoFrames, stored_images
 from handloom.stages.datasets.lerobot.tables import (
     episode_frames,
     episode_row,
@@ -96,8 +95,8 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
         _vector_key(dataset, options.state_key, STATE_KEYS, "state-key"),
         _vector_key(dataset, options.action_key, ACTION_KEYS, "action-key"),
     )
-    cameras = _cameras(dataset, options)
-    columns = [*INDEX, *keys, *(name for name in cameras if _has_dtype(dataset, name, "image"))]
+    names = cameras(dataset, options)
+    columns = [*INDEX, *keys, *(name for name in names if has_dtype(dataset, name, "image"))]
     rows = episode_frames(root, path, columns, index)
     # An episode must have all its rows; a part of one (`000012.1`) may end before them.
     if end > len(rows) or ("." not in number and end != len(rows)):
@@ -105,15 +104,13 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
             f"{path} has {len(rows)} rows of episode {index}, {meta} and its tables say {end}; the "
             "recording was interrupted, or the files are of different releases"
         )
-    times_s, flags = _timestamps(rows, dataset.fps)
+    clock_s, flags = _timestamps(rows, dataset.fps)
+    flags += ("file_found_elsewhere",) * moved
     part = rows.slice(first, end - first)
     views: dict[str, Images] = {}
-    for name in cameras:
-        if _has_dtype(dataset, name, "image"):
-            views[name] = stored_images(part, name, path)
-        else:
-            views[name], moved_video = _video_frames(dataset, row, name, times_s[first:end])
-            moved = moved or moved_video
+    for name in names:
+        views[name], more = camera_images(dataset, row, name, rows, clock_s, slice(first, end))
+        flags += more
     text, others = _texts(dataset, part, row)
     state, action = (_float_matrix(part, key, path) for key in keys)
     return Episode(
@@ -127,7 +124,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
         action=action,
         action_kind=_action_kind(path, state, action, options),
         success=_success(part) if end == len(rows) else None,
-        flags=(*flags, *["file_found_elsewhere"] * moved, *["several_tasks"] * bool(others)),
+        flags=(*dict.fromkeys(flags), *["several_tasks"] * bool(others)),
         facts=_facts(dataset, keys),
     )
 
@@ -179,48 +176,6 @@ def _parts(root: Path, path: str, index: int) -> Iterator[tuple[int, int, int]]:
     borders = [0, *(np.flatnonzero(np.diff(tasks)) + 1).tolist(), len(rows)]
     for first, end in pairwise(borders):
         yield index, first, end
-
-
-def _cameras(dataset: Dataset, options: EpisodeOptions) -> list[str]:
-    """Names of the colour cameras, those on a wrist last."""
-    names = []
-    for name, feature in dataset.features.items():
-        info = feature.get("info") or feature.get("video_info") or {}
-        is_depth = isinstance(info, dict) and (
-            info.get("video.is_depth_map") or info.get("is_depth_map")
-        )
-        if feature.get("dtype") in ("video", "image") and not is_depth:
-            names.append(name)
-    missing = [name for name in options.views if name not in names]
-    if missing or not names:
-        raise MediaError(
-            f"{dataset.below_root(INFO)} names the views {', '.join(names) or 'none'}, expected "
-            f"{', '.join(missing) or 'at least one'}; see --ingest.views"
-        )
-    # The sort is stable: within each group the order of info.json stays.
-    return list(options.views) or sorted(names, key=lambda name: "wrist" in name)
-
-
-def _video_frames(
-    dataset: Dataset, row: dict[str, Any], name: str, times_s: NDArray[np.float64]
-) -> tuple[VideoFrames, bool]:
-    """A camera's frames, and whether its video lies elsewhere than info.json states."""
-    prefix = f"videos/{name}"
-    path, moved = dataset.locate(dataset.video_path(file_numbers(row, prefix), name), name)
-    check_readable(dataset.root / path, path)
-    start_s = row.get(f"{prefix}/from_timestamp") or 0.0
-    if not isinstance(start_s, int | float) or not np.isfinite(start_s):
-        raise MediaError(
-            f"{path} begins at {start_s!r} s, as the episode table says; it is damaged"
-        )
-    info = dataset.features[name].get("info")
-    stated = info.get("video.fps") if isinstance(info, dict) else None
-    fps = float(stated) if isinstance(stated, int | float) and 0 < stated < 1e4 else dataset.fps
-    return VideoFrames(dataset.root / path, times_s + float(start_s), fps), moved
-
-
-def _has_dtype(dataset: Dataset, name: str, dtype: str) -> bool:
-    return bool(dataset.features[name].get("dtype") == dtype)
 
 
 def _vector_key(dataset: Dataset, wanted: str, usual: tuple[str, ...], option: str) -> str:
