@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.formats import tfrecord
+from handloom.stages.datasets.formats.json_stream import load_value
 from handloom.stages.datasets.formats.tfds_features import (
     RAGGED,
     STEPS,
@@ -27,12 +27,14 @@ from handloom.stages.datasets.formats.tfds_features import (
     parse_record,
     read_features,
 )
+from handloom.stages.datasets.joints import in_radians
 from handloom.stages.datasets.source import (
     Episode,
     EpisodeOptions,
     RobotAdapter,
     SourceEpisode,
     is_inside,
+    naming,
 )
 
 HOW_TO_GET = (
@@ -94,8 +96,14 @@ def find_dataset(
     if folders:
         keys = ", ".join(list(read_features(folders[0] / "features.json"))[:12])
         raise UserError(f"{folders[0]} is not {what}: its records hold {keys}, ... {how_to_get}")
-    stray = next((path.name for path in _shards(root) if path.is_file()), "")
-    beside = f"{stray} lies there without a features.json" if stray else "there are no TFRecords"
+    stray = next((path for folder in _folders(root) for path in _shards(folder)), None)
+    beside = "there are no TFRecords"
+    if stray:
+        below = stray.relative_to(root).as_posix()
+        beside = (
+            f"{below} lies there without a features.json, which says how its records are read: "
+            "copy it from where the shards come from"
+        )
     raise UserError(
         f"{root} is not {what}: expected VERSION/features.json and VERSION/*.tfrecord-* below it, "
         f"{beside}. {how_to_get}"
@@ -104,9 +112,12 @@ def find_dataset(
 
 def find_datasets(root: Path) -> list[Path]:
     """Folders with a features.json and shards, in name order."""
+    return [f for f in _folders(root) if (f / "features.json").is_file() and any(_shards(f))]
+
+
+def _folders(root: Path) -> list[Path]:
     folders = [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
-    folders = [f for f in folders if not f.name.startswith("incomplete.")]  # of a broken build
-    return [f for f in folders if (f / "features.json").is_file() and any(_shards(f))]
+    return [f for f in folders if not f.name.startswith("incomplete.")]  # of a broken build
 
 
 def list_episodes(
@@ -207,7 +218,7 @@ def _read_dataset(folder: Path) -> RldsDataset:
     features = read_features(folder / "features.json")
     info, lengths = {}, {}
     try:  # optional, it only serves a check: older copies lack the file or parts of it
-        info = orjson.loads((folder / "dataset_info.json").read_bytes())
+        info = load_value((folder / "dataset_info.json").read_bytes())
         for split in info.get("splits") or []:
             lengths[str(split.get("name"))] = [int(n) for n in split.get("shardLengths") or []]
     except (OSError, AttributeError, TypeError, ValueError):
@@ -273,6 +284,11 @@ def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
 
 def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """Read one episode, as it is stored. Raises MediaError if it is damaged."""
+    with naming(source.unit):
+        return _load(root, source, options)
+
+
+def _load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     features = read_features((root / source.media_path).parent / "features.json")
     cameras = choose_cameras(features, options)
     actions = _number_keys(features, options.action_key, ACTION_NAMES, "action")
@@ -293,17 +309,20 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
             f"actions of {action.shape[1]} and states of {state.shape[1]} numbers are not "
             "ee_delta, which has 7 of each for every arm; leave --ingest.action-kind out"
         )
+    joints = in_radians(state, action, options.joint_unit) if kind == "joints" else None
     return Episode(
         episode_id=record.content_id(content),
         text=next(iter(texts), options.text),
         hz=options.hz,
         views={view_name(key): record.images(key) for key in cameras},
-        state=state,
-        action=action,
+        state=joints.state if joints else state,
+        action=joints.action if joints else action,
         action_kind=kind,
+        grippers=joints.grippers if joints else (),
         other_texts=tuple(texts[1:]),
         flags=tuple(flags + ["no_state"] * (not states)),
-        facts={"action_keys": " ".join(actions), "state_keys": " ".join(states)},
+        facts={"action_keys": " ".join(actions), "state_keys": " ".join(states)}
+        | (joints.facts if joints else {}),
     )
 
 

@@ -8,7 +8,13 @@ import numpy as np
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.catalog import robot_adapter
-from handloom.stages.datasets.source import Episode, EpisodeOptions, RobotAdapter, SourceEpisode
+from handloom.stages.datasets.source import (
+    Episode,
+    EpisodeOptions,
+    RobotAdapter,
+    SourceEpisode,
+    naming,
+)
 from handloom.stages.ingest.videos import hashed_split, inputs
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.media.frame_transform import FrameOptions, load_transform
@@ -23,6 +29,7 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
 
     name: ClassVar[str] = "ingest"
     row_type: ClassVar[type[Row]] = EpisodeClip
+    code_version: ClassVar[int] = 2
 
     dataset: str = "rlds"
     """Name that the episodes carry."""
@@ -66,11 +73,13 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
         if source.reason:
             yield self._row(source, status="rejected", reason=source.reason)
             return
-        episode = self.pictures.open(source)
-        if not episode.views:
+        with naming(source.unit):
+            episode = self.pictures.open(source)
+            facts = _facts(source, episode, self.dataset, self.val_percent) if episode.views else {}
+        if facts:
+            yield self._row(source, **facts)
+        else:
             yield self._row(source, status="rejected", reason="no_pictures")
-            return
-        yield self._row(source, **_facts(source, episode, self.dataset, self.val_percent))
 
     def failed(self, error: str, source: SourceEpisode) -> Iterator[EpisodeClip]:
         """An episode that cannot be read."""
@@ -121,6 +130,7 @@ def _facts(
         "action_kind": episode.action_kind,
         "state": episode.state.tolist(),
         "action": episode.action.tolist(),
+        "grippers": list(episode.grippers),
         "idle": [] if episode.idle is None else episode.idle.tolist(),
         "success": episode.success,
         "views": list(episode.views),

@@ -135,7 +135,7 @@ def episode_frames_of(
         other = claims.episodes[np.argmax(shared)]
         raise _refused(name, claims, i, f"of which episode {other} has a part as well")
     if claims.rows.sum() == count:  # then the lengths alone say where each one begins
-        # In the order of their numbers, unless the table has another; one wrong claim costs no other.
+        # In the order of their numbers or of their starts: one wrong claim costs no other.
         orders = (claims.episodes < episode, from_s < from_s[i])
         before = [int(claims.rows[earlier].sum()) for earlier in orders]
         if first[i] not in before:
