@@ -255,11 +255,11 @@ def _joints(
     keys: tuple[str, str],
     options: EpisodeOptions,
 ) -> Joints:
-    names = [value_names(dataset.features[key].get("names")) for key in keys]
+    names, others = (value_names(dataset.features[key].get("names")) for key in keys)
     largest = None
     if options.joint_unit == "auto":
         largest = largest_of_dataset(dataset.root, dataset.folder, keys)
-    return in_radians(state, action, options.joint_unit, *names, largest=largest)
+    return in_radians(state, action, options.joint_unit, names, others, largest)
 
 
 def _usual(dataset: Dataset, key: str, usual: tuple[str, ...]) -> str:

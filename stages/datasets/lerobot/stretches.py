@@ -96,7 +96,7 @@ def frame_times(path: Path) -> FrameTimes:
         raise MediaError(f"{path.name} breaks off ({error.strerror}); download it again") from None
     if not ticks:
         raise MediaError(f"{path.name} does not say when its frames are shown; write it again")
-    times_s = np.unique(np.array(ticks, np.int64)) * tick_s
+    times_s: Floats = np.unique(np.array(ticks, np.int64)).astype(np.float64) * tick_s
     # A video that begins after its container does, such as one with sound, has start_s.
     times_s += getattr(facts, "start_s", 0.0) - times_s[0]
     gaps_s = np.diff(times_s)
