@@ -18,7 +18,7 @@ from handloom.pipeline.job import Job
 from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
-from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.episodes import EpisodeIngest, guessed_units
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.stages.miniatures.folder import MARKER
@@ -51,7 +51,7 @@ def curate(args: Sequence[str]) -> None:
         result = funnel.count(job.tables)
     closing_table(job.out, result)
     _print_failures(job.tables)
-    _print_lines([*costs.spent(job), _caption_advice(job)])
+    _print_lines([*costs.spent(job), _caption_advice(job), _guessed_units(job)])
     print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
     if not result.kept:
         raise RunError("no clip was kept, so the shards are empty; the table above says why.")
@@ -123,6 +123,11 @@ def _stored_tables(out: Path) -> tuple[dict[str, Table], dict[str, str]]:
     open_tables(out)  # first, for its error about a folder that is no run's
     flow = read_flow(out) or recorded_job(out).flow
     return open_tables(out, flow), flow
+
+
+def _guessed_units(job: Job) -> str:
+    ingest = job.stages["ingest"]
+    return guessed_units(job.tables["ingest"]) if isinstance(ingest, EpisodeIngest) else ""
 
 
 def _caption_advice(job: Job) -> str:

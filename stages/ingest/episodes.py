@@ -1,5 +1,6 @@
 """Ingest of robot datasets: one row for each episode, with its instruction, states and actions."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from handloom.stages.ingest.videos import hashed_split, inputs
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.media.frame_transform import FrameOptions, load_transform
 from handloom.stages.stage import Stage
-from handloom.stages.tables.parts import bucket_of
+from handloom.stages.tables.parts import Table, bucket_of
 from handloom.stages.tables.rows import EpisodeClip, Row, clip_id
 
 
@@ -105,6 +106,25 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
             "views": [], "steps": 0, "facts": [],
         }  # fmt: skip
         return EpisodeClip(**(row | values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts(Row):
+    facts: list[str]
+
+
+def guessed_units(table: Table) -> str:
+    """One sentence on the joints whose unit was guessed, for the end of a run; empty for none."""
+    units = Counter(
+        fact.removeprefix("joint_unit: ").partition(",")[0]
+        for row in table.read(_Facts)
+        for fact in row.facts
+        if fact.startswith("joint_unit: ") and ", guessed" in fact
+    )
+    if not units:
+        return ""
+    told = ", ".join(f"{unit} in {count:,} episodes" for unit, count in sorted(units.items()))
+    return f"joints were taken to be {told}, by their size; if not, set --ingest.joint-unit"
 
 
 def _facts(

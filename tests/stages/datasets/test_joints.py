@@ -11,8 +11,9 @@ from handloom.stages.datasets.joints import gripper_columns, in_radians
 from handloom.stages.datasets.lerobot import adapter as lerobot
 from handloom.stages.datasets.source import EpisodeOptions
 from handloom.stages.episodes.stage import Episodes
-from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.episodes import EpisodeIngest, guessed_units
 from handloom.stages.miniatures.robots.world import joint_angles, make_episode, resample
+from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import EpisodeClip
 from tests.helpers.miniatures import writer
 
@@ -87,6 +88,16 @@ def test_joints_in_degrees_are_kept_and_said(so101: Path, caplog: pytest.LogCapt
     )
     assert all(row.grippers == [5] for row in rows)
     assert max(max(state[5] for state in row.state) for row in rows) <= 1.0
+
+
+def test_a_run_ends_with_a_sentence_on_the_guess(so101: Path, tmp_path: Path) -> None:
+    table = Table(tmp_path, "0123456789ab")
+    rows = ingested(so101)
+    table.write("00", "a", rows, EpisodeClip)
+    assert guessed_units(table) == (
+        f"joints were taken to be degrees in {len(rows)} episodes, by their size; if not, set "
+        "--ingest.joint-unit"
+    )
 
 
 def test_all_episodes_of_a_dataset_have_one_unit(so101: Path) -> None:
