@@ -20,7 +20,7 @@ from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
 from handloom.stages.ingest import card
-from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.episodes import EpisodeIngest, guessed_units
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.stages.miniatures.folder import MARKER
@@ -52,13 +52,8 @@ def curate(args: Sequence[str]) -> None:
         result = funnel.count(job.tables)
     closing_table(job.out, result)
     _print_failures(job.tables, write_failures(job.tables, job.out))
-    _print_lines(
-        [
-            *card.warnings(card.read(job.tables["ingest"].folder)),
-            *costs.spent(job),
-            _caption_advice(job),
-        ]
-    )
+    odd_files = card.warnings(card.read(job.tables["ingest"].folder))
+    _print_lines([*odd_files, *costs.spent(job), _caption_advice(job), _guessed_units(job)])
     print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
     if not result.kept:
         raise RunError("no clip was kept, so the shards are empty; the table above says why.")
@@ -130,6 +125,11 @@ def _stored_tables(out: Path) -> tuple[dict[str, Table], dict[str, str]]:
     open_tables(out)  # first, for its error about a folder that is no run's
     flow = read_flow(out) or recorded_job(out).flow
     return open_tables(out, flow), flow
+
+
+def _guessed_units(job: Job) -> str:
+    ingest = job.stages["ingest"]
+    return guessed_units(job.tables["ingest"]) if isinstance(ingest, EpisodeIngest) else ""
 
 
 def _caption_advice(job: Job) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import ijson
 
 from handloom.errors import UserError, first_line
+from handloom.stages.datasets.formats.json_reader import CleanJson
 from handloom.stages.datasets.source import Adapter, CutRule, SourceVideo, Span
 
 HOW_TO_GET = (
@@ -31,6 +32,7 @@ HOW_TO_GET = (
     "--metadata --version v2` (about 7 TB; --video_uids takes a part)."
 )
 NARRATIONS = ("narration.json", "narrations.json")
+REDACTED = "all_narrations_redacted.json"  # the same texts, with times that may count from a clip
 MEDIA = ("full_scale", "video_540ss")  # the same videos in two sizes; one is read
 PASSES = ("narration_pass_1", "narration_pass_2")
 
@@ -193,7 +195,9 @@ def _read_metadata(path: Path) -> dict[str, _Metadata]:
     """Metadata of each video in ego4d.json, by uid: about 200 bytes for each of 10,000 videos."""
     by_uid = {}
     with path.open("rb") as file:
-        for video in _checked_json(path, ijson.items(file, "videos.item", use_float=True)):
+        for video in _checked_json(
+            path, ijson.items(CleanJson(file, path), "videos.item", use_float=True)
+        ):
             try:
                 by_uid[str(video["video_uid"])] = _parse_metadata(video)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -217,11 +221,12 @@ def _parse_metadata(video: dict[str, Any]) -> _Metadata:
 def _read_narrations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Stream (uid, entry) pairs; some releases wrap them in a `videos` object."""
     with path.open("rb") as file:
-        events = ijson.parse(file)
+        events = ijson.parse(CleanJson(file, path))
         keys = (value for _, event, value in _checked_json(path, events) if event == "map_key")
         prefix = "videos" if next(keys, None) == "videos" else ""
     with path.open("rb") as file:
-        yield from _checked_json(path, ijson.kvitems(file, prefix, use_float=True))
+        entries = ijson.kvitems(CleanJson(file, path), prefix, use_float=True)
+        yield from _checked_json(path, entries)
 
 
 def _checked_json(path: Path, items: Iterable[Any]) -> Iterator[Any]:
@@ -253,9 +258,13 @@ def _narration_file(root: Path) -> Path:
         for name in NARRATIONS:
             if (home / "annotations" / name).is_file():
                 return home / "annotations" / name
+    folder = _metadata_file(root).parent / "annotations"
+    found = ""
+    if any((home / "annotations" / REDACTED).is_file() for home in _list_homes(root)):
+        found = f" ({REDACTED} beside it has the same texts, but no times on the whole video)"
     raise UserError(
-        f"{_metadata_file(root).parent / 'annotations'} holds no narration.json, which says what "
-        "happens when; download it with `ego4d --datasets annotations`."
+        f"{folder} holds no narration.json, which says what happens when{found}; download it with "
+        "`ego4d --datasets annotations`."
     )
 
 

@@ -9,30 +9,30 @@ stored: RLDS states neither what actions mean nor their rate.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.formats import tfrecord
+from handloom.stages.datasets.formats.json_stream import load_value
 from handloom.stages.datasets.formats.tfds_features import (
-    RAGGED,
     STEPS,
-    VARIES,
-    Feature,
     Features,
     Record,
     parse_record,
     read_features,
 )
+from handloom.stages.datasets.formats.tfds_keys import number_keys, text_keys
+from handloom.stages.datasets.joints import in_radians
 from handloom.stages.datasets.source import (
     Episode,
     EpisodeOptions,
     RobotAdapter,
     SourceEpisode,
     is_inside,
+    naming,
 )
 
 HOW_TO_GET = (
@@ -43,7 +43,6 @@ HOW_TO_GET = (
 
 ACTION_NAMES = ("action",)
 STATE_NAMES = ("observation/state", "observation/proprio")
-TEXT_NAME = re.compile(r"(natural_)?language_instruction(_\d+)?|instruction|language|task")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # Suffixes of unfinished downloads, and of lists and checksums beside the shards.
 UNFINISHED = (".gstmp", ".part", ".crdownload", ".aria2", ".incomplete", ".tmp")
@@ -94,8 +93,14 @@ def find_dataset(
     if folders:
         keys = ", ".join(list(read_features(folders[0] / "features.json"))[:12])
         raise UserError(f"{folders[0]} is not {what}: its records hold {keys}, ... {how_to_get}")
-    stray = next((path.name for path in _shards(root) if path.is_file()), "")
-    beside = f"{stray} lies there without a features.json" if stray else "there are no TFRecords"
+    stray = next((path for folder in _folders(root) for path in _shards(folder)), None)
+    beside = "there are no TFRecords"
+    if stray:
+        below = stray.relative_to(root).as_posix()
+        beside = (
+            f"{below} lies there without a features.json, which says how its records are read: "
+            "copy it from where the shards come from"
+        )
     raise UserError(
         f"{root} is not {what}: expected VERSION/features.json and VERSION/*.tfrecord-* below it, "
         f"{beside}. {how_to_get}"
@@ -104,9 +109,12 @@ def find_dataset(
 
 def find_datasets(root: Path) -> list[Path]:
     """Folders with a features.json and shards, in name order."""
+    return [f for f in _folders(root) if (f / "features.json").is_file() and any(_shards(f))]
+
+
+def _folders(root: Path) -> list[Path]:
     folders = [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
-    folders = [f for f in folders if not f.name.startswith("incomplete.")]  # of a broken build
-    return [f for f in folders if (f / "features.json").is_file() and any(_shards(f))]
+    return [f for f in folders if not f.name.startswith("incomplete.")]  # of a broken build
 
 
 def list_episodes(
@@ -207,7 +215,7 @@ def _read_dataset(folder: Path) -> RldsDataset:
     features = read_features(folder / "features.json")
     info, lengths = {}, {}
     try:  # optional, it only serves a check: older copies lack the file or parts of it
-        info = orjson.loads((folder / "dataset_info.json").read_bytes())
+        info = load_value((folder / "dataset_info.json").read_bytes())
         for split in info.get("splits") or []:
             lengths[str(split.get("name"))] = [int(n) for n in split.get("shardLengths") or []]
     except (OSError, AttributeError, TypeError, ValueError):
@@ -265,25 +273,30 @@ def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
         )
     dataset = _find_dataset(root)
     choose_cameras(dataset.features, options)
-    _number_keys(dataset.features, options.action_key, ACTION_NAMES, "action")
-    _number_keys(dataset.features, options.state_key, STATE_NAMES, "state")
-    _text_keys(dataset.features, options)
+    number_keys(dataset.features, options.action_key, ACTION_NAMES, "action")
+    number_keys(dataset.features, options.state_key, STATE_NAMES, "state")
+    text_keys(dataset.features, options)
     yield from list_episodes(root, dataset, SPLITS)
 
 
 def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """Read one episode, as it is stored. Raises MediaError if it is damaged."""
+    with naming(source.unit):
+        return _load(root, source, options)
+
+
+def _load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     features = read_features((root / source.media_path).parent / "features.json")
     cameras = choose_cameras(features, options)
-    actions = _number_keys(features, options.action_key, ACTION_NAMES, "action")
-    states = _number_keys(features, options.state_key, STATE_NAMES, "state")
-    text_keys = _text_keys(features, options)
+    actions = number_keys(features, options.action_key, ACTION_NAMES, "action")
+    states = number_keys(features, options.state_key, STATE_NAMES, "state")
+    instructions = text_keys(features, options)
     # What the episode id hashes. Embeddings of the instruction follow from its text.
     content = [k for k in features if k.startswith((STEPS + "action", STEPS + "observation"))]
-    content = [key for key in content if "embedding" not in key] + _text_keys(features, None)
-    needed = {*cameras, *actions, *states, *text_keys, *content}
+    content = [key for key in content if "embedding" not in key] + text_keys(features, None)
+    needed = {*cameras, *actions, *states, *instructions, *content}
     record = read_record(root, source, needed.__contains__)
-    texts = list(dict.fromkeys(text for key in text_keys if (text := record.text(key))))
+    texts = list(dict.fromkeys(text for key in instructions if (text := record.text(key))))
     action, state = _join(record, actions), _join(record, states)
     flags = ["joined_action"] * (len(actions) > 1) + ["joined_state"] * (len(states) > 1)
     kind = "as_stored" if options.action_kind == "auto" else options.action_kind
@@ -293,17 +306,20 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
             f"actions of {action.shape[1]} and states of {state.shape[1]} numbers are not "
             "ee_delta, which has 7 of each for every arm; leave --ingest.action-kind out"
         )
+    joints = in_radians(state, action, options.joint_unit) if kind == "joints" else None
     return Episode(
         episode_id=record.content_id(content),
         text=next(iter(texts), options.text),
         hz=options.hz,
         views={view_name(key): record.images(key) for key in cameras},
-        state=state,
-        action=action,
+        state=joints.state if joints else state,
+        action=joints.action if joints else action,
         action_kind=kind,
+        grippers=joints.grippers if joints else (),
         other_texts=tuple(texts[1:]),
         flags=tuple(flags + ["no_state"] * (not states)),
-        facts={"action_keys": " ".join(actions), "state_keys": " ".join(states)},
+        facts={"action_keys": " ".join(actions), "state_keys": " ".join(states)}
+        | (joints.facts if joints else {}),
     )
 
 
@@ -323,57 +339,6 @@ def _find_dataset(root: Path) -> RldsDataset:
         return any(key.startswith(STEPS) for key in features)
 
     return find_dataset(root, is_rlds, "an RLDS dataset", HOW_TO_GET)
-
-
-def _number_keys(features: Features, given: str, names: Sequence[str], what: str) -> list[str]:
-    """Keys of the numbers under a name: several, in name order, where it is a dict.
-
-    Args:
-        features: of the dataset.
-        given: the name that the user gave, or empty.
-        names: usual names, tried in order if none is given.
-        what: action or state, for messages and the name of the option.
-
-    Raises:
-        UserError: the given name does not exist, or no action has a usual name.
-    """
-    for name in (given,) if given else names:
-        path = STEPS + name.removeprefix(STEPS).strip("/")
-        keys = [key for key in features if key == path or key.startswith(path + "/")]
-        keys = [key for key in keys if _is_vector(features[key])]
-        ragged = next((key for key in keys if VARIES in features[key].shape), "")
-        if ragged:
-            raise UserError(f"{ragged} {RAGGED} (--ingest.{what}-key).")
-        if keys:
-            return keys
-    if given or what == "action":
-        available = [k for k in features if k.startswith(STEPS) and _is_vector(features[k])]
-        tried = given or " or ".join(names)
-        raise UserError(
-            f"features.json has no numbers at {tried!r} below steps: name the {what} with "
-            f"--ingest.{what}-key, one of {', '.join(k.removeprefix(STEPS) for k in available)}."
-        )
-    return []
-
-
-def _is_vector(feature: Feature) -> bool:
-    """Whether numbers may be an action or a state: not images, not embeddings of the text."""
-    return feature.kind == "number" and not feature.is_image and "embedding" not in feature.key
-
-
-def _text_keys(features: Features, options: EpisodeOptions | None) -> list[str]:
-    """Keys of the instruction: the one of the option, else all with a usual name."""
-    texts = [key for key, feature in features.items() if feature.kind == "text"]
-    if options is None or not options.text_key:
-        return [key for key in texts if TEXT_NAME.fullmatch(PurePosixPath(key).name)]
-    given = options.text_key.strip("/")
-    for key in (given, STEPS + given, STEPS + "observation/" + given):
-        if key in texts:
-            return [key]
-    raise UserError(
-        f"features.json has no text at {options.text_key!r}: --ingest.text-key can be "
-        f"{', '.join(texts) or 'left out, it has none, and --ingest.text given'}."
-    )
 
 
 def _join(record: Record, keys: Sequence[str]) -> NDArray[np.float32]:

@@ -16,7 +16,13 @@ from handloom.errors import MediaError
 from handloom.stages.datasets import rlds
 from handloom.stages.datasets.formats import rotations
 from handloom.stages.datasets.formats.tfds_features import Features, Record, read_features
-from handloom.stages.datasets.source import Episode, EpisodeOptions, RobotAdapter, SourceEpisode
+from handloom.stages.datasets.source import (
+    Episode,
+    EpisodeOptions,
+    RobotAdapter,
+    SourceEpisode,
+    naming,
+)
 
 HOW_TO_GET = (
     "RT-1 is public, 111 GiB in 1024 shards: `gsutil -m cp -r "
@@ -52,6 +58,11 @@ def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
 
 def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """Read one episode. Raises MediaError if it is damaged."""
+    with naming(source.unit):
+        return _load(root, source, options)
+
+
+def _load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     features = read_features((root / source.media_path).parent / "features.json")
     cameras = rlds.choose_cameras(features, options)
     record = rlds.read_record(root, source, WANTED.union(cameras).__contains__)

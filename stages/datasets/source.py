@@ -8,6 +8,7 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
+from handloom.stages.datasets.joints import JointUnit
 
 TO_THE_END = math.inf
 """`end_s` of a span that ends with its file."""
@@ -181,7 +183,7 @@ class Episode:
             gripper, 0 closed to 1 open.
         action [7]: the step from observation t to t + 1: displacement (m, base axes), rotation
             vector w (rad, base axes: R[t+1] = exp(w) R[t]), gripper target 0 closed to 1 open.
-    `joints`: state and action are absolute joint positions (rad), each arm followed by its gripper.
+    `joints`: state and action are absolute joint positions (rad) and grippers; see joints.py.
     `as_stored`: the source's own numbers, whose meaning is unknown.
 
     Attributes:
@@ -193,6 +195,7 @@ class Episode:
         state: float32 [T, S].
         action: float32 [T, A].
         action_kind: see above.
+        grippers: of `joints`, the columns of the state that are grippers.
         success: whether the episode reached its goal; None where the source does not say.
         idle: bool [T], True where the arm has no command (base motion, terminate); None if never.
         flags: remarks, one snake_case word each, such as `relabelled`.
@@ -213,6 +216,7 @@ class Episode:
     flags: tuple[str, ...] = ()
     recording: str = ""
     facts: dict[str, str] = field(default_factory=dict)
+    grippers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,9 @@ class EpisodeOptions:
     """Key of the action, for generic sources; by default the usual names are tried."""
     action_kind: ActionKind | Literal["auto"] = "auto"
     """Meaning of state and action: ee_delta, joints or as_stored; `auto` decides by the format."""
+    joint_unit: JointUnit | Literal["auto"] = "auto"
+    """Unit of joints where the source does not state it: radians or degrees; `auto` guesses it from
+    the numbers. Joints in percent of their range have no unit: take them `as_stored`."""
     hz: float = 0.0
     """Control frequency in Hz, for sources that do not state it; 0 takes the source's own."""
     relabel: bool = False
@@ -260,6 +267,16 @@ class RobotAdapter:
     terms: str
     how_to_get: str
     text_kind: str = "instruction"
+
+
+@contextmanager
+def naming(unit: str) -> Iterator[None]:
+    """Context in which every MediaError names the place of the episode, as `file#number`."""
+    try:
+        yield
+    except MediaError as error:
+        named = str(error) if unit in str(error) else f"{unit}: {error}"
+        raise MediaError(named) from None
 
 
 def is_inside(root: Path, path: str) -> bool:

@@ -12,11 +12,13 @@ An id counts once, in the strictest split that lists it: test before validation 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import ijson
 
 from handloom.errors import UserError, first_line
+from handloom.stages.datasets.formats.json_reader import CleanJson
+from handloom.stages.datasets.formats.json_stream import BOM
 from handloom.stages.datasets.media import contents, files_below
 from handloom.stages.datasets.source import TO_THE_END, Adapter, CutRule, SourceVideo, Span
 
@@ -137,12 +139,12 @@ def _label_files(root: Path) -> dict[str, Path]:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Stream the objects of a JSON list, each with an `id`."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open("rb") as file:
         # ijson takes any JSON, and would yield nothing of an object.
-        if file.read(64).lstrip()[:1] != "[":
+        if file.read(64).removeprefix(BOM).lstrip()[:1] != b"[":
             raise UserError(f"{path} is not a JSON list of labels; download it again.")
         file.seek(0)
-        rows = ijson.items(_Utf8(file), "item", use_float=True)
+        rows = ijson.items(CleanJson(file, path), "item", use_float=True)
         try:
             for row in rows:
                 if not isinstance(row, dict) or not str(row.get("id") or "").strip():
@@ -155,16 +157,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             raise UserError(
                 f"{path} is not complete JSON ({first_line(error)}); download it again."
             ) from None
-
-
-class _Utf8:
-    """Adapter from a text file to the UTF-8 bytes that ijson reads, with bad bytes replaced."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def read(self, size: int) -> bytes:
-        return self._file.read(size).encode()
 
 
 ADAPTER = Adapter(

@@ -21,6 +21,7 @@ class Episodes(Stage):
 
     name: ClassVar[str] = "episodes"
     row_type: ClassVar[type[Row]] = EpisodeRow
+    code_version: ClassVar[int] = 2
     reads: ClassVar[dict[str, type[Row]]] = {"ingest": EpisodeArrays}
     light: ClassVar[bool] = True
     filters: ClassVar[bool] = True
@@ -83,7 +84,8 @@ class Episodes(Stage):
 def _to_trajectory(arrays: EpisodeArrays) -> Trajectory:
     state = np.asarray(arrays.state, np.float64)
     idle = np.asarray(arrays.idle or [False] * len(state), np.bool_)
-    return Trajectory(arrays.hz, arrays.action_kind, state, np.asarray(arrays.action), idle)
+    action = np.asarray(arrays.action)
+    return Trajectory(arrays.hz, arrays.action_kind, state, action, idle, tuple(arrays.grippers))
 
 
 def _row(

@@ -17,18 +17,23 @@ from handloom.tokenize.shards.format import ARM
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.floating[Any] | np.integer[Any]]
+MOVING_RAD = 1e-2  # a turn of this size is a command to move
 EPSILON = 1e-6  # of a step; times closer than this are equal but for rounding
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """States [T, S], actions [T, A] and idle steps [T] at `hz` steps a second."""
+    """States [T, S], actions [T, A] and idle steps [T] at `hz` steps a second.
+
+    Of `joints`, `grippers` are the columns of the state that are no joints.
+    """
 
     hz: float
     kind: str
     state: Floats
     action: Floats
     idle: NDArray[np.bool_]
+    grippers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.state)
@@ -59,7 +64,7 @@ def resample(source: Trajectory, hz: float) -> tuple[Trajectory, NDArray[np.int6
     else:
         state = np.hstack([_poses_at(arm, starts, source_steps) for arm in _arms(source.state)])
         action = np.hstack([_deltas(arm, starts, ends, in_force) for arm in _arms(source.action)])
-    return Trajectory(hz, source.kind, state, action, idle), source_steps
+    return Trajectory(hz, source.kind, state, action, idle, source.grippers), source_steps
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,28 @@ class Smoothness:
 
 
 def smoothness(source: Trajectory) -> Smoothness:
-    """Smoothness of a trajectory at its own rate; of `joints` only the turns are known."""
+    """Smoothness of a trajectory at its own rate; of `joints` there are no positions in metres."""
     if len(source) < 2 or source.kind == "as_stored":
         return Smoothness()
     if source.kind == "joints":
-        return Smoothness(
-            max_turn_rad_s=float(np.abs(np.diff(source.state, axis=0)).max()) * source.hz
-        )
+        return _joint_smoothness(source)
     pairs = zip(_arms(source.state), _arms(source.action), strict=False)
     arms = [_arm_smoothness(state, action, source.hz) for state, action in pairs]
     # The worst arm counts, measure by measure.
     return Smoothness(*(max(values) for values in zip(*arms, strict=True)))
+
+
+def _joint_smoothness(source: Trajectory) -> Smoothness:
+    """Of the joints alone: a gripper may close within one step."""
+    turns = np.abs(np.diff(np.delete(source.state, source.grippers, axis=1), axis=0)).max(
+        axis=1, initial=0.0
+    )
+    still_share = 0.0
+    if source.action.shape == source.state.shape:
+        commands = np.abs(np.diff(np.delete(source.action, source.grippers, axis=1), axis=0))
+        commanded = commands.max(axis=1, initial=0.0) > MOVING_RAD
+        still_share = float((commanded & (turns < 1e-6)).mean())
+    return Smoothness(max_turn_rad_s=float(turns.max()) * source.hz, still_share=still_share)
 
 
 def _arm_smoothness(state: Floats, action: Floats, hz: float) -> tuple[float, ...]:
@@ -95,7 +111,7 @@ def _arm_smoothness(state: Floats, action: Floats, hz: float) -> tuple[float, ..
     turns = np.linalg.norm(rotations.successive_rotvecs(rotations.from_rpy(state[:, 3:6])), axis=1)
     jerks = np.diff(state[:, :3], n=3, axis=0) * hz**3
     commanded = np.linalg.norm(action[:-1, :3], axis=1) > 1e-3  # a millimetre
-    commanded |= np.linalg.norm(action[:-1, 3:6], axis=1) > 1e-2
+    commanded |= np.linalg.norm(action[:-1, 3:6], axis=1) > MOVING_RAD
     still = commanded & (np.abs(moves).max(1) < 1e-6) & (turns < 1e-6)
     return (
         float(np.linalg.norm(moves, axis=1).max()) * hz,

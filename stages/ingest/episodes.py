@@ -1,5 +1,6 @@
 """Ingest of robot datasets: one row for each episode, with its instruction, states and actions."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,12 +9,18 @@ import numpy as np
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.catalog import robot_adapter
-from handloom.stages.datasets.source import Episode, EpisodeOptions, RobotAdapter, SourceEpisode
+from handloom.stages.datasets.source import (
+    Episode,
+    EpisodeOptions,
+    RobotAdapter,
+    SourceEpisode,
+    naming,
+)
 from handloom.stages.ingest.videos import hashed_split, inputs
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.media.frame_transform import FrameOptions, load_transform
 from handloom.stages.stage import Stage
-from handloom.stages.tables.parts import bucket_of
+from handloom.stages.tables.parts import Table, bucket_of
 from handloom.stages.tables.rows import EpisodeClip, Row, clip_id
 
 
@@ -23,6 +30,7 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
 
     name: ClassVar[str] = "ingest"
     row_type: ClassVar[type[Row]] = EpisodeClip
+    code_version: ClassVar[int] = 2
 
     dataset: str = "rlds"
     """Name that the episodes carry."""
@@ -66,11 +74,13 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
         if source.reason:
             yield self._row(source, status="rejected", reason=source.reason)
             return
-        episode = self.pictures.open(source)
-        if not episode.views:
+        with naming(source.unit):
+            episode = self.pictures.open(source)
+            facts = _facts(source, episode, self.dataset, self.val_percent) if episode.views else {}
+        if facts:
+            yield self._row(source, **facts)
+        else:
             yield self._row(source, status="rejected", reason="no_pictures")
-            return
-        yield self._row(source, **_facts(source, episode, self.dataset, self.val_percent))
 
     def failed(self, error: str, source: SourceEpisode) -> Iterator[EpisodeClip]:
         """An episode that cannot be read."""
@@ -98,6 +108,25 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
         return EpisodeClip(**(row | values))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Facts(Row):
+    facts: list[str]
+
+
+def guessed_units(table: Table) -> str:
+    """One sentence on the joints whose unit was guessed, for the end of a run; empty for none."""
+    units = Counter(
+        fact.removeprefix("joint_unit: ").partition(",")[0]
+        for row in table.read(_Facts)
+        for fact in row.facts
+        if fact.startswith("joint_unit: ") and ", guessed" in fact
+    )
+    if not units:
+        return ""
+    told = ", ".join(f"{unit} in {count:,} episodes" for unit, count in sorted(units.items()))
+    return f"joints were taken to be {told}, by their size; if not, set --ingest.joint-unit"
+
+
 def _facts(
     source: SourceEpisode, episode: Episode, dataset: str, val_percent: float
 ) -> dict[str, Any]:
@@ -121,6 +150,7 @@ def _facts(
         "action_kind": episode.action_kind,
         "state": episode.state.tolist(),
         "action": episode.action.tolist(),
+        "grippers": list(episode.grippers),
         "idle": [] if episode.idle is None else episode.idle.tolist(),
         "success": episode.success,
         "views": list(episode.views),

@@ -84,6 +84,8 @@ class EpisodeArrays(Row):
     """[steps], True where the action commands nothing; empty if never."""
     success: bool | None
     """None where the source does not say."""
+    grippers: list[int] = field(default_factory=list)
+    """Of `joints`, the columns of the state that are grippers."""
 
 
 @dataclass(frozen=True, kw_only=True)

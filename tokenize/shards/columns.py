@@ -2,6 +2,7 @@
 
 import io
 from collections import OrderedDict
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ import pyarrow as pa
 
 from handloom.errors import UserError
 from handloom.tokenize.shards.format import ARRAYS, Integers
+
+# What numpy raises where the header of an .npy payload is no literal of its own.
+NPY_DAMAGE = (ValueError, TypeError, EOFError, OverflowError, SyntaxError, RecursionError,
+              KeyError, TokenError)  # fmt: skip
 
 Floats = npt.NDArray[np.float32]
 
@@ -45,13 +50,20 @@ class Strings:
         empty = len(array) == 0
         _, offsets, data = (None, None, None) if empty else array.buffers()
         # pa.string() has int32 offsets: 2 GiB of text a shard
-        self._starts = np.frombuffer(offsets, np.int32) if offsets else np.zeros(1, np.int32)
+        starts = np.frombuffer(offsets, np.int32) if offsets else np.zeros(1, np.int32)
+        self._starts = starts[array.offset : array.offset + len(array) + 1]
         self._data = memoryview(data) if data else memoryview(b"")
+        ordered = bool((np.diff(self._starts) >= 0).all()) and self._starts[0] >= 0
+        if array.null_count or not ordered or self._starts[-1] > len(self._data):
+            raise ValueError("strings that do not lie in their column")
 
     def at(self, rows: Integers) -> list[str]:
         """The strings of some rows."""
         starts, ends, data = self._starts[rows], self._starts[rows + 1], self._data
-        return [str(data[a:b], "utf8") for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return [
+            str(data[a:b], "utf8", "replace")
+            for a, b in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
 
 
 def numbers(column: pa.ChunkedArray) -> Any:
@@ -62,11 +74,8 @@ def numbers(column: pa.ChunkedArray) -> Any:
 
 def load_npy(payload: bytes, where: str) -> Floats:
     """The array in an .npy payload; raises UserError where it is damaged."""
-    try:
-        array: Floats = np.load(io.BytesIO(payload), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{where}: {' or '.join(ARRAYS)} is damaged ({error}).") from None
-    return array
+    # Not np.load, which allocates whatever shape the header claims.
+    return view_npy(np.frombuffer(payload, np.uint8), where).copy()
 
 
 def view_npy(member: npt.NDArray[np.uint8], where: str) -> Floats:
@@ -78,6 +87,6 @@ def view_npy(member: npt.NDArray[np.uint8], where: str) -> Floats:
         if dtype != np.dtype("<f4"):
             raise ValueError(f"dtype {dtype}")
         array: Floats = member[head.tell() :].view(dtype).reshape(shape)
-    except ValueError as error:
+    except NPY_DAMAGE as error:
         raise UserError(f"{where}: {' or '.join(ARRAYS)} is damaged ({error}).") from None
     return array

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from handloom.errors import UserError
+from handloom.errors import UserError, first_line
 from handloom.tokenize.shards.format import Integers, index_name
 
 Bytes = npt.NDArray[np.uint8]
@@ -28,6 +28,26 @@ class Files(Protocol):
 
     def gather(self, files: Integers, offsets: Integers, size: int) -> npt.NDArray[np.void]:
         """`size` bytes from each of B places, void [B]; always a copy."""
+
+
+def read_index(path: str) -> pa.Table:
+    """The index of a shard, mapped. Raises UserError where it is no whole Arrow file."""
+    try:
+        table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+        table.validate()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = first_line(error)
+        raise UserError(f"{path} is no whole Arrow file ({why}); copy it again.") from None
+    return table
+
+
+def check_range(name: str, offset: int, size: int, length: int) -> None:
+    """Raise UserError for a range that does not lie in a file of some length."""
+    if not (offset >= 0 and size >= 0 and offset + size <= length):
+        raise UserError(
+            f"{name} has {length:,} bytes, its index names {size:,} at {offset:,}; copy both "
+            "again, or run `handloom curate` again."
+        )
 
 
 class LocalFiles:
@@ -57,11 +77,7 @@ class LocalFiles:
 
     def index(self, file: int) -> pa.Table:
         """The index of a shard, mapped."""
-        path = index_name(str(self._paths[file]))
-        try:
-            return pa.ipc.open_file(pa.memory_map(path)).read_all()
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is no whole Arrow file ({error}); copy it again.") from None
+        return read_index(index_name(str(self._paths[file])))
 
     def size(self, file: int) -> int:
         """Bytes of a tar."""
@@ -69,7 +85,9 @@ class LocalFiles:
 
     def view(self, file: int, offset: int, size: int) -> Bytes:
         """A range of a tar, uint8 [size], not a copy."""
-        return self._map(file)[offset : offset + size]
+        found = self._map(file)
+        check_range(str(self._paths[file]), offset, size, len(found))
+        return found[offset : offset + size]
 
     def gather(self, files: Integers, offsets: Integers, size: int) -> npt.NDArray[np.void]:
         """`size` bytes from each of B places, void [B].
@@ -97,7 +115,10 @@ class LocalFiles:
 
     def _map(self, file: int) -> Bytes:
         if file not in self._maps:
-            bytes_ = np.asarray(np.memmap(self._paths[file], np.uint8, mode="r"))
+            try:
+                bytes_ = np.asarray(np.memmap(self._paths[file], np.uint8, mode="r"))
+            except ValueError:  # what is empty cannot be mapped
+                raise UserError(f"{self._paths[file]} is empty; copy it again.") from None
             self._maps[file] = bytes_
             self._addresses[file] = bytes_.__array_interface__["data"][0]
             self._windows.clear()

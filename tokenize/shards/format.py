@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from handloom.errors import UserError
 from handloom.files import write_text
 
 FORMAT = "handloom-token-shards"
+_HASH = re.compile("[0-9a-f]{64}")
 VERSION = 1
 SPLITS = ("train", "val")
 LAYOUTS = ("samples", "packed")
@@ -116,14 +118,42 @@ def parse_manifest(text: bytes, path: str) -> dict[str, Any]:
     """Parse and check `manifest.json`; raises UserError where it is broken, foreign or newer."""
     try:
         manifest: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not JSON ({error}); run `handloom curate` again to pack it."
         ) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path} does not describe token shards: its format is not {FORMAT!r}.")
     check_version(manifest.get("version"), path)
+    try:
+        for split, entry in manifest["splits"].items():
+            _check_name(split, path)
+            for shard in entry["shards"]:
+                _check_shard(shard, path)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{path} does not list its shards as expected ({type(error).__name__}: {error}); copy "
+            "it again, or run `handloom curate` again."
+        ) from None
     return manifest
+
+
+def _check_shard(shard: dict[str, Any], path: str) -> None:
+    _check_name(shard["name"], path)
+    if not (isinstance(shard["samples"], int) and shard["samples"] >= 0):
+        raise ValueError(f"{shard['name']} has {shard['samples']!r} samples")
+    # The hash of an index is a file name in the cache, too.
+    if not _HASH.fullmatch(shard["index_sha256"]):
+        raise ValueError(f"{shard['name']} has no SHA-256 of its index")
+
+
+def _check_name(name: Any, path: str) -> None:
+    """Raise UserError for a name that could lead to another folder."""
+    if not isinstance(name, str) or not name.strip(".") or set("/\\\0") & set(name):
+        raise UserError(
+            f"{path} names {name!r}, which leads out of its folder, expected a plain name such as "
+            "000000.tar; the manifest was damaged or tampered with: copy it again from its source."
+        )
 
 
 def check_version(version: object, path: str) -> None:

@@ -4,14 +4,17 @@ Both layouts have one interface. Nothing is read but the index until a sample is
 """
 
 import json
+import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from handloom.errors import UserError
+from handloom.errors import UserError, first_line
 from handloom.tokenize.shards import packed as shard_packed
 from handloom.tokenize.shards import samples as shard_samples
 from handloom.tokenize.shards.columns import (
@@ -25,6 +28,8 @@ from handloom.tokenize.shards.columns import (
 from handloom.tokenize.shards.files import Files
 from handloom.tokenize.shards.format import ARRAYS, FORMAT, Integers, check_version
 
+# What columns and blocks raise that hold other values than they should.
+_DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 _RECENT = RecentBlocks(rows=400_000)  # captions: about 100 MB
 
 
@@ -73,7 +78,13 @@ def open_shard(
         raise UserError(f"the index of {where} is no index of a token shard; copy it again.")
     check_version(int(facts["version"]), f"the index of {where}")
     kind = PackedShard if facts.get("layout") == "packed" else SampleShard
-    shard: OpenShard = kind(files, file, where, table)
+    try:
+        shard: OpenShard = kind(files, file, where, table)
+    except (*_DAMAGED, OverflowError, RecursionError, pa.ArrowException) as error:
+        raise UserError(
+            f"the index of {where} is damaged ({type(error).__name__}: {first_line(error)}); copy "
+            "it again, or run `handloom curate` again."
+        ) from None
     if samples is not None and len(shard) != samples:
         raise UserError(
             f"the index of {where} has {len(shard)} samples, the manifest says {samples}; copy the "
@@ -139,8 +150,10 @@ class SampleShard:
     def _check_places(self) -> None:
         """Check every range once, when the shard is opened: reads of codes check nothing."""
         size = self._files.size(self._file)
-        shapes = np.stack(self._shapes).astype(np.int64)
-        inside = (self._offsets >= 0) & (self._offsets + self._sizes <= size)
+        shapes = np.stack(self._shapes).astype(np.float64)  # products of integers may overflow
+        inside = (self._offsets >= 0) & (self._sizes >= 0) & (self._sizes <= size)
+        inside &= self._offsets <= size - self._sizes
+        inside &= (shapes >= 0).all(axis=0)
         inside &= 2 * shapes.prod(axis=0) + shard_samples.CODES_AT <= self._sizes
         if not inside.all():
             raise UserError(
@@ -181,7 +194,9 @@ class PackedShard:
 
     def meta(self, row: int) -> dict[str, Any]:
         """All metadata of one sample."""
-        fields = shard_packed.row_of(*self._block("meta.zst", row))
+        columns, at = self._block("meta.zst", row)
+        with self._damage_named():
+            fields = shard_packed.row_of(columns, at)
         fields.pop("crc32", None)
         return fields | {"caption": self.captions(np.array([row]))[0]}
 
@@ -193,7 +208,8 @@ class PackedShard:
         for array in (self.array(row, name) for name in ARRAYS):
             crc = crc if array is None else zlib.crc32(array.tobytes(), crc)
         columns, at = self._block("meta.zst", row)
-        return bool(crc == columns["crc32"][at])
+        with self._damage_named():
+            return bool(crc == columns["crc32"][at])
 
     def array(self, row: int, name: str) -> Floats | None:
         """`state` or `action` of one sample, float32 [T, ·]."""
@@ -202,12 +218,19 @@ class PackedShard:
         if name not in self._arrays:
             member = self._files.view(self._file, *self._members[f"{name}.npy"])
             self._arrays[name] = view_npy(member, self.where)
+            if self._arrays[name].ndim != 3 or len(self._arrays[name]) != self._samples:
+                shape = list(self._arrays.pop(name).shape)
+                raise UserError(
+                    f"{self.where}: {name} has shape {shape}, expected [{self._samples}, steps, "
+                    "width]; copy the shard again."
+                )
         array: Floats = self._arrays[name][row]
         return array
 
     def _column(self, name: str, rows: Integers) -> list[str]:
         blocks = (self._block("captions.zst", row) for row in rows.tolist())
-        return [columns[name][at] for columns, at in blocks]
+        with self._damage_named():
+            return [columns[name][at] for columns, at in blocks]
 
     def _block(self, member: str, row: int) -> tuple[dict[str, Any], int]:
         """The unpacked block of a row, and the row's place in it."""
@@ -230,17 +253,34 @@ class PackedShard:
         rows_a_block, count = int(head[0]), int(head[1])
         if rows_a_block < 1 or 16 + 8 * count > size or count * rows_a_block < self._samples:
             raise UserError(f"{self.where}: {member} is damaged; copy the shard again.")
-        ends = self._files.view(self._file, offset + 8, 8 * (count + 1)).view("<u8")
-        return rows_a_block, ends.astype(np.int64)
+        view = self._files.view(self._file, offset + 8, 8 * (count + 1))
+        ends = view.view("<u8").astype(np.int64)
+        if ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > size:
+            raise UserError(f"{self.where}: {member} is damaged; copy the shard again.")
+        return rows_a_block, ends
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGED:
+            raise UserError(
+                f"{self.where}: a block of captions or metadata is damaged; `handloom inspect "
+                "--verify` names what is."
+            ) from None
 
     def _check_members(self) -> None:
         size = self._files.size(self._file)
         places = self._members.get("tokens.npy", (0, -1))
-        needed = shard_packed.NPY_HEADER + 2 * self._samples * int(self._shape.prod())
-        ends = [offset + length for offset, length in self._members.values()]
+        shape = self._shape.tolist()
+        needed = shard_packed.NPY_HEADER + 2 * self._samples * math.prod(shape)
+        inside = (0 <= at <= at + length <= size for at, length in self._members.values())
         if (
-            places[1] != needed
-            or max(ends) > size
+            self._samples < 0
+            or len(shape) != 4
+            or min(shape) < 0
+            or places[1] != needed
+            or not all(inside)
             or not {"captions.zst", "meta.zst"} <= set(self._members)
         ):
             raise UserError(

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import tar as shard_tar
+from handloom.tokenize.shards.columns import NPY_DAMAGE
 from handloom.tokenize.shards.format import ARRAYS, FORMAT, VERSION, Sample, check_sample
 from handloom.tokenize.shards.samples import npy
 
@@ -190,7 +191,7 @@ def _npy_shape(raw: BinaryIO, path: Path) -> list[int]:
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(raw)
         if len(shape) != 5 or fortran or dtype != np.dtype("<u2"):
             raise ValueError(f"{dtype} {shape}")
-    except ValueError as error:
+    except NPY_DAMAGE as error:
         raise UserError(
             f"{path}: tokens.npy holds {error}, expected uint16 [N, V, T, I, J]; curate again."
         ) from None

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from handloom.errors import UserError
 from handloom.files import write_bytes
-from handloom.tokenize.shards.files import Bytes
+from handloom.tokenize.shards.files import Bytes, check_range, read_index
 from handloom.tokenize.shards.format import Integers, index_name
 
 BLOCK = 16 << 10  # a handful of clips; random reads of 3 kB would waste most of a larger block
@@ -115,7 +115,7 @@ class RemoteFiles:
                     "records; copy the shards there again."
                 )
             write_bytes(path, data)
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return read_index(str(path))
 
     def size(self, file: int) -> int:
         """Bytes of a tar."""
@@ -123,6 +123,7 @@ class RemoteFiles:
 
     def view(self, file: int, offset: int, size: int) -> Bytes:
         """A range of a tar, uint8 [size]."""
+        check_range(self._names[file], offset, size, self.size(file))
         self._fetch(_blocks(file, offset, size))
         return np.frombuffer(self._range(file, offset, size), np.uint8)
 

@@ -1,7 +1,7 @@
 """Files of each family of VQGANs beside its weights, read into one `Checkpoint`.
 
-- diffusers' VQModel: `config.json`, `diffusion_pytorch_model.safetensors`, and a sidecar
-  `handloom.json` that says what VQModel's configuration does not (see `vqgan`);
+- diffusers' VQModel: `config.json`, `diffusion_pytorch_model.safetensors` (or another form, see
+  `weight_files`), and a sidecar `handloom.json` that says what the configuration does not;
 - transformers' JanusVQVAE, or a whole Janus model: `config.json`, `*.safetensors`;
 - taming-transformers: a `.ckpt`, and its yaml beside it or in `../configs/`;
 - LlamaGen: a `.pt`, which needs no configuration.
@@ -9,12 +9,12 @@
 Nothing here imports torch.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handloom.errors import UserError, first_line
+from handloom.errors import UserError
+from handloom.tokenize.vqgan.json_file import read_json
 from handloom.tokenize.vqgan.layouts import (
     DIFFUSERS,
     JANUS,
@@ -24,6 +24,7 @@ from handloom.tokenize.vqgan.layouts import (
     recognise,
     translate,
 )
+from handloom.tokenize.vqgan.weight_files import open_model
 from handloom.tokenize.vqgan.weights import Stored, open_weights
 
 CONFIG, WEIGHTS, SIDECAR = "config.json", "diffusion_pytorch_model.safetensors", "handloom.json"
@@ -53,8 +54,7 @@ class Checkpoint:
 
 def diffusers(folder: Path, name: str, config: dict[str, Any]) -> Checkpoint:
     """Open a folder with a VQModel; raises UserError where its files do not fit together."""
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder} has a VQModel's {CONFIG} but no {WEIGHTS}: download it")
+    files, stored = open_model(folder, (WEIGHTS.removesuffix(".safetensors"),))
     if config.get("act_fn", "silu") not in ("silu", "swish"):
         raise UserError(f"{folder} activates by {config['act_fn']}; only silu is known here")
     sidecar = read_json(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
@@ -73,8 +73,8 @@ def diffusers(folder: Path, name: str, config: dict[str, Any]) -> Checkpoint:
         where=folder,
         name=sidecar.get("name") or name,
         layout=DIFFUSERS,
-        files=(folder / CONFIG, folder / WEIGHTS),
-        tensors=translate(open_weights(folder / WEIGHTS), DIFFUSERS, folder),
+        files=(folder / CONFIG, *files),
+        tensors=translate(stored, DIFFUSERS, folder),
         groups=int(config.get("norm_num_groups", 32)),
         claims={key: int(value) for key, value in claims.items()},
         input_range=_pair(sidecar.get("input_range"), folder / SIDECAR),
@@ -112,10 +112,8 @@ def janus(folder: Path, name: str, config: dict[str, Any]) -> Checkpoint:
         else options.get("num_patches", 32)
     )
     prefix = "model.vqmodel." if whole else ""
-    files = _safetensors_of(folder, prefix)
-    stored: dict[str, Stored] = {}
-    for path in files:
-        stored |= open_weights(path, prefix)
+    # transformers calls a .bin otherwise.
+    files, stored = open_model(folder, ("model", "pytorch_model"), prefix)
     return Checkpoint(
         where=folder,
         name=name,
@@ -131,20 +129,6 @@ def janus(folder: Path, name: str, config: dict[str, Any]) -> Checkpoint:
         input_range=JANUS.input_range,
         resolution=int(patches) * 2 ** (len(multipliers) - 1),
     )
-
-
-def _safetensors_of(folder: Path, prefix: str) -> list[Path]:
-    """The files that hold the VQ model: one, or some of the shards of a whole Janus."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        names = {"model.safetensors"}
-    else:
-        places = read_json(index).get("weight_map", {})
-        names = {Path(str(f)).name for tensor, f in places.items() if tensor.startswith(prefix)}
-    missing = [name for name in sorted(names) if not (folder / name).is_file()]
-    if missing or not names:
-        raise UserError(f"{folder} has no {missing[0] if missing else 'VQ model'}: download it")
-    return [folder / name for name in sorted(names)]
 
 
 def torch_file(path: Path) -> Checkpoint:
@@ -229,14 +213,3 @@ def read_taming(path: Path) -> TamingOptions:
         "levels": levels,
     }
     return TamingOptions(claims, resolution, attention_at)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises UserError where it is none."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable as JSON: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold a JSON object, found a {type(content).__name__}")
-    return content

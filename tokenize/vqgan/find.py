@@ -20,9 +20,9 @@ from handloom.tokenize.vqgan.checkpoints import (
     Checkpoint,
     diffusers,
     janus,
-    read_json,
     torch_file,
 )
+from handloom.tokenize.vqgan.json_file import read_json
 from handloom.tokenize.vqgan.layouts import DIFFUSERS, levels
 
 BUNDLED = Path(__file__).parent / "models" / "vqgan-f16-1024"
@@ -166,6 +166,18 @@ def _torch_files(folder: Path) -> list[Path]:
 def _from_hub(model: str) -> Checkpoint:
     # never the whole repository: beside a 0.3 GB VQModel lie transformers of several GB
     wanted = [str(Path(name) / file) for name in SUBFOLDERS for file in (CONFIG, WEIGHTS)]
+    try:
+        return _loaded_from_hub(model, wanted)
+    except UserError as error:
+        if " has no " not in str(error):
+            raise
+    # Some have half precision, .bin or parts alone.
+    stem = WEIGHTS.removesuffix(".safetensors")
+    others = [str(Path(name) / f"{stem}*") for name in SUBFOLDERS]
+    return _loaded_from_hub(model, [*wanted, *others])
+
+
+def _loaded_from_hub(model: str, wanted: list[str]) -> Checkpoint:
     return from_hub(
         model,
         wanted,

@@ -26,6 +26,7 @@ from handloom.stages.datasets.source import (
     Images,
     RobotAdapter,
     SourceEpisode,
+    naming,
 )
 
 HOW_TO_GET = (
@@ -65,7 +66,13 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     description = (root / source.media_path).parent / "features.json"
     if not description.is_file():
         return raw.load(root, source, options)
-    features = read_features(description)
+    with naming(source.unit):
+        return _load_record(root, source, options, read_features(description))
+
+
+def _load_record(
+    root: Path, source: SourceEpisode, options: EpisodeOptions, features: Features
+) -> Episode:
     cameras = rlds.choose_cameras(features, options)
     wanted = {ACTION, *DICT_ACTION, STATE, *TEXTS, FILE_PATH, NUMBER, *rlds.camera_keys(features)}
     record = rlds.read_record(root, source, wanted.__contains__)

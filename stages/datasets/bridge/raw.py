@@ -22,7 +22,13 @@ from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.bridge import convention, recordings
 from handloom.stages.datasets.bridge.recordings import BridgeRecording
 from handloom.stages.datasets.formats import tfrecord
-from handloom.stages.datasets.source import Episode, EpisodeOptions, SourceEpisode, is_inside
+from handloom.stages.datasets.source import (
+    Episode,
+    EpisodeOptions,
+    SourceEpisode,
+    is_inside,
+    naming,
+)
 
 HZ = 5.0
 MAX_DEPTH = 12  # folders below the root
@@ -67,12 +73,10 @@ def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
 
 def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     """Read one trajectory; its images are read later. Raises MediaError if it is damaged."""
-    try:
+    with naming(source.unit):
         recording = _recording(root, source)
         states = convention.convert_states(recording.states)
         action, idle = _action(recording, states, options.relabel)
-    except MediaError as error:
-        raise MediaError(f"{source.unit}: {error}") from None
     texts = recording.texts or ((options.text,) if options.text else ("",))
     names = _choose_views(options) or list(recording.views)
     return Episode(

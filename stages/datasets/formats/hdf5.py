@@ -4,7 +4,6 @@ Files are opened briefly, read-only and without locks (network disks often have 
 kept: one that is used on both sides of a fork returns wrong bytes.
 """
 
-import json
 import os
 import re
 from collections.abc import Container, Iterator, Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
+from handloom.stages.datasets.formats.json_stream import load_value
 from handloom.stages.datasets.source import EpisodeOptions, Images
 
 MAX_ARRAY_BYTES = 1 << 28
@@ -116,8 +116,8 @@ class Hdf5File:
         value = self.attribute(where, name)
         try:
             for _ in range(2):
-                value = json.loads(value) if isinstance(value, str) else value
-        except (ValueError, RecursionError):
+                value = load_value(value.encode()) if isinstance(value, str) else value
+        except ValueError:
             return {}
         return value if isinstance(value, dict) else {}
 

@@ -21,10 +21,14 @@ BLOCK = 16 << 20  # bytes read at once; smaller blocks copy more, larger ones ga
 MAX_VALUE = 16 << 20  # bytes of one entry: twelve hours of speech take about one megabyte
 MAX_KEY = 4096  # bytes of a key with the white space around it
 
+MAX_DEPTH = 200  # of objects and lists in each other; annotations have about ten
+BOM = b"\xef\xbb\xbf"
+
 _BLANK = re.compile(rb"[ \t\r\n]*")
 _KEY = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*+")[ \t\r\n]*:[ \t\r\n]*')
 # A string that the end of the block cuts off matches too, without its closing quote.
 _STRING_OR_BRACE = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|[{}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
 
 
 def stream_values(path: Path) -> Iterator[tuple[str, bytes, Any]]:
@@ -47,15 +51,34 @@ def stream_values(path: Path) -> Iterator[tuple[str, bytes, Any]]:
 def load_value(raw: bytes | memoryview) -> Any:
     """Parse JSON, strict or as Python writes it, with NaN and lone surrogates.
 
-    Lone surrogates and bytes that are not UTF-8 become U+FFFD.
+    A byte order mark is dropped; lone surrogates and bytes that are not UTF-8 become U+FFFD.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or nested more than MAX_DEPTH deep.
     """
+    content = bytes(raw).removeprefix(BOM)
+    check_depth(content)
     try:
-        return orjson.loads(raw)
+        return orjson.loads(content)
     except orjson.JSONDecodeError:
-        return _load_lenient(bytes(raw))
+        return _load_lenient(content)
+
+
+def check_depth(raw: bytes) -> None:
+    """Raise ValueError for JSON that is nested more than MAX_DEPTH deep.
+
+    Parsers recurse, and what is built of a file of a megabyte can take a gigabyte.
+    """
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(raw):
+        if match[0] in (b"{", b"["):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError("nested too deeply")
+        elif match[0] in (b"}", b"]"):
+            depth -= 1
 
 
 def _load_lenient(raw: bytes) -> Any:
@@ -107,7 +130,7 @@ class _Window:
     def open_object(self) -> None:
         """Consume everything up to the first brace, and the brace."""
         self.fill()
-        if self.data.startswith(b"\xef\xbb\xbf"):
+        if self.data.startswith(BOM):
             self.at = 3
         character = self.next_character()
         if character != b"{":
@@ -174,11 +197,15 @@ class _Window:
         end = self.data.find(b"}", self.at, self.at + MAX_VALUE) + 1
         if not end:
             return None
+        raw = self.data[self.at : end]
         try:
-            value = orjson.loads(memoryview(self.data)[self.at : end])
+            value = orjson.loads(raw)
+            check_depth(raw)
         except orjson.JSONDecodeError:
             return None
-        return self.data[self.at : end], value
+        except ValueError as error:
+            raise self.make_error(str(error)) from None
+        return raw, value
 
     def _value_by_scanning(self) -> tuple[bytes, Any] | None:
         """The value if it ends in the window, whose end is found by counting braces."""
@@ -186,6 +213,8 @@ class _Window:
         for match in _STRING_OR_BRACE.finditer(self.data, self.at, self.at + MAX_VALUE):
             if match[0] == b"{":
                 depth += 1
+                if depth > MAX_DEPTH:
+                    raise self.make_error("nested too deeply")
             elif match[0] == b"}":
                 depth -= 1
             elif not match[1]:

@@ -16,6 +16,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -116,7 +117,10 @@ def _npy_header(source: Source, name: str) -> tuple[tuple[int, ...], bool, np.dt
             version, np.lib.format.read_array_header_2_0
         )
         shape, fortran_order, dtype = read(file)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+    except (
+        ValueError, TypeError, KeyError, EOFError, SyntaxError, MemoryError, RecursionError,
+        TokenError,
+    ) as error:  # fmt: skip
         raise MediaError(f"{name} has a damaged header ({first_line(error)})") from None
     if len(shape) > MAX_DIMS or any(side < 0 for side in shape):
         raise MediaError(f"{name} has a damaged header: shape {list(shape[:MAX_DIMS])}")

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.formats import tf_example
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
+from handloom.stages.datasets.formats.json_stream import load_value
 from handloom.stages.datasets.formats.tf_example import Values
 from handloom.stages.datasets.media import cached_by_file
 from handloom.stages.datasets.source import Images
@@ -89,7 +89,7 @@ def _read_features(path: Path) -> Features:
     try:
         if (size := path.stat().st_size) > MAX_JSON:
             raise ValueError(f"{size} bytes")
-        _collect(orjson.loads(path.read_bytes()), "", (), features)
+        _collect(load_value(path.read_bytes()), "", (), features)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} does not describe TFDS features ({type(error).__name__}: {error}); copy it "

@@ -23,6 +23,7 @@ from pathlib import PurePosixPath
 from handloom.errors import MediaError
 from handloom.stages.datasets.formats.hdf5 import Hdf5File
 from handloom.stages.datasets.formats.images import hash_arrays
+from handloom.stages.datasets.joints import in_radians
 from handloom.stages.datasets.source import ActionKind, Episode, EpisodeOptions, SourceEpisode
 from handloom.tokenize.shards.format import ARM
 
@@ -57,16 +58,20 @@ def load(file: Hdf5File, options: EpisodeOptions) -> Episode:
         flags += ["text_from_folder"] * bool(text)
     if file.shape("base_action") is not None:
         flags.append("base_action_left_out")  # actions are those of the arms, not of the base
+    kind = _action_kind(file, action.shape[1], state.shape[1], options)
+    stored = state.astype("float32"), action.astype("float32")
+    joints = in_radians(*stored, options.joint_unit) if kind == "joints" else None
     return Episode(
         episode_id=hash_arrays(action, state).hex(),
         text=text,
         hz=options.hz or HZ,
         views=file.views(_cameras(file), len(action), options),
-        state=state.astype("float32"),
-        action=action.astype("float32"),
-        action_kind=_action_kind(file, action.shape[1], state.shape[1], options),
+        state=joints.state if joints else stored[0],
+        action=joints.action if joints else stored[1],
+        action_kind=kind,
+        grippers=joints.grippers if joints else (),
         flags=tuple(flags),
-        facts={"file": file.name},
+        facts={"file": file.name} | (joints.facts if joints else {}),
     )
 
 

@@ -351,18 +351,23 @@ def _text(file: Hdf5File, env: dict[str, Any], options: EpisodeOptions) -> tuple
 
 
 def _success(file: Hdf5File, demo: str) -> bool | None:
-    """Whether the last step is rewarded; None if that is unknown.
+    """Whether the goal was reached; None if that is not recorded.
 
-    Rewards count, since robomimic marks any last step as done. Shaped rewards do not count: they
-    are above 0 on the way, and may end below 1.
+    A reward of 1 at the end says so. Other rewards say nothing: shaped ones may end below 1, and
+    where all are 0 nobody may have given any, as in recordings of people. robomimic marks any last
+    step as done.
     """
+    recorded = file.column(f"{demo}/success")
+    if recorded is not None:
+        return bool(recorded.any())
+    verdict = file.attribute(demo, "success")
+    if isinstance(verdict, bool | int | float):
+        return bool(verdict)
     rewards = file.column(f"{demo}/rewards")
     if rewards is None:
         dones = file.column(f"{demo}/dones") if _is_official(file) else None
         return True if dones is not None and dones[-1] == 1 else None
-    if rewards[-1] == 1:
-        return True
-    return None if rewards.any() else False
+    return True if rewards[-1] == 1 else None
 
 
 def _cameras(file: Hdf5File, obs: str) -> dict[str, str]:

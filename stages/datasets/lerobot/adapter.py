@@ -8,7 +8,9 @@ An episode during which the task changes is cut there, into parts `episode_00001
 on. Tasks are identified by their number in the rows: the episode's list of tasks has no order.
 """
 
-from collections.abc import Iterator
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,19 +18,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
+from handloom.stages.datasets.joints import Joints, guess, in_radians
+from handloom.stages.datasets.lerobot.cameras import camera_images, cameras, has_dtype
 from handloom.stages.datasets.lerobot.files import (
     INFO,
     Dataset,
     MissingFile,
-    check_readable,
     find_datasets,
     open_dataset,
 )
-from handloom.stages.datasets.lerobot.images import VideoFrames, stored_images
 from handloom.stages.datasets.lerobot.tables import (
     episode_frames,
     episode_row,
@@ -36,6 +37,15 @@ from handloom.stages.datasets.lerobot.tables import (
     file_numbers,
     integer_column,
     task_texts,
+)
+from handloom.stages.datasets.lerobot.vectors import (
+    ACTION_KEYS,
+    STATE_KEYS,
+    float_matrix,
+    largest_of_dataset,
+    timestamps,
+    value_names,
+    vector_key,
 )
 from handloom.stages.datasets.media import contents
 from handloom.stages.datasets.source import (
@@ -52,13 +62,9 @@ HOW_TO_GET = (
     "`huggingface-cli download --repo-type dataset OWNER/NAME --local-dir DIR` takes a set from "
     "the hub; the folder holds meta/info.json, data/ and videos/."
 )
-STATE_KEYS = ("observation.state", "state")
-ACTION_KEYS = ("action", "actions")
+USUAL = (STATE_KEYS, ACTION_KEYS)
 INDEX = ("episode_index", "frame_index", "timestamp", "task_index", "next.success", "next.reward")
 _open_dataset = lru_cache(maxsize=8)(open_dataset)  # a worker loads many episodes of one
-
-TOLERANCE_S = 1e-4
-"""LeRobot's own tolerance of timestamps, which are float32."""
 
 
 def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
@@ -71,6 +77,8 @@ def episodes(root: Path, options: EpisodeOptions) -> Iterator[SourceEpisode]:
         UserError: there is no dataset, or its info.json is damaged.
     """
     for dataset in _find_datasets(root):
+        if options.action_kind == "joints" and options.joint_unit == "auto":
+            _tell_unit(dataset, options)
         meta = dataset.below_root(INFO)
         for number, row in enumerate(episode_rows(dataset)):
             if isinstance(row, str):
@@ -93,11 +101,13 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     row = episode_row(dataset, index)
     path, moved = dataset.locate(dataset.data_path(file_numbers(row, "data")))
     keys = (
-        _vector_key(dataset, options.state_key, STATE_KEYS, "state-key"),
-        _vector_key(dataset, options.action_key, ACTION_KEYS, "action-key"),
+        vector_key(dataset, options.state_key, STATE_KEYS, "state-key"),
+        vector_key(dataset, options.action_key, ACTION_KEYS, "action-key"),
     )
-    cameras = _cameras(dataset, options)
-    columns = [*INDEX, *keys, *(name for name in cameras if _has_dtype(dataset, name, "image"))]
+    names = cameras(dataset, options)
+    own = tuple(_usual(dataset, key, usual) for key, usual in zip(keys, USUAL, strict=True))
+    images = [name for name in names if has_dtype(dataset, name, "image")]
+    columns = list(dict.fromkeys([*INDEX, *keys, *own, *images]))
     rows = episode_frames(root, path, columns, index)
     # An episode must have all its rows; a part of one (`000012.1`) may end before them.
     if end > len(rows) or ("." not in number and end != len(rows)):
@@ -105,31 +115,53 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
             f"{path} has {len(rows)} rows of episode {index}, {meta} and its tables say {end}; the "
             "recording was interrupted, or the files are of different releases"
         )
-    times_s, flags = _timestamps(rows, dataset.fps)
+    clock_s, flags = timestamps(rows, dataset.fps)
+    flags += ("file_found_elsewhere",) * moved
     part = rows.slice(first, end - first)
     views: dict[str, Images] = {}
-    for name in cameras:
-        if _has_dtype(dataset, name, "image"):
-            views[name] = stored_images(part, name, path)
-        else:
-            views[name], moved_video = _video_frames(dataset, row, name, times_s[first:end])
-            moved = moved or moved_video
+    for name in names:
+        views[name], more = camera_images(dataset, row, name, rows, clock_s, slice(first, end))
+        flags += more
     text, others = _texts(dataset, part, row)
-    state, action = (_float_matrix(part, key, path) for key in keys)
+    state, action = (float_matrix(part, key, path) for key in keys)
+    kind = _action_kind(path, state, action, options)
+    joints = _joints(dataset, state, action, keys, options) if kind == "joints" else None
+    state, action = (joints.state, joints.action) if joints else (state, action)
+    content = _content_id(_texts(dataset, rows, row), (float_matrix(rows, k, path) for k in own))
     return Episode(
-        episode_id=dataset.below_root(f"episode_{number}"),
-        recording=dataset.below_root(f"episode_{number.partition('.')[0]}"),
+        # Every dataset numbers from 0; the hash distinguishes the episodes of two of them, and
+        # stays the same wherever they lie.
+        episode_id=f"episode_{number}-{content}",
+        recording=f"episode_{number.partition('.')[0]}-{content}",
         text=text or options.text,
         other_texts=others,
         hz=options.hz or dataset.fps,
         views=views,
         state=state,
         action=action,
-        action_kind=_action_kind(path, state, action, options),
+        action_kind=kind,
+        grippers=joints.grippers if joints else (),
         success=_success(part) if end == len(rows) else None,
-        flags=(*flags, *["file_found_elsewhere"] * moved, *["several_tasks"] * bool(others)),
-        facts=_facts(dataset, keys),
+        flags=(*dict.fromkeys(flags), *["several_tasks"] * bool(others)),
+        facts=_facts(dataset, keys) | (joints.facts if joints else {}),
     )
+
+
+def _tell_unit(dataset: Dataset, options: EpisodeOptions) -> None:
+    """Say in one sentence which unit joints are taken to have."""
+    try:
+        keys = (
+            vector_key(dataset, options.state_key, STATE_KEYS, "state-key"),
+            vector_key(dataset, options.action_key, ACTION_KEYS, "action-key"),
+        )
+    except MediaError:
+        return  # each episode fails with that sentence
+    largest = largest_of_dataset(dataset.root, dataset.folder, keys)
+    logging.getLogger(__name__).warning(
+        "%s: joints are taken to be in %s, as the largest is %.1f; if they are not, set "
+        "--ingest.joint-unit",
+        dataset.folder or dataset.root.name, guess(largest), largest,
+    )  # fmt: skip
 
 
 def annotations(root: Path) -> list[Path]:
@@ -181,95 +213,6 @@ def _parts(root: Path, path: str, index: int) -> Iterator[tuple[int, int, int]]:
         yield index, first, end
 
 
-def _cameras(dataset: Dataset, options: EpisodeOptions) -> list[str]:
-    """Names of the colour cameras, those on a wrist last."""
-    names = []
-    for name, feature in dataset.features.items():
-        info = feature.get("info") or feature.get("video_info") or {}
-        is_depth = isinstance(info, dict) and (
-            info.get("video.is_depth_map") or info.get("is_depth_map")
-        )
-        if feature.get("dtype") in ("video", "image") and not is_depth:
-            names.append(name)
-    missing = [name for name in options.views if name not in names]
-    if missing or not names:
-        raise MediaError(
-            f"{dataset.below_root(INFO)} names the views {', '.join(names) or 'none'}, expected "
-            f"{', '.join(missing) or 'at least one'}; see --ingest.views"
-        )
-    # The sort is stable: within each group the order of info.json stays.
-    return list(options.views) or sorted(names, key=lambda name: "wrist" in name)
-
-
-def _video_frames(
-    dataset: Dataset, row: dict[str, Any], name: str, times_s: NDArray[np.float64]
-) -> tuple[VideoFrames, bool]:
-    """A camera's frames, and whether its video lies elsewhere than info.json states."""
-    prefix = f"videos/{name}"
-    path, moved = dataset.locate(dataset.video_path(file_numbers(row, prefix), name), name)
-    check_readable(dataset.root / path, path)
-    start_s = row.get(f"{prefix}/from_timestamp") or 0.0
-    if not isinstance(start_s, int | float) or not np.isfinite(start_s):
-        raise MediaError(
-            f"{path} begins at {start_s!r} s, as the episode table says; it is damaged"
-        )
-    info = dataset.features[name].get("info")
-    stated = info.get("video.fps") if isinstance(info, dict) else None
-    fps = float(stated) if isinstance(stated, int | float) and 0 < stated < 1e4 else dataset.fps
-    return VideoFrames(dataset.root / path, times_s + float(start_s), fps), moved
-
-
-def _has_dtype(dataset: Dataset, name: str, dtype: str) -> bool:
-    return bool(dataset.features[name].get("dtype") == dtype)
-
-
-def _vector_key(dataset: Dataset, wanted: str, usual: tuple[str, ...], option: str) -> str:
-    """The column that holds the state or the action: `wanted`, else the first usual one."""
-    for name in (wanted,) if wanted else usual:
-        if name in dataset.features:
-            return name
-    raise MediaError(
-        f"{dataset.below_root(INFO)} has the columns {', '.join(dataset.features)}, expected "
-        f"{wanted or ' or '.join(usual)}; set --ingest.{option}"
-    )
-
-
-def _float_matrix(rows: pa.Table, name: str, path: str) -> NDArray[np.float32]:
-    """A column of numbers, or of nested lists of equal length, as float32 [T, D]."""
-    if name not in rows.column_names:
-        raise MediaError(f"{path} has no column {name}, which {INFO} names; download it again")
-    array: Any = pa.concat_arrays(rows[name].chunks)
-    array = array.storage if isinstance(array, pa.ExtensionArray) else array
-    # Tensors are nested lists: one level is flattened at a time.
-    while pa.types.is_nested(array.type) and not pa.types.is_struct(array.type):
-        lengths = pc.unique(pc.list_value_length(array))
-        if array.null_count or len(lengths) != 1:
-            raise MediaError(f"{path}: the lists of {name} are of several lengths, expected one")
-        array = array.flatten()
-    numeric = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
-    if array.null_count or not (numeric or pa.types.is_boolean(array.type)):
-        raise MediaError(f"{path}: {name} holds {array.type} or gaps, expected numbers")
-    values = array.to_numpy(zero_copy_only=False).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise MediaError(f"{path}: {name} holds values that are not finite numbers")
-    vectors: NDArray[np.float32] = values.reshape(len(rows), -1)
-    return vectors
-
-
-def _timestamps(rows: pa.Table, fps: float) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Seconds from the episode's start to each of its rows, and flags of what is odd about them."""
-    even_s = np.arange(len(rows)) / fps
-    if "timestamp" not in rows.column_names:
-        return even_s, ("no_timestamps",)
-    stored_s = _float_matrix(rows, "timestamp", "the table")[:, 0].astype(np.float64)
-    off_s = float(np.abs(stored_s - even_s).max())
-    if (np.diff(stored_s) <= 0).any() or stored_s[0] < 0:
-        return even_s, ("timestamps_irregular",)
-    if off_s > 0.5 / fps:  # half a frame: another frame would be nearest
-        return stored_s, ("timestamps_irregular",)
-    return stored_s, ("timestamps_inexact",) * (off_s > TOLERANCE_S)
-
-
 def _texts(dataset: Dataset, rows: pa.Table, row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """The task of the rows, and further ones if it changes within them after all."""
     tasks = task_texts(dataset.root, dataset.folder)
@@ -287,9 +230,9 @@ def _success(rows: pa.Table) -> bool | None:
     A reward of 0 may mean that there are no rewards, and next.done that the recording ended.
     """
     if "next.success" in rows.column_names:
-        return bool(_float_matrix(rows, "next.success", "the table").any())
+        return bool(float_matrix(rows, "next.success", "the table").any())
     if "next.reward" in rows.column_names:
-        return True if _float_matrix(rows, "next.reward", "the table")[-1, 0] == 1 else None
+        return True if float_matrix(rows, "next.reward", "the table")[-1, 0] == 1 else None
     return None
 
 
@@ -305,25 +248,39 @@ def _action_kind(
     return kind
 
 
+def _joints(
+    dataset: Dataset,
+    state: NDArray[np.float32],
+    action: NDArray[np.float32],
+    keys: tuple[str, str],
+    options: EpisodeOptions,
+) -> Joints:
+    names, others = (value_names(dataset.features[key].get("names")) for key in keys)
+    largest = None
+    if options.joint_unit == "auto":
+        largest = largest_of_dataset(dataset.root, dataset.folder, keys)
+    return in_radians(state, action, options.joint_unit, names, others, largest)
+
+
+def _usual(dataset: Dataset, key: str, usual: tuple[str, ...]) -> str:
+    """The column that an episode is known by, whichever one the options choose."""
+    return next((name for name in usual if name in dataset.features), key)
+
+
+def _content_id(texts: tuple[str, tuple[str, ...]], vectors: Iterable[NDArray[np.float32]]) -> str:
+    """A hash of a whole episode's tasks, states and actions."""
+    digest = hashlib.blake2b("\0".join([texts[0], *texts[1]]).encode(), digest_size=6)
+    for values in vectors:
+        digest.update(np.ascontiguousarray(values, "<f4").tobytes())
+    return digest.hexdigest()
+
+
 def _facts(dataset: Dataset, keys: tuple[str, str]) -> dict[str, str]:
     """Provenance: the robot, and the names of state and action, whose meaning is not stated."""
     facts = {"layout": dataset.version, "robot": str(dataset.info.get("robot_type") or "")}
     for role, key in zip(("state_names", "action_names"), keys, strict=True):
-        facts[role] = ",".join(_names(dataset.features[key].get("names")))
+        facts[role] = ",".join(value_names(dataset.features[key].get("names")))
     return {name: value for name, value in facts.items() if value}
-
-
-def _names(names: Any, depth: int = 4) -> list[str]:
-    """Names of a vector's values, given as a list, a list of lists, a dict of lists, or null."""
-    if isinstance(names, dict):
-        names = (
-            list(names.values())
-            if any(isinstance(v, list) for v in names.values())
-            else list(names)
-        )
-    if isinstance(names, list):
-        return [name for part in names for name in _names(part, depth - 1)] if depth else []
-    return [] if names is None else [str(names)]
 
 
 ADAPTER = RobotAdapter(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.formats.images import EncodedImages, hash_arrays
-from handloom.stages.media.video import FramesTHWC, Video
+from handloom.stages.media.video import FramesTHWC, Video, probe
 
 BLOCK_STEPS = 32
 BLOCK_BYTES = 1 << 25
@@ -23,13 +23,11 @@ class VideoFrames:
 
     Args:
         path: of the video.
-        times_s: float64 [T], ascending; the frame nearest to each is taken. They have rounding
-            errors, so that a frame may begin a little after its own time.
-        fps: frame rate of the video, approximately.
+        times_s: float64 [T], ascending; the frame on screen at each is taken.
     """
 
-    def __init__(self, path: Path, times_s: NDArray[np.float64], fps: float) -> None:
-        self.path, self.times_s, self.fps = path, times_s, fps
+    def __init__(self, path: Path, times_s: NDArray[np.float64]) -> None:
+        self.path, self.times_s = path, times_s
         self._start, self._frames_thwc = 0, np.empty((0, 0, 0, 3), np.uint8)
 
     def __len__(self) -> int:
@@ -48,13 +46,10 @@ class VideoFrames:
         return hash_arrays(self[step])
 
     def _block(self, step: int) -> tuple[int, FramesTHWC]:
-        video = _video(self.path, os.getpid())
-        frame_bytes = max(1, video.facts.width * video.facts.height * 3)
-        size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // frame_bytes))
+        size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // _frame_bytes(self.path)))
         start = step // size * size
-        # The frame shown half a frame later is the one that begins nearest to the time.
-        half_s = 0.5 / max(self.fps, video.facts.fps)
-        return start, video.frames_at(self.times_s[start : start + size] + half_s)
+        video = _video(self.path, os.getpid())
+        return start, video.frames_at(self.times_s[start : start + size])
 
 
 def stored_images(rows: pa.Table, name: str, path: str) -> EncodedImages:
@@ -77,3 +72,9 @@ def stored_images(rows: pa.Table, name: str, path: str) -> EncodedImages:
 def _video(path: Path, process: int) -> Video:
     """An open video, one for each process: a decoder must not be used on both sides of a fork."""
     return Video(path)
+
+
+@lru_cache(maxsize=8)
+def _frame_bytes(path: Path) -> int:
+    facts = probe(path)
+    return max(1, facts.width * facts.height * 3)

@@ -19,8 +19,11 @@ from handloom.stages.datasets.lerobot.files import (
     check_readable,
     open_dataset,
 )
+from handloom.stages.datasets.lerobot.stretches import Claims
 from handloom.stages.datasets.media import files_below
 
+PLACE = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+"""Columns of the episode table that say where a camera's frames of an episode lie."""
 MAX_EPISODES = 1 << 30
 MAX_ROWS = 1 << 24
 MAX_VALUES = 1 << 28
@@ -96,7 +99,7 @@ def _episode_table_columns(dataset: Dataset) -> list[str]:
     """Columns of the episode table without the statistics, which are most of it."""
     columns = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
     for name in dataset.features:
-        columns += [f"videos/{name}/{x}" for x in ("chunk_index", "file_index", "from_timestamp")]
+        columns += [f"videos/{name}/{x}" for x in PLACE]
     return columns
 
 
@@ -136,6 +139,46 @@ def file_numbers(row: dict[str, Any], prefix: str) -> dict[str, int]:
         if isinstance(value, int):
             numbers[key] = value
     return numbers
+
+
+def claims_of(dataset: Dataset, camera: str, numbers: dict[str, int]) -> Claims | None:
+    """The parts of one video that the episode table gives to episodes; None in layout 2.
+
+    Args:
+        dataset: whose episode table it is.
+        camera: of the video.
+        numbers: `chunk_index` and `file_index` of the video.
+
+    Raises:
+        MediaError: the times are no numbers.
+    """
+    if dataset.layout == 2:
+        return None
+    rows = _episode_table(dataset.root, dataset.folder)
+    for key in ("chunk_index", "file_index"):
+        name = f"videos/{camera}/{key}"
+        if name in rows.column_names and key in numbers:
+            rows = rows.filter(pc.equal(rows[name], numbers[key]))
+    return Claims(
+        integer_column(rows, "episode_index"),
+        _seconds(rows, f"videos/{camera}/from_timestamp", dataset),
+        _seconds(rows, f"videos/{camera}/to_timestamp", dataset),
+        integer_column(rows, "length"),
+    )
+
+
+def _seconds(rows: pa.Table, name: str, dataset: Dataset) -> NDArray[np.float64]:
+    """A column of times, float64 [N], NaN where it has none."""
+    if name not in rows.column_names:
+        # Without the column each video holds one episode; several that begin at 0 are refused.
+        return np.full(len(rows), 0.0 if name.endswith("from_timestamp") else np.nan)
+    try:
+        return np.asarray(rows[name].cast(pa.float64()).to_numpy(), np.float64)
+    except pa.ArrowException:
+        raise MediaError(
+            f"{dataset.below_root('meta/episodes')} has {rows[name].type} as {name}, expected "
+            "seconds; download it again"
+        ) from None
 
 
 def integer_column(rows: pa.Table, name: str) -> NDArray[np.int64]:

@@ -294,3 +294,41 @@ def test_videos_without_an_official_split_are_split_by_their_id() -> None:
     splits = [hashed_split(f"video-{i}", 20.0) for i in range(2000)]
     assert 0.17 < splits.count("val") / 2000 < 0.23
     assert splits == [hashed_split(f"video-{i}", 20.0) for i in range(2000)]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_mark_and_a_time_that_is_nan_cost_that_narration_alone(
+    tmp_path: Path, wrapped: bool
+) -> None:
+    told: dict[str, Any] = {
+        "a": narrations([(float("nan"), "#C C a"), (2.0, "#C C b"), (float("inf"), "#C C c")]),
+        "b": narrations([(1.0, "#C C d")]),
+    }
+    videos = [
+        {"video_uid": "a", "video_metadata": {"mp4_duration_sec": float("nan")}},
+        {"video_uid": "b", "split_em": "val"},
+    ]
+    root = download(tmp_path, videos, {"videos": told} if wrapped else told)
+    for name in ("ego4d.json", "annotations/narration.json"):
+        path = root / "v2" / name
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    found = {v.video_id: v for v in ego4d.videos(root, RULE)}
+    assert [(s.text, s.reason) for s in found["a"].spans] == [("#C C b", ""), ("#C C a", "no_time")]
+    assert [(s.text, s.start_s, s.reason) for s in found["b"].spans] == [("#C C d", 1.0, "")]
+    assert (found["a"].expected_s, found["b"].split) == (0.0, "val")
+
+
+def test_the_other_file_of_narrations_is_named(tmp_path: Path) -> None:
+    root = download(tmp_path, [], {})
+    told = root / "v2/annotations/narration.json"
+    told.rename(told.with_name("all_narrations_redacted.json"))
+    with pytest.raises(UserError, match=r"holds no narration\.json.*all_narrations_redacted\.json"):
+        list(ego4d.videos(root, RULE))
+
+
+def test_narrations_nested_without_end_are_refused(tmp_path: Path) -> None:
+    root = download(tmp_path, [], {})
+    told = root / "v2/annotations/narration.json"
+    told.write_text('{"a": ' + '{"a":' * 40_000 + "1" + "}" * 40_001)
+    with pytest.raises(UserError, match=r"narration\.json is nested too deeply, beyond 200"):
+        list(ego4d.videos(root, RULE))

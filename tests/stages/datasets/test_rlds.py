@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from handloom.errors import MediaError, UserError
-from handloom.stages.datasets import rlds
+from handloom.stages.datasets import rlds, rt1
+from handloom.stages.datasets.bridge import adapter as bridge
 from handloom.stages.datasets.formats import tfds_features as features
 from handloom.stages.datasets.source import EpisodeOptions, SourceEpisode
 from handloom.stages.ingest.episodes import EpisodeIngest
@@ -366,3 +367,44 @@ def test_sets_written_by_tfds_are_read() -> None:
             assert (
                 len(episode.state) == len(episode.action) == len(next(iter(episode.views.values())))
             )
+
+
+@pytest.mark.parametrize("below", ["", "0.1.0", "fractal20220817_data/0.1.0"])
+def test_shards_without_their_features_json_say_so(tmp_path: Path, below: str) -> None:
+    name = "fractal20220817_data-train.tfrecord-00000-of-01024"
+    path = lay_out(tmp_path / below, {name: [payload()]})
+    (path / "features.json").unlink()
+    where = f"{below}/{name}".lstrip("/")
+    for adapter in (rlds, rt1, bridge):
+        with pytest.raises(UserError, match=f"{where} lies there without a features.json"):
+            list(adapter.episodes(tmp_path, OPTIONS))
+
+
+def test_what_is_wrong_with_a_record_names_file_and_record(tmp_path: Path) -> None:
+    good = [payload(i) for i in range(3)]
+    lay_out(tmp_path / "1.0.0", {"a.tfrecord": good})
+    path = tmp_path / "1.0.0/a.tfrecord"
+    listed = listing(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[listed[1].place[0] + 40] ^= 0xFF  # of the second record
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match=r"^1\.0\.0/a\.tfrecord#1: .*another checksum"):
+        rlds.load(tmp_path, listed[1], OPTIONS)
+    odd = payload(1, **{"steps/observation/image": [b"no picture"] * T})
+    for changed, why in (
+        (payload(1, **{"steps/observation/image": [b"x"]}), "image"),
+        (b"\xff" * 60, ""),
+        (payload(1, **{"steps/observation/state": np.ones(3, np.float32)}), "state"),
+        (odd, "image"),
+    ):
+        lay_out(tmp_path / "1.0.0", {"a.tfrecord": [good[0], changed, good[2]]})
+        stage = EpisodeIngest(**vars(OPTIONS)).at(tmp_path)
+        rows = []
+        for source in listing(tmp_path):
+            try:
+                rows += [row.status for row in stage(source)]
+            except MediaError as error:
+                rows.append(str(error))
+        assert rows[::2] == ["ok", "ok"]
+        assert rows[1].startswith("1.0.0/a.tfrecord#1: ")
+        assert why in rows[1]

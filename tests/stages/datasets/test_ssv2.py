@@ -228,3 +228,14 @@ def test_broken_label_files_are_named(tmp_path: Path) -> None:
         train.write_text(broken)
         with pytest.raises(UserError, match=rf"train\.json {why}|train\.json .*{why}"):
             videos(root)
+
+
+def test_labels_with_nan_are_read_and_deep_ones_refused(tmp_path: Path) -> None:
+    root = download(tmp_path)
+    train = root / "something-something-v2-train.json"
+    row = {"id": "78687", "label": "holding potato", "seconds": float("nan")}
+    train.write_text(json.dumps([row]), encoding="utf-8-sig")
+    assert videos(root)["78687"].spans[0].text == "holding potato"
+    train.write_text('[{"id": "1", "a": ' + "[" * 40_000 + "]" * 40_000 + "}]")
+    with pytest.raises(UserError, match=r"train\.json is nested too deeply"):
+        videos(root)

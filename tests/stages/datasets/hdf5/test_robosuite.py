@@ -158,7 +158,7 @@ def test_success_is_the_last_reward(tmp_path: Path) -> None:
 
     last = np.eye(STEPS)[-1]
     assert success(last) is True
-    assert success(np.zeros(STEPS), last) is False  # done is any last step
+    assert success(np.zeros(STEPS), last) is None  # done is any last step, and nobody rewarded
     assert success(np.linspace(0, 0.5, STEPS)) is None  # a shaped reward
     assert success(None, last) is None
 
@@ -249,3 +249,15 @@ def test_libero_instructions(tmp_path: Path, stored: Any, text: str) -> None:
     attributes = LIBERO | {"problem_info": json.dumps({"language_instruction": stored})}
     write(tmp_path / "open_the_drawer_demo.hdf5", {"demo_0": libero_demo(1)}, attributes)
     assert loaded(tmp_path).text == text
+
+
+def test_success_that_is_recorded_counts(tmp_path: Path) -> None:
+    zeros = np.zeros(STEPS)
+    for recorded, found in ((np.eye(STEPS)[-1], True), (zeros, False)):
+        demo = robomimic_demo(1) | {"rewards": zeros, "success": recorded}
+        path = write(tmp_path / "a.hdf5", {"demo_0": demo})
+        assert loaded(tmp_path).success is found
+        write(path, {"demo_0": robomimic_demo(1) | {"rewards": zeros}})
+        with h5py.File(path, "a") as file:
+            file["data/demo_0"].attrs["success"] = bool(recorded.any())
+        assert loaded(tmp_path).success is found

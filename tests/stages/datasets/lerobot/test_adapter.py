@@ -17,6 +17,7 @@ from PIL import Image
 from handloom.errors import MediaError
 from handloom.stages.datasets.lerobot import adapter as lerobot
 from handloom.stages.datasets.source import EpisodeOptions
+from handloom.stages.ingest.episodes import EpisodeIngest
 from tests.helpers.lerobot_files import (
     AUTO,
     CAMERAS,
@@ -51,7 +52,7 @@ def test_every_row_comes_back_with_its_frame_and_its_task(tmp_path: Path, layout
     for source, (index, start, end), unit in zip(listed, SPANS, UNITS, strict=True):
         episode = lerobot.load(root, source, AUTO)
         frames = np.arange(start, end)
-        assert episode.episode_id == f"episode_{unit}"
+        assert episode.episode_id.startswith(f"episode_{unit}-")
         np.testing.assert_array_equal(episode.state[:, 0], frames)
         np.testing.assert_array_equal(episode.state[:, 1], index)
         np.testing.assert_array_equal(episode.action, 2 * episode.state)
@@ -102,7 +103,7 @@ def test_a_folder_of_several_datasets(tmp_path: Path) -> None:
     listed = list(lerobot.episodes(tmp_path, AUTO))
     assert [s.unit for s in listed] == [f"owner/{x}/meta/info.json#000000" for x in "ab"]
     ids = [lerobot.load(tmp_path, s, AUTO).episode_id for s in listed]
-    assert ids == ["owner/a/episode_000000", "owner/b/episode_000000"]
+    assert len(set(ids)) == 2
     names = {p.relative_to(tmp_path).as_posix() for p in lerobot.annotations(tmp_path)}
     assert names == {
         "owner/a/meta/info.json", "owner/a/meta/tasks.jsonl",
@@ -110,6 +111,33 @@ def test_a_folder_of_several_datasets(tmp_path: Path) -> None:
     }  # fmt: skip
     shutil.move(tmp_path / "owner", tmp_path / "moved/owner")
     assert [e.episode_id for e in loaded(tmp_path / "moved")] == ids
+
+
+def test_ids_and_splits_stay_when_folders_above_are_renamed(tmp_path: Path) -> None:
+    def identities(data: Path) -> list[tuple[str, str, str]]:
+        stage = EpisodeIngest(dataset="lerobot", format="lerobot", val_percent=50).at(data)
+        rows = [row for source in stage.sources() for row in stage(source)]
+        assert {row.status for row in rows} == {"ok"}
+        return [(row.clip_id, row.video_id, row.split) for row in rows]
+
+    write_v2(tmp_path / "a", EPISODES)
+    found = identities(tmp_path / "a")
+    assert len(set(found)) == len(UNITS)
+    assert {split for _, _, split in found} == {"train", "val"}
+    assert len({split for _, name, split in found if "000002" in name}) == 1  # of one recording
+    assert identities(tmp_path) == found  # named from above
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert identities(tmp_path) == found
+    write_v3(tmp_path / "c", EPISODES)  # the same episodes in the other layout
+    assert identities(tmp_path / "c") == found
+
+
+def test_other_columns_do_not_change_ids(tmp_path: Path) -> None:
+    root = write_v2(tmp_path, [[0] * 3])
+    swapped = EpisodeOptions(state_key="action", action_key="observation.state")
+    one, other = loaded(root)[0], loaded(root, swapped)[0]
+    assert (other.state == one.action).all()
+    assert other.episode_id == one.episode_id
 
 
 def test_videos_in_another_folder_are_found_and_told(tmp_path: Path) -> None:
