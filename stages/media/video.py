@@ -104,6 +104,25 @@ def _is_cut(container: Container) -> bool:
     return bool(first is not None and first.is_discard)
 
 
+def shown_times(path: Path) -> npt.NDArray[np.float64]:
+    """When the frames of a file are shown, float64 [T], ascending, by its packets.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    with Container(path) as container:
+        try:
+            times_s = {
+                time_s
+                for packet in container.packets()
+                if packet.size and not packet.is_discard
+                if (time_s := container.time_s(packet)) is not None
+            }
+        except av.FFmpegError as error:
+            raise MediaError(f"{path.name}: the file breaks off ({why(error)})") from None
+    return np.array(sorted(times_s), np.float64)
+
+
 class Video:
     """An open file that gives frames by time; neighbouring requests share one decoder."""
 

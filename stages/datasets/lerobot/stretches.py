@@ -8,13 +8,12 @@ counts as the frame that begins nearest to it. In layout 2 an episode has the wh
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.media import cached_by_file
-from handloom.stages.media.video import probe
+from handloom.stages.media.video import shown_times
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -82,25 +81,11 @@ def frame_times(path: Path) -> FrameTimes:
     Raises:
         MediaError: the file cannot be read or shows nothing.
     """
-    facts = probe(path)
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            stream = container.streams.best("video")
-            ticks = [
-                packet.pts
-                for packet in container.demux(stream)
-                if packet.pts is not None and packet.size and not packet.is_discard
-            ]
-            tick_s = float(stream.time_base) if stream and stream.time_base else 0.0
-    except av.FFmpegError as error:
-        raise MediaError(f"{path.name} breaks off ({error.strerror}); download it again") from None
-    if not ticks:
+    times_s = shown_times(path)
+    if not len(times_s):
         raise MediaError(f"{path.name} does not say when its frames are shown; write it again")
-    times_s: Floats = np.unique(np.array(ticks, np.int64)).astype(np.float64) * tick_s
-    # A video that begins after its container does, such as one with sound, has start_s.
-    times_s += getattr(facts, "start_s", 0.0) - times_s[0]
     gaps_s = np.diff(times_s)
-    return FrameTimes(times_s, float(np.median(gaps_s)) if len(gaps_s) else 1 / (facts.fps or 1.0))
+    return FrameTimes(times_s, float(np.median(gaps_s)) if len(gaps_s) else 1.0)
 
 
 def episode_frames_of(
