@@ -39,12 +39,19 @@ def files_below(
         prefix = here.relative_to(root).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         for entry in _entries(here):
-            if entry.is_dir():  # known from the listing, without a stat for each of its entries
+            if _is_folder(entry):  # known from the listing, without a stat for each of its entries
                 if entry.name in skip_folders or entry.name == "lost+found":
                     continue
                 waiting.append(here / entry.name)
             elif entry.name.lower().endswith(wanted) and not entry.name.startswith("."):
                 yield in_utf8(prefix + entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def in_utf8(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import av
 
 from handloom.errors import MediaError
+from handloom.stages.datasets.source import stat_file
 
 SAME_S = 1e-4
 """Times closer than this are the same: they have been rounded to microseconds and back."""
@@ -196,6 +197,7 @@ def opened(path: Path) -> Any:
     Raises:
         MediaError: the path leads to something else, or to no media file.
     """
+    stat_file(path.parent, path.name)
     try:
         return av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
