@@ -33,6 +33,9 @@ BACK_S = (0.0, 2.0, 20.0)
 MAX_PIXELS = 8192 * 8192
 
 
+INVALID_DATA = 1094995529  # AVERROR_INVALIDDATA
+
+
 @dataclass(frozen=True)
 class Shown:
     """A decoded frame and the time at which it appears."""
@@ -104,7 +107,7 @@ class Container:
     def frames(self) -> Iterator[Shown]:
         """All frames, in the order in which they are shown."""
         self.open_again()
-        yield from self._decoded(self.packets())
+        yield from map(intact, self._decoded(self.packets()))
 
     def frames_from(self, time_s: float) -> Iterator[Shown]:
         """Frames from the one on screen at a time, or an earlier one, on.
@@ -136,7 +139,8 @@ class Container:
 
     def decode_alone(self, packet: Any) -> Shown | None:
         """The frame of a key frame's packet, None where it gives none."""
-        return next(self._decoded(iter([packet])), None)
+        frame = next(self._decoded(iter([packet])), None)
+        return frame and intact(frame)
 
     def seek(self, time_s: float) -> Iterator[Any]:
         """Packets from a key frame on that should be shown at a time or before; none if unable."""
@@ -157,7 +161,7 @@ class Container:
             return
         for frame in self._decoded(chain([key], packets)):
             if frame.time_s >= key_s - SAME_S:  # earlier ones need what lies before the key frame
-                yield frame
+                yield intact(frame)
 
     def _decoded(self, packets: Iterator[Any]) -> Iterator[Shown]:
         """Frames of packets; those before a damaged packet come out before its error."""
@@ -189,6 +193,13 @@ class Container:
             return
         self.file.close()
         self._open()
+
+
+def intact(frame: Shown) -> Shown:
+    """The frame itself; raises where its data are damaged, which FFmpeg covers up with a guess."""
+    if frame.picture.is_corrupt:
+        raise av.InvalidDataError(INVALID_DATA, "the picture is damaged")
+    return frame
 
 
 def opened(path: Path) -> Any:

@@ -86,11 +86,11 @@ def sock(path: Path) -> None:
 
 
 def damaged_inside(path: Path) -> None:
-    """Noise in the first key frame, so that nothing decodes."""
+    """Noise behind the first 690 bytes of the media, which x264 fills with its settings."""
     encoded(path, encode=[*x264(), "-movflags", "faststart"])
     data = bytearray(path.read_bytes())
-    at = data.index(b"mdat") + 8
-    data[at : at + 600] = np.random.default_rng(0).bytes(600)
+    at = data.index(b"mdat") + 8 + 690
+    data[at:] = np.random.default_rng(0).bytes(len(data) - at)
     path.write_bytes(bytes(data))
 
 
