@@ -25,7 +25,7 @@ from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.stages.miniatures.folder import MARKER
 from handloom.stages.outside import is_outside
-from handloom.stages.pack import fidelity_lines
+from handloom.stages.pack.fidelity import lines as fidelity_lines
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table, open_tables, read_flow, read_marker

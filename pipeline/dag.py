@@ -33,7 +33,7 @@ from handloom.pipeline.pool import Counts, Pool, work
 from handloom.pipeline.progress import Progress
 from handloom.pipeline.recipes import EpisodeConfig
 from handloom.stages.ingest import card
-from handloom.stages.pack import fidelity
+from handloom.stages.pack.fidelity.measure import measured
 from handloom.stages.pack.stage import plan_shards, write_planned
 from handloom.stages.pack.statistics import Trajectories, shard_trajectories
 from handloom.stages.report import page as report
@@ -274,13 +274,13 @@ def _shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
 @ray.remote(num_cpus=1, max_retries=0)
 def _measure_tokenizer(job: Job) -> dict[str, Any]:
     """PSNR and the like of a sample of the kept clips, for the manifest; {} where there is none."""
-    found: dict[str, Any] = fidelity.measured(job.tables, job.stages).get("fidelity", {})
+    found: dict[str, Any] = measured(job.tables, job.stages).get("fidelity", {})
     return found
 
 
-def _manifest_facts(job: Job, measured: dict[str, Any]) -> dict[str, Any]:
+def _manifest_facts(job: Job, fidelity: dict[str, Any]) -> dict[str, Any]:
     tokenizer = job.config.tokens.tokenizer()
-    told = {"fidelity": measured} if measured else {}
+    told = {"fidelity": fidelity} if fidelity else {}
     size = {name: tokenizer[name] for name in ("resolution", "resize_rule")}
     settings = {name: job.settings[name] for name in job.stages}
     return {

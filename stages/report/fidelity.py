@@ -8,14 +8,14 @@ import numpy as np
 
 from handloom import svg
 from handloom.errors import MediaError, UserError
-from handloom.stages.pack import fidelity, fidelity_lines
+from handloom.stages.pack.fidelity import lines, measure
 from handloom.stages.report.pictures import jpeg
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip
 from handloom.stages.tokens import Encoding
 
-HEADS = ("", "pictures", "PSNR", "of their mean colour", "SSIM")
+HEADS = ("", "pictures", "PSNR", "mean colour's", "SSIM", "mean colour's")
 
 
 def section(tables: Tables, stages: Mapping[str, Stage]) -> str:
@@ -23,14 +23,16 @@ def section(tables: Tables, stages: Mapping[str, Stage]) -> str:
     encoder = stages["tokens"]
     assert isinstance(encoder, Encoding)
     try:
-        found = fidelity.measured(tables, stages)
+        found = measure.measured(tables, stages)
         if not found:
             return ""
+        if not found["fidelity"]:
+            return f"<h2>Tokenizer</h2><p>{html.escape(lines.summary(found))}</p>"
         shown = _extremes(found["clips"])
         cards = [_card(tables, encoder, name, entry) for name, entry in shown.items()]
     except (MediaError, UserError) as error:
         return f"<h2>Tokenizer</h2><p>not measured: {html.escape(str(error))}</p>"
-    advice = "".join(f"<p class=missing>{html.escape(x)}</p>" for x in fidelity_lines.advice(found))
+    advice = "".join(f"<p class=missing>{html.escape(x)}</p>" for x in lines.advice(found, tables))
     about = (
         f"{found['fidelity']['clips']} kept clips, decoded from their codes. The mean colour of "
         "each picture is what codes that say nothing would give."
@@ -46,13 +48,14 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = [_row("whole frames", facts["frames"], facts)]
     if hands := facts.get("hands"):
         rows.append(_row("hands in them", hands["count"], hands))
-        rows.append(("around the hands", "", f"{hands['around_psnr_db']:.1f} dB", "", ""))
+        rows.append(("around the hands", "", f"{hands['around_psnr_db']:.1f} dB", "", "", ""))
     return rows
 
 
 def _row(name: str, count: int, facts: dict[str, Any]) -> tuple[str, ...]:
     psnr, floor = (f"{facts[key]:.1f} dB" for key in ("psnr_db", "mean_color_psnr_db"))
-    return name, f"{count:,}", psnr, floor, f"{facts['ssim']:.2f}"
+    similar, least = (f"{facts[key]:.2f}" for key in ("ssim", "mean_color_ssim"))
+    return name, f"{count:,}", psnr, floor, similar, least
 
 
 def _extremes(clips: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -64,7 +67,7 @@ def _extremes(clips: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _card(tables: Tables, encoder: Encoding, name: str, entry: dict[str, Any]) -> str:
     clip = tables["ingest"].get(Clip, entry["bucket"], entry["clip_id"])
-    pairs = fidelity.pairs(tables, encoder, clip)
+    pairs = measure.pairs(tables, encoder, clip)
     strip = np.concatenate([part for pair in pairs for part in (pair.true, pair.decoded)], 1)
     text = f"{name}: {entry['gain_db']:.1f} dB over the mean colour. {clip.text}"
     return f"<figure>{jpeg(strip, 220)}<figcaption>{html.escape(text)}</figcaption></figure>"

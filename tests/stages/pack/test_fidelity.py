@@ -1,4 +1,4 @@
-"""A run measures its own tokenizer: its numbers are those of decoding, and bad codes are told of."""
+"""A run measures its own tokenizer: its numbers are those of decoding; bad codes are told of."""
 
 import shutil
 from dataclasses import replace
@@ -16,7 +16,7 @@ from handloom.stages.hands.rows import Hand, HandRow
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.media.clip_frames import ClipFrames, Framing, whole, without_bars
 from handloom.stages.media.video import probe
-from handloom.stages.pack import fidelity, fidelity_lines
+from handloom.stages.pack.fidelity import lines, measure
 from handloom.stages.report import fidelity as section
 from handloom.stages.select import SelectRow
 from handloom.stages.tables.parts import Table, Tables, open_tables
@@ -99,7 +99,7 @@ def frames_of(clip: Clip, times_s: list[float], data: Path) -> list[NDArray[np.u
 def test_the_numbers_are_those_of_encoding_and_decoding(
     run: Path, clips: list[Clip], tokens: Tokens, miniature: Path
 ) -> None:
-    found = fidelity.measured(open_tables(run), {"tokens": tokens})["fidelity"]
+    found = measure.measured(open_tables(run), {"tokens": tokens})["fidelity"]
     model = vqgan.load("bundled-128")
     # two of three frames at the middles of equal slices: the first and the last
     times_s = {clip.clip_id: [clip.start_s + 0.25, clip.start_s + 1.25] for clip in clips}
@@ -118,7 +118,7 @@ def test_the_numbers_are_those_of_encoding_and_decoding(
 def test_hands_are_measured_where_they_were_detected(
     run: Path, clips: list[Clip], tokens: Tokens, miniature: Path
 ) -> None:
-    found = fidelity.measured(open_tables(run), {"tokens": tokens})["fidelity"]["hands"]
+    found = measure.measured(open_tables(run), {"tokens": tokens})["fidelity"]["hands"]
     inside: list[Any] = []
     outside: list[Any] = []
     for clip in clips:
@@ -159,7 +159,7 @@ def test_a_box_is_found_again_in_the_square_that_is_encoded(
     rows, columns = np.nonzero(center_square(picture, SIDE)[:, :, 0] > 127)
     painted = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     np.testing.assert_allclose(
-        fidelity.in_square(box, framing, picture.shape, SIDE), painted, atol=1
+        measure.in_square(box, framing, picture.shape, SIDE), painted, atol=1
     )
 
 
@@ -168,7 +168,7 @@ def test_stored_codes_are_decoded_not_new_ones(
 ) -> None:
     model = tokens.vqgan()
     for clip in clips:
-        for pair in fidelity.pairs(open_tables(run), tokens, clip):
+        for pair in measure.pairs(open_tables(run), tokens, clip):
             (again,) = model.decode(model.encode(pair.true[None]))
             np.testing.assert_array_equal(pair.decoded, again)
 
@@ -187,13 +187,13 @@ def test_scrambled_codes_get_a_sentence_and_good_ones_none(
     tmp_path: Path,
     miniature: Path,
 ) -> None:
-    good = fidelity.measured(open_tables(run), {"tokens": tokens})
-    assert fidelity_lines.advice(good) == []
+    good = measure.measured(open_tables(run), {"tokens": tokens})
+    assert lines.advice(good, open_tables(run)) == []
     other = write(tmp_path / "other", miniature, clips, scrambled(encoded))
-    bad = fidelity.measured(open_tables(other), {"tokens": tokens})
+    bad = measure.measured(open_tables(other), {"tokens": tokens})
     assert bad["fidelity"]["psnr_db"] < bad["fidelity"]["mean_color_psnr_db"]
-    assert len(fidelity_lines.advice(bad)) == 1
-    (numbers, sentence) = fidelity_lines.lines(open_tables(other))
+    assert len(lines.advice(bad, open_tables(other))) == 1
+    (numbers, sentence) = lines.lines(open_tables(other))
     assert f"PSNR {bad['fidelity']['psnr_db']:.1f} dB" in numbers
     assert "handloom train vqgan --frames" in sentence
     assert "--tokens.model" in sentence
@@ -205,14 +205,17 @@ def test_it_is_measured_once_for_the_same_tables(
     data = tmp_path / "data"
     shutil.copytree(miniature, data)
     stages = {"tokens": Tokens(model="bundled-128", frames=3).at(data)}
-    first = fidelity.measured(open_tables(run), stages)
+    first = measure.measured(open_tables(run), stages)
     shutil.rmtree(data)
-    assert fidelity.measured(open_tables(run), stages) == first == fidelity.read(open_tables(run))
+    assert measure.measured(open_tables(run), stages) == first == measure.read(open_tables(run))
     write_table(run, "tokens", encoded[:-1])  # another sample, of which no picture is left
-    assert fidelity.read(open_tables(run)) == {}
-    assert fidelity.measured(open_tables(run), stages) == {}
+    assert measure.read(open_tables(run)) == {}
+    assert measure.measured(open_tables(run), stages)["fidelity"] == {}
+    (line,) = lines.lines(open_tables(run))
+    assert "5 clips could not be compared" in line
+    assert "data:image" not in section.section(open_tables(run), stages)
     shutil.copytree(miniature, data)  # the disk is back
-    assert fidelity.measured(open_tables(run), stages)["fidelity"]["clips"] == 5
+    assert measure.measured(open_tables(run), stages)["fidelity"]["clips"] == 5
 
 
 def test_a_clip_that_cannot_be_read_costs_itself(
@@ -221,25 +224,27 @@ def test_a_clip_that_cannot_be_read_costs_itself(
     data = tmp_path / "data"
     shutil.copytree(miniature, data)
     (data / clips[0].media_path).write_bytes(b"no video")
-    found = fidelity.measured(open_tables(run), {"tokens": tokens.at(data)})
+    found = measure.measured(open_tables(run), {"tokens": tokens.at(data)})
     assert found["fidelity"]["clips"] == 4
-    assert fidelity.read(open_tables(run)) == {}  # the next run tries again
+    assert found["unreadable"].keys() == {c.clip_id for c in clips[:2]}
+    again = measure.measured(open_tables(run), {"tokens": tokens})  # the file is repaired
+    assert (again["fidelity"]["clips"], again["unreadable"]) == (6, {})
 
 
 def test_without_kept_clips_or_codes_nothing_is_said(run: Path, tokens: Tokens) -> None:
     tables = open_tables(run)
     for row_set in ({}, {"ingest": tables["ingest"]}):
-        assert fidelity_lines.lines(row_set) == []
+        assert lines.lines(row_set) == []
     rows = tables["select"].read(SelectRow)
     write_table(run, "select", [replace(r, status="rejected", reason="dark") for r in list(rows)])
-    assert fidelity.measured(open_tables(run), {"tokens": tokens}) == {}
-    assert fidelity_lines.lines(open_tables(run)) == []
+    assert measure.measured(open_tables(run), {"tokens": tokens}) == {}
+    assert lines.lines(open_tables(run)) == []
     assert section.section(open_tables(run), {"tokens": tokens}) == ""
 
 
 def test_the_sample_depends_on_the_clips_alone(run: Path, clips: list[Clip]) -> None:
     def drawn(tables: Tables) -> list[str]:
-        return [clip.clip_id for clip in fidelity.sample(tables)]
+        return [clip.clip_id for clip in measure.sample(tables)]
 
     before = drawn(open_tables(run))
     table = Table(run / "tables/ingest", open_tables(run)["ingest"].fingerprint)
@@ -252,13 +257,13 @@ def test_the_sample_depends_on_the_clips_alone(run: Path, clips: list[Clip]) -> 
 def test_a_small_sample_is_of_as_many_videos_as_there_are(
     run: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fidelity, "CLIPS", 3)
-    assert len({clip.video_id for clip in fidelity.sample(open_tables(run))}) == 3
+    monkeypatch.setattr(measure, "CLIPS", 3)
+    assert len({clip.video_id for clip in measure.sample(open_tables(run))}) == 3
 
 
 def test_the_report_shows_numbers_and_pairs(run: Path, tokens: Tokens) -> None:
     page = section.section(open_tables(run), {"tokens": tokens})
-    found = fidelity.read(open_tables(run))["fidelity"]
+    found = measure.read(open_tables(run))["fidelity"]
     assert page.count("data:image/jpeg") == 3
     assert f"{found['psnr_db']:.1f} dB" in page
     assert f"{found['hands']['around_psnr_db']:.1f} dB" in page

@@ -9,34 +9,30 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from handloom.errors import MediaError
 from handloom.files import write_text
 from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import CONFIDENT, Framing, Hand
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.media.clip_frames import ClipFrames, pictures_of
+from handloom.stages.pack.fidelity.tally import Box, FrameHWC, Pair, Sums, Tally
 from handloom.stages.pack.stage import kept_clips
-from handloom.stages.stage import Stage
+from handloom.stages.stage import Stage, sentence
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip, EpisodePlace, Row
 from handloom.stages.tokens import Encoding, TokenRow
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
-from handloom.tokenize.measure.pixels import SSIM_TAPS, decibels, ssim
+from handloom.tokenize.measure.pixels import SSIM_TAPS
 
 NAME = "_fidelity.json"
 VERSION = 1  # raised whenever the same tables would give other numbers
 CLIPS, FRAMES = 32, 2  # sampled clips; frames of each, of a robot's cameras in turn
-
-FrameHWC = NDArray[np.uint8]
-Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,103 +41,6 @@ class _Detected(Row):
 
     times_s: list[float]
     detections: list[Hand]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A frame, and what the tokenizer makes of it; both RGB uint8 [S, S, 3]."""
-
-    clip: Clip
-    true: FrameHWC
-    decoded: FrameHWC
-
-
-@dataclass
-class Sums:
-    """Errors of decoded pictures, summed over all their values (pixels x channels)."""
-
-    pictures: int = 0
-    values: int = 0
-    error: int = 0
-    """Sum of squared differences of the picture and its decoded codes."""
-    floor: float = 0.0
-    """The same for each picture's mean colour in place of the decoded codes."""
-    ssim: float = 0.0
-
-    def add(self, true: FrameHWC, decoded: FrameHWC) -> None:
-        """Count a picture [H, W, 3] of at least 11 pixels each way."""
-        self.pictures += 1
-        self.values += true.size
-        self.error += squared_error(true, decoded)
-        self.floor += float(np.square(true - true.mean((0, 1))).sum())
-        self.ssim += ssim(true, decoded)
-
-    def merge(self, other: "Sums") -> None:
-        """Take in the sums of other pictures."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-    @property
-    def gain_db(self) -> float:
-        """PSNR over that of the mean colours; 0 where codes say nothing but a colour."""
-        return decibels(self.error / self.values) - decibels(self.floor / self.values)
-
-    def facts(self) -> dict[str, Any]:
-        """PSNR (of the mean error), its floor, and the mean SSIM.
-
-        Rounded, so that the last bits of another machine's arithmetic change no manifest.
-        """
-        return {
-            "psnr_db": round(decibels(self.error / self.values), 2),
-            "mean_color_psnr_db": round(decibels(self.floor / self.values), 2),
-            "ssim": round(self.ssim / self.pictures, 3),
-        }
-
-
-@dataclass
-class Tally:
-    """What is counted over the sample."""
-
-    frames: Sums = field(default_factory=Sums)
-    by_clip: dict[str, Sums] = field(default_factory=dict)
-    hands: Sums = field(default_factory=Sums)
-    around_error: int = 0
-    """Squared error outside the hands, in the same frames."""
-    around_values: int = 0
-    unreadable: int = 0
-
-    def add_hands(self, pair: Pair, boxes: list[Box]) -> None:
-        """Count the hands of a frame, and what is around them."""
-        around = np.ones(pair.true.shape[:2], bool)
-        for left, top, right, bottom in boxes:
-            crop = np.s_[top:bottom, left:right]
-            self.hands.add(pair.true[crop], pair.decoded[crop])
-            around[crop] = False
-        self.around_error += squared_error(pair.true[around], pair.decoded[around])
-        self.around_values += 3 * int(around.sum())
-
-    def ranked(self, clips: list[Clip]) -> list[dict[str, Any]]:
-        """Id, bucket and gain of the clips that could be read, the worst first."""
-        gains = {name: round(sums.gain_db, 2) for name, sums in self.by_clip.items()}
-        return [
-            {"clip_id": clip.clip_id, "bucket": clip.bucket, "gain_db": gains[clip.clip_id]}
-            for clip in sorted(clips, key=lambda clip: (gains.get(clip.clip_id, 0), clip.clip_id))
-            if clip.clip_id in gains
-        ]
-
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says."""
-        found = {"clips": len(self.by_clip), "frames": self.frames.pictures} | self.frames.facts()
-        if self.hands.pictures and self.around_values:
-            around_db = round(decibels(self.around_error / self.around_values), 2)
-            count = {"count": self.hands.pictures, "around_psnr_db": around_db}
-            found["hands"] = count | self.hands.facts()
-        return found
-
-
-def squared_error(a: FrameHWC, b: FrameHWC) -> int:
-    """Sum of squared differences, exact."""
-    return int(np.square(a.astype(np.int64) - b).sum())
 
 
 def read(tables: Tables) -> dict[str, Any]:
@@ -167,10 +66,11 @@ def measured(tables: Tables, stages: Mapping[str, Stage]) -> dict[str, Any]:
         colour), ssim, and of the detected hands the same with around_psnr_db, the PSNR of the rest
         of their frames. `clips`: id, bucket and gain_db (PSNR over the floor) of each clip, worst
         first. `tokenizer`: the model as it was named; `bundled`: whether it is the one that comes
-        with handloom. {} where no clip was
-        kept, or the media of the sample cannot be read.
+        with handloom. `resolution`: side of the pictures, pixels.
+        `unreadable`: errors of the other clips, by id. {} where no clip was kept.
     """
-    if stored := read(tables):
+    stored = read(tables)
+    if stored and not stored["unreadable"]:  # else it is tried again: a disk may have been away
         return stored
     encoder = stages.get("tokens")
     clips = sample(tables) if isinstance(encoder, Encoding) else []
@@ -178,17 +78,16 @@ def measured(tables: Tables, stages: Mapping[str, Stage]) -> dict[str, Any]:
         return {}
     assert isinstance(encoder, Encoding)
     counted = _count(tables, encoder, clips)
-    if not counted.by_clip:
-        return {}
     found = {
         "inputs": _state(tables),
         "tokenizer": encoder.model,
         "bundled": is_bundled(encoder),
+        "resolution": encoder.vqgan().resolution,
         "fidelity": counted.facts(),
         "clips": counted.ranked(clips),
+        "unreadable": counted.unreadable,
     }
-    if not counted.unreadable:  # else it is tried again: a disk may be away
-        write_text(_path(tables), json.dumps(found, indent=2) + "\n")
+    write_text(_path(tables), json.dumps(found, indent=2) + "\n")
     return found
 
 
@@ -255,6 +154,7 @@ def _pictures(encoder: Encoding) -> ClipFrames:
 
 def _count(tables: Tables, encoder: Encoding, clips: list[Clip]) -> Tally:
     tally = Tally()
+    encoder.setup()  # here, so that a model that is not there is no clip's error
     for clip in clips:
         sums = Sums()
         try:
@@ -262,8 +162,8 @@ def _count(tables: Tables, encoder: Encoding, clips: list[Clip]) -> Tally:
                 sums.add(pair.true, pair.decoded)
             if "hands" in tables:
                 _count_hands(tally, tables, encoder, clip)
-        except (MediaError, OSError):
-            tally.unreadable += 1
+        except Exception as error:  # as in a stage: whatever is wrong with a clip costs that clip
+            tally.unreadable[clip.clip_id] = sentence(error)
             continue
         tally.by_clip[clip.clip_id] = sums
         tally.frames.merge(sums)
