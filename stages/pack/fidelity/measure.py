@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,11 @@ def pairs(tables: Tables, encoder: Encoding, clip: Clip) -> Iterator[Pair]:
     first = zlib.crc32(clip.clip_id.encode())  # a camera by hash, then the next one
     at = [((first + i) % views, int(step)) for i, step in enumerate(shown)]
     model = encoder.vqgan()
-    for (view, step), frame in zip(at, _frames(tables, encoder, clip, tokens, at), strict=True):
+    frames = _frames(tables, encoder, clip, tokens, at)
+    squares = map(center_square, frames, repeat(model.resolution))  # no name holds a large frame
+    for (view, step), square in zip(at, squares, strict=True):
         (decoded,) = model.decode(codes_vtij[view, step][None])
-        yield Pair(clip, center_square(frame, model.resolution), decoded)
+        yield Pair(clip, square, decoded)
 
 
 def _frames(
