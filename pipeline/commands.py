@@ -25,6 +25,7 @@ from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.stages.miniatures.folder import MARKER
 from handloom.stages.outside import is_outside
+from handloom.stages.pack.fidelity import lines as fidelity_lines
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table, open_tables, read_flow, read_marker
@@ -50,7 +51,7 @@ def curate(args: Sequence[str]) -> None:
 
         dag.curate(job)
         result = funnel.count(job.tables)
-    closing_table(job.out, result)
+    closing_table(job.out, result, fidelity_lines.lines(job.tables))
     _print_failures(job.tables, write_failures(job.tables, job.out))
     odd_files = card.warnings(card.read(job.tables["ingest"].folder))
     _print_lines([*odd_files, *costs.spent(job), _caption_advice(job), _guessed_units(job)])
@@ -100,7 +101,8 @@ def status(command: StatusCommand) -> None:
         return
     folders = [*(table.folder for table in tables.values()), command.out / "shards"]
     is_complete = all(read_marker(folder).get("finished") for folder in folders)
-    closing_table(command.out, funnel.count(tables, complete=is_complete))
+    result = funnel.count(tables, complete=is_complete)
+    closing_table(command.out, result, fidelity_lines.lines(tables))
     _print_failures(tables, command.out / FAILURES)
 
 

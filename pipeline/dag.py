@@ -33,6 +33,7 @@ from handloom.pipeline.pool import Counts, Pool, work
 from handloom.pipeline.progress import Progress
 from handloom.pipeline.recipes import EpisodeConfig
 from handloom.stages.ingest import card
+from handloom.stages.pack.fidelity.measure import measured
 from handloom.stages.pack.stage import plan_shards, write_planned
 from handloom.stages.pack.statistics import Trajectories, shard_trajectories
 from handloom.stages.report import page as report
@@ -222,6 +223,7 @@ def pack(job: Job, progress: Any, *before: None) -> None:
     for split in SPLITS:
         remove_temporaries(root / split)
     plans = plan_shards(job.tables, job.config.pack)
+    measuring = _measure_tokenizer.remote(job)
     progress.start.remote("pack", sum(plan.count for plan in plans))
     shards: dict[str, list[ShardInfo]] = {"train": [], "val": []}
     trajectories = Trajectories()
@@ -230,7 +232,7 @@ def pack(job: Job, progress: Any, *before: None) -> None:
         trajectories = trajectories.merged(of_shard)
         progress.advance.remote("pack", {"ok": info.samples})
     facts = {"trajectories": trajectories.facts()} if "episodes" in job.stages else {}
-    write_manifest(root, shards, **_manifest_facts(job) | facts)
+    write_manifest(root, shards, **_manifest_facts(job, ray.get(measuring)) | facts)
     spent = _add(NO_EFFORT, sum(plan.count for plan in plans), started)
     write_marker(root, {"inputs": inputs, "finished": True} | spent)
     progress.finish.remote("pack")
@@ -269,12 +271,20 @@ def _shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
     return info, shard_trajectories(path, plan.split) if robots else Trajectories()
 
 
-def _manifest_facts(job: Job) -> dict[str, Any]:
+@ray.remote(num_cpus=1, max_retries=0)
+def _measure_tokenizer(job: Job) -> dict[str, Any]:
+    """PSNR and the like of a sample of the kept clips, for the manifest; {} where there is none."""
+    found: dict[str, Any] = measured(job.tables, job.stages).get("fidelity", {})
+    return found
+
+
+def _manifest_facts(job: Job, fidelity: dict[str, Any]) -> dict[str, Any]:
     tokenizer = job.config.tokens.tokenizer()
+    told = {"fidelity": fidelity} if fidelity else {}
     size = {name: tokenizer[name] for name in ("resolution", "resize_rule")}
     settings = {name: job.settings[name] for name in job.stages}
     return {
-        "tokenizer": tokenizer | {"model": job.config.tokens.model},
+        "tokenizer": tokenizer | {"model": job.config.tokens.model} | told,
         "frames": _sampling(job) | size,
         "dataset": job.dataset,
         "config": settings | {"pack": asdict(job.config.pack)},

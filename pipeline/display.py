@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -80,8 +81,8 @@ def progress_line(lines: dict[str, Line]) -> str:
     return " | ".join(parts) or "starting"
 
 
-def closing_table(out: Path, funnel: Funnel) -> None:
-    """Print counts and effort of every stage, and the ends of all clips."""
+def closing_table(out: Path, funnel: Funnel, lines: Sequence[str] = ()) -> None:
+    """Print counts and effort of every stage, the ends of all clips, and further lines."""
     table = RichTable("stage", "in", "kept", "rejected", "failed", "new", "seconds", "clips/s")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -101,6 +102,8 @@ def closing_table(out: Path, funnel: Funnel) -> None:
         f"+ {funnel.failed} failed",
         highlight=False,
     )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _effort(folder: Path) -> tuple[str, str, str]:

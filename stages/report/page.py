@@ -18,6 +18,7 @@ from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.ingest import card
 from handloom.stages.pack.stage import kept_clips
 from handloom.stages.report import captions as report_captions
+from handloom.stages.report import fidelity as report_fidelity
 from handloom.stages.report import scores as report_scores
 from handloom.stages.report import sections as charts
 from handloom.stages.report.captions import keep_smallest
@@ -83,6 +84,7 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path) -> Path:
             else ()
         ),
         report_captions.section(tables),
+        report_fidelity.section(tables, stages),
         _tokens_section(pictures, gallery, encoder),
         _kept_section(pictures, gallery),
         *_ended_sections(pictures, gallery),

@@ -10,10 +10,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from handloom.stages.pack.fidelity import measure
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import open_tables
 from handloom.stages.tables.rows import Clip
@@ -47,6 +49,12 @@ def finished(
 
 def shard_bytes(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "shards").glob("*/*.*"))}
+
+
+def tokenizer_of(out: Path) -> dict[str, Any]:
+    """What the shards' manifest says of the tokenizer, with what was measured of it."""
+    told: dict[str, Any] = json.loads((out / "shards/manifest.json").read_text())["tokenizer"]
+    return told
 
 
 def parts(out: Path, *stages: str) -> dict[str, tuple[int, bytes]]:
@@ -124,14 +132,26 @@ def test_the_report_is_one_offline_page(finished: Path) -> None:
         assert reason in page
 
 
+def test_a_run_tells_how_much_its_codes_keep(finished: Path, here: Cli) -> None:
+    measured = measure.read(open_tables(finished))["fidelity"]
+    assert tokenizer_of(finished)["fidelity"] == measured
+    assert measured["clips"] == funnel.count(open_tables(finished)).kept
+    status, page = here("status", finished).stdout, (finished / "report/index.html").read_text()
+    for where in (status, page):
+        assert f"{measured['psnr_db']:.1f} dB" in where
+        assert "handloom train vqgan --frames" in where  # the tiny one has learned nothing
+
+
 def test_a_finished_run_does_nothing_again(
     finished: Path, miniature: Path, tiny_vqgan: Path, here: Cli
 ) -> None:
-    page = finished / "report/index.html"
-    before = parts(finished, *STAGES), shard_bytes(finished), page.stat()
+    page, numbers = finished / "report/index.html", finished / "tables/tokens/_fidelity.json"
+    before = parts(finished, *STAGES), shard_bytes(finished), page.stat(), numbers.stat()
     run = here(*options(miniature, finished, tiny_vqgan))
     assert run.returncode == 0
-    assert (parts(finished, *STAGES), shard_bytes(finished), page.stat()) == before
+    after = parts(finished, *STAGES), shard_bytes(finished), page.stat(), numbers.stat()
+    assert after == before
+    assert "tokenizer: " in run.stdout
     assert "tokens up to date | pack up to date | report up to date" in run.stdout
 
 
@@ -171,6 +191,7 @@ def test_kills_workers_input_order_and_place_do_not_change_the_shards(
     assert run.returncode == 0, run.stdout + run.stderr
     assert kept.items() <= parts(out, *STAGES).items()  # nothing was written again
     assert shard_bytes(out) == shard_bytes(finished)
+    assert tokenizer_of(out) == tokenizer_of(finished)
     assert not list(out.rglob("*.tmp"))
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handloom.pipeline.configuration import recorded_job
 from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
+from handloom.stages.pack.fidelity import measure
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import open_tables
+from handloom.stages.tokens import EpisodeTokens
+from handloom.tokenize.measure.pixels import psnr_db
 from handloom.tokenize.shards import ShardDataset, verify
 from tests.helpers.miniatures import writer
 
@@ -48,6 +52,19 @@ def test_episodes_come_out_with_their_trajectories(rt1: Path) -> None:
             assert (sample["fps"], sample["source_hz"]) == (10.0, 3.0)
             seen += 1
     assert seen == sum(row.status == "ok" for row in rows.values()) >= 3
+
+
+def test_codes_of_robots_are_measured_on_the_pictures_that_they_stand_for(rt1: Path) -> None:
+    job, tables = recorded_job(rt1), open_tables(rt1)
+    encoder = job.stages["tokens"]
+    assert isinstance(encoder, EpisodeTokens)
+    told = json.loads((rt1 / "shards/manifest.json").read_text())["tokenizer"]["fidelity"]
+    pairs = [p for clip in measure.sample(tables) for p in measure.pairs(tables, encoder, clip)]
+    assert (told["clips"], told["frames"]) == (len({p.clip.clip_id for p in pairs}), len(pairs))
+    true, decoded = np.stack([p.true for p in pairs]), np.stack([p.decoded for p in pairs])
+    model = encoder.vqgan()
+    np.testing.assert_array_equal(decoded, model.decode(model.encode(true)))
+    assert told["psnr_db"] == pytest.approx(psnr_db(true, decoded), abs=0.006)
 
 
 def test_totals_add_up_and_the_report_shows_robots(rt1: Path) -> None:

@@ -21,7 +21,11 @@ def psnr_db(a: NDArray[Any], b: NDArray[Any]) -> float:
         b: the same shape.
     """
     difference = a.astype(np.float32) - b.astype(np.float32)  # exact for whole numbers
-    error = float(np.mean(np.square(difference), dtype=np.float64))
+    return decibels(float(np.mean(np.square(difference), dtype=np.float64)))
+
+
+def decibels(error: float) -> float:
+    """PSNR of a mean squared error of values 0 to 255, at most 100 dB."""
     return min(MOST_DB, 10 * float(np.log10(255.0**2 / error))) if error else MOST_DB
 
 
