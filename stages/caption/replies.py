@@ -109,4 +109,4 @@ def _count(usage: Any, name: str) -> int:
     value = usage.get(name) if isinstance(usage, dict) else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if is_count(value) else 0
+    return value if isinstance(value, int) and is_count(value) else 0

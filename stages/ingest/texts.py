@@ -1,6 +1,6 @@
 """What is stored of a dataset's own names and texts, of videos and robot episodes alike."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from handloom.stages.datasets.source import SourceEpisode, SourceVideo
@@ -10,14 +10,15 @@ FURTHER_TEXTS = 1_000_000  # characters of all further texts of a clip
 
 Source = TypeVar("Source", SourceVideo, SourceEpisode)
 
+_SOURCE_NAMES = {"video_id", "part", "unit", "media_path"}
 _NAMES = ("unit", "video_id", "annotation_id", "media_path")
 
 
 def storable_source(source: Source) -> Source:
     """A video or the place of an episode under names that can be stored, hashed and found again."""
-    names = ("video_id", "part") if isinstance(source, SourceVideo) else ("unit",)
-    own = {name: getattr(source, name) for name in (*names, "media_path")}
-    stored = {name: storable_name(value) for name, value in own.items()}
+    names = [field.name for field in fields(source) if field.name in _SOURCE_NAMES]
+    own: dict[str, Any] = {name: getattr(source, name) for name in names}
+    stored: dict[str, Any] = {name: storable_name(value) for name, value in own.items()}
     return source if own == stored else replace(source, **stored)
 
 

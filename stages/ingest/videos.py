@@ -99,7 +99,11 @@ class Ingest(Stage, FrameOptions):
 
     def failed(self, error: str, video: SourceVideo) -> Iterator[Clip]:
         """The file cannot be read: its usable spans fail, the others stay rejected."""
-        for span in self._spans(video):
+        try:
+            spans = self._spans(video)
+        except Exception:  # the annotation is what cannot be read; `error` says why
+            spans = (Span(0.0, TO_THE_END, ""),)
+        for span in spans:
             failure = {} if span.reason else {"error": error, "status": "failed"}
             yield self._clip(video, span, span.reason, **failure)
 

@@ -21,7 +21,7 @@ def storable_text(text: str, longest: int = LONGEST_TEXT) -> str:
 
     A lone surrogate becomes U+FFFD, a control character a space, so that words stay apart.
     """
-    return encodable(_CONTROL.sub(" ", text[:longest]))
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text[:longest]))
 
 
 def storable_name(name: str) -> str:

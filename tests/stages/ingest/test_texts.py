@@ -16,6 +16,7 @@ from handloom.pipeline.recipes import RECIPES
 from handloom.stages.caption.stage import source_row
 from handloom.stages.datasets.source import (
     Adapter,
+    CutRule,
     Episode,
     EpisodeOptions,
     RobotAdapter,
@@ -152,3 +153,26 @@ def test_episodes_with_hostile_texts_and_names_are_counted(
     assert [read[n].text for n in range(len(HOSTILE))] == list(STORED.values())
     assert all(row.other_texts == [row.text] for row in read.values())
     assert all(row.error for row in rows if row.status != "ok")
+
+
+def test_an_annotation_that_cannot_be_cut_costs_its_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path, 60)
+
+    def videos(*_: Any) -> Iterator[SourceVideo]:
+        for name in ("a", "b"):
+            yield SourceVideo(name, "00000.mp4", "", "1", raw=name)
+
+    def cut(video: SourceVideo, _: CutRule) -> tuple[Span, ...]:
+        if video.raw == "a":
+            raise KeyError("start \ud800")
+        return (Span(0.0, 2.0, "picks a cup"),)
+
+    adapter = Adapter(videos, lambda _: [], "narration", "none", "", "", cut)
+    use(monkeypatch, "video", adapter)
+    rows = ingested("ssv2", tmp_path, tmp_path / "out", Clip)
+    assert {row.unit: (row.status, row.error) for row in rows} == {
+        "a": ("failed", "KeyError: 'start \\ud800'"),
+        "b": ("ok", ""),
+    }
