@@ -36,6 +36,7 @@ ENDS_A_RUN = 3  # refusals of one request in a row, from a server that has never
 JPEG_QUALITY = 90
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 20.0
+SHARED_PAUSE = 0.2  # of `give_up_s`: a longer rate limit would cost all clips under way
 KEY_VARIABLE = "OPENAI_API_KEY"
 WORDS_OF_A_SERVER = 400  # characters of what it says instead of an answer
 MODELS_NAMED = 20
@@ -217,7 +218,8 @@ class Server:
             raise _TryAgain(f"knows no such model or address ({why})", advice=BAD_ADDRESS)
         after_s = _seconds(reply.headers.get("Retry-After"))
         if reply.status == 429:
-            self._pause_until = max(self._pause_until, self._loop.time() + after_s)
+            shared_s = min(after_s, self._give_up_s * SHARED_PAUSE)
+            self._pause_until = max(self._pause_until, self._loop.time() + shared_s)
         raise _TryAgain(why, after_s)
 
     def _gave_up(self, error: _TryAgain, tries: int) -> Exception:

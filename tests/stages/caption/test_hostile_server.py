@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handloom.errors import RunError
+from handloom.errors import RunError, UserError
 from handloom.stages.caption.journal import Journal
 from handloom.stages.caption.replies import NoAnswer, decompressed
 from handloom.stages.caption.requests import Answer, Outcome, Request
@@ -42,7 +42,7 @@ def fuzzed(folder: Path, clips: int) -> dict[str, Any]:
     returns what the hostile one sent."""
     videos, out = folder / "videos", folder / "out"
     write_videos(videos, clips)
-    patience = {"in_flight": 64, "timeout_s": 2.0, "give_up_s": 5.0}
+    patience = {"in_flight": 128, "timeout_s": 2.0, "give_up_s": 5.0}
     with started("hostile_server") as url:
         table = caption_all(videos, out, url, clips, batch=300, **patience)
         sent: dict[str, Any] = tally(url)["sent"]
@@ -248,3 +248,30 @@ def test_a_journal_may_hold_anything(tmp_path: Path, capsys: pytest.CaptureFixtu
         "binary", "folder", "foreign", "gone", "pipe",
     ]  # fmt: skip
     assert "requested again" in told[2]
+
+
+def test_a_rate_limit_of_days_costs_its_clip_alone() -> None:
+    limit = reply(b"", b"429 Slow", b"Retry-After: 99999\r\n")
+    with scripted(lambda n: limit if n == 0 else good()) as url:
+        first, *others = ask(url, range(3))
+    assert isinstance(first, ServerError)
+    assert [text_of(outcome).is_whole for outcome in others] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"data": 5}', b'{"data": [{"id": 5}]}', b"[" * 500_000, b" " * 5_000_000]
+)
+def test_a_list_of_models_may_be_none(body: bytes) -> None:
+    with scripted(lambda _: reply(body)) as url:
+        Server(url, Journal(None), 8, 2.0, 5.0).check(MODEL)
+
+
+def test_names_of_models_are_shown_as_escapes() -> None:
+    body = json.dumps({"data": [{"id": f"\x1b[2J\ud800{n}" + "x" * 9_000} for n in range(90)]})
+    with (
+        scripted(lambda _: reply(body.encode())) as url,
+        pytest.raises(UserError, match=r"serves \\x1b\[2J\\ud8000x+\.\.\., ") as caught,
+    ):
+        Server(url, Journal(None), 8, 2.0, 5.0).check(MODEL)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 5_000
