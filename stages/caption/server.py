@@ -163,7 +163,7 @@ class Server:
             longest: characters of an answer at most.
             deadline: when to give up, on the loop's clock.
         """
-        tries = refusals = 0
+        tries = refusals = unreached = 0
         pause_s = self._pause_until - self._loop.time()
         while True:
             await asyncio.sleep(max(0.0, min(pause_s, deadline - self._loop.time())))
@@ -172,13 +172,14 @@ class Server:
                 answer = await self._try(body, longest, deadline)
             except _TryAgain as error:
                 refusals = refusals + 1 if error.advice else 0
+                unreached += error.is_unreachable
                 if refusals >= ENDS_A_RUN and not self._has_answered:
                     raise RunError(f"{self._url} {error}; {error.advice}") from None
                 pause_s = max(
                     error.after_s or _pause_s(tries), self._pause_until - self._loop.time()
                 )
                 if self._loop.time() + pause_s > deadline:
-                    raise self._gave_up(error, tries) from None
+                    raise self._gave_up(error, tries, unreached == tries) from None
             else:
                 self._has_answered = True
                 return answer
@@ -222,8 +223,8 @@ class Server:
             self._pause_until = max(self._pause_until, self._loop.time() + shared_s)
         raise _TryAgain(why, after_s)
 
-    def _gave_up(self, error: _TryAgain, tries: int) -> Exception:
-        if error.is_unreachable:
+    def _gave_up(self, error: _TryAgain, tries: int, is_gone: bool) -> Exception:
+        if is_gone:
             return RunError(
                 f"{self._url} cannot be reached ({error}); start the server and run the same "
                 "command again: answers that have arrived are kept."

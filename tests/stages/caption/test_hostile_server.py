@@ -8,6 +8,7 @@ import math
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -275,3 +276,22 @@ def test_names_of_models_are_shown_as_escapes() -> None:
         Server(url, Journal(None), 8, 2.0, 5.0).check(MODEL)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 5_000
+
+
+def test_only_a_server_that_no_try_reaches_ends_the_run() -> None:
+    """One drops the first try and listens no more from then on, the other never listened."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+    def drop_one() -> None:
+        listener.accept()[0].close()
+        listener.close()
+
+    thread = threading.Thread(target=drop_one)
+    thread.start()
+    (outcome,) = ask(url, give_up_s=2.5)
+    thread.join()
+    assert isinstance(outcome, ServerError)
+    assert "Connect call failed" in str(outcome)
+    with pytest.raises(RunError, match="cannot be reached"):
+        ask(url, give_up_s=0.6)
