@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from handloom.files import whole
 from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Row
+from handloom.stages.tables.texts import shown
 
 FAILURES = "failed.csv"
 
@@ -34,9 +35,9 @@ class FailedClip:
     def sentence(self) -> str:
         """The error, with the media path where it does not name it, on one line."""
         if not self.media_path or self.media_path in self.error:
-            return printable(self.error)
+            return shown(self.error)
         told = self.error.removeprefix(f"{PurePosixPath(self.media_path).name}: ")
-        return printable(f"{self.media_path}: {told}")
+        return shown(f"{self.media_path}: {told}")
 
 
 def failed_clips(tables: dict[str, Table]) -> Iterator[FailedClip]:
@@ -62,12 +63,5 @@ def write_failures(tables: dict[str, Table], out: Path) -> Path:
         writer.writerow(["stage", "clip_id", "media_path", "attempts", "error"])
         for one in rows:
             words = one.stage, one.clip_id, one.media_path, str(one.attempts), one.error
-            writer.writerow([printable(word) for word in words])
+            writer.writerow([shown(word) for word in words])
     return path
-
-
-def printable(text: str) -> str:
-    """A text without characters that a terminal would obey: they are shown as escapes."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )

@@ -152,6 +152,7 @@ def test_workers_import_no_stage_but_their_own() -> None:
     assert set(ast.literal_eval(stages)) == {
         "handloom.stages", "handloom.stages.stage", "handloom.stages.tables",
         "handloom.stages.tables.parts", "handloom.stages.tables.rows",
+            "handloom.stages.tables.texts",
     }, stages  # fmt: skip
     assert heavy == "[]"
 

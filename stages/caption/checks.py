@@ -6,6 +6,7 @@ the answer is not to be used, and is counted in the report with examples.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -91,8 +92,8 @@ def _is_truncated(c: Candidate) -> bool:
 def _is_repeated(c: Candidate) -> bool:
     """A word three times running, a phrase of three words three times, or all of it twice."""
     spoken = words(c.text)
-    phrases, half = list(_runs(spoken, 3)), len(spoken) // 2
-    return any(len(set(phrase)) == 1 or phrases.count(phrase) >= 3 for phrase in phrases) or (
+    phrases, half = Counter(_runs(spoken, 3)), len(spoken) // 2
+    return any(len(set(phrase)) == 1 or n >= 3 for phrase, n in phrases.items()) or (
         half >= 3 and spoken[:half] == spoken[-half:]
     )
 

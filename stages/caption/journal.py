@@ -4,21 +4,28 @@
 
 Each process appends to files of its own, one line per answer. A kill can cut the last line of a
 file off; such a line is not read, and nothing is appended behind it, since the next process has
-another file. Only the last `OPEN_BUCKETS` buckets are held in memory.
+another file. A line that holds no answer (a damaged disk, another program's file) is left out with
+a sentence on stderr, and its answer is requested again. Only the last `OPEN_BUCKETS` buckets are
+held in memory.
 """
 
 import json
 import os
 import secrets
 import socket
+import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-from handloom.stages.caption.requests import Answer
+from handloom.stages.caption.requests import LONGEST_ANSWER, Answer
+from handloom.stages.tables.texts import shown
 
 OPEN_BUCKETS = 16  # more than a worker has batches at a time; 150,000 answers each at most
+LONGEST_LINE = 12 * LONGEST_ANSWER + 1000  # bytes; JSON writes a character in up to 12
 
 _token = secrets.token_hex(4)  # process ids are used again
 
@@ -86,22 +93,50 @@ def _read_on(folder: Path, entry: _Bucket) -> None:
     """Read the whole lines that have not been read yet, files in name order."""
     for path in sorted(folder.glob("*.jsonl")):
         start = entry.read_to.get(path.name, 0)
-        if path.stat().st_size == start:
-            continue
-        with path.open("rb") as file:
-            file.seek(start)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                start += len(line)
-                _add(line, entry.answers)
-        entry.read_to[path.name] = start
+        try:
+            if not path.is_file():  # opening a pipe would wait for its writer
+                raise OSError("it is no file")
+            if path.stat().st_size == start:
+                continue
+            entry.read_to[path.name] = _read_file(path, start, entry.answers)
+        except OSError as error:
+            _say(path, f"it cannot be read ({error})")
 
 
-def _add(line: bytes, answers: dict[str, Answer]) -> None:
+def _read_file(path: Path, start: int, answers: dict[str, Answer]) -> int:
+    """Add the answers behind a position of a file; returns the position behind its last line."""
+    bad = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in _lines(file):
+            start = file.tell()
+            bad += not _add(line, answers)
+    if bad:
+        _say(path, f"{bad:,} of its lines hold no answer and were left out")
+    return start
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The whole lines of a file; one longer than `LONGEST_LINE` in pieces, which hold no answer."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) < LONGEST_LINE and not line.endswith(b"\n"):
+            return  # cut off by a kill, or still being written
+        yield line
+
+
+def _add(line: bytes, answers: dict[str, Answer]) -> bool:
     """Add the answer of a line; of two answers to a request the first in file order counts."""
     try:
         fields = json.loads(line)
-        answers.setdefault(fields.pop("key"), Answer(**fields))
-    except (ValueError, TypeError, AttributeError, KeyError):
-        return  # a line that a damaged disk spoilt costs one answer, which is requested again
+        key = fields.pop("key")
+        if not isinstance(key, str):
+            return False
+        answers.setdefault(key, Answer(**fields))
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return False
+    return True
+
+
+def _say(path: Path, what: str) -> None:
+    name = shown(str(path))
+    print(f"{name}: {what}; answers that are missing are requested again.", file=sys.stderr)

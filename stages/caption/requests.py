@@ -6,6 +6,7 @@ after a kill, and when only the rules for using answers have changed.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,10 +15,15 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from handloom.stages.tables.texts import storable_text
+
 FrameHWC = npt.NDArray[np.uint8]
 
 # At temperature 0 another seed gives the same answer, so the second try leaves it.
 SECOND_TRY_TEMPERATURE = 0.7
+
+LONGEST_ANSWER = 100_000  # characters; the thoughts of a model can be long
+MOST_TOKENS = 10**9  # of a request: sums over all clips of any run stay below 2^63
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer, and its cost.
+    """A model's answer, and its cost: always one that can be stored, whatever a server sends.
 
     Attributes:
-        text: the answer, unchanged.
-        is_whole: False where the answer was cut off at `max_tokens`.
-        prompt_tokens: tokens of text and pictures.
-        completion_tokens: tokens of the answer.
+        text: the answer, with U+FFFD for lone surrogates and spaces for control characters.
+        is_whole: False where the answer was cut off, at `max_tokens` or at `LONGEST_ANSWER`.
+        prompt_tokens: tokens of text and pictures, 0 to `MOST_TOKENS`.
+        completion_tokens: tokens of the answer, 0 to `MOST_TOKENS`.
         seconds: time from sending to receiving; in a batch, its share.
+
+    Raises:
+        ValueError: a value of another type, or out of its range.
     """
 
     text: str
@@ -85,6 +94,24 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        counts = (self.prompt_tokens, self.completion_tokens)
+        is_typed = isinstance(self.text, str) and isinstance(self.is_whole, bool)
+        if not (is_typed and all(map(is_count, counts)) and _is_time(self.seconds)):
+            raise ValueError("not the values of an answer")
+        stored = storable_text(self.text, LONGEST_ANSWER)
+        object.__setattr__(self, "is_whole", self.is_whole and len(self.text) <= LONGEST_ANSWER)
+        object.__setattr__(self, "text", stored)
+
+
+def is_count(value: object) -> bool:
+    """Whether a value can be a number of tokens."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 Compose = Callable[[], Request]

@@ -16,7 +16,7 @@ class CaptionRow(Row):
     model: str = ""
     """Name of the model that was asked, or the hash of its folder."""
     answers: list[str] = field(default_factory=list)
-    """Its answers, unchanged: one, or two where the first was flagged."""
+    """Its answers before any clean-up of words: one, or two where the first was flagged."""
     answer_flags: list[str] = field(default_factory=list)
     """Flags of each answer, with spaces between them; empty where it could be used."""
     prompt_tokens: int = 0

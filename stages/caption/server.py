@@ -3,6 +3,9 @@
 Each request has a connection of its own. An endpoint, or a proxy before it, that sends an answer
 twice on a connection that is kept open answers the next request with it, and nothing in the
 protocol tells the two apart. A connection costs under a millisecond, a caption hundreds.
+
+Whatever a server sends costs at most the clip that was asked about (`replies.py` reads it): a run
+ends only where no clip can be captioned, since the server is gone or never gave an answer.
 """
 
 import asyncio
@@ -13,7 +16,6 @@ import json
 import os
 import random
 import threading
-import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -23,15 +25,32 @@ from PIL import Image
 
 from handloom.errors import RunError, UserError
 from handloom.stages.caption.journal import Journal
+from handloom.stages.caption.replies import NoAnswer, answer_of, models_of, read_body, target_of
 from handloom.stages.caption.requests import Answer, Compose, FrameHWC, Judge, Outcome, Request
+from handloom.stages.tables.texts import shown
 
 T = TypeVar("T")
+
+ENDS_A_RUN = 3  # refusals of one request in a row, from a server that has never answered
 
 JPEG_QUALITY = 90
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 20.0
+SHARED_PAUSE = 0.2  # of `give_up_s`: a longer rate limit would cost all clips under way
 KEY_VARIABLE = "OPENAI_API_KEY"
-TRY_AGAIN = frozenset({408, 409, 425, 429})  # and all from 500
+WORDS_OF_A_SERVER = 400  # characters of what it says instead of an answer
+MODELS_NAMED = 20
+CHARACTERS_A_TOKEN, SHORTEST_LIMIT = 32, 2_000  # longer answers are not of `max_tokens` tokens
+NO_REDIRECTS = (
+    "pictures are sent nowhere else than you say: give the address that answers itself as "
+    "--caption.url."
+)
+BAD_KEY = f"put its key into the environment variable {KEY_VARIABLE}, which workers inherit."
+BAD_ADDRESS = (
+    "--caption.url must end where /chat/completions begins, usually in /v1, and --caption.model "
+    "be a name it serves."
+)
+CLIENT_ERRORS = frozenset(range(400, 500)) - {401, 403, 404, 408, 409, 425, 429}
 
 
 class ServerError(Exception):
@@ -39,9 +58,20 @@ class ServerError(Exception):
 
 
 class _TryAgain(Exception):
-    def __init__(self, why: str, after_s: float = 0.0, is_unreachable: bool = False) -> None:
-        super().__init__(why)
-        self.after_s, self.is_unreachable = after_s, is_unreachable
+    """No answer this time.
+
+    Args:
+        why: what came instead.
+        after_s: pause that the server asks for, seconds.
+        advice: what to do if the server answers so from its start: then it is the wrong one.
+        is_unreachable: nothing listens at the address.
+    """
+
+    def __init__(
+        self, why: str, after_s: float = 0.0, advice: str = "", is_unreachable: bool = False
+    ) -> None:
+        super().__init__(shown(why, WORDS_OF_A_SERVER))
+        self.after_s, self.advice, self.is_unreachable = after_s, advice, is_unreachable
 
 
 class Server:
@@ -52,15 +82,17 @@ class Server:
         journal: store of the answers.
         in_flight: clips with a request at a time, at most.
         timeout_s: seconds for one try.
-        give_up_s: seconds for a request with all its tries.
+        give_up_s: seconds for a clip with all its tries.
     """
 
     def __init__(
         self, url: str, journal: Journal, in_flight: int, timeout_s: float, give_up_s: float
     ) -> None:
-        self._url, self._journal, self._give_up_s = url.rstrip("/"), journal, give_up_s
+        self._url, self._journal = url.rstrip("/"), journal
+        self._timeout_s, self._give_up_s = timeout_s, give_up_s
         self._slots = threading.BoundedSemaphore(in_flight)
         self._pause_until = 0.0  # on the loop's clock; a rate limit holds for all requests
+        self._has_answered = False
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="captions").start()
         self._session = self._submit(_open_session(timeout_s)).result()
@@ -76,7 +108,8 @@ class Server:
         served = self._submit(self._models()).result()
         if served and model not in served:
             raise UserError(
-                f"{self._url} serves {', '.join(served)}, expected {model!r}; name one of those "
+                f"{self._url} serves {', '.join(served[:MODELS_NAMED])}, expected {model!r}; name "
+                "one of those "
                 "with --caption.model."
             )
 
@@ -107,72 +140,91 @@ class Server:
     async def _try_twice(
         self, request: Request, pictures: list[str], is_fine: Judge
     ) -> list[Answer]:
-        first = await self._answer(request, pictures)
+        deadline = self._loop.time() + self._give_up_s
+        first = await self._answer(request, pictures, deadline)
         if is_fine(request, first):
             return [first]
-        return [first, await self._answer(request.again(), pictures)]
+        return [first, await self._answer(request.again(), pictures, deadline)]
 
-    async def _answer(self, request: Request, pictures: list[str]) -> Answer:
+    async def _answer(self, request: Request, pictures: list[str], deadline: float) -> Answer:
         """The answer from the journal, or from the server into the journal."""
         if stored := self._journal.get(request.bucket, request.key):
             return stored
-        answer = await self._persist(_body(request, pictures))
+        longest = max(SHORTEST_LIMIT, request.max_tokens * CHARACTERS_A_TOKEN)
+        answer = await self._persist(_body(request, pictures), longest, deadline)
         self._journal.put(request.bucket, request.key, answer)
         return answer
 
-    async def _persist(self, body: bytes) -> Answer:
-        """Try until there is an answer, with growing pauses."""
-        deadline = self._loop.time() + self._give_up_s
-        tries = 0
+    async def _persist(self, body: bytes, longest: int, deadline: float) -> Answer:
+        """Try until there is an answer, with growing pauses.
+
+        Args:
+            body: the request.
+            longest: characters of an answer at most.
+            deadline: when to give up, on the loop's clock.
+        """
+        tries = refusals = unreached = 0
+        pause_s = self._pause_until - self._loop.time()
         while True:
-            await asyncio.sleep(max(0.0, self._pause_until - self._loop.time()))
+            await asyncio.sleep(max(0.0, min(pause_s, deadline - self._loop.time())))
             tries += 1
             try:
-                return await self._try(body)
+                answer = await self._try(body, longest, deadline)
             except _TryAgain as error:
-                pause_s = error.after_s or _pause_s(tries)
+                refusals = refusals + 1 if error.advice else 0
+                unreached += error.is_unreachable
+                if refusals >= ENDS_A_RUN and not self._has_answered:
+                    raise RunError(f"{self._url} {error}; {error.advice}") from None
+                pause_s = max(
+                    error.after_s or _pause_s(tries), self._pause_until - self._loop.time()
+                )
                 if self._loop.time() + pause_s > deadline:
-                    raise self._gave_up(error, tries) from None
-            await asyncio.sleep(pause_s)
+                    raise self._gave_up(error, tries, unreached == tries) from None
+            else:
+                self._has_answered = True
+                return answer
 
-    async def _try(self, body: bytes) -> Answer:
-        started = time.monotonic()
+    async def _try(self, body: bytes, longest: int, deadline: float) -> Answer:
+        started = self._loop.time()
+        limit = aiohttp.ClientTimeout(total=max(1e-3, min(self._timeout_s, deadline - started)))
         try:
-            async with self._session.post(f"{self._url}/chat/completions", data=body) as reply:
-                content = await reply.read()
+            async with self._session.post(
+                f"{self._url}/chat/completions", data=body, timeout=limit, allow_redirects=False
+            ) as reply:
+                content = await read_body(reply)
+            if reply.status != 200:
+                self._refused(reply, content)
+            answer = answer_of(content, self._loop.time() - started, longest)
         except TimeoutError:
             raise _TryAgain("no answer in time") from None
         except aiohttp.ClientConnectorError as error:
             raise _TryAgain(str(error), is_unreachable=True) from None
         except aiohttp.ClientError as error:
             raise _TryAgain(f"{type(error).__name__}: {error}") from None
-        if reply.status != 200:
-            self._refused(reply, content)
-        return _parsed(content, time.monotonic() - started)
+        except NoAnswer as error:
+            raise _TryAgain(str(error)) from None
+        return answer
 
     def _refused(self, reply: aiohttp.ClientResponse, content: bytes) -> None:
         """Raise the error of a status other than 200."""
         reason = " ".join(content[:300].decode(errors="replace").split())
-        why = f"HTTP {reply.status} {reason}"
-        if reply.status in TRY_AGAIN or reply.status >= 500:
-            after_s = _seconds(reply.headers.get("Retry-After"))
-            if reply.status == 429:
-                self._pause_until = max(self._pause_until, self._loop.time() + after_s)
-            raise _TryAgain(why, after_s)
+        why = f"HTTP {reply.status} {reason}".rstrip()
+        if reply.status in CLIENT_ERRORS:
+            raise ServerError(f"the server refuses the request: {shown(why, WORDS_OF_A_SERVER)}")
+        if host := target_of(reply):
+            raise _TryAgain(f"redirects to {host} (HTTP {reply.status})", advice=NO_REDIRECTS)
         if reply.status in (401, 403):
-            raise RunError(
-                f"{self._url} refuses access ({why}); put its key into the environment variable "
-                f"{KEY_VARIABLE}, which workers inherit."
-            )
+            raise _TryAgain(f"refuses access ({why})", advice=BAD_KEY)
         if reply.status == 404:
-            raise RunError(
-                f"{self._url} knows no such model or address ({why}); --caption.url must end where "
-                "/chat/completions begins, usually in /v1, and --caption.model be a name it serves."
-            )
-        raise ServerError(f"the server refuses the request: {why}")
+            raise _TryAgain(f"knows no such model or address ({why})", advice=BAD_ADDRESS)
+        after_s = _seconds(reply.headers.get("Retry-After"))
+        if reply.status == 429:
+            shared_s = min(after_s, self._give_up_s * SHARED_PAUSE)
+            self._pause_until = max(self._pause_until, self._loop.time() + shared_s)
+        raise _TryAgain(why, after_s)
 
-    def _gave_up(self, error: _TryAgain, tries: int) -> Exception:
-        if error.is_unreachable:
+    def _gave_up(self, error: _TryAgain, tries: int, is_gone: bool) -> Exception:
+        if is_gone:
             return RunError(
                 f"{self._url} cannot be reached ({error}); start the server and run the same "
                 "command again: answers that have arrived are kept."
@@ -180,27 +232,32 @@ class Server:
         return ServerError(f"no answer in {tries} tries, the last time: {error}")
 
     async def _models(self) -> list[str]:
+        """Names of the models that the server lists; some endpoints list none."""
         try:
-            async with self._session.get(f"{self._url}/models") as reply:
-                listed = json.loads(await reply.read()) if reply.status == 200 else {}
-            return [str(entry["id"]) for entry in listed.get("data", [])]
+            async with self._session.get(f"{self._url}/models", allow_redirects=False) as reply:
+                if host := target_of(reply):
+                    raise RunError(f"{self._url} redirects to {host}; {NO_REDIRECTS}")
+                return models_of(await read_body(reply)) if reply.status == 200 else []
+        except NoAnswer:
+            return []  # the first request shows whether the model is served
         except (aiohttp.ClientError, TimeoutError) as error:
+            why = shown(str(error), WORDS_OF_A_SERVER) or "no answer in time"
             raise RunError(
-                f"{self._url} cannot be reached ({error or 'no answer in time'}); start the "
-                "server, or correct --caption.url."
+                f"{self._url} cannot be reached ({why}); start the server, or correct "
+                "--caption.url."
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return []  # some endpoints list no models; the first request shows whether it is served
 
 
 async def _open_session(timeout_s: float) -> aiohttp.ClientSession:
     key = os.environ.get(KEY_VARIABLE)
-    headers = {"Content-Type": "application/json"} | (
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"} | (
         {"Authorization": f"Bearer {key}"} if key else {}
     )
     return aiohttp.ClientSession(
         # A kept-open connection can put an answer on the next request; `in_flight` is the limit.
         connector=aiohttp.TCPConnector(force_close=True, limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),  # else a server could fill it
+        auto_decompress=False,  # without a limit in older versions: `read_body` has one
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         headers=headers,
     )
@@ -225,21 +282,6 @@ def _data_url(frame_hwc: FrameHWC) -> str:
     buffer = io.BytesIO()
     Image.fromarray(frame_hwc).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _parsed(content: bytes, seconds: float) -> Answer:
-    try:
-        reply = json.loads(content)
-        choice, usage = reply["choices"][0], reply.get("usage") or {}
-        return Answer(
-            text=str(choice["message"]["content"] or ""),
-            is_whole=choice.get("finish_reason") != "length",
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            seconds=round(seconds, 4),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise _TryAgain(f"not a chat completion: {content[:80]!r}") from None
 
 
 def _outcome(future: "Future[list[Answer]]") -> Outcome:

@@ -214,10 +214,13 @@ class Caption(Stage):
             composers, lambda request, answer: not self._flags(clips[request.clip_id], answer)
         )
         for (clip, _), outcome in zip(inputs, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                yield CaptionRow(clip_id=clip.clip_id, status="failed", error=sentence(outcome))
-            else:
-                yield self._row(clip, outcome)
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                row = self._row(clip, outcome)
+            except Exception as error:  # as in run_isolated: it costs this clip
+                row = CaptionRow(clip_id=clip.clip_id, status="failed", error=sentence(error))
+            yield row
 
     def _request(self, clip: Clip, framing: Framing) -> Request:
         """The request for a clip's caption; decodes the clip's frames."""

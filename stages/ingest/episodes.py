@@ -16,6 +16,7 @@ from handloom.stages.datasets.source import (
     SourceEpisode,
     naming,
 )
+from handloom.stages.ingest.texts import storable_row, storable_source
 from handloom.stages.ingest.videos import hashed_split, inputs
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.media.frame_transform import FrameOptions, load_transform
@@ -59,7 +60,7 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
 
     def sources(self) -> Iterator[SourceEpisode]:
         """Stream the places of the dataset's episodes."""
-        return self.adapter.episodes(self.data, self)
+        return map(storable_source, self.adapter.episodes(self.data, self))
 
     @property
     def pictures(self) -> EpisodeViews:
@@ -105,7 +106,7 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
             "hz": 0.0, "action_kind": "", "state": [], "action": [], "idle": [], "success": None,
             "views": [], "steps": 0, "facts": [],
         }  # fmt: skip
-        return EpisodeClip(**(row | values))
+        return EpisodeClip(**storable_row(row | values))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from handloom.stages.datasets.source import (
     refuse_outside,
 )
 from handloom.stages.ingest.probes import Probes
+from handloom.stages.ingest.texts import storable_row, storable_source
 from handloom.stages.media.container import MAX_PIXELS
 from handloom.stages.media.frame_transform import FrameOptions
 from handloom.stages.media.video import MediaFacts
@@ -25,6 +26,7 @@ from handloom.stages.outside import is_outside, module_file
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import bucket_of
 from handloom.stages.tables.rows import Clip, Row, clip_id
+from handloom.stages.tables.texts import storable_name
 
 OWN_LINKS = "if you made the link yourself, pass --ingest.follow-links"
 MEDIA_COLUMNS = ("duration_s", "fps", "width", "height", "codec")
@@ -74,7 +76,7 @@ class Ingest(Stage, FrameOptions):
 
     def sources(self) -> Iterator[SourceVideo]:
         """Stream the dataset's annotated videos."""
-        return self.adapter.videos(self.data, self._rule())
+        return map(storable_source, self.adapter.videos(self.data, self._rule()))
 
     def __call__(self, video: SourceVideo) -> Iterator[Clip]:
         """Probe a video's file and turn its spans into clips."""
@@ -97,7 +99,11 @@ class Ingest(Stage, FrameOptions):
 
     def failed(self, error: str, video: SourceVideo) -> Iterator[Clip]:
         """The file cannot be read: its usable spans fail, the others stay rejected."""
-        for span in self._spans(video):
+        try:
+            spans = self._spans(video)
+        except Exception:  # the annotation is what cannot be read; `error` says why
+            spans = (Span(0.0, TO_THE_END, ""),)
+        for span in spans:
             failure = {} if span.reason else {"error": error, "status": "failed"}
             yield self._clip(video, span, span.reason, **failure)
 
@@ -158,12 +164,12 @@ class Ingest(Stage, FrameOptions):
             "annotation_id": span.annotation_id,
             "media_path": video.media_path,
         }
-        return Clip(**(row | values))
+        return Clip(**storable_row(row | values))
 
 
 def hashed_split(video_id: str, val_percent: float) -> str:
     """`train` or `val`, for a video whose dataset has no official split."""
-    digest = hashlib.blake2b(f"split/{video_id}".encode(), digest_size=4).digest()
+    digest = hashlib.blake2b(storable_name(f"split/{video_id}").encode(), digest_size=4).digest()
     return "val" if int.from_bytes(digest, "big") / 2**32 < val_percent / 100 else "train"
 
 

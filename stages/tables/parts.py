@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from handloom.errors import UserError
 from handloom.files import remove_temporaries, whole, write_text
 from handloom.stages.tables.rows import Row, arrow_schema
+from handloom.stages.tables.texts import encodable, storable_name
 
 FLOW = "_flow.json"
 BUCKETS = 256  # 38 million clips make 150,000 rows a bucket, about 150 MB of clip metadata
@@ -31,7 +32,7 @@ R = TypeVar("R", bound=Row)
 
 def bucket_of(name: str) -> str:
     """Bucket of a source video, or of a robot episode's unit, and of its clips: two hex digits."""
-    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
+    digest = hashlib.blake2b(storable_name(name).encode(), digest_size=4).digest()
     return f"{int.from_bytes(digest, 'big') % BUCKETS:02x}"
 
 
@@ -57,10 +58,8 @@ class Table:
         path = self.folder / f"{bucket}-{self.fingerprint[:12]}-{batch}.parquet"
         rows, schema = list(rows), arrow_schema(row_type)
         # By attribute: `asdict` copies every value, which took half of the time of ingest.
-        columns = [[getattr(row, name) for row in rows] for name in schema.names]
-        replace_part(
-            path, pa.Table.from_pydict(dict(zip(schema.names, columns, strict=True)), schema=schema)
-        )
+        columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+        replace_part(path, _encoded(columns, schema))
 
     def write_columns(self, bucket: str, rows: pa.Table, row_type: type[Row]) -> None:
         """Write one part from columns, named by its content.
@@ -224,6 +223,14 @@ def effort(folder: Path) -> tuple[int, float, int]:
 def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     """Write a stage's marker, whole or not at all."""
     write_text(folder / "_stage.json", json.dumps(marker, indent=2, sort_keys=True) + "\n")
+
+
+def _encoded(columns: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
+    """Columns as Arrow; lone surrogates, as an error's message may quote them, become U+FFFD."""
+    try:
+        return pa.Table.from_pydict(columns, schema=schema)
+    except UnicodeEncodeError:
+        return pa.Table.from_pydict(encodable(columns), schema=schema)
 
 
 def _bytes(table: pa.Table) -> pa.Buffer:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from handloom.stages.tables.texts import storable_name
+
 Status = Literal["ok", "rejected", "failed"]
 
 
@@ -111,9 +113,12 @@ def clip_id(dataset: str, video_id: str, start_s: float, end_s: float) -> str:
 
     An infinite end, that of the file, counts as such: the length of the file is no part of it.
     """
-    end = round(end_s * 1000) if math.isfinite(end_s) else "end"
-    span = f"{round(start_s * 1000)}-{end}"
-    return hashlib.blake2b(f"{dataset}/{video_id}/{span}".encode(), digest_size=10).hexdigest()
+    name = f"{dataset}/{video_id}/{_ms(start_s)}-{_ms(end_s)}"
+    return hashlib.blake2b(storable_name(name).encode(), digest_size=10).hexdigest()
+
+
+def _ms(seconds: float) -> int | str:
+    return round(seconds * 1000) if math.isfinite(seconds * 1000) else "end"
 
 
 def arrow_schema(row_type: type[Row]) -> pa.Schema:

@@ -20,7 +20,7 @@ import time
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -146,14 +146,18 @@ def send(writer: asyncio.StreamWriter, body: Any, status: str = "200 OK", extra:
     writer.write(head.encode() + content)
 
 
-@contextmanager
-def fake_server(**options: float) -> Iterator[str]:
+def fake_server(**options: float) -> AbstractContextManager[str]:
     """The server in a process of its own, for the time of a block; gives its url."""
+    return started("caption_server", **options)
+
+
+@contextmanager
+def started(helper: str, **options: float) -> Iterator[str]:
+    """A server of `tests/helpers` in a process of its own, for the time of a block."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    root = CHECKOUT
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.caption_server", *flags],
-        cwd=root, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-m", f"tests.helpers.{helper}", *flags],
+        cwd=CHECKOUT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         assert process.stdout

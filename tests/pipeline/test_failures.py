@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from handloom.pipeline.failures import FAILURES, failed_clips, printable, write_failures
+from handloom.pipeline.failures import FAILURES, failed_clips, write_failures
 from handloom.stages.hands.rows import HandRow
 from handloom.stages.hands.stage import Hands
 from handloom.stages.tables.parts import Table
@@ -43,8 +43,3 @@ def test_a_run_that_has_got_well_has_no_list(tmp_path: Path) -> None:
     assert (tmp_path / FAILURES).is_file()
     write_failures(tables(tmp_path / "well", "a.mp4", ""), tmp_path)
     assert not (tmp_path / FAILURES).exists()
-
-
-def test_ordinary_names_are_shown_as_they_are() -> None:
-    for name in ("a b.mp4", "Küche/шар/手.mp4", "x'\"$.mp4"):
-        assert printable(name) == name
