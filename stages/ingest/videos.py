@@ -1,8 +1,9 @@
 """Ingest: from a dataset's annotations and files to the clips table."""
 
 import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,6 +123,8 @@ class Ingest(Stage, FrameOptions):
     def _fit(self, video: SourceVideo, span: Span, facts: MediaFacts) -> Clip:
         """Clamp a span to the pictures; what lies beyond them is rejected, or failed if cut off."""
         start_s, annotated_end_s = span.start_s, span.end_s
+        if not math.isfinite(start_s) or math.isnan(annotated_end_s):
+            return self._clip(video, replace(span, start_s=0.0, end_s=0.0), "no_time")
         if facts.duration_s <= video.whole_if_shorter_s:  # the file holds nothing but the span
             start_s, annotated_end_s = 0.0, TO_THE_END
         is_before = annotated_end_s <= facts.start_s

@@ -264,6 +264,8 @@ def test_spans_are_fitted_to_the_file(tmp_path: Path) -> None:
     assert clamped.clip_id == whole.clip_id  # identity is the annotated span
     assert fit(3.5, 5.0, 3.9).reason == "too_short"
     assert fit(5.0, 8.0, 4.0).reason == "past_end"
+    for start_s, end_s in ((float("nan"), 2.0), (1.0, float("nan")), (float("inf"), 2.0)):
+        assert fit(start_s, end_s, 4.0).reason == "no_time"
     cut_off = fit(5.0, 8.0, 4.0, expected_s=20.0)
     assert (cut_off.status, "download it again" in cut_off.error) == ("failed", True)
 
