@@ -1,6 +1,5 @@
 """The commands on datasets and runs: `curate`, `plan`, `status` and `report`."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from handloom.pipeline import costs, output
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.configuration import read_command, recorded_job
 from handloom.pipeline.display import closing_table
-from handloom.pipeline.failures import FAILURES, failed_clips, write_failures
+from handloom.pipeline.failures import FAILURES, sentences, write_failures
 from handloom.pipeline.job import Job
 from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
@@ -190,15 +189,10 @@ def _print_source(job: Job) -> int:
     return clips
 
 
-def _print_failures(tables: dict[str, Table], where: Path, most: int = 10) -> None:
+def _print_failures(tables: dict[str, Table], where: Path) -> None:
     """Print the errors of failed clips, and how to try them again."""
-    failures: Counter[str] = Counter()
-    for one in failed_clips(tables):
-        failures[f"{one.stage}: {one.sentence}"] += 1
-    for error, clips in failures.most_common(most):
-        print(f"failed ({clips} clips) {error}")
-    if len(failures) > most:
-        print(f"and {len(failures) - most} more kinds of failure")
-    if failures:
+    lines = sentences(tables)
+    print(*lines, sep="\n", end="\n" if lines else "")
+    if lines:
         print(f"all failed clips: {where}")
         print("after repairing the files, --retry-failed tries them again")

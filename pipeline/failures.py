@@ -32,12 +32,11 @@ class FailedClip:
     error: str
 
     @property
-    def sentence(self) -> str:
-        """The error, with the media path where it does not name it, on one line."""
-        if not self.media_path or self.media_path in self.error:
-            return shown(self.error)
-        told = self.error.removeprefix(f"{PurePosixPath(self.media_path).name}: ")
-        return shown(f"{self.media_path}: {told}")
+    def reason(self) -> str:
+        """The error without the file's name, on one line."""
+        name = PurePosixPath(self.media_path).name
+        told = self.error.removeprefix(self.media_path).removeprefix(f"{name}: ")
+        return shown(told.removeprefix(":").strip())
 
 
 def failed_clips(tables: dict[str, Table]) -> Iterator[FailedClip]:
@@ -50,6 +49,23 @@ def failed_clips(tables: dict[str, Table]) -> Iterator[FailedClip]:
             for row in rows:
                 path = paths[row.clip_id].media_path if row.clip_id in paths else ""
                 yield FailedClip(stage, row.clip_id, path, row.attempts, row.error)
+
+
+def sentences(tables: dict[str, Table], most: int = 10) -> list[str]:
+    """The most frequent errors with the number of clips and a file, for the screen."""
+    kinds: dict[str, list[FailedClip]] = {}
+    for one in failed_clips(tables):
+        kinds.setdefault(f"{one.stage}: {one.reason}", []).append(one)
+    frequent = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    lines = []
+    for reason, clips in frequent[:most]:
+        files = list(dict.fromkeys(shown(one.media_path) for one in clips if one.media_path))
+        more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+        where = f" ({files[0]}{more})" if files else ""
+        lines.append(f"failed ({len(clips)} clips) {reason}{where}")
+    if len(kinds) > most:
+        lines.append(f"and {len(kinds) - most} more kinds of failure")
+    return lines
 
 
 def write_failures(tables: dict[str, Table], out: Path) -> Path:

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from handloom.pipeline.failures import FAILURES, failed_clips, write_failures
+from handloom.pipeline.failures import FAILURES, sentences, write_failures
 from handloom.stages.hands.rows import HandRow
 from handloom.stages.hands.stage import Hands
 from handloom.stages.tables.parts import Table
@@ -22,8 +22,8 @@ def tables(tmp_path: Path, path: str, error: str) -> dict[str, Table]:
 
 def test_a_failed_clip_is_told_with_its_path(tmp_path: Path) -> None:
     found = tables(tmp_path, "videos/a.mp4", "a.mp4: decoding stops (Invalid data)")
-    (one,) = failed_clips(found)
-    assert one.sentence == "videos/a.mp4: decoding stops (Invalid data)"
+    (line,) = sentences(found)
+    assert line == "failed (1 clips) hands: decoding stops (Invalid data) (videos/a.mp4)"
     path = write_failures(found, tmp_path)
     with path.open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -32,9 +32,9 @@ def test_a_failed_clip_is_told_with_its_path(tmp_path: Path) -> None:
 
 def test_names_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
     found = tables(tmp_path, "a\x1b]0;title\x07\n.mp4", "the \x1b[31m worker died")
-    (one,) = failed_clips(found)
-    assert one.sentence.isprintable()
-    assert "\\x1b]0;title" in one.sentence
+    (line,) = sentences(found)
+    assert line.isprintable()
+    assert "\\x1b]0;title" in line
     assert "\x1b" not in write_failures(found, tmp_path).read_text()
 
 
