@@ -1,5 +1,6 @@
 """The commands on datasets and runs: `curate`, `plan`, `status` and `report`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
