@@ -301,10 +301,23 @@ def stat_file(root: Path, path: str) -> os.stat_result:
         if "\\x" in path:
             raise MediaError(f"{path}: the name of the file is not UTF-8: rename it") from None
         raise MediaError(f"{path}: cannot be opened ({error.strerror})") from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((kind for is_one, kind in KINDS.items() if is_one(found.st_mode)), "no file")
-        raise MediaError(f"{path}: {kind}, expected a file")
+    _refuse_kind(path, found.st_mode)
     return found
+
+
+def refuse_special(path: Path) -> None:
+    """Raise MediaError for what is no ordinary file; one that is missing passes."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # whoever opens it has more to say
+    _refuse_kind(path.name, mode)
+
+
+def _refuse_kind(name: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_one, kind in KINDS.items() if is_one(mode)), "no file")
+        raise MediaError(f"{name}: {kind}, expected a file")
 
 
 KINDS = {

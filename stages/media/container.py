@@ -14,7 +14,7 @@ from typing import Any
 import av
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.source import stat_file
+from handloom.stages.datasets.source import refuse_special
 
 SAME_S = 1e-4
 """Times closer than this are the same: they have been rounded to microseconds and back."""
@@ -208,7 +208,7 @@ def opened(path: Path) -> Any:
     Raises:
         MediaError: the path leads to something else, or to no media file.
     """
-    stat_file(path.parent, path.name)
+    refuse_special(path)
     try:
         return av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:

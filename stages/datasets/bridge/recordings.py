@@ -19,7 +19,7 @@ from handloom.errors import MediaError
 from handloom.stages.datasets.formats import pickles, tensor_proto, tf_example, tfrecord
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
 from handloom.stages.datasets.media import cached_by_file
-from handloom.stages.datasets.source import Images, stat_file
+from handloom.stages.datasets.source import Images, refuse_special
 
 SHIFT_BEFORE = "2021-07-23"  # a date in ISO form: dates compare as texts
 MAX_FILE = 16 << 30  # bytes of an out.npy, which is mapped; images are most of it
@@ -69,7 +69,7 @@ class ImageFiles(Sequence[bytes]):
     def __getitem__(self, step: Any) -> Any:
         """Content of one file. Raises MediaError if it cannot be read."""
         name = self.names[step]
-        stat_file(self.folder, name)
+        refuse_special(self.folder / name)
         try:
             with (self.folder / name).open("rb") as file:
                 content = file.read(MAX_PICTURE + 1)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from handloom.errors import MediaError
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
 from handloom.stages.datasets.formats.json_stream import load_value
-from handloom.stages.datasets.source import EpisodeOptions, Images, stat_file
+from handloom.stages.datasets.source import EpisodeOptions, Images, refuse_special
 
 MAX_ARRAY_BYTES = 1 << 28
 """Largest array that is read whole. A file of a kilobyte can declare any shape."""
@@ -56,7 +56,7 @@ class Hdf5File:
     def __enter__(self) -> "Hdf5File":
         import h5py
 
-        stat_file(self.path.parent, self.path.name)
+        refuse_special(self.path)
         try:
             self._file = h5py.File(self.path, "r", locking=False)
         except PermissionError:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, first_line
-from handloom.stages.datasets.source import stat_file
+from handloom.stages.datasets.source import refuse_special
 from handloom.unpickle import Refused, Source, Unpickler
 
 MAX_BYTES = 2 << 30
@@ -74,7 +74,7 @@ def parse_npy(data: bytes, name: str) -> NDArray[Any]:
 
 
 def _mapped(path: Path, max_bytes: int) -> Source:
-    stat_file(path.parent, path.name)
+    refuse_special(path)
     try:
         with path.open("rb") as file:
             size = file.seek(0, io.SEEK_END)

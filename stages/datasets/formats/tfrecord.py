@@ -15,7 +15,7 @@ from pathlib import Path
 import google_crc32c
 
 from handloom.errors import MediaError
-from handloom.stages.datasets.source import stat_file
+from handloom.stages.datasets.source import refuse_special
 
 MAX_RECORD = 1 << 30
 """Largest payload, bytes; episodes of RT-1 and Bridge have 1 to 60 MB."""
@@ -49,7 +49,7 @@ def scan(path: Path) -> Iterator[Place]:
         MediaError: the file is no TFRecord at all; the message says what it is.
     """
     _refuse_by_name(path)
-    stat_file(path.parent, path.name)
+    refuse_special(path)
     # Unbuffered, since a few bytes of each record are read far apart.
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size

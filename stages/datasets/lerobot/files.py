@@ -16,7 +16,7 @@ from typing import Any
 from handloom.errors import MediaError, UserError
 from handloom.stages.datasets.formats.json_stream import load_value
 from handloom.stages.datasets.media import files_below
-from handloom.stages.datasets.source import is_inside, refuse_outside, stat_file
+from handloom.stages.datasets.source import is_inside, refuse_outside, refuse_special
 
 INFO = "meta/info.json"
 MAX_JSON_BYTES = 1 << 26
@@ -184,8 +184,7 @@ def open_dataset(root: Path, folder: str) -> Dataset:
 
 def check_readable(path: Path, name: str) -> None:
     """Raise MediaError for a file that is missing, not readable, or a Git LFS pointer."""
-    if path.exists():
-        stat_file(path.parent, path.name)
+    refuse_special(path)
     try:
         with path.open("rb") as file:
             start = file.read(64)
