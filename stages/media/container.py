@@ -109,6 +109,16 @@ class Container:
         self.open_again()
         yield from map(intact, self._decoded(self.packets()))
 
+    def first(self) -> tuple[Shown | None, bool]:
+        """The first frame that is shown, and whether an edit list hides others before it."""
+        self.open_again()
+        packets = self.packets()
+        head = next(packets, None)
+        if head is None:
+            return None, False
+        frames = self._decoded(chain([head], packets))
+        return next(map(intact, frames), None), bool(head.is_discard)
+
     def frames_from(self, time_s: float) -> Iterator[Shown]:
         """Frames from the one on screen at a time, or an earlier one, on.
 

@@ -71,14 +71,14 @@ def probe(path: Path) -> MediaFacts:
         if stream.width * stream.height > MAX_PIXELS:
             return MediaFacts(0.0, 0.0, 0.0, stream.width, stream.height, "", 0, 1.0)
         try:
-            first = next(container.frames(), None)
+            first, is_cut = container.first()
         except av.FFmpegError as error:
             raise MediaError(
                 f"{path.name}: the first frame does not decode ({why(error)})"
             ) from None
         if first is None:
             raise MediaError(f"{path.name}: the video stream holds no frames")
-        is_cut, end_s = _is_cut(container), _end_s(container)
+        end_s = _end_s(container)
         stream, matrix = container.stream, display_matrix(first.picture)
         rates = float(stream.average_rate or 0), float(stream.guessed_rate or 0)
         return MediaFacts(
@@ -95,13 +95,6 @@ def probe(path: Path) -> MediaFacts:
             is_cut=is_cut,
             is_variable=abs(rates[0] - rates[1]) > 0.02 * max(rates),
         )
-
-
-def _is_cut(container: Container) -> bool:
-    """Whether the first packet is decoded and not shown."""
-    container.open_again()
-    first = next(container.packets(), None)
-    return bool(first is not None and first.is_discard)
 
 
 def shown_times(path: Path) -> npt.NDArray[np.float64]:
