@@ -1,7 +1,6 @@
 """Shards under Ray Data and Ray Train, as docs/shard-format.md shows it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 
 from handloom.tokenize.shards import Sample, ShardDataset, write_manifest, write_shards
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 COUNT, BATCH = 24, 8
 
 
@@ -26,15 +25,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     infos = write_shards(root, "train", samples, samples_per_shard=8)
     write_manifest(root, {"train": infos}, {"name": "none", "codebook_size": 64})
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def test_ray_data_reads_the_tars_and_the_dataset(shards: Path) -> None:
