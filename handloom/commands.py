@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from handloom.errors import UserError
 from handloom.flags import choice
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 
@@ -50,6 +51,9 @@ class SampleCommand:
 def sample(command: SampleCommand) -> None:
     """Write a miniature and say how it is curated."""
     dataset = choice(command.dataset, (*MINIATURES, TABLETOP), "miniature")
+    for option, value, least in (("clips", command.clips, 1), ("seed", command.seed, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--{option} is {value}, expected at least {least}.")
     options: dict[str, Any] = {} if command.clips is None else {"clips": command.clips}
     if dataset == TABLETOP:
         from handloom.train.tabletop.record import write

@@ -35,6 +35,7 @@ def curate(args: Sequence[str]) -> None:
     """Run the DAG and print the outcome of every clip."""
     about = "From a dataset's videos or robot episodes to token shards; run it again to resume."
     job = read_command(args, "curate", about)
+    _check_places(job)
     output.check(job.out, job.dataset)
     if not _renders_its_data(job):
         _check_inputs(job)
@@ -58,6 +59,15 @@ def curate(args: Sequence[str]) -> None:
     print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
     if not result.kept:
         raise RunError("no clip was kept, so the shards are empty; the table above says why.")
+
+
+def _check_places(job: Job) -> None:
+    """Refuse an output folder inside the dataset, where the next run would find it."""
+    out, data = job.out.absolute(), job.data.absolute()
+    if data in out.parents:
+        raise UserError(
+            f"--out {job.out} lies in the data folder {job.data}; name a folder outside of it."
+        )
 
 
 def plan(args: Sequence[str]) -> None:

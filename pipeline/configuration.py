@@ -1,5 +1,6 @@
 """Jobs from a command line, or from the record of a run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
@@ -114,7 +115,43 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
         folders=request.folders,
     )
     _ = job.flow  # refuses stages that cannot be placed
+    for part, options in configured.items():
+        refuse_numbers(part, options)
     return job
+
+
+# Options that must be more than 0.
+POSITIVE = frozenset(
+    {"frames", "frames_per_second", "num_cpus", "workers", "clip_timeout_s", "short_side",
+     "min_frames", "max_pixels", "resolution", "samples_per_shard"}
+)  # fmt: skip
+
+
+def refuse_numbers(part: str, options: Any) -> None:
+    """Raise UserError for an option that is NaN, negative, or a share of more than all.
+
+    Args:
+        part: the prefix of the options on the command line, such as `select`.
+        options: a dataclass.
+    """
+    for option in fields(options):
+        value, name = getattr(options, option.name), option.name
+        flag = f"{part}.{name}".replace("_", "-")
+        if is_dataclass(value):
+            refuse_numbers(f"{part}.{name}", value)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        most = (
+            1.0
+            if name.endswith(("_share", "_confidence"))
+            else 100.0
+            if "percent" in name
+            else math.inf
+        )
+        if math.isnan(value) or value < 0 or value > most or (name in POSITIVE and value == 0):
+            least = "more than 0" if name in POSITIVE else "at least 0"
+            upto = f" and at most {most:g}" if most < math.inf else ""
+            raise UserError(f"--{flag} is {value}, expected {least}{upto}.")
 
 
 def defaults(dataset: str, own_stages: Sequence[str] = ()) -> Any:
@@ -158,6 +195,11 @@ def recorded_job(out: Path) -> Job:
     may be gone.
     """
     record = read_run(out)
+    if not {"config", "data"} <= record.keys():
+        raise UserError(
+            f"{out / 'run.yaml'} does not say what was run, with config and data; run `handloom "
+            "curate` with the same --out again."
+        )
     search(map(Path, record.get("folders", ())))
     stored = record["config"]
     adapter = stored.get("ingest", {}).get("format", "")

@@ -74,8 +74,11 @@ def read_run(out: Path) -> dict[str, Any]:
     path = out / "run.yaml"
     try:
         record = yaml.safe_load(path.read_text())
-        return {"dataset": record["dataset"], **record}
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        parts = record["config"].values() if "config" in record else [{}]
+        if not all(isinstance(options, dict) for options in parts):
+            raise TypeError(record["config"])
+        return {"dataset": str(record["dataset"]), **record}
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is missing or not a record of a run; name the folder that was given as --out "
             "to `handloom curate`, or a new one."

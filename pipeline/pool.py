@@ -196,7 +196,11 @@ class Pool:
         if len(batch.inputs) > 1 or self.concurrency > 1:
             self.again.extend(batch.split())
             return
-        why = f"the worker died or took too long on this clip ({type(error).__name__})"
+        memory = " out of memory" if isinstance(error, OutOfMemoryError) else ""
+        why = (
+            f"the worker died{memory}, or this clip took too long, over {self.clip_timeout_s:g} s "
+            "(--run.clip-timeout-s)"
+        )
         rows = list(self.stage.failed(why, *batch.inputs[0]))
         yield write(self.stage, self.table, batch, rows, self.attempts)
 

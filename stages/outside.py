@@ -1,6 +1,7 @@
 """Stages, adapters and frame transforms outside the checkout, named as `module:NAME`."""
 
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
@@ -33,6 +34,12 @@ def load(name: str) -> Any:
         raise UserError(
             f"{name} cannot be imported ({error}); expected module:NAME, where the module lies in "
             "the folder of the --config file or the present one, or is installed."
+        ) from None
+    except Exception as error:  # whatever the user's own module raises
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{name} cannot be imported: {where.filename}, line {where.lineno}, raises "
+            f"{type(error).__name__} ({error})."
         ) from None
     if attribute not in names:
         raise UserError(

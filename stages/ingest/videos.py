@@ -31,6 +31,7 @@ from handloom.stages.tables.texts import storable_name
 
 OWN_LINKS = "if you made the link yourself, pass --ingest.follow-links"
 MEDIA_COLUMNS = ("duration_s", "fps", "width", "height", "codec")
+WIDEST_PIXEL = 8.0  # anamorphic film has 2; a wrong header stretches a picture to megapixels
 SHORT_FILE_S = 1.0  # a file this much shorter than its annotations say was not downloaded whole
 
 
@@ -94,6 +95,11 @@ class Ingest(Stage, FrameOptions):
             raise MediaError(
                 f"{video.media_path}: pictures of {facts.width} x {facts.height}, expected at most "
                 f"{self.max_pixels:,} pixels (--ingest.max-pixels)"
+            )
+        if not 1 / WIDEST_PIXEL <= facts.pixel_aspect <= WIDEST_PIXEL:
+            raise MediaError(
+                f"{video.media_path}: pixels {facts.pixel_aspect:g} times as wide as high, expected "
+                f"at most {WIDEST_PIXEL:g}: set another aspect, or none, with FFmpeg's setsar"
             )
         for span in spans:
             yield self._fit(video, span, facts)

@@ -12,6 +12,7 @@ Readers such as pyarrow and DuckDB skip names that begin with an underscore.
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handloom.errors import UserError
+from handloom.errors import RunError, UserError
 from handloom.files import remove_temporaries, whole, write_text
 from handloom.stages.tables.rows import Row, arrow_schema
 from handloom.stages.tables.texts import encodable, storable_name
@@ -87,15 +88,16 @@ class Table:
             return pa.table({name: [] for name in names})
         from pyarrow.dataset import dataset  # with pandas: workers that only write do without
 
-        return dataset(
-            [str(path) for path in paths], format="parquet", schema=pq.read_schema(paths[0])
-        ).to_table(columns=list(names))
+        with _damage_named(*paths):
+            return dataset(
+                [str(path) for path in paths], format="parquet", schema=pq.read_schema(paths[0])
+            ).to_table(columns=list(names))
 
     def read(self, row_type: type[R], bucket: str = "*") -> Iterator[R]:
         """Rows of a bucket, or of all; only the columns that `row_type` names are read."""
         columns = [f.name for f in fields(row_type)]
         for path in self.parts(bucket):
-            with pq.ParquetFile(path) as file:
+            with _damage_named(path), pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=1024, columns=columns):
                     yield from (row_type(**row) for row in batch.to_pylist())
 
@@ -109,7 +111,7 @@ class Table:
         return {
             row["clip_id"]: row_type(**row)
             for path in self.parts(bucket)
-            for row in pq.read_table(path, columns=columns, filters=filters).to_pylist()
+            for row in _read_part(path, columns=columns, filters=filters).to_pylist()
         }
 
     def values(self, column: str, bucket: str = "*") -> set[str]:
@@ -117,13 +119,13 @@ class Table:
         return {
             value
             for path in self.parts(bucket)
-            for value in pq.read_table(path, columns=[column])[column].to_pylist()
+            for value in _read_part(path, columns=[column])[column].to_pylist()
         }
 
     def where(self, column: str, value: str, target: str) -> set[str]:
         """The distinct values of the column `target` in rows whose `column` has a value."""
         rows = (
-            pq.read_table(path, columns=[target], filters=[(column, "=", value)])
+            _read_part(path, columns=[target], filters=[(column, "=", value)])
             for path in self.parts()
         )
         return {other for part in rows for other in part[target].to_pylist()}
@@ -132,7 +134,7 @@ class Table:
         """Rewrite the parts without the unwanted rows; returns their clip ids and attempts."""
         dropped: dict[str, int] = {}
         for path in self.parts():
-            table = pq.read_table(path)
+            table = _read_part(path)
             columns = table.select([f.name for f in fields(row_type)]).to_pylist()
             gone = {i: row for i, row in enumerate(columns) if unwanted(row_type(**row))}
             if gone:
@@ -183,6 +185,11 @@ def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, T
     stored = {path.parent.name: path.parent for path in (out / "tables").glob("*/_stage.json")}
     flow = flow or read_flow(out) or dict.fromkeys(sorted(stored), "")
     folders = [stored[name] for name in flow if name in stored]
+    if not folders and (out / "run.yaml").is_file():
+        raise UserError(
+            f"{out} is a run that has finished no stage yet; run the same command again, and it "
+            "goes on."
+        )
     if not folders:
         raise UserError(
             f"{out} holds no tables, so it is not the output of `handloom curate`; name the folder "
@@ -223,6 +230,34 @@ def effort(folder: Path) -> tuple[int, float, int]:
 def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     """Write a stage's marker, whole or not at all."""
     write_text(folder / "_stage.json", json.dumps(marker, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _damage_named(*paths: Path) -> Iterator[None]:
+    """Turns Arrow's errors about damaged files into a sentence with the way out."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        bad = next((path for path in paths if not _is_parquet(path)), None)
+        if bad is None:
+            raise
+        raise RunError(
+            f"{bad} is damaged ({str(error).splitlines()[0][-80:]}): delete it and run the same "
+            "command again, which computes its rows anew."
+        ) from error
+
+
+def _is_parquet(path: Path) -> bool:
+    try:
+        pq.read_table(path)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
+
+
+def _read_part(path: Path, **options: Any) -> pa.Table:
+    with _damage_named(path):
+        return pq.read_table(path, **options)
 
 
 def _encoded(columns: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
