@@ -98,8 +98,8 @@ class Ingest(Stage, FrameOptions):
             )
         if not 1 / WIDEST_PIXEL <= facts.pixel_aspect <= WIDEST_PIXEL:
             raise MediaError(
-                f"{video.media_path}: pixels {facts.pixel_aspect:g} times as wide as high, expected "
-                f"at most {WIDEST_PIXEL:g}: set another aspect, or none, with FFmpeg's setsar"
+                f"{video.media_path}: pixels {facts.pixel_aspect:g} times as wide as high, "
+                f"expected at most {WIDEST_PIXEL:g}: set another aspect with FFmpeg's setsar"
             )
         for span in spans:
             yield self._fit(video, span, facts)

@@ -51,8 +51,15 @@ def test_a_damaged_part_is_named_with_the_way_out(tmp_path: Path) -> None:
             read()
 
 
-@pytest.mark.parametrize("content", ["dataset: 5", "dataset: ssv2\nconfig: {hands: {no: 1}}",
-                                     "dataset: ssv2\nconfig: [1]", "config: 3\ndataset: a"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "dataset: 5",
+        "dataset: ssv2\nconfig: {hands: {no: 1}}",
+        "dataset: ssv2\nconfig: [1]",
+        "config: 3\ndataset: a",
+    ],
+)
 def test_an_incomplete_record_of_a_run(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(UserError, match=r"run\.yaml (does not say|is missing or not a record)"):

@@ -8,7 +8,9 @@ import pytest
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.media import VIDEO_SUFFIXES, files_below
+from handloom.stages.datasets.source import SourceVideo, Span
 from handloom.stages.ingest.probes import Probes
+from handloom.stages.ingest.videos import Ingest
 from tests.helpers.odd_videos import Odd, x264
 
 
@@ -48,3 +50,10 @@ def test_a_name_that_is_no_utf8_is_listed_and_refused(tmp_path: Path) -> None:
 def test_a_stream_without_times_is_called_by_its_name(tmp_path: Path) -> None:
     Odd("raw.h264", x264()).write(tmp_path)
     assert "raw h264 stream, which says no times" in asked(tmp_path, "raw.h264")
+
+
+def test_pixels_too_wide_to_be_meant(tmp_path: Path) -> None:
+    Odd("wide.mp4", [*x264(), "-vf", "setsar=100/1"]).write(tmp_path)
+    video = SourceVideo("wide", "wide.mp4", "", "v2", (Span(0.0, 1.5, "a"),), 0.0)
+    with pytest.raises(MediaError, match=r"wide\.mp4: pixels 100 times as wide as high"):
+        list(Ingest().at(tmp_path)(video))
