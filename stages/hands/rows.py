@@ -23,6 +23,9 @@ class Hand(TypedDict):
     box_xyxy: list[float]
     landmarks_xyz: list[float]
     """21 points, x y z each, in MediaPipe's order."""
+    world_xyz: list[float]
+    """The same points in metres from the hand's centre: x right, y down, z away from the camera, as
+    the hand's own size is estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)

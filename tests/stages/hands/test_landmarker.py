@@ -107,6 +107,22 @@ def test_a_mirrored_picture_has_mirrored_hands(hand: Frame) -> None:
     assert np.abs(centre(one) - (1 - centre(other)[0], centre(other)[1])).max() < 0.05
 
 
+def test_points_in_metres_are_a_hand_s_size_and_turn_with_the_picture(hand: Frame) -> None:
+    """On the miniature's hand both sets of points agree in direction up to the camera's view."""
+    (upright,) = detect_hands(hand, 0, 1, 0.3, 0.3)
+    (turned,) = detect_hands(hand, 0, 1, 0.3, 0.3, half_turn=True)
+    width_height = np.array(hand.shape[1::-1])
+    for found in (upright, turned):
+        metres = np.array(found["world_xyz"]).reshape(21, 3)
+        pixels = np.array(found["landmarks_xyz"]).reshape(21, 3)[:, :2] * width_height
+        assert 0.08 < np.ptp(metres, axis=0).max() < 0.3
+        in_picture, in_metres = (p - p.mean(0) for p in (pixels, metres[:, :2]))
+        cosine = (in_picture * in_metres).sum() / np.sqrt(
+            (in_picture**2).sum() * (in_metres**2).sum()
+        )
+        assert cosine > 0.9
+
+
 def test_a_box_holds_its_landmarks(hand: Frame) -> None:
     (found,) = detect_hands(hand, 0, 1, 0.3, 0.3)
     points = np.array(found["landmarks_xyz"]).reshape(21, 3)[:, :2]
