@@ -6,8 +6,9 @@ from typing import TypedDict
 from handloom.stages.tables.rows import Row
 
 CONFIDENT = 1 / 3
-"""Hands of this `confidence` count. False ones come and go: on robots and animals they show in up
-to a quarter of the frames, hands at work mostly in more than half."""
+"""Hands of this `confidence` count."""
+CONFIRMED = 0.5
+"""The least `confidence` of a hand that two detections in its frame have found."""
 
 
 class Hand(TypedDict):
@@ -18,8 +19,9 @@ class Hand(TypedDict):
     score: float
     """MediaPipe's probability of the handedness, 0 to 1."""
     confidence: float
-    """1 where the hand was detected again in a second pass, else the share of the clip's other
-    frames that show one, 0 to 1."""
+    """0 to 1: 1 if two detections found it and it is not the clip's only one, or a third found it;
+    0.5 if it is the only one, found twice; if found once, the share of the clip's frames with
+    others that were found twice."""
     box_xyxy: list[float]
     landmarks_xyz: list[float]
     """21 points, x y z each, in MediaPipe's order."""
