@@ -30,7 +30,7 @@ MOST_FRAMES = 240
 ENOUGH_KEYS = 4
 DENSE_S = 1.1
 
-# Frames nearer to each other than this show the same.
+# Key frames nearer to each other than this show the same, and frames half as near to one.
 APART_S = 0.4
 
 # Stored for the other measures even where fewer were enough.
@@ -86,7 +86,7 @@ def nearest_first(
     keys = _keys_apart(start_s, end_s, keys_s)
     if len(keys) >= ENOUGH_KEYS and (end_s - start_s) / len(keys) <= DENSE_S:
         taken = np.array([key.time_s for key in keys])
-        between = [Sample(float(t)) for t in grid_s if np.abs(taken - t).min() >= APART_S]
+        between = [Sample(float(t)) for t in grid_s if np.abs(taken - t).min() >= APART_S / 2]
         return Plan(coarse_to_fine(keys) + between, enough=len(keys))
     ways_from_s = keys_s if len(keys_s) else np.zeros(1)  # an edit list may hide all key frames
     before = np.searchsorted(ways_from_s, grid_s + SAME_S, side="right") - 1
@@ -118,11 +118,13 @@ def _keys_apart(start_s: float, end_s: float, keys_s: npt.NDArray[np.float64]) -
 
 
 def _grid(start_s: float, end_s: float, step_s: float, at_least: int) -> list[float]:
-    """Multiples of a step in a clip; of half or twice the step, and so on, if too few or many."""
+    """Middles of the video's steps in a clip; of half or twice the step, and so on, if too few or
+    many. Middles, because the first frame of a file is often black or a still."""
     while (end_s - start_s) / step_s > MOST_FRAMES:
         step_s *= 2
     while True:
-        first, end = math.ceil((start_s - SAME_S) / step_s), math.ceil((end_s - SAME_S) / step_s)
+        first, end = (math.ceil((t - SAME_S) / step_s - 0.5) for t in (start_s, end_s))
         if end - first >= at_least or step_s < 1 / 64:
-            return [max(n * step_s, start_s) for n in range(first, end)] or [start_s]
+            times_s = [max((n + 0.5) * step_s, start_s) for n in range(first, end)]
+            return times_s or [start_s]
         step_s /= 2

@@ -14,7 +14,7 @@ def times(plan: sampling.Plan) -> set[float]:
     return {sample.time_s for sample in plan.samples}
 
 
-@pytest.mark.parametrize("gop_s", [0.5, 1.0])
+@pytest.mark.parametrize("gop_s", [0.5, 0.9, 1.0])
 def test_dense_key_frames_come_first_and_are_enough_without_a_sign_of_a_hand(gop_s: float) -> None:
     keys_s = np.arange(0, 100, gop_s)
     plan = nearest_first(20.3, 29.0, keys_s, **RATE)
@@ -22,7 +22,10 @@ def test_dense_key_frames_come_first_and_are_enough_without_a_sign_of_a_hand(gop
     assert {s.time_s for s in keys} == {t for t in keys_s if 20.3 <= t < 29.0}
     assert all(s.is_key for s in keys)
     assert not any(s.is_key for s in between)
-    assert times(plan) == set(np.arange(20.5, 29.0, 0.5))
+    assert {s.time_s for s in between} == {
+        t for t in np.arange(20.75, 29.0, 0.5) if np.abs(keys_s - t).min() >= sampling.APART_S / 2
+    }
+    assert len(between) >= 8
 
 
 @pytest.mark.parametrize("gop_s", [2.0, 3.0, 5.0, 10.0])
@@ -32,7 +35,7 @@ def test_frames_far_from_a_key_frame_come_last_and_none_is_left_out(gop_s: float
         plan = nearest_first(start_s, start_s + 7, keys_s, **RATE)
         assert times(plan) == times(whole_grid(start_s, start_s + 7, **RATE))
         ways_s = [s.time_s % gop_s for s in plan.samples]
-        assert ways_s == sorted(ways_s)
+        assert np.diff(ways_s).min() > -1e-9
         assert plan.enough == len(plan.samples)
 
 
