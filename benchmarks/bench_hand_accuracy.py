@@ -12,10 +12,10 @@ repository) and the files they name. Both sides see the same files:
 
 Whole clips are the videos, without those of kind `mixed` and `odd`. Spans are 4 s long, one after
 the other, of videos of 6 s or more, and a rest of 3 s or more: with hands where two labels or more
-say so, without where none does and at most half are unclear; others are left out. Frames are those
-that ours searched in whole videos, where the labels before and after them agree, and pictures.
-Intervals are 95 %, from 2,000 resamples of the repositories: clips of one are no independent
-evidence. Files that constants were chosen on say little; other footage decides.
+say so, without where none does and at most half are unclear; others are left out. Frames are all
+labelled ones of the videos, in which `--hands.no-until-clear` searches for hands. Intervals are
+95 %, from 2,000 resamples of the repositories: clips of one are no independent evidence. Files that
+constants were chosen on say little; other footage decides.
 """
 
 import argparse
@@ -160,20 +160,20 @@ def judge(
         plain = bool(len(part) and part.mean() >= KEEP_SHARE)
         for group in ["spans"] + ["spans, first person"] * one.first_person:
             answers[group].add(one, name, truth, plain, found.keep)
-    judge_frames(one, whole.row, hits, answers)
+    every = decide(one, replace(stage, until_clear=False), 0.0, one.duration_s)
+    judge_frames(one, every.row, hits, answers)
 
 
 def judge_frames(
     one: Labelled, row: HandRow, hits: npt.NDArray[np.bool_], answers: dict[str, Answers]
 ) -> None:
-    """Add the frames that ours searched; the plain loop answers for the label after them."""
-    for time_s, ran, count in zip(row.times_s, row.detector_ran, row.hand_counts, strict=True):
-        after = min(int(time_s / one.step_s + 0.5), len(one.labels) - 1)
-        before = max(after - 1, 0)
-        if ran and one.labels[before] == one.labels[after] != "?" and after < len(hits):
-            name, truth = f"{one.path.name} at {time_s:.2f} s", one.labels[after] == "1"
+    """Add the labelled frames; a frame appears less than half a step before its label's time."""
+    for time_s, count in zip(row.times_s, row.hand_counts, strict=True):
+        k = int(time_s / one.step_s)
+        if k < len(hits) and one.labels[k] != "?":
+            name, truth = f"{one.path.name} at {time_s:.2f} s", one.labels[k] == "1"
             for group in ["frames"] + ["frames, first person"] * one.first_person:
-                answers[group].add(one, name, truth, bool(hits[after]), count > 0)
+                answers[group].add(one, name, truth, bool(hits[k]), count > 0)
 
 
 def judge_picture(one: Labelled, stage: Hands, answers: Answers) -> None:

@@ -51,8 +51,8 @@ class SelectRow(Row):
     """Frames that were searched for hands. A search ends early once a quarter of all frames shows
     one: `hand_share` is then that of the frames searched."""
     lone_hand: float
-    """1 where a single one of four or more searched frames shows a hand, and its second search
-    does not, else 0."""
+    """1 where a single one of four or more searched frames shows a hand, and that in a single
+    search, else 0."""
     dark_share: float
     """Share of frames too dark to show anything."""
     blank_share: float
@@ -117,7 +117,7 @@ class Select(TableStage):
     )
     """Hands of a lower confidence are ignored, 0 to 1."""
     lone_hand: bool = False
-    """Keep a clip that shows a hand in one frame alone, of four or more, and not with black around:
+    """Keep a clip that shows a hand in one frame alone, of four or more, in a single search of it:
     mostly something else."""
     dark_below: float = 0.04
     """A frame with a lower mean luma is dark, 0 to 1."""
@@ -209,7 +209,7 @@ class Select(TableStage):
         dark = frames.column("brightness") < self.dark_below
         length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
         hand = frames.column("confidence") >= self.min_confidence
-        sure = frames.column("confidence") >= 1.0  # as seen by a second search of its frame
+        sure = frames.column("confidence") >= 1.0  # several frames or searches show it
         alone = (frames.count(searched & hand) == 1) & (frames.count(searched & sure) == 0)
         alone &= frames.count(searched) >= 4
         return {

@@ -1,14 +1,16 @@
-"""Second detections: which hands of the first pass are confirmed, and which hands it missed.
+"""Second detections: what they confirm, and which hands the first one missed.
 
-A palm score of 0.3 finds hands at the picture's edge and in the dark, and a drawer handle too. So
+The first detection, at a palm score of 0.5, is right about a clip where it shows hands in several
+frames, or in none. A second one is for the others:
 
-1. A hand *counts* if it is detected again in the same picture, with a palm score of 0.5: in the
-   whole, or in a window around it. Others have to be in a clip that shows hands anyway.
-2. One frame with a hand is not enough: a gripper shows one in one frame of eight. The hand of a
-   *lone* frame is detected once more with black around the picture, where false ones seldom show.
-3. *Gaps*, frames without a hand in clips that have some, are searched for hands that are cut by the
-   picture's edges or close to the camera: with black around, then magnified at the lower corners.
-4. A still without a hand is searched with black around, then upside down.
+1. One frame with a hand is not enough: a gripper shows one in one frame of eight. The other frames
+   of a clip with a *lone* hand are searched at a palm score of 0.3 for *weak* hands, which count if
+   they are detected again in a window around them. If there is none, the lone hand has to show in a
+   detection with black around the picture as well: false ones seldom do.
+2. *Gaps*, frames without a hand in clips that have some, are searched for weak hands and for those
+   that are cut by the picture's edges or close to the camera: with black around, then magnified at
+   the lower corners.
+3. A still without a hand is searched for weak hands, with black around, and upside down.
 """
 
 from collections.abc import Sequence
@@ -37,10 +39,10 @@ class DetectOptions:
 
     max_hands: int = 2
     """Hands in a frame at most."""
-    detection_confidence: float = 0.3
+    detection_confidence: float = 0.5
     """Palm scores below this are ignored, 0 to 1."""
-    check_confidence: float = 0.5
-    """Palm score that a doubtful hand must reach in a second detection, 0 to 1."""
+    weak_confidence: float = 0.3
+    """The same for weak hands, which need another detection to count, 0 to 1."""
     presence_confidence: float = 0.3
     """Landmark scores below this are ignored, 0 to 1."""
     gap_share: float = 0.25
@@ -51,35 +53,41 @@ class DetectOptions:
     detections are mostly smaller, hands at work mostly twice as large."""
 
 
-def detect(
-    frame_hwc: npt.NDArray[np.uint8], frame: int, options: DetectOptions, crop: Crop = WHOLE
-) -> list[Hand]:
-    """Hands in a frame, with confidence `CONFIRMED` if they are detected again, else 0.
+def detect(frame_hwc: npt.NDArray[np.uint8], frame: int, options: DetectOptions) -> list[Hand]:
+    """Hands in a frame that are large enough, with a confidence of `CONFIRMED`.
 
     Args:
         frame_hwc: uint8 [H, W, 3] RGB.
         frame: number that the hands are given.
         options: limits.
-        crop: the part that is searched.
     """
-    found = _detect(frame_hwc, frame, options, crop, options.detection_confidence)
-    if not found:
-        return []
-    again = _detect(frame_hwc, frame, options, crop, options.check_confidence)
+    hands = _detect(frame_hwc, frame, options, WHOLE, options.detection_confidence)
+    return [_with_confidence(hand, CONFIRMED) for hand in hands]
+
+
+def detect_weak(
+    frame_hwc: npt.NDArray[np.uint8], frame: int, options: DetectOptions, kind: str = "whole"
+) -> list[Hand]:
+    """Hands from `weak_confidence`, with a confidence of `CONFIRMED` if a second detection, in the
+    same part of the picture or around them, shows them with `detection_confidence`; else 0.
+
+    Args:
+        frame_hwc: uint8 [H, W, 3] RGB.
+        frame: number that the hands are given.
+        options: limits.
+        kind: `whole`, `far` (black around the picture), `turned` (upside down).
+    """
+    crop, score = _crop(frame_hwc, kind), options.detection_confidence
+    weak = _detect(frame_hwc, frame, options, crop, options.weak_confidence)
+    again = _detect(frame_hwc, frame, options, crop, score) if weak else []
     rated = []
-    for hand in found:
+    for hand in weak:
         confirmed = _is_among(hand, again)
         if not confirmed:
-            around = _around(hand, frame_hwc), crop[1]
-            nearby = _detect(frame_hwc, frame, options, around, options.check_confidence)
-            confirmed = _is_among(hand, nearby)
+            window = _around(hand, frame_hwc), crop[1]
+            confirmed = _is_among(hand, _detect(frame_hwc, frame, options, window, score))
         rated.append(_with_confidence(hand, CONFIRMED if confirmed else 0.0))
     return rated
-
-
-def far(frame_hwc: npt.NDArray[np.uint8]) -> Crop:
-    """The whole picture with black around it."""
-    return _crop(frame_hwc, "far")
 
 
 def recheck(
@@ -121,28 +129,33 @@ class _Clip:
         return [n for n, hands in enumerate(self.hands) if _is_confirmed(hands)]
 
     def search_still(self) -> None:
-        """Search a still again, which has no other frames, until it shows a confirmed hand."""
-        for kind in ("far", "turned"):
+        """Search a still again, which has no other frames, until it shows a hand."""
+        for kind in ("whole", "far", "turned"):
             if not self.confirmed():
-                self.hands[0] += self.detect(0, kind)
+                self.hands[0] += detect_weak(self.frames[0], 0, self.options, kind)
 
     def rate(self) -> None:
-        """Confidence 1 for confirmed hands of two frames or more, or of two searches; weak hands
-        get the share of frames with confirmed ones."""
-        confirmed = self.confirmed()
-        sure = len(confirmed) > 1 or any(map(self.shows_again, confirmed))
-        support = len(confirmed) / max(len(self.hands), 4)  # few frames never support fully
+        """Set confidences: 1 for hands of several frames or searches; of weak ones the share of
+        frames with others."""
+        sure = len(self.confirmed()) > 1 or (len(self.confirmed()) == 1 and self.is_not_lone())
+        support = len(self.confirmed()) / max(len(self.hands), 4)  # few never support fully
         for hands in self.hands:
             for n, hand in enumerate(hands):
                 value = (1.0 if sure else CONFIRMED) if hand["confidence"] else support
                 hands[n] = _with_confidence(hand, value)
 
-    def shows_again(self, frame: int) -> bool:
-        """Whether a confirmed hand of a frame is confirmed with black around, too."""
-        hands = [hand for hand in self.hands[frame] if hand["confidence"]]
-        found = self.detect(frame, "far")
-        again = [hand for hand in found if hand["confidence"]]
-        return any(_is_among(hand, again) and hand not in again for hand in hands)
+    def is_not_lone(self) -> bool:
+        """Whether the hands of the only frame with some show in another search; adds weak hands."""
+        (frame,) = self.confirmed()
+        for other, picture_hwc in enumerate(self.frames):
+            if other != frame:
+                self.hands[other] += detect_weak(picture_hwc, other, self.options)
+        if len(self.confirmed()) > 1:
+            return True
+        far = detect_weak(self.frames[frame], frame, self.options, "far")
+        again = [hand for hand in far if hand["confidence"]]
+        # A hand that was found with black around is no evidence for itself.
+        return any(_is_among(hand, again) and hand not in again for hand in self.hands[frame])
 
     def fill_gaps(self) -> None:
         """Search frames without a hand again, in clips with enough hands."""
@@ -150,7 +163,7 @@ class _Clip:
         if shown.sum() < 2 or shown.mean() < self.options.gap_share:
             return
         for frame in map(int, np.flatnonzero(~shown)):
-            for kind in ("far", "lower left", "lower right"):
+            for kind in ("whole", "far", "lower left", "lower right"):
                 for hand in self.detect(frame, kind):
                     value = 1.0 if hand["confidence"] else float(shown.mean())
                     self.hands[frame].append(_with_confidence(hand, value))
@@ -159,12 +172,12 @@ class _Clip:
 
     def detect(self, frame: int, kind: str) -> list[Hand]:
         picture_hwc = self.frames[frame]
+        if not kind.startswith("lower"):
+            return detect_weak(picture_hwc, frame, self.options, kind)
         # Magnified parts raise more false alarms.
-        if kind.startswith("lower"):
-            score = self.options.check_confidence
-            hands = _detect(picture_hwc, frame, self.options, _crop(picture_hwc, kind), score)
-            return [_with_confidence(hand, CONFIRMED) for hand in hands]
-        return detect(picture_hwc, frame, self.options, _crop(picture_hwc, kind))
+        score, crop = self.options.detection_confidence, _crop(picture_hwc, kind)
+        hands = _detect(picture_hwc, frame, self.options, crop, score)
+        return [_with_confidence(hand, CONFIRMED) for hand in hands]
 
 
 def _detect(
@@ -199,6 +212,8 @@ def _around(hand: Hand, frame_hwc: npt.NDArray[np.uint8]) -> Window:
 def _crop(frame_hwc: npt.NDArray[np.uint8], kind: str) -> Crop:
     """`far` has black around it; `lower left` and `right` are where first-person hands come in."""
     height, width = frame_hwc.shape[:2]
+    if kind == "whole":
+        return WHOLE
     if kind == "turned":
         return None, True
     if kind == "far":

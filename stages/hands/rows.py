@@ -8,7 +8,7 @@ from handloom.stages.tables.rows import Row
 CONFIDENT = 1 / 3
 """Hands of this `confidence` count."""
 CONFIRMED = 0.5
-"""The least `confidence` of a hand that two detections in its frame have found."""
+"""The least `confidence` of a hand with a palm score of `detection_confidence`."""
 
 
 class Hand(TypedDict):
@@ -19,9 +19,8 @@ class Hand(TypedDict):
     score: float
     """MediaPipe's probability of the handedness, 0 to 1."""
     confidence: float
-    """0 to 1: 1 if two detections found it and it is not the clip's only one, or a third found it;
-    0.5 if it is the only one, found twice; if found once, the share of the clip's frames with
-    others that were found twice."""
+    """1 where several frames of the clip, or two searches of this one, show a hand; 0.5 where it is
+    the only one; of weak hands the share of the clip's frames with others, 0 to 1."""
     box_xyxy: list[float]
     landmarks_xyz: list[float]
     """21 points, x y z each, in MediaPipe's order."""

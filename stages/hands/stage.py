@@ -6,7 +6,7 @@ The decision is not made here: `select` reads the stored numbers, so thresholds 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from handloom.errors import MediaError
 from handloom.stages.hands import landmarker
 from handloom.stages.hands import schedule as sampling
-from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, far, recheck
+from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, detect_weak, recheck
 from handloom.stages.hands.rows import CONFIDENT, CONFIRMED, Hand, HandRow
 from handloom.stages.hands.schedule import Plan, Sample
 from handloom.stages.media import shots
@@ -26,10 +26,8 @@ from handloom.stages.tables.rows import Clip, Row
 from handloom.tokenize.shards import sha256_file
 
 DETECTIONS_KEPT = 256  # frames of a video
-# Clips of videos so many times as long are searched where decoding is cheapest, and gaps between
-# their hands are not: there are many of them.
+# Clips of videos so many times as long are searched where decoding is cheapest.
 LONG_VIDEO = 2.0
-QUICK: dict[str, Any] = {"gap_share": NEVER}
 # A clip that has hardly moved is not taken for a still one before a few more frames are decoded.
 HARDLY_MOVED, MORE_FRAMES = 0.05, 3
 
@@ -55,7 +53,8 @@ class Hands(Stage):
     filters: ClassVar[bool] = True  # a clip that cannot be decoded goes no further
 
     until_clear: bool = True
-    """Search frames until a quarter shows a hand; otherwise all `frames_per_second`."""
+    """Search frames until a quarter shows a hand; otherwise all `frames_per_second`, and those
+    without a hand again where others show one."""
     frames_per_second: float = 2.0
     """Frames per second of video that are searched."""
     min_frames: int = 4
@@ -77,7 +76,7 @@ class Hands(Stage):
 
         cv2.setNumThreads(1)  # a worker has one core
         options = self.look
-        for palm_score in {options.detection_confidence, options.check_confidence}:
+        for palm_score in {options.detection_confidence, options.weak_confidence}:
             landmarker.load(options.max_hands, palm_score, options.presence_confidence)
 
     def __call__(self, clip: Clip) -> Iterator[HandRow]:
@@ -88,7 +87,7 @@ class Hands(Stage):
         plan = self._plan(clip, opened.video, quick)
         frames = in_time(self._search(plan, opened))
         cuts_s = self._cuts(frames, opened.video) if self.shots else []
-        yield hand_row(clip, self._rechecked(frames, quick), cuts_s)
+        yield hand_row(clip, self._rechecked(frames), cuts_s)
 
     def failed(self, error: str, clip: Clip) -> Iterator[HandRow]:
         """A row without frames."""
@@ -140,10 +139,11 @@ class Hands(Stage):
         if failure and not lumas:
             raise failure
 
-    def _rechecked(self, frames: list[SampledFrame], quick: bool) -> list[SampledFrame]:
+    def _rechecked(self, frames: list[SampledFrame]) -> list[SampledFrame]:
         """The frames with their hands rated, and with hands that the first pass missed."""
         searched = [frame for frame in frames if frame.hands is not None]
-        options = replace(self.look, **QUICK) if quick else self.look
+        # Gaps after an early yes are not worth their cost: most frames were not even decoded.
+        options = replace(self.look, gap_share=NEVER) if self.until_clear else self.look
         detected = [_numbered(frame.hands, number) for number, frame in enumerate(searched)]
         rated = iter(recheck([frame.picture_hwc for frame in searched], detected, options))
         return [f if f.hands is None else replace(f, hands=next(rated)) for f in frames]
@@ -214,7 +214,7 @@ class _OpenVideo:
             picture_hwc, options = frame.picture_hwc, self.stage.look
             hands = detect(picture_hwc, 0, options)
             if is_key and not hands:
-                hands = detect(picture_hwc, 0, options, far(picture_hwc))
+                hands = detect_weak(picture_hwc, 0, options, "far")
             self.detected[slot] = hands
         return self.detected[slot]
 
