@@ -90,6 +90,20 @@ def detect_weak(
     return rated
 
 
+def detect_signs(
+    frame_hwc: npt.NDArray[np.uint8], frame: int, options: DetectOptions
+) -> list[Hand]:
+    """Anything like a hand, magnified, at the lower left or right, with a confidence of 0.
+
+    Where a key frame shows nothing of the kind, the frames around it mostly show no hand.
+    """
+    for kind in ("lower left", "lower right"):
+        crop = _crop(frame_hwc, kind)
+        if hands := _detect(frame_hwc, frame, options, crop, options.weak_confidence):
+            return hands
+    return []
+
+
 def recheck(
     frames: Sequence[npt.NDArray[np.uint8]],
     detected: Sequence[Sequence[Hand]],

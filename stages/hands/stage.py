@@ -14,7 +14,7 @@ import numpy.typing as npt
 from handloom.errors import MediaError
 from handloom.stages.hands import landmarker
 from handloom.stages.hands import schedule as sampling
-from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, detect_weak, recheck
+from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, detect_signs, recheck
 from handloom.stages.hands.rows import CONFIDENT, CONFIRMED, Hand, HandRow
 from handloom.stages.hands.schedule import Plan, Sample
 from handloom.stages.media import shots
@@ -114,14 +114,17 @@ class Hands(Stage):
 
     def _search(self, plan: Plan, opened: "_OpenVideo") -> Iterator[SampledFrame]:
         """Frames in the plan's order; the detector runs until the answer is clear."""
-        hits, signs = 0, False
+        # A cut only shows between two frames, so that edited video is decoded to its end.
+        stored = len(plan.samples) if self.shots else sampling.STORED
+        hits: set[float] = set()  # times: a slow picture counts once
+        signs = False
         failure: MediaError | None = None
         lumas: list[npt.NDArray[np.uint8]] = []
         for number, sample in enumerate(plan.samples):
-            done = self.until_clear and plan.is_clear(hits)
+            done = self.until_clear and plan.is_clear(len(hits))
             done = done or (number >= plan.enough and not signs)
             # Frames after the answer are decoded for their measures, without detection.
-            spare = number - sampling.STORED
+            spare = number - stored
             if done and (spare >= MORE_FRAMES or (spare >= 0 and change(lumas) > HARDLY_MOVED)):
                 break
             try:
@@ -134,7 +137,8 @@ class Hands(Stage):
             lumas.append(small_luma(frame.picture_hwc))
             hands = None if done else opened.hands(frame, sample.is_key)
             yield SampledFrame(frame.time_s, frame.picture_hwc, lumas[-1], hands)
-            hits += any(hand["confidence"] >= CONFIRMED for hand in hands or [])
+            if any(hand["confidence"] >= CONFIRMED for hand in hands or []):
+                hits.add(frame.time_s)
             signs = signs or bool(hands)
         if failure and not lumas:
             raise failure
@@ -205,7 +209,7 @@ class _OpenVideo:
     def hands(self, frame: SmallFrame, is_key: bool) -> list[Hand]:
         """Hands in a frame; each clip numbers its frames itself.
 
-        Key frames stand for those between them, and are searched with black around as well.
+        Key frames stand for those between them, and are searched for signs of hands as well.
         """
         slot = frame.time_s, is_key
         if slot not in self.detected:
@@ -214,7 +218,7 @@ class _OpenVideo:
             picture_hwc, options = frame.picture_hwc, self.stage.look
             hands = detect(picture_hwc, 0, options)
             if is_key and not hands:
-                hands = detect_weak(picture_hwc, 0, options, "far")
+                hands = detect_signs(picture_hwc, 0, options)
             self.detected[slot] = hands
         return self.detected[slot]
 

@@ -84,6 +84,12 @@ def test_thresholds_up_to_a_quarter_decide_as_after_a_search_of_all_frames(
             assert len({share >= threshold for share in shares}) == 1
 
 
+def test_edited_video_is_decoded_to_its_end_after_an_early_yes(folder: Path) -> None:
+    found = row(replace(Hands(), shots=True).at(folder), clip("hands.mp4", 0.5, 8.0))
+    assert len(found.times_s) == 15
+    assert not all(found.detector_ran)
+
+
 def share_with_hands(found: HandRow) -> float:
     """As `select` counts it."""
     return sum(count > 0 for count in found.hand_counts) / sum(found.detector_ran)
