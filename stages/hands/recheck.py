@@ -5,11 +5,10 @@ frames, or in none. A second one is for the others:
 
 1. One frame with a hand is not enough: a gripper shows one in one frame of eight. The other frames
    of a clip with a *lone* hand are searched at a palm score of 0.3 for *weak* hands, which count if
-   they are detected again in a window around them. If there is none, the lone hand has to show in a
-   detection with black around the picture as well: false ones seldom do.
-2. *Gaps*, frames without a hand in clips that have some, are searched for weak hands and for those
-   that are cut by the picture's edges or close to the camera: with black around, then magnified at
-   the lower corners.
+   they are detected again in a window around them. If there is none, the frame is searched again
+   with black around the picture and magnified at the lower corners: false hands seldom show there.
+2. *Gaps*, frames without a hand in clips that have some, are searched for weak hands and in the
+   same views, for hands that are cut by the picture's edges or close to the camera.
 3. A still without a hand is searched for weak hands, with black around, and upside down.
 """
 
@@ -27,6 +26,7 @@ Crop = tuple[Window | None, bool]
 WHOLE: Crop = (None, False)
 
 NEVER = 2.0  # a `gap_share` that no clip reaches
+OTHER_VIEWS = "far", "lower left", "lower right"
 FAR = 0.25  # of width and height, added as black on each side
 CHECK = 4.0  # side of a check's window, in hands: a palm is found by its surroundings too
 SMALLEST_PX = 16.0  # side of a hand for it: less would magnify noise
@@ -166,10 +166,8 @@ class _Clip:
                 self.hands[other] += detect_weak(picture_hwc, other, self.options)
         if len(self.confirmed()) > 1:
             return True
-        far = detect_weak(self.frames[frame], frame, self.options, "far")
-        again = [hand for hand in far if hand["confidence"]]
-        # A hand that was found with black around is no evidence for itself.
-        return any(_is_among(hand, again) and hand not in again for hand in self.hands[frame])
+        again = (self.detect(frame, kind) for kind in OTHER_VIEWS)
+        return any(hand["confidence"] for hands in again for hand in hands)
 
     def fill_gaps(self) -> None:
         """Search frames without a hand again, in clips with enough hands."""
@@ -177,7 +175,7 @@ class _Clip:
         if shown.sum() < 2 or shown.mean() < self.options.gap_share:
             return
         for frame in map(int, np.flatnonzero(~shown)):
-            for kind in ("whole", "far", "lower left", "lower right"):
+            for kind in ("whole", *OTHER_VIEWS):
                 for hand in self.detect(frame, kind):
                     value = 1.0 if hand["confidence"] else float(shown.mean())
                     self.hands[frame].append(_with_confidence(hand, value))

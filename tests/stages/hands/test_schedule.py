@@ -22,10 +22,10 @@ def test_dense_key_frames_come_first_and_are_enough_without_a_sign_of_a_hand(gop
     assert {s.time_s for s in keys} == {t for t in keys_s if 20.3 <= t < 29.0}
     assert all(s.is_key for s in keys)
     assert not any(s.is_key for s in between)
-    assert {s.time_s for s in between} == {
-        t for t in np.arange(20.75, 29.0, 0.5) if np.abs(keys_s - t).min() >= sampling.APART_S / 2
-    }
-    assert len(between) >= 8
+    for sample in between:
+        assert np.abs(keys_s - sample.time_s).min() >= sampling.APART_S / 2
+    assert len(between) >= 4
+    assert len(plan.samples) >= 1.5 * (29.0 - 20.3)
 
 
 @pytest.mark.parametrize("gop_s", [2.0, 3.0, 5.0, 10.0])
