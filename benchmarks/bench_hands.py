@@ -177,7 +177,7 @@ def ours(path: Path, start_s: float, end_s: float) -> Result:
     began = time.process_time()
     (row,) = HANDS(clip_of(path, start_s, end_s))
     hits, looked = sum(count > 0 for count in row.hand_counts), sum(row.detector_ran)
-    lone = hits == 1 and looked >= 4  # as `select` decides
+    lone = hits == 1 and looked >= 4 and max(row.confidence) < 1  # as `select` decides
     return Result(time.process_time() - began, 0.0, hits >= KEEP_SHARE * looked and not lone)
 
 

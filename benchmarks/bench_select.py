@@ -97,6 +97,7 @@ def hand(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "frame": 0, "handedness": "Left", "score": 0.9, "confidence": 1.0,
         "box_xyxy": [0.1, 0.1, 0.2, 0.2], "landmarks_xyz": rng.random(63).tolist(),
+        "world_xyz": rng.random(63).tolist(),
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ moved at no cost. A threshold of `None` switches its criterion off.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +47,12 @@ class SelectRow(Row):
 
     hand_share: float
     """Share of frames with a hand, among those that were searched for hands."""
+    searched_frames: int
+    """Frames that were searched for hands. A search ends early once a quarter of all frames shows
+    one: `hand_share` is then that of the frames searched."""
     lone_hand: float
-    """1 where a single one of four or more searched frames shows a hand, else 0."""
+    """1 where a single one of four or more searched frames shows a hand, and that in a single
+    search, else 0."""
     dark_share: float
     """Share of frames too dark to show anything."""
     blank_share: float
@@ -102,7 +106,7 @@ class Select(TableStage):
 
     name: ClassVar[str] = "select"
     row_type: ClassVar[type[Row]] = SelectRow
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Row, "duplicates": Row}
     filters: ClassVar[bool] = True
 
@@ -113,7 +117,8 @@ class Select(TableStage):
     )
     """Hands of a lower confidence are ignored, 0 to 1."""
     lone_hand: bool = False
-    """Keep a clip that shows a hand in one frame alone, of four or more: mostly something else."""
+    """Keep a clip that shows a hand in one frame alone, of four or more, in a single search of it:
+    mostly something else."""
     dark_below: float = 0.04
     """A frame with a lower mean luma is dark, 0 to 1."""
     max_dark_share: float | None = 0.5
@@ -194,8 +199,8 @@ class Select(TableStage):
 
     def scores(
         self, hands: pa.Table, clips: pa.Table, duplicates: pa.Table
-    ) -> dict[str, npt.NDArray[np.float64]]:
-        """Columns of `SelectRow`, float64 [clips]; frames outside the clip's shot do not count."""
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Columns of `SelectRow`, [clips]; frames outside the clip's shot do not count."""
         frames = Frames(hands)
         start_s, end_s = (hands[name].to_numpy() for name in ("shot_start_s", "shot_end_s"))
         time_s, clip = frames.column("times_s"), frames.clip
@@ -204,9 +209,12 @@ class Select(TableStage):
         dark = frames.column("brightness") < self.dark_below
         length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
         hand = frames.column("confidence") >= self.min_confidence
-        alone = (frames.count(searched & hand) == 1) & (frames.count(searched) >= 4)
+        sure = frames.column("confidence") >= 1.0  # several frames or searches show it
+        alone = (frames.count(searched & hand) == 1) & (frames.count(searched & sure) == 0)
+        alone &= frames.count(searched) >= 4
         return {
             "hand_share": frames.share(hand, searched),
+            "searched_frames": frames.count(searched).astype(np.int64),
             "lone_hand": alone.astype(np.float64),
             "dark_share": frames.share(dark, shown),
             "blank_share": frames.share(frames.column("contrast") < self.blank_below, shown),

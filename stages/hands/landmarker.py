@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,13 @@ def detect_hands(
     picture = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(view_hwc))
     result = landmarker.detect(picture)
     hands = []
-    for points, sides in zip(result.hand_landmarks, result.handedness, strict=True):
-        xyz = np.array([(p.x, p.y, p.z) for p in points], np.float64)
+    parts = zip(result.hand_landmarks, result.hand_world_landmarks, result.handedness, strict=True)
+    for points, world_points, sides in parts:
+        xyz, world_xyz = _array(points), _array(world_points)
         if half_turn:
             xyz[:, :2] = 1 - xyz[:, :2]
-        hands.append(_hand(frame, _to_picture(xyz, window, width, height), sides[0]))
+            world_xyz[:, :2] *= -1
+        hands.append(_hand(frame, _to_picture(xyz, window, width, height), world_xyz, sides[0]))
     return hands
 
 
@@ -126,7 +129,13 @@ def _to_picture(
     return xyz * (scale_x, scale_y, scale_x) + (left / width, top / height, 0.0)
 
 
-def _hand(frame: int, xyz: npt.NDArray[np.float64], side: Any) -> Hand:
+def _array(points: Sequence[Any]) -> npt.NDArray[np.float64]:
+    return np.array([(p.x, p.y, p.z) for p in points], np.float64)
+
+
+def _hand(
+    frame: int, xyz: npt.NDArray[np.float64], world_xyz: npt.NDArray[np.float64], side: Any
+) -> Hand:
     (left, top), (right, bottom) = xyz[:, :2].min(0), xyz[:, :2].max(0)
     return Hand(
         frame=frame,
@@ -135,4 +144,5 @@ def _hand(frame: int, xyz: npt.NDArray[np.float64], side: Any) -> Hand:
         confidence=0.0,
         box_xyxy=[float(left), float(top), float(right), float(bottom)],
         landmarks_xyz=xyz.ravel().tolist(),
+        world_xyz=world_xyz.ravel().tolist(),
     )

@@ -1,14 +1,15 @@
-"""Second pass over a clip's frames: hands that the first pass missed, and the confidence of each.
+"""Second detections: what they confirm, and which hands the first one missed.
 
-The detector runs again only where that can change what is known of the clip:
+The first detection, at a palm score of 0.5, is right about a clip where it shows hands in several
+frames, or in none. A second one is for the others:
 
-1. *Doubtful* hands, in clips few of whose frames show one, are checked: detected again with a
-   higher palm score, then in a window around them. Most other things are not detected twice.
-2. *Gaps*, frames without a hand in clips that have some, are searched with black around the
-   picture, for hands cut by its edges or close to the camera.
-3. *Blind searches*, a few, are all that a clip without any hand gets where few frames were searched
-   before: with black around, then at the lower left and right, magnified; a still upside down
-   instead. Hands that they find are checked.
+1. One frame with a hand is not enough: a gripper shows one in one frame of eight. The other frames
+   of a clip with a *lone* hand are searched at a palm score of 0.3 for *weak* hands, which count if
+   they are detected again in a window around them. If there is none, the frame is searched again
+   with black around the picture and magnified at the lower corners: false hands seldom show there.
+2. *Gaps*, frames without a hand in clips that have some, are searched for weak hands and in the
+   same views, for hands that are cut by the picture's edges or close to the camera.
+3. A still without a hand is searched for weak hands, with black around, and upside down.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.stages.hands.landmarker import Window, detect_hands
-from handloom.stages.hands.rows import CONFIDENT, Hand
+from handloom.stages.hands.rows import CONFIDENT, CONFIRMED, Hand
 
 Crop = tuple[Window | None, bool]
 """The part of a picture that is searched (None is all of it), and whether upside down."""
 WHOLE: Crop = (None, False)
 
-ENOUGH_MISSES = 8  # searches without a hand, blind ones included, after which there is none
 NEVER = 2.0  # a `gap_share` that no clip reaches
+OTHER_VIEWS = "far", "lower left", "lower right"
 FAR = 0.25  # of width and height, added as black on each side
 CHECK = 4.0  # side of a check's window, in hands: a palm is found by its surroundings too
 SMALLEST_PX = 16.0  # side of a hand for it: less would magnify noise
@@ -38,45 +39,69 @@ class DetectOptions:
 
     max_hands: int = 2
     """Hands in a frame at most."""
-    detection_confidence: float = 0.3
+    detection_confidence: float = 0.5
     """Palm scores below this are ignored, 0 to 1."""
-    check_confidence: float = 0.5
-    """Palm score that a doubtful hand must reach in a second detection, 0 to 1."""
+    weak_confidence: float = 0.3
+    """The same for weak hands, which need another detection to count, 0 to 1."""
     presence_confidence: float = 0.3
     """Landmark scores below this are ignored, 0 to 1."""
-    gap_share: float = 1 / 3
+    gap_share: float = 0.25
     """Search frames without a hand again where at least this share of the clip's frames shows
     one, 0 to 1."""
-    blind_looks: int = 3
-    """Blind searches at most in a clip without any hand, 0 to 3; a still gets two."""
-    check_lone: bool = True
-    """Check a hand that shows in one frame alone, of four or more; `select` rejects such clips."""
     min_hand_px: float = 20.0
     """Hands whose longer side is below this are ignored, pixels of the decoded frame. False
     detections are mostly smaller, hands at work mostly twice as large."""
 
 
-def detect(
-    frame_hwc: npt.NDArray[np.uint8],
-    frame: int,
-    options: DetectOptions,
-    crop: Crop = WHOLE,
-    palm_score: float | None = None,
-) -> list[Hand]:
-    """Hands in a frame that are large enough, with a confidence of 0.
+def detect(frame_hwc: npt.NDArray[np.uint8], frame: int, options: DetectOptions) -> list[Hand]:
+    """Hands in a frame that are large enough, with a confidence of `CONFIRMED`.
 
     Args:
         frame_hwc: uint8 [H, W, 3] RGB.
         frame: number that the hands are given.
         options: limits.
-        crop: the part that is searched.
-        palm_score: palm scores below this are ignored; by default `detection_confidence`.
     """
-    min_score = options.detection_confidence if palm_score is None else palm_score
-    limits = (options.max_hands, min_score, options.presence_confidence)
-    size = np.array(frame_hwc.shape[1::-1])
-    hands = detect_hands(frame_hwc, frame, *limits, *crop)
-    return [hand for hand in hands if (_size(hand) * size).max() >= options.min_hand_px]
+    hands = _detect(frame_hwc, frame, options, WHOLE, options.detection_confidence)
+    return [_with_confidence(hand, CONFIRMED) for hand in hands]
+
+
+def detect_weak(
+    frame_hwc: npt.NDArray[np.uint8], frame: int, options: DetectOptions, kind: str = "whole"
+) -> list[Hand]:
+    """Hands from `weak_confidence`, with a confidence of `CONFIRMED` if a second detection, in the
+    same part of the picture or around them, shows them with `detection_confidence`; else 0.
+
+    Args:
+        frame_hwc: uint8 [H, W, 3] RGB.
+        frame: number that the hands are given.
+        options: limits.
+        kind: `whole`, `far` (black around the picture), `turned` (upside down).
+    """
+    crop, score = _crop(frame_hwc, kind), options.detection_confidence
+    weak = _detect(frame_hwc, frame, options, crop, options.weak_confidence)
+    again = _detect(frame_hwc, frame, options, crop, score) if weak else []
+    rated = []
+    for hand in weak:
+        confirmed = _is_among(hand, again)
+        if not confirmed:
+            window = _around(hand, frame_hwc), crop[1]
+            confirmed = _is_among(hand, _detect(frame_hwc, frame, options, window, score))
+        rated.append(_with_confidence(hand, CONFIRMED if confirmed else 0.0))
+    return rated
+
+
+def detect_signs(
+    frame_hwc: npt.NDArray[np.uint8], frame: int, options: DetectOptions
+) -> list[Hand]:
+    """Anything like a hand, magnified, at the lower left or right, with a confidence of 0.
+
+    Where a key frame shows nothing of the kind, the frames around it mostly show no hand.
+    """
+    for kind in ("lower left", "lower right"):
+        crop = _crop(frame_hwc, kind)
+        if hands := _detect(frame_hwc, frame, options, crop, options.weak_confidence):
+            return hands
+    return []
 
 
 def recheck(
@@ -95,9 +120,9 @@ def recheck(
         The hands of each frame with their `confidence`: those detected before, then new ones.
     """
     clip = _Clip(frames, [list(hands) for hands in detected], options)
+    if len(frames) == 1:
+        clip.search_still()
     clip.rate()
-    if frames and not any(map(shows_hand, clip.hands)):
-        clip.search_blindly()
     clip.fill_gaps()
     return clip.hands
 
@@ -113,84 +138,94 @@ class _Clip:
     hands: list[list[Hand]]
     options: DetectOptions
 
+    def confirmed(self) -> list[int]:
+        """The frames with a confirmed hand."""
+        return [n for n, hands in enumerate(self.hands) if _is_confirmed(hands)]
+
+    def search_still(self) -> None:
+        """Search a still again, which has no other frames, until it shows a hand."""
+        for kind in ("whole", "far", "turned"):
+            if not self.confirmed():
+                self.hands[0] += detect_weak(self.frames[0], 0, self.options, kind)
+
     def rate(self) -> None:
-        """Set the confidence of the first pass's hands: by support of other frames, or a check."""
-        support = self.support()
-        # A hand in one frame of four or more is mostly a gripper (docs/decisions.md).
-        lone = support == 0 and len(self.hands) > 3
-        unchecked = support >= CONFIDENT or (lone and not self.options.check_lone)
+        """Set confidences: 1 for hands of several frames or searches; of weak ones the share of
+        frames with others."""
+        sure = len(self.confirmed()) > 1 or (len(self.confirmed()) == 1 and self.is_not_lone())
+        support = len(self.confirmed()) / max(len(self.hands), 4)  # few never support fully
         for hands in self.hands:
-            hands[:] = [
-                _with_confidence(hand, support)
-                if unchecked
-                else self.checked(hand, WHOLE, (self.around(hand), False))
-                for hand in hands
-            ]
+            for n, hand in enumerate(hands):
+                value = (1.0 if sure else CONFIRMED) if hand["confidence"] else support
+                hands[n] = _with_confidence(hand, value)
 
-    def support(self) -> float:
-        """Share of the other frames that show hands, of three at least: few never support fully."""
-        with_hands = sum(bool(hands) for hands in self.hands)
-        return max(with_hands - 1, 0) / max(len(self.hands) - 1, 3)
-
-    def checked(self, hand: Hand, *crops: Crop) -> Hand:
-        """The hand with confidence 1 if it is detected again in one of the crops, else 0."""
-        score = self.options.check_confidence
-        passes = (self.detect(hand["frame"], crop, score) for crop in crops)
-        again = any(_same_place(hand, other) for hands in passes for other in hands)
-        return _with_confidence(hand, float(again))
-
-    def search_blindly(self) -> None:
-        """Search a few frames spread over the clip, until one shows a hand."""
-        # Magnified parts raise more false alarms; a still has no other frames to outvote them.
-        kinds = ["far", "lower left", "lower right"] if len(self.frames) > 1 else ["far", "turned"]
-        spare = max(ENOUGH_MISSES - len(self.frames), 0)
-        kinds = kinds[: min(self.options.blind_looks, spare)]
-        for turn, kind in enumerate(kinds):
-            frame = int((turn + 0.5) * len(self.frames) / len(kinds))
-            if self.search(frame, kind, 0.0):
-                return
+    def is_not_lone(self) -> bool:
+        """Whether the hands of the only frame with some show in another search; adds weak hands."""
+        (frame,) = self.confirmed()
+        for other, picture_hwc in enumerate(self.frames):
+            if other != frame:
+                self.hands[other] += detect_weak(picture_hwc, other, self.options)
+        if len(self.confirmed()) > 1:
+            return True
+        again = (self.detect(frame, kind) for kind in OTHER_VIEWS)
+        return any(hand["confidence"] for hands in again for hand in hands)
 
     def fill_gaps(self) -> None:
         """Search frames without a hand again, in clips with enough hands."""
-        sure = np.array([shows_hand(hands) for hands in self.hands])
-        if not sure.any() or sure.mean() < self.options.gap_share:
+        shown = np.array([shows_hand(hands) for hands in self.hands])
+        if shown.sum() < 2 or shown.mean() < self.options.gap_share:
             return
-        for frame in map(int, np.flatnonzero(~sure)):
-            self.search(frame, "far", float(sure.mean()))
+        for frame in map(int, np.flatnonzero(~shown)):
+            for kind in ("whole", *OTHER_VIEWS):
+                for hand in self.detect(frame, kind):
+                    value = 1.0 if hand["confidence"] else float(shown.mean())
+                    self.hands[frame].append(_with_confidence(hand, value))
+                if shows_hand(self.hands[frame]):
+                    break
 
-    def search(self, frame: int, kind: str, support: float) -> bool:
-        """Add the hands of one more detection; returns whether the frame now shows one."""
-        crop = _crop(self.frames[frame], kind)
-        palm_score = self.options.check_confidence if kind.startswith("lower") else None
-        for hand in self.detect(frame, crop, palm_score):
-            if support >= CONFIDENT:
-                rated = _with_confidence(hand, support)
-            else:
-                rated = self.checked(hand, (self.around(hand), crop[1]))
-            self.hands[frame].append(rated)
-        return shows_hand(self.hands[frame])
+    def detect(self, frame: int, kind: str) -> list[Hand]:
+        picture_hwc = self.frames[frame]
+        if not kind.startswith("lower"):
+            return detect_weak(picture_hwc, frame, self.options, kind)
+        # Magnified parts raise more false alarms.
+        score, crop = self.options.detection_confidence, _crop(picture_hwc, kind)
+        hands = _detect(picture_hwc, frame, self.options, crop, score)
+        return [_with_confidence(hand, CONFIRMED) for hand in hands]
 
-    def detect(self, frame: int, crop: Crop, palm_score: float | None) -> list[Hand]:
-        return detect(self.frames[frame], frame, self.options, crop, palm_score)
 
-    def around(self, hand: Hand) -> Window:
-        """A square around a hand's place, cut at the picture's edges."""
-        height, width = self.frames[hand["frame"]].shape[:2]
-        left, top, right, bottom = np.array(hand["box_xyxy"]) * (width, height, width, height)
-        half = CHECK * max(right - left, bottom - top, SMALLEST_PX) / 2
-        # MediaPipe may place a hand beyond the edge; some picture is left all the same.
-        x, y = np.clip((left + right) / 2, 0, width), np.clip((top + bottom) / 2, 0, height)
-        return (
-            int(max(x - half, 0)),
-            int(max(y - half, 0)),
-            int(min(np.ceil(x + half), width)),
-            int(min(np.ceil(y + half), height)),
-        )
+def _detect(
+    frame_hwc: npt.NDArray[np.uint8],
+    frame: int,
+    options: DetectOptions,
+    crop: Crop,
+    palm_score: float,
+) -> list[Hand]:
+    """Hands of one detection that are large enough, with a confidence of 0."""
+    limits = (options.max_hands, palm_score, options.presence_confidence)
+    size = np.array(frame_hwc.shape[1::-1])
+    hands = detect_hands(frame_hwc, frame, *limits, *crop)
+    return [hand for hand in hands if (_size(hand) * size).max() >= options.min_hand_px]
+
+
+def _around(hand: Hand, frame_hwc: npt.NDArray[np.uint8]) -> Window:
+    """A square around a hand's place, cut at the picture's edges."""
+    height, width = frame_hwc.shape[:2]
+    left, top, right, bottom = np.array(hand["box_xyxy"]) * (width, height, width, height)
+    half = CHECK * max(right - left, bottom - top, SMALLEST_PX) / 2
+    # MediaPipe may place a hand beyond the edge; some picture is left all the same.
+    x, y = np.clip((left + right) / 2, 0, width), np.clip((top + bottom) / 2, 0, height)
+    return (
+        int(max(x - half, 0)),
+        int(max(y - half, 0)),
+        int(min(np.ceil(x + half), width)),
+        int(min(np.ceil(y + half), height)),
+    )
 
 
 def _crop(frame_hwc: npt.NDArray[np.uint8], kind: str) -> Crop:
     """`far` has black around it; `lower left` and `right` are where first-person hands come in."""
     height, width = frame_hwc.shape[:2]
+    if kind == "whole":
+        return WHOLE
     if kind == "turned":
         return None, True
     if kind == "far":
@@ -198,6 +233,15 @@ def _crop(frame_hwc: npt.NDArray[np.uint8], kind: str) -> Crop:
         return (-x, -y, width + x, height + y), False
     left = 0.0 if kind == "lower left" else 0.4
     return (round(left * width), round(0.4 * height), round((left + 0.6) * width), height), False
+
+
+def _is_confirmed(hands: Sequence[Hand]) -> bool:
+    return any(hand["confidence"] for hand in hands)
+
+
+def _is_among(hand: Hand, others: Sequence[Hand]) -> bool:
+    """Whether one of the others is at a hand's place."""
+    return any(_same_place(hand, other) for other in others)
 
 
 def _with_confidence(hand: Hand, confidence: float) -> Hand:

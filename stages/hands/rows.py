@@ -6,8 +6,9 @@ from typing import TypedDict
 from handloom.stages.tables.rows import Row
 
 CONFIDENT = 1 / 3
-"""Hands of this `confidence` count. False ones come and go: on robots and animals they show in up
-to a quarter of the frames, hands at work mostly in more than half."""
+"""Hands of this `confidence` count."""
+CONFIRMED = 0.5
+"""The least `confidence` of a hand with a palm score of `detection_confidence`."""
 
 
 class Hand(TypedDict):
@@ -18,11 +19,14 @@ class Hand(TypedDict):
     score: float
     """MediaPipe's probability of the handedness, 0 to 1."""
     confidence: float
-    """1 where the hand was detected again in a second pass, else the share of the clip's other
-    frames that show one, 0 to 1."""
+    """1 where several frames of the clip, or two searches of this one, show a hand; 0.5 where it is
+    the only one; of weak hands the share of the clip's frames with others, 0 to 1."""
     box_xyxy: list[float]
     landmarks_xyz: list[float]
     """21 points, x y z each, in MediaPipe's order."""
+    world_xyz: list[float]
+    """The same points in metres from the hand's centre: x right, y down, z away from the camera, as
+    the hand's own size is estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)

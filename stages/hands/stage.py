@@ -6,7 +6,7 @@ The decision is not made here: `select` reads the stored numbers, so thresholds 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from handloom.errors import MediaError
 from handloom.stages.hands import landmarker
 from handloom.stages.hands import schedule as sampling
-from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, recheck
-from handloom.stages.hands.rows import CONFIDENT, Hand, HandRow
-from handloom.stages.hands.schedule import OutsideKey, Plan, Sample
+from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, detect_signs, recheck
+from handloom.stages.hands.rows import CONFIDENT, CONFIRMED, Hand, HandRow
+from handloom.stages.hands.schedule import Plan, Sample
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
 from handloom.stages.quality.columns import EMPTY_COLUMNS, measure_columns
@@ -26,11 +26,8 @@ from handloom.stages.tables.rows import Clip, Row
 from handloom.tokenize.shards import sha256_file
 
 DETECTIONS_KEPT = 256  # frames of a video
-# Clips of videos so many times as long get a quick search: there are many of them, and second
-# passes would cost more than all else. Of a short file decoding is the greater part.
+# Clips of videos so many times as long are searched where decoding is cheapest.
 LONG_VIDEO = 2.0
-QUICK_FRAMES = 8  # at most
-QUICK: dict[str, Any] = {"blind_looks": 0, "gap_share": NEVER, "check_lone": False}
 # A clip that has hardly moved is not taken for a still one before a few more frames are decoded.
 HARDLY_MOVED, MORE_FRAMES = 0.05, 3
 
@@ -52,14 +49,14 @@ class Hands(Stage):
 
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
-    code_version: ClassVar[int] = 7
+    code_version: ClassVar[int] = 8
     filters: ClassVar[bool] = True  # a clip that cannot be decoded goes no further
 
     until_clear: bool = True
-    """Search the cheapest frames, and more only until the answer is clear; otherwise all
-    `frames_per_second`."""
+    """Search frames until a quarter shows a hand; otherwise all `frames_per_second`, and those
+    without a hand again where others show one."""
     frames_per_second: float = 2.0
-    """Frames per second by time, for clips with fewer than four key frames."""
+    """Frames per second of video that are searched."""
     min_frames: int = 4
     """Frames by time at least, in a clip that is shorter than two seconds."""
     short_side: int = 384
@@ -79,18 +76,18 @@ class Hands(Stage):
 
         cv2.setNumThreads(1)  # a worker has one core
         options = self.look
-        for palm_score in {options.detection_confidence, options.check_confidence}:
+        for palm_score in {options.detection_confidence, options.weak_confidence}:
             landmarker.load(options.max_hands, palm_score, options.presence_confidence)
 
     def __call__(self, clip: Clip) -> Iterator[HandRow]:
         """Detect hands in a clip's cheapest frames, and measure these frames."""
         opened = open_video(self.data / clip.media_path, self)
         span_s = clip.end_s - clip.start_s
-        quick = self.until_clear and clip.duration_s > LONG_VIDEO * span_s
+        quick = self.until_clear and not self.shots and clip.duration_s > LONG_VIDEO * span_s
         plan = self._plan(clip, opened.video, quick)
-        frames = in_time(self._search(plan, opened, quick))
+        frames = in_time(self._search(plan, opened))
         cuts_s = self._cuts(frames, opened.video) if self.shots else []
-        yield hand_row(clip, self._rechecked(frames, quick), cuts_s)
+        yield hand_row(clip, self._rechecked(frames), cuts_s)
 
     def failed(self, error: str, clip: Clip) -> Iterator[HandRow]:
         """A row without frames."""
@@ -111,22 +108,23 @@ class Hands(Stage):
 
     def _plan(self, clip: Clip, video: SmallVideo, quick: bool) -> Plan:
         span, rate = (clip.start_s, clip.end_s), (self.frames_per_second, self.min_frames)
-        if self.shots or not self.until_clear:  # a cut only shows between two frames
+        if not quick:
             return sampling.whole_grid(*span, *rate)
-        order = sampling.nearest_first if quick else sampling.cheapest_first
-        return order(*span, video.keys_around(*span), *rate)
+        return sampling.nearest_first(*span, video.keys_around(*span), *rate)
 
-    def _search(self, plan: Plan, opened: "_OpenVideo", quick: bool) -> Iterator[SampledFrame]:
+    def _search(self, plan: Plan, opened: "_OpenVideo") -> Iterator[SampledFrame]:
         """Frames in the plan's order; the detector runs until the answer is clear."""
-        hits = misses = 0
+        # A cut only shows between two frames, so that edited video is decoded to its end.
+        stored = len(plan.samples) if self.shots else sampling.STORED
+        hits: set[float] = set()  # times: a slow picture counts once
+        signs = False
         failure: MediaError | None = None
         lumas: list[npt.NDArray[np.uint8]] = []
         for number, sample in enumerate(plan.samples):
-            done = self.until_clear and sampling.is_decided(hits, misses, quick, len(plan.outside))
-            done = done or (number >= plan.enough and not hits)
-            done = done or (quick and number >= QUICK_FRAMES)
+            done = self.until_clear and plan.is_clear(len(hits))
+            done = done or (number >= plan.enough and not signs)
             # Frames after the answer are decoded for their measures, without detection.
-            spare = number - plan.stored
+            spare = number - stored
             if done and (spare >= MORE_FRAMES or (spare >= 0 and change(lumas) > HARDLY_MOVED)):
                 break
             try:
@@ -134,22 +132,22 @@ class Hands(Stage):
             except MediaError as error:
                 if not sample.is_key:
                     raise
-                failure = error  # costs a look, not the clip
+                failure = error  # costs a frame, not the clip
                 continue
             lumas.append(small_luma(frame.picture_hwc))
-            hands = None if done else opened.hands(frame)
+            hands = None if done else opened.hands(frame, sample.is_key)
             yield SampledFrame(frame.time_s, frame.picture_hwc, lumas[-1], hands)
-            hits, misses = hits + bool(hands), misses + (hands == [])
+            if any(hand["confidence"] >= CONFIRMED for hand in hands or []):
+                hits.add(frame.time_s)
+            signs = signs or bool(hands)
         if failure and not lumas:
             raise failure
-        more = [] if hits else opened.near_hands(plan.outside)
-        if more:
-            yield from self._search(Plan(more, stored=0, enough=len(more)), opened, quick)
 
-    def _rechecked(self, frames: list[SampledFrame], quick: bool) -> list[SampledFrame]:
+    def _rechecked(self, frames: list[SampledFrame]) -> list[SampledFrame]:
         """The frames with their hands rated, and with hands that the first pass missed."""
         searched = [frame for frame in frames if frame.hands is not None]
-        options = replace(self.look, **QUICK) if quick else self.look
+        # Gaps after an early yes are not worth their cost: most frames were not even decoded.
+        options = replace(self.look, gap_share=NEVER) if self.until_clear else self.look
         detected = [_numbered(frame.hands, number) for number, frame in enumerate(searched)]
         rated = iter(recheck([frame.picture_hwc for frame in searched], detected, options))
         return [f if f.hands is None else replace(f, hands=next(rated)) for f in frames]
@@ -200,7 +198,7 @@ class _OpenVideo:
 
     video: SmallVideo
     stage: Hands
-    detected: dict[float, list[Hand]] = field(default_factory=dict)
+    detected: dict[tuple[float, bool], list[Hand]] = field(default_factory=dict)
 
     def frame(self, sample: Sample) -> SmallFrame:
         """A frame of the plan."""
@@ -208,24 +206,21 @@ class _OpenVideo:
             return self.video.key_frame(sample.time_s)
         return self.video.frame_at(sample.time_s)
 
-    def near_hands(self, outside: list[OutsideKey]) -> list[Sample]:
-        """Frames of a clip that are next to a hand outside of it."""
-        return [sample for one in outside if self.shows_hand(one.key) for sample in one.nearest]
+    def hands(self, frame: SmallFrame, is_key: bool) -> list[Hand]:
+        """Hands in a frame; each clip numbers its frames itself.
 
-    def shows_hand(self, outside: Sample) -> bool:
-        """Whether a frame outside the clip shows a hand; damage there is not the clip's."""
-        try:
-            return bool(self.hands(self.frame(outside)))
-        except MediaError:
-            return False
-
-    def hands(self, frame: SmallFrame) -> list[Hand]:
-        """Hands in a frame; each clip numbers its frames itself."""
-        if frame.time_s not in self.detected:
+        Key frames stand for those between them, and are searched for signs of hands as well.
+        """
+        slot = frame.time_s, is_key
+        if slot not in self.detected:
             if len(self.detected) >= DETECTIONS_KEPT:
                 del self.detected[next(iter(self.detected))]
-            self.detected[frame.time_s] = detect(frame.picture_hwc, 0, self.stage.look)
-        return self.detected[frame.time_s]
+            picture_hwc, options = frame.picture_hwc, self.stage.look
+            hands = detect(picture_hwc, 0, options)
+            if is_key and not hands:
+                hands = detect_signs(picture_hwc, 0, options)
+            self.detected[slot] = hands
+        return self.detected[slot]
 
 
 _open: dict[tuple[Path, Hands], _OpenVideo] = {}

@@ -119,7 +119,7 @@ def test_tables_are_plain_parquet(finished: Path) -> None:
     assert {"clip_id", "status", "times_s", "hand_counts", "detections"} <= set(table.column_names)
     hands = [hand for row in table["detections"].to_pylist() for hand in row]
     assert hands
-    assert all(len(hand["landmarks_xyz"]) == 63 for hand in hands)
+    assert all(len(hand["landmarks_xyz"]) == len(hand["world_xyz"]) == 63 for hand in hands)
 
 
 def test_the_report_is_one_offline_page(finished: Path) -> None:

@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def clip(name: str, start_s: float, end_s: float) -> Clip:
-    return clip_row(f"{name}-{start_s}", start_s, end_s, media_path=name, duration_s=0.0)
+def clip(name: str, start_s: float, end_s: float, duration_s: float = 0.0) -> Clip:
+    return clip_row(f"{name}-{start_s}", start_s, end_s, media_path=name, duration_s=duration_s)
 
 
 def row(stage: Hands, wanted: Clip) -> HandRow:
@@ -44,21 +44,55 @@ def row(stage: Hands, wanted: Clip) -> HandRow:
     return found
 
 
-def test_only_key_frames_are_decoded_where_there_are_enough(folder: Path) -> None:
-    found = row(Hands().at(folder), clip("hands.mp4", 1.5, 7.5))
+def test_only_key_frames_of_a_long_video_are_decoded_where_they_show_no_sign_of_a_hand(
+    folder: Path,
+) -> None:
+    found = row(Hands().at(folder), clip("none.mp4", 1.5, 7.5, duration_s=60.0))
     assert {round(t, 2) % 1 for t in found.times_s} == {0}
-    assert len(found.times_s) >= 4
+    assert len(found.times_s) == 6
+    assert all(found.detector_ran)
 
 
+@pytest.mark.parametrize("duration_s", [0.0, 60.0])
 @pytest.mark.parametrize("suffix", ["", "_sparse"])
-def test_a_clear_yes_costs_less_than_a_clear_no(folder: Path, suffix: str) -> None:
+def test_a_clear_yes_costs_less_than_a_no_for_which_every_frame_is_searched(
+    folder: Path, suffix: str, duration_s: float
+) -> None:
     stage = Hands().at(folder)
-    yes = row(stage, clip(f"hands{suffix}.mp4", 1.5, 7.5))
-    no = row(stage, clip(f"none{suffix}.mp4", 0.5, 6.5))
-    assert any(yes.hand_counts)
+    yes = row(stage, clip(f"hands{suffix}.mp4", 1.5, 7.5, duration_s))
+    no = row(stage, clip(f"none{suffix}.mp4", 0.5, 6.5, duration_s))
+    hits = sum(count > 0 for count in yes.hand_counts)
+    assert hits >= sampling.ENOUGH_HITS
+    assert hits / 12 >= sampling.SURE_SHARE
+    assert sum(yes.detector_ran) < 12
     assert not any(no.hand_counts)
-    assert sum(yes.detector_ran) <= 4
-    assert sum(no.detector_ran) == sampling.MISSES_FOR_NO
+    dense = duration_s and not suffix
+    assert sum(no.detector_ran) == (6 if dense else 12)
+
+
+@pytest.mark.parametrize("duration_s", [0.0, 60.0])
+@pytest.mark.parametrize("name", ["hands.mp4", "hands_sparse.mp4", "none_sparse.mp4"])
+def test_thresholds_up_to_a_quarter_decide_as_after_a_search_of_all_frames(
+    folder: Path, name: str, duration_s: float
+) -> None:
+    early = Hands().at(folder)
+    every = replace(Hands(), until_clear=False).at(folder)
+    for start_s in (0.5, 1.0, 2.5):
+        wanted = clip(name, start_s, start_s + 4, duration_s)
+        shares = [share_with_hands(row(stage, wanted)) for stage in (early, every)]
+        for threshold in (0.05, 0.1, 0.2, sampling.SURE_SHARE):
+            assert len({share >= threshold for share in shares}) == 1
+
+
+def test_edited_video_is_decoded_to_its_end_after_an_early_yes(folder: Path) -> None:
+    found = row(replace(Hands(), shots=True).at(folder), clip("hands.mp4", 0.5, 8.0))
+    assert len(found.times_s) == 15
+    assert not all(found.detector_ran)
+
+
+def share_with_hands(found: HandRow) -> float:
+    """As `select` counts it."""
+    return sum(count > 0 for count in found.hand_counts) / sum(found.detector_ran)
 
 
 def test_every_frame_is_searched_on_demand(folder: Path) -> None:

@@ -32,6 +32,7 @@ HAND_S, BOX = 1.4, [0.35, 0.3, 0.6, 0.7]
 HAND: Hand = {
     "frame": 1, "handedness": "Right", "score": 0.9, "confidence": 1.0, "box_xyxy": BOX,
     "landmarks_xyz": [0.0] * 63,
+    "world_xyz": [0.0] * 63,
 }  # fmt: skip
 
 
