@@ -53,7 +53,7 @@ def test_a_stream_without_times_is_called_by_its_name(tmp_path: Path) -> None:
 
 
 def test_pixels_too_wide_to_be_meant(tmp_path: Path) -> None:
-    Odd("wide.mp4", [*x264(), "-vf", "setsar=100/1"]).write(tmp_path)
+    Odd("wide.mp4", [*x264(), "-vf", "setsar=20/1"]).write(tmp_path)
     video = SourceVideo("wide", "wide.mp4", "", "v2", (Span(0.0, 1.5, "a"),), 0.0)
-    with pytest.raises(MediaError, match=r"wide\.mp4: pixels 100 times as wide as high"):
+    with pytest.raises(MediaError, match=r"wide\.mp4: pixels 20 times as wide as high"):
         list(Ingest().at(tmp_path)(video))
