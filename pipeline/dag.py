@@ -170,7 +170,7 @@ def run_stage(name: str, job: Job, progress: Any, *before: None) -> None:
         card.write(table, job.config.ingest, job.cache)
     merge_parts(table)
     write_marker(table.folder, marker | _add(spent, computed, started) | {"finished": True})
-    progress.finish.remote(name)
+    ray.get(progress.finish.remote(name))  # before the task ends, or the last line misses it
 
 
 def _work(job: Job, name: str, attempts: dict[str, int]) -> Iterator[Counts]:
@@ -212,7 +212,7 @@ def pack(job: Job, progress: Any, *before: None) -> None:
     marker = read_marker(root)
     if marker.get("finished") and marker.get("inputs") == inputs:
         write_marker(root, marker | {"computed_last": 0})
-        progress.finish.remote("pack")
+        ray.get(progress.finish.remote("pack"))
         return
     started = time.monotonic()
     (root / "manifest.json").unlink(missing_ok=True)  # it is written last: without it, unfinished
@@ -235,7 +235,7 @@ def pack(job: Job, progress: Any, *before: None) -> None:
     write_manifest(root, shards, **_manifest_facts(job, ray.get(measuring)) | facts)
     spent = _add(NO_EFFORT, sum(plan.count for plan in plans), started)
     write_marker(root, {"inputs": inputs, "finished": True} | spent)
-    progress.finish.remote("pack")
+    ray.get(progress.finish.remote("pack"))
 
 
 def _write_all(job: Job, plans: list[Any]) -> Iterator[tuple[ShardInfo, Trajectories]]:
@@ -306,4 +306,4 @@ def write_report(job: Job, progress: Any, *before: None) -> None:
         progress.start.remote("report", None)
         report.write(job.tables, job.stages, job.out)
         write_marker(root, {"inputs": inputs})
-    progress.finish.remote("report")
+    ray.get(progress.finish.remote("report"))
