@@ -1,7 +1,7 @@
 """The commands on datasets and runs: `curate`, `plan`, `status` and `report`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ from handloom.pipeline import costs, output
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.configuration import read_command, recorded_job
 from handloom.pipeline.display import closing_table
-from handloom.pipeline.failures import FAILURES, sentences, write_failures
+from handloom.pipeline.failures import FAILURES, FailedClip, failed_clips, sentences, write_failures
 from handloom.pipeline.job import Job
 from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
@@ -53,7 +53,8 @@ def curate(args: Sequence[str]) -> None:
         dag.curate(job)
         result = funnel.count(job.tables)
     closing_table(job.out, result, fidelity_lines.lines(job.tables))
-    _print_failures(job.tables, write_failures(job.tables, job.out))
+    failed = list(failed_clips(job.tables))
+    _print_failures(failed, write_failures(failed, job.out))
     odd_files = card.warnings(card.read(job.tables["ingest"].folder))
     _print_lines([*odd_files, *costs.spent(job), _caption_advice(job), _guessed_units(job)])
     print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
@@ -113,7 +114,7 @@ def status(command: StatusCommand) -> None:
     is_complete = all(read_marker(folder).get("finished") for folder in folders)
     result = funnel.count(tables, complete=is_complete)
     closing_table(command.out, result, fidelity_lines.lines(tables))
-    _print_failures(tables, command.out / FAILURES)
+    _print_failures(failed_clips(tables), command.out / FAILURES)
 
 
 @dataclass(frozen=True)
@@ -200,9 +201,9 @@ def _print_source(job: Job) -> int:
     return clips
 
 
-def _print_failures(tables: dict[str, Table], where: Path) -> None:
+def _print_failures(failed: Iterable[FailedClip], where: Path) -> None:
     """Print the errors of failed clips, and how to try them again."""
-    lines = sentences(tables)
+    lines = sentences(failed)
     print(*lines, sep="\n", end="\n" if lines else "")
     if lines:
         print(f"all failed clips: {where}")

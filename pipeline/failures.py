@@ -1,7 +1,7 @@
 """The failed clips of a run: on the screen the most frequent errors, in `failed.csv` all."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -51,10 +51,10 @@ def failed_clips(tables: dict[str, Table]) -> Iterator[FailedClip]:
                 yield FailedClip(stage, row.clip_id, path, row.attempts, row.error)
 
 
-def sentences(tables: dict[str, Table], most: int = 10) -> list[str]:
+def sentences(failed: Iterable[FailedClip], most: int = 10) -> list[str]:
     """The most frequent errors with the number of clips and a file, for the screen."""
     kinds: dict[str, list[FailedClip]] = {}
-    for one in failed_clips(tables):
+    for one in failed:
         kinds.setdefault(f"{one.stage}: {one.reason}", []).append(one)
     frequent = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
     lines = []
@@ -68,16 +68,16 @@ def sentences(tables: dict[str, Table], most: int = 10) -> list[str]:
     return lines
 
 
-def write_failures(tables: dict[str, Table], out: Path) -> Path:
+def write_failures(failed: Sequence[FailedClip], out: Path) -> Path:
     """Write OUT/failed.csv; without a failed clip there is none."""
-    path, rows = out / FAILURES, list(failed_clips(tables))
-    if not rows:
+    path = out / FAILURES
+    if not failed:
         path.unlink(missing_ok=True)
         return path
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["stage", "clip_id", "media_path", "attempts", "error"])
-        for one in rows:
+        for one in failed:
             words = one.stage, one.clip_id, one.media_path, str(one.attempts), one.error
             writer.writerow([shown(word) for word in words])
     return path

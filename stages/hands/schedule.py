@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from handloom.stages.media.container import SAME_S
+
 ENOUGH_HITS = 3
 SURE_SHARE = 0.25
 
@@ -34,8 +36,6 @@ APART_S = 0.4
 
 # Stored for the other measures even where fewer were enough.
 STORED = 4
-
-SAME_S = 1e-4
 
 
 @dataclass(frozen=True)

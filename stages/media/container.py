@@ -89,20 +89,17 @@ class Container:
         stream.codec_context.thread_count = self._threads
         if self._threads != 1:
             stream.thread_type = "AUTO"
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), **self._decoding}
+        formats = set(self.file.format.name.split(","))
+        self.can_seek = bool(formats & SEEKABLE)
+        # AVI says in which order frames are decoded; when B frames are shown has to be guessed.
+        self.by_dts = formats == {"avi"} and bool(stream.codec_context.has_b_frames)
+        decoding = {} if self.by_dts else self._decoding  # frames left out would move the others
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), **decoding}
         self.stream = stream
         self._is_read = False
         self.tick_s = float(stream.time_base)
         self.start_s = start_s(self.file, stream)
         self.frame_s = float(1 / (stream.average_rate or stream.guessed_rate or 25))
-        formats = set(self.file.format.name.split(","))
-        self.can_seek = bool(formats & SEEKABLE)
-        # AVI says in which order frames are decoded; when B frames are shown has to be guessed.
-        self.by_dts = formats == {"avi"} and bool(stream.codec_context.has_b_frames)
-        if self.by_dts:
-            stream.codec_context.options = {
-                "max_pixels": str(MAX_PIXELS)
-            }  # frames left out would move the others' times
 
     def frames(self) -> Iterator[Shown]:
         """All frames, in the order in which they are shown."""
@@ -154,11 +151,10 @@ class Container:
 
     def seek(self, time_s: float) -> Iterator[Any]:
         """Packets from a key frame on that should be shown at a time or before; none if unable."""
-        stamp = round((time_s + self.start_s) / self.tick_s)
         if not self.can_seek:
             return iter(())
         try:
-            self.file.seek(stamp, stream=self.stream)
+            self.file.seek(round((time_s + self.start_s) / self.tick_s), stream=self.stream)
         except (av.FFmpegError, OSError):
             return iter(())
         return from_key_frame(self.packets())

@@ -7,7 +7,6 @@ FFmpeg shows: edit lists, display matrix and pixel aspect applied, RGB uint8.
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import av
@@ -129,11 +128,6 @@ class Video:
         self._shown: Shown | None = None
         self._next: Shown | None = None
         self._failure: OSError | None = None
-
-    @cached_property
-    def facts(self) -> MediaFacts:
-        """What probing finds in the file."""
-        return probe(self.path)
 
     def close(self) -> None:
         """Close the file."""
