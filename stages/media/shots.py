@@ -13,7 +13,13 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from handloom.stages.media.transitions import LumaHW, TransitionOptions, luma, transitions
+from handloom.stages.media.transitions import (
+    LumaHW,
+    Transition,
+    TransitionOptions,
+    luma,
+    transitions,
+)
 
 FrameHWC = npt.NDArray[np.uint8]
 Decode = Callable[[float, float], Iterator[tuple[float, FrameHWC]]]
@@ -34,8 +40,8 @@ class ShotOptions:
 
 def shot_changes(
     times_s: Sequence[float], frames: Sequence[FrameHWC], decode: Decode, options: ShotOptions
-) -> list[float]:
-    """When shots change, between the first and the last sampled frame.
+) -> list[Transition]:
+    """Shot changes between the first and the last sampled frame, ascending.
 
     Args:
         times_s: of the sampled frames, ascending, seconds.
@@ -43,21 +49,17 @@ def shot_changes(
         decode: gives every frame, with its time, from one time to another, both included; the
             frames may be as small as 96 pixels. It is called for suspicious spans alone, in order.
         options: thresholds.
-
-    Returns:
-        Ascending times: of a cut the first frame of the new shot, of a dissolve or fade its start
-        and its end.
     """
     colours = [_colours(_small(frame)) for frame in frames]
-    found: set[float] = set()
+    found: list[Transition] = []
     for start_s, end_s in suspicious_spans(times_s, colours, options.suspicion):
         decoded = list(_lumas(decode(max(start_s - AROUND_S, 0.0), end_s + AROUND_S)))
         seen_s, lumas = np.array([time_s for time_s, _ in decoded]), [one for _, one in decoded]
         for change in transitions(seen_s, lumas, options.transitions):
             # What lies beside the span belongs to the next one, or is none.
             if change.start_s <= end_s and change.end_s > start_s:
-                found |= {change.start_s, change.end_s}
-    return sorted(found)
+                found.append(change)
+    return found
 
 
 def suspicious_spans(
@@ -79,10 +81,19 @@ def colour_distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
     return float(np.sqrt(max(0.0, 1.0 - float(np.sqrt(one * other).sum()))))
 
 
-def longest_run(start_s: float, end_s: float, cuts_s: Sequence[float]) -> tuple[float, float]:
-    """The longest part of a span without a cut inside, the first of equals."""
-    inside = [cut_s for cut_s in sorted(cuts_s) if start_s < cut_s < end_s]
-    return max(pairwise([start_s, *inside, end_s]), key=lambda run: run[1] - run[0])
+def change_times(changes: Sequence[Transition]) -> list[float]:
+    """Ascending: of a cut the first frame of the new shot, of a dissolve or fade start and end."""
+    return sorted({time_s for change in changes for time_s in (change.start_s, change.end_s)})
+
+
+def longest_run(start_s: float, end_s: float, changes: Sequence[Transition]) -> tuple[float, float]:
+    """The longest part of a span that no change touches, the first of equals."""
+    edges_s = [start_s]
+    for change in sorted(changes, key=lambda one: one.start_s):
+        if start_s < change.end_s and change.start_s < end_s:
+            edges_s += [max(change.start_s, start_s), min(change.end_s, end_s)]
+    runs = list(zip(edges_s[::2], [*edges_s[1::2], end_s], strict=True))
+    return max(runs, key=lambda run: run[1] - run[0])
 
 
 def _lumas(decoded: Iterator[tuple[float, FrameHWC]]) -> Iterator[tuple[float, LumaHW]]:

@@ -43,11 +43,14 @@ class TransitionOptions:
     """Correlation of the pictures before and after a cut, at most."""
     blend_difference: float = 4.0
     """Difference of two frames 0.2 s apart within a dissolve or fade, at least."""
-    blend_share: float = 0.1
+    blend_share: float = 0.15
     """By how much of it a blend predicts the frame between them better than motion does, at the
     clearest frame of the transition."""
+    blend_rest: float = -0.1
+    """And at its other frames."""
     blend_similarity: float = 0.65
-    """Correlation of the pictures before and after a gradual transition, at most."""
+    """Correlation of the pictures before and after a gradual transition, at most; one through a
+    single brightness, black or white, needs none."""
     sides_difference: float = 12.0
     """Difference of these two, at least."""
 
@@ -126,15 +129,24 @@ def _blends(
     for i in range(apart, len(lumas) - apart):
         shares[i] = _blend_share(*(lumas[i + step] for step in (-apart, 0, apart)), options)
     shares = np.convolve(shares, np.ones(2 * smooth + 1) / (2 * smooth + 1), "same")
-    for start, end in _runs(shares > 0):
+    for start, end in _runs(shares > options.blend_rest):
         first, last = max(start - apart, 0), min(end + apart, len(lumas) - 1)
-        before, after = lumas[first], lumas[last]
-        if (
-            shares[start : end + 1].max() > options.blend_share
-            and similarity(before, after) < options.blend_similarity
-            and _difference(before, after) > options.sides_difference
+        if shares[start : end + 1].max() > options.blend_share and _sides_differ(
+            lumas[first : last + 1], options
         ):
             yield first, last
+
+
+def _sides_differ(lumas: list[LumaHW], options: TransitionOptions) -> bool:
+    """Whether the frames of a gradual transition lead from one picture to another."""
+    before, after = lumas[0], lumas[-1]
+    contrasts = [float(one.std()) for one in lumas]
+    if min(contrasts) < FLAT and min(contrasts[0], contrasts[-1]) > 3 * FLAT:
+        return True  # two pictures, and nothing between them
+    return (
+        similarity(before, after) < options.blend_similarity
+        and _difference(before, after) > options.sides_difference
+    )
 
 
 def _blend_share(before: LumaHW, luma: LumaHW, after: LumaHW, options: TransitionOptions) -> float:
