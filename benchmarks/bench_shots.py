@@ -221,7 +221,8 @@ def show(name: str, got: Score, videos: list[Video], minutes: list[float]) -> No
     false = sum(got.false_in_takes.values())
     print(f"{name}: recall {got.hits / max(changes, 1):.3f}, precision {precision:.3f} ({recalls})")
     print(f"  {false} false in {alone:.1f} minutes of single takes {got.false_in_takes or ''}")
-    print(f"  {got.cpu_s / sum(minutes):.2f} CPU s a minute of video", flush=True)
+    if got.cpu_s:
+        print(f"  {got.cpu_s / sum(minutes):.2f} CPU s a minute of video", flush=True)
 
 
 def choose(videos: list[Video]) -> None:

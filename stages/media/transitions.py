@@ -13,7 +13,6 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +22,7 @@ Values = npt.NDArray[np.float64]
 
 SIZE = 64, 36  # width and height, pixels, whatever the frame's shape
 BORDER = 7, 12  # rows and columns by which two frames may be displaced when they are compared
+SAME_BRIGHTNESS = 20.0  # of luma: flat frames that differ by less are similar
 FLAT = 6.0  # standard deviation of luma below which a frame shows one brightness alone
 
 CUT_AROUND_S = 0.25  # a cut is the only one within this time: a burst is a pan or a flash
@@ -65,6 +65,8 @@ class Transition:
 
 def luma(frame_hwc: npt.NDArray[np.uint8]) -> LumaHW:
     """A frame [H, W, 3], RGB, as the measures want it."""
+    import cv2
+
     grey = cv2.cvtColor(frame_hwc, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, SIZE, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -81,7 +83,7 @@ def transitions(
     """
     if len(lumas) < 3:
         return []
-    rate = 1.0 / float(np.median(np.diff(times_s)))
+    rate = 1.0 / max(float(np.median(np.diff(times_s))), 1e-3)  # frames a second
     spans = [*_blends(lumas, rate, options), *((i, i) for i in _cuts(lumas, rate, options))]
     return [Transition(float(times_s[a]), float(times_s[b])) for a, b in _merged(spans)]
 
@@ -97,6 +99,8 @@ def similarity(one: LumaHW, other: LumaHW) -> float:
             and max(one.std(), other.std()) < 2 * FLAT
         )
         return float(same)
+    import cv2
+
     rows, columns = BORDER
 
     def matched(part: LumaHW, whole: LumaHW) -> float:
@@ -108,16 +112,16 @@ def similarity(one: LumaHW, other: LumaHW) -> float:
 
 def _cuts(lumas: list[LumaHW], rate: float, options: TransitionOptions) -> Iterator[int]:
     """First frames of new shots."""
-    residual = np.array([0.0, *(_cut_residual(a, b, options) for a, b in _pairs(lumas))])
+    residual = np.array([0.0, *(_cut_residual(a, b, options) for a, b in pairwise(lumas))])
     around, beside = max(2, round(CUT_AROUND_S * rate)), max(1, round(SMOOTH_S * rate))
-    for i in np.flatnonzero(residual >= options.cut_difference):
+    for i in np.flatnonzero(residual >= options.cut_difference).tolist():
         others = np.concatenate([residual[max(i - around, 0) : i], residual[i + 1 :][:around]])
         if residual[i] < options.cut_ratio * others.max(initial=0.0):
             continue
         before, after = lumas[max(i - beside, 0)], lumas[min(i + beside, len(lumas) - 1)]
         sides = max(similarity(lumas[i - 1], lumas[i]), similarity(before, after))
         if sides <= options.cut_similarity:
-            yield int(i)
+            yield i
 
 
 def _blends(
@@ -127,8 +131,9 @@ def _blends(
     apart, smooth = max(1, round(APART_S * rate)), max(1, round(SMOOTH_S * rate))
     shares = np.full(len(lumas), NO_BLEND)
     for i in range(apart, len(lumas) - apart):
-        shares[i] = _blend_share(*(lumas[i + step] for step in (-apart, 0, apart)), options)
-    shares = np.convolve(shares, np.ones(2 * smooth + 1) / (2 * smooth + 1), "same")
+        shares[i] = _blend_share(lumas[i - apart], lumas[i], lumas[i + apart], options)
+    window = np.full(2 * smooth + 1, 1 / (2 * smooth + 1))
+    shares = np.convolve(np.pad(shares, smooth, mode="edge"), window, "valid")
     for start, end in _runs(shares > options.blend_rest):
         first, last = max(start - apart, 0), min(end + apart, len(lumas) - 1)
         if shares[start : end + 1].max() > options.blend_share and _sides_differ(
@@ -170,9 +175,12 @@ def _cut_residual(before: LumaHW, luma: LumaHW, options: TransitionOptions) -> f
 
 def _residual(before: LumaHW, luma: LumaHW) -> float:
     """Difference of a frame and its prediction from another by optical flow."""
-    flow = _optical_flow().calc(luma, before, None)
-    places = _grid() + flow
-    moved = cv2.remap(before, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    import cv2
+
+    places = _grid() + _optical_flow().calc(luma, before, None)
+    moved = cv2.remap(
+        before, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     return _difference(moved, luma)
 
 
@@ -180,14 +188,11 @@ def _difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     return float(np.abs(one.astype(np.float32) - other).mean())
 
 
-def _pairs(lumas: list[LumaHW]) -> Iterator[tuple[LumaHW, LumaHW]]:
-    return pairwise(lumas)
-
-
 def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last indices of runs of true values."""
     steps = np.diff(np.concatenate([[0], flags.astype(np.int8), [0]]))
-    return list(zip(np.flatnonzero(steps > 0), np.flatnonzero(steps < 0) - 1, strict=True))
+    firsts, ends = np.flatnonzero(steps > 0).tolist(), np.flatnonzero(steps < 0).tolist()
+    return [(first, end - 1) for first, end in zip(firsts, ends, strict=True)]
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -209,6 +214,8 @@ def _grid() -> npt.NDArray[np.float32]:
 @cache
 def _optical_flow() -> Any:
     """Dense inverse search (Kroeger et al., 2016) at full resolution, for pictures are small."""
+    import cv2
+
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     flow.setFinestScale(0)
     return flow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from handloom.stages.media.shots import ShotOptions, change_times, longest_run, shot_changes
-from handloom.stages.media.transitions import Transition
+from handloom.stages.media.transitions import Transition, TransitionOptions, luma, transitions
 
 Frame = np.ndarray
 FPS = 30
@@ -148,6 +148,12 @@ def test_a_cut_is_found_in_a_clip_of_few_frames() -> None:
     film = Film(shot(1, 9) + shot(2, 10))  # at neither end are there frames to spare
     assert film.changes(every=9) == [9]
     assert shot_changes([0.0], film.frames[:1], film.decode, OPTIONS) == []
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_a_few_frames_are_no_dissolve(count: int) -> None:
+    times_s = np.arange(count) / FPS
+    assert transitions(times_s, [luma(f) for f in shot(1, count)], TransitionOptions()) == []
 
 
 def cuts(*times_s: float) -> list[Transition]:
