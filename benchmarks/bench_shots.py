@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ GROUPS = 4
 TOLERANCE_S = 0.25
 SAMPLED_SIDE = 384  # pixels, as `hands` reads frames
 NETWORK_SIZE, NETWORK_SPAN, NETWORK_STEP = (48, 27), 100, 50
-NETWORK_OVER = 0.5  # probability, as its authors use it
+NETWORK_OVER = 0.5  # probability that a frame is of a transition; better here than of its middle
 
 Detector = Callable[["Video"], list[float]]
 
@@ -172,7 +173,7 @@ def changes(video: Video, options: ShotOptions) -> list[float]:
     return change_times(shot_changes(times_s, pictures, video.span, options))
 
 
-def network_changes(frames: list[tuple[float, Frames]], network: object) -> list[float]:
+def network_changes(frames: list[tuple[float, Frames]], network: Any) -> list[float]:
     """Middles of the runs of frames that the network takes for a transition."""
     import torch
 
@@ -184,7 +185,8 @@ def network_changes(frames: list[tuple[float, Frames]], network: object) -> list
     for start in range(0, len(padded) - NETWORK_SPAN + 1, NETWORK_STEP):
         span = torch.from_numpy(padded[None, start : start + NETWORK_SPAN])
         with torch.inference_mode():
-            chance = torch.sigmoid(network(span)[0])[0, margin : margin + NETWORK_STEP, 0]
+            all_frames = torch.sigmoid(network(span)[1]["many_hot"])
+        chance = all_frames[0, margin : margin + NETWORK_STEP, 0]
         over += (chance > NETWORK_OVER).tolist()
     middles, first = [], None
     for index, is_over in enumerate([*over[: len(frames)], False]):
