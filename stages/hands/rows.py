@@ -59,7 +59,8 @@ class HandRow(Row):
     stereo_score: float
     """Likeness of the two halves, 0 to 1."""
     cuts_s: list[float]
-    """Shot changes, from the start of the video; empty where none were detected."""
+    """Shot changes, from the start of the video: of a cut the first frame of the new shot, of a
+    dissolve or fade its start and its end; empty where none were detected."""
     shot_start_s: float
     """The longest stretch without a shot change."""
     shot_end_s: float

@@ -19,6 +19,7 @@ from handloom.stages.hands.rows import CONFIDENT, CONFIRMED, Hand, HandRow
 from handloom.stages.hands.schedule import Plan, Sample
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
+from handloom.stages.media.transitions import Transition
 from handloom.stages.quality.columns import EMPTY_COLUMNS, measure_columns
 from handloom.stages.quality.frames import change, small_luma
 from handloom.stages.stage import Stage
@@ -49,7 +50,7 @@ class Hands(Stage):
 
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
-    code_version: ClassVar[int] = 8
+    code_version: ClassVar[int] = 9
     filters: ClassVar[bool] = True  # a clip that cannot be decoded goes no further
 
     until_clear: bool = True
@@ -63,7 +64,7 @@ class Hands(Stage):
     """Larger frames are shrunk to this short side before detection, pixels; 384 loses no recall on
     real footage."""
     shots: bool = False
-    """Detect shot changes, for edited video; a clip is then cut to its longest shot."""
+    """Detect cuts, dissolves and fades, as in edited video; a clip is cut to its longest shot."""
     look: DetectOptions = field(default_factory=DetectOptions)
 
     def models(self) -> dict[str, str]:
@@ -86,8 +87,8 @@ class Hands(Stage):
         quick = self.until_clear and not self.shots and clip.duration_s > LONG_VIDEO * span_s
         plan = self._plan(clip, opened.video, quick)
         frames = in_time(self._search(plan, opened))
-        cuts_s = self._cuts(frames, opened.video) if self.shots else []
-        yield hand_row(clip, self._rechecked(frames), cuts_s)
+        cuts = self._cuts(frames, opened.video) if self.shots else []
+        yield hand_row(clip, self._rechecked(frames), cuts)
 
     def failed(self, error: str, clip: Clip) -> Iterator[HandRow]:
         """A row without frames."""
@@ -152,7 +153,7 @@ class Hands(Stage):
         rated = iter(recheck([frame.picture_hwc for frame in searched], detected, options))
         return [f if f.hands is None else replace(f, hands=next(rated)) for f in frames]
 
-    def _cuts(self, frames: list[SampledFrame], video: SmallVideo) -> list[float]:
+    def _cuts(self, frames: list[SampledFrame], video: SmallVideo) -> list[Transition]:
         def decode(start_s: float, end_s: float) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
             return video.every_frame(start_s, end_s, shots.SHORT_SIDE)
 
@@ -170,9 +171,9 @@ def in_time(frames: Iterator[SampledFrame]) -> list[SampledFrame]:
     return [once[time_s] for time_s in sorted(once)]
 
 
-def hand_row(clip: Clip, frames: list[SampledFrame], cuts_s: list[float]) -> HandRow:
+def hand_row(clip: Clip, frames: list[SampledFrame], cuts: list[Transition]) -> HandRow:
     """A clip's row, from its frames in the order of time."""
-    start_s, end_s = shots.longest_run(clip.start_s, clip.end_s, cuts_s)
+    start_s, end_s = shots.longest_run(clip.start_s, clip.end_s, cuts)
     confidences = [[hand["confidence"] for hand in frame.hands or []] for frame in frames]
     return HandRow(
         clip_id=clip.clip_id,
@@ -181,7 +182,7 @@ def hand_row(clip: Clip, frames: list[SampledFrame], cuts_s: list[float]) -> Han
         hand_counts=[sum(value >= CONFIDENT for value in values) for values in confidences],
         confidence=[max(values, default=0.0) for values in confidences],
         detections=[h for n, frame in enumerate(frames) for h in _numbered(frame.hands, n)],
-        cuts_s=cuts_s,
+        cuts_s=shots.change_times(cuts),
         shot_start_s=start_s,
         shot_end_s=end_s,
         **measure_columns([f.picture_hwc for f in frames], [f.luma_hw for f in frames]),

@@ -1,25 +1,32 @@
-"""Shot changes inside a clip: where edited video jumps from one camera to another.
+"""Shot changes inside a clip: where edited video jumps or blends from one camera to another.
 
 Frames half a second apart do not tell a cut from a turn of the head. So colours that differ
 between two sampled frames only raise a suspicion; what lies between the two is then decoded frame
-by frame, and PySceneDetect's detectors confirm the change and place it. A shot that comes and goes
+by frame, and `transitions` confirms the change and places it. A shot that comes and goes
 between two sampled frames, and a change between two shots of the same colours, are not seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from handloom.stages.media.transitions import (
+    LumaHW,
+    Transition,
+    TransitionOptions,
+    luma,
+    transitions,
+)
 
 FrameHWC = npt.NDArray[np.uint8]
 Decode = Callable[[float, float], Iterator[tuple[float, FrameHWC]]]
 
 SHORT_SIDE = 96  # pixels: a cut shows at any size, and noise does not at this one
 BINS = (8, 4, 4)  # of hue, saturation and value
-AROUND_S = 0.25  # seconds: the detectors compare a change with two frames before and after it
+AROUND_S = 0.25  # seconds: a change is compared with what lies before and after it
 
 
 @dataclass(frozen=True)
@@ -28,19 +35,13 @@ class ShotOptions:
 
     suspicion: float = 0.3
     """Colour distance of two sampled frames from which the frames between them are decoded."""
-    cut_ratio: float = 3.0
-    """A cut differs from the frame before by this many times what its neighbours do."""
-    cut_content: float = 20.0
-    """And by this much in hue, saturation and value on average, of 255."""
-    histogram_drop: float = 0.3
-    """Or the luma histogram's correlation with that of the frame before falls by this much, as it
-    does within fades and most dissolves."""
+    transitions: TransitionOptions = field(default_factory=TransitionOptions)
 
 
 def shot_changes(
     times_s: Sequence[float], frames: Sequence[FrameHWC], decode: Decode, options: ShotOptions
-) -> list[float]:
-    """Times of the first frames of new shots between the first and the last sampled frame.
+) -> list[Transition]:
+    """Shot changes between the first and the last sampled frame, ascending.
 
     Args:
         times_s: of the sampled frames, ascending, seconds.
@@ -48,15 +49,16 @@ def shot_changes(
         decode: gives every frame, with its time, from one time to another, both included; the
             frames may be as small as 96 pixels. It is called for suspicious spans alone, in order.
         options: thresholds.
-
-    Returns:
-        Ascending times. A gradual change may be reported at several of its frames.
     """
     colours = [_colours(_small(frame)) for frame in frames]
-    found: list[float] = []
+    found: list[Transition] = []
     for start_s, end_s in suspicious_spans(times_s, colours, options.suspicion):
-        decoded = decode(max(start_s - AROUND_S, 0.0), end_s + AROUND_S)
-        found += [time_s for time_s in _confirmed(decoded, options) if start_s < time_s <= end_s]
+        decoded = list(_lumas(decode(max(start_s - AROUND_S, 0.0), end_s + AROUND_S)))
+        seen_s, lumas = np.array([time_s for time_s, _ in decoded]), [one for _, one in decoded]
+        for change in transitions(seen_s, lumas, options.transitions):
+            # What lies beside the span belongs to the next one, or is none.
+            if change.start_s <= end_s and change.end_s > start_s:
+                found.append(change)
     return found
 
 
@@ -79,32 +81,25 @@ def colour_distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
     return float(np.sqrt(max(0.0, 1.0 - float(np.sqrt(one * other).sum()))))
 
 
-def longest_run(start_s: float, end_s: float, cuts_s: Sequence[float]) -> tuple[float, float]:
-    """The longest part of a span without a cut inside, the first of equals."""
-    inside = [cut_s for cut_s in sorted(cuts_s) if start_s < cut_s < end_s]
-    return max(pairwise([start_s, *inside, end_s]), key=lambda run: run[1] - run[0])
+def change_times(changes: Sequence[Transition]) -> list[float]:
+    """Ascending: of a cut the first frame of the new shot, of a dissolve or fade start and end."""
+    return sorted({time_s for change in changes for time_s in (change.start_s, change.end_s)})
 
 
-def _confirmed(decoded: Iterator[tuple[float, FrameHWC]], options: ShotOptions) -> list[float]:
-    """Where PySceneDetect finds a change, ascending, seconds."""
-    from scenedetect import AdaptiveDetector, FrameTimecode, HistogramDetector
+def longest_run(start_s: float, end_s: float, changes: Sequence[Transition]) -> tuple[float, float]:
+    """The longest part of a span that no change touches, the first of equals."""
+    edges_s = [start_s]
+    for change in sorted(changes, key=lambda one: one.start_s):
+        if start_s < change.end_s and change.start_s < end_s:
+            edges_s += [max(change.start_s, start_s), min(change.end_s, end_s)]
+    runs = list(zip(edges_s[::2], [*edges_s[1::2], end_s], strict=True))
+    return max(runs, key=lambda run: run[1] - run[0])
 
-    detectors: list[Any] = [
-        AdaptiveDetector(
-            adaptive_threshold=options.cut_ratio,
-            min_content_val=options.cut_content,
-            min_scene_len=0,
-        ),
-        HistogramDetector(threshold=options.histogram_drop, min_scene_len=0),
-    ]
-    times_s, changes = [], set()
-    for index, (time_s, frame_hwc) in enumerate(decoded):
-        times_s.append(time_s)
-        # Detectors count frames; the rate, which they must be given, is of no consequence.
-        number, frame_bgr = FrameTimecode(index, fps=30.0), _small(frame_hwc)
-        for detector in detectors:
-            changes |= {at.frame_num for at in detector.process_frame(number, frame_bgr)}
-    return [times_s[index] for index in sorted(changes)]
+
+def _lumas(decoded: Iterator[tuple[float, FrameHWC]]) -> Iterator[tuple[float, LumaHW]]:
+    """Frames with their times as `transitions` wants them."""
+    for time_s, frame_hwc in decoded:
+        yield time_s, luma(frame_hwc)
 
 
 def _small(frame_hwc: FrameHWC) -> FrameHWC:
