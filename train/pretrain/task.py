@@ -9,7 +9,7 @@ Shapes: B clips of this process, N codes a clip in the order of the model.
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from handloom.errors import UserError
 from handloom.train.model import export, text
 from handloom.train.model.gpt import GPT
 from handloom.train.model.shape import Shape, named_shape
-from handloom.train.pretrain import data, results, validate
+from handloom.train.pretrain import data, refusals, results, validate
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import flops
 from handloom.train.trainer.distributed import World, distribute, whole
@@ -37,8 +37,10 @@ class PretrainTask(Task):
     def __init__(self, config: PretrainConfig, world: World) -> None:
         super().__init__(config, world)
         self.here, self.micro_batch = share_of(config.batch_size, config.micro_batch, world.size)
-        self.train = data.open_split(config.shards, "train", need=config.batch_size)
-        self.val = data.open_split(config.shards, "val", need=1)
+        wanted = data.Wanted(config.frames, config.spacing_s, config.views, config.joint_views)
+        self.train = data.open_split(config.shards, "train", config.batch_size, wanted)
+        self.wanted = replace(wanted, frames=self.train.sources[0].cut.frames)
+        self.val = data.open_split(config.shards, "val", 1, self.wanted)
         self.text = text.load(config.text_encoder, config.text_length, str(world.device))
         self.shape = shape_of(config, self.train, self.text)
         torch.manual_seed(config.seed)
@@ -169,6 +171,8 @@ class PretrainTask(Task):
         facts: dict[str, Any] = {
             name: manifest[name] for name in ("tokenizer", "frames") if name in manifest
         }
+        if not all(source.whole for source in self.train.sources):
+            facts["windows"] = asdict(self.wanted)
         return {**facts, "text_encoder": self.text.facts, "size": self.config.size}
 
     def describe(self) -> list[str]:
@@ -181,11 +185,24 @@ class PretrainTask(Task):
             f"{frozen / 1e6:.1f} M frozen",
             f"{len(self.train)} train and {len(self.val)} val clips of {shape.frames} frames x "
             f"{shape.codes_per_frame} codes, codebook {shape.codebook_size:,}",
+            *self._describe_windows(),
             f"a step is {config.batch_size} clips: {world.size} process{'es' * (world.size > 1)} "
             f"on {device_name(world.device)} x {self.here // self.micro_batch} x "
             f"{self.micro_batch}",
             *self._describe_flops(),
         ]
+
+    def _describe_windows(self) -> list[str]:
+        """A line for each folder and split, where clips are not simply windows."""
+        sources = [*self.train.sources, *self.val.sources]
+        if all(source.whole for source in sources):
+            return []
+        lines = [refusals.described(source) for source in sources]
+        held = {str(source.path) for source in self.val.sources}
+        missing = [str(s.path) for s in self.train.sources if str(s.path) not in held]
+        if missing:
+            lines.append(f"no held-out window in {', '.join(missing)}: no validation of it")
+        return lines
 
     def _describe_flops(self) -> list[str]:
         share, each = self.share_of_peak(), flops.flops_per_clip(self.shape)

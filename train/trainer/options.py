@@ -1,16 +1,22 @@
 """Options that all kinds of training share. This file imports no torch: `--help` is instant.
 
 An option marked `Free` decides where, how fast or how watched a run learns, not what it learns: a
-resumed run may change it. All others are the run's identity, which its checkpoints keep.
+resumed run may change it. All others are the run's identity, which its checkpoints keep; one marked
+`Added` only where it is set, so that checkpoints of former versions go on.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_type_hints
 
+from handloom.errors import UserError
+
 T = TypeVar("T")
 FREE = "a resumed run may change it"
 Free = Annotated[T, FREE]
+ADDED = "runs from before it was an option go on as long as it is not set"
+Added = Annotated[T, ADDED]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,9 @@ class TrainOptions:
         hints = get_type_hints(type(self), include_extras=True)
         kept = asdict(self)
         for option in fields(self):
-            if FREE in getattr(hints[option.name], "__metadata__", ()):
+            marks = getattr(hints[option.name], "__metadata__", ())
+            unset = getattr(self, option.name) == option.default
+            if FREE in marks or (ADDED in marks and unset):
                 del kept[option.name]
         return kept
 
@@ -139,14 +147,24 @@ class GPTOptions(TrainOptions):
 
 
 def place_and_weight(text: str) -> tuple[str, float | None]:
-    """Split `PLACE=WEIGHT`; the weight is None where none is given."""
+    """Split `PLACE=WEIGHT`; the weight is None where none is given.
+
+    Raises:
+        UserError: the weight is not above zero.
+    """
     place, equals, weight = text.rpartition("=")
     if not equals or Path(text).is_dir():
         return text, None
     try:
-        return place, float(weight)
+        share = float(weight)
     except ValueError:
         return text, None  # a folder with = in its name
+    if not 0 < share < math.inf:
+        raise UserError(
+            f"{text} asks for a weight of {weight}, expected a number above 0: write {place}=1, or "
+            "leave the folder out."
+        )
+    return place, share
 
 
 def absolute_place(text: str) -> str:
