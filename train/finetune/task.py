@@ -211,6 +211,8 @@ class FinetuneTask(Task):
             moved = None if config.text_encoder == "seeded" else config.text_encoder
             own = self.stage1_facts["text_encoder"]
             self.text = text.load_again(own, moved, str(self.world.device))
+            if self.text.spacing_s is not None:
+                self.text.spacing_s = config.stride / self.space.hz
             weights, trunk = gpt.state_dict(), replace(gpt.shape, views=grid[0])
             _refuse_too_many_frames(config, trunk)
         _refuse_odd_pool(config, trunk)

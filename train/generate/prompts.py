@@ -124,10 +124,10 @@ def _read(path: Path, side: int) -> NDArray[np.uint8]:
 
 def _refuse_long(words: str, encoder: TextEncoder) -> None:
     found = len(encoder.tokenize(words))
-    if found > encoder.length:
+    if found > encoder.words:
         raise UserError(
             f"--text has {found} tokens, start and end included, and the model was trained to read "
-            f"{encoder.length}: shorten it."
+            f"{encoder.words}: shorten it."
         )
 
 

@@ -40,7 +40,7 @@ def run(config: GenerateConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     shown: list[PredictedView] = []
     for prompt in prompts:
-        text_1LE = encoder([prompt.text])
+        text_1LE = encoder([prompt.text], [1 / prompt.fps])
         predicted = continuation.continue_clip(model, prompt.given_VfRC, text_1LE, frames, config)
         np.save(config.out / f"{prompt.name}.tokens.npy", predicted)
         video = pictures.decode(predicted, tokenizer)

@@ -36,6 +36,9 @@ class PretrainConfig(GPTOptions):
     clips of people are called `main`."""
     joint_views: Added[bool] = False
     """Read all of --views at once: a sample has a picture of each at every moment."""
+    spacing_input: Added[bool] = False
+    """Tell the model how many seconds lie between the frames of a window, as one more vector before
+    those of the caption."""
     steps: int = 200
     """Optimiser steps."""
     batch_size: int = 2

@@ -172,31 +172,43 @@ class ClipInputs(NamedTuple):
     """float32, on the device."""
 
 
+EncodeText = Callable[[list[str], list[float | None]], Tensor]
+"""Captions, and seconds between the frames of their clips, to features [B, L, E]."""
+
+
+def spacing_of(meta: dict[str, Any]) -> float | None:
+    """Seconds from frame to frame of a clip or window, from its metadata; None if unknown."""
+    times_s = meta.get("frame_times_s", ())
+    if "spacing_s" in meta:
+        return float(meta["spacing_s"])
+    return (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else None
+
+
 def codes_of(tokens_BVFRC: Any, device: torch.device) -> Tensor:
     """Codes uint16 of clips as the model takes them, int64 [B, N] on the device."""
     return on_device(to_sequence(torch.from_numpy(tokens_BVFRC.astype(np.int32))), device)
 
 
 def inputs_of(
-    samples: list[dict[str, Any]], device: torch.device, encode_text: Callable[[list[str]], Tensor]
+    samples: list[dict[str, Any]], device: torch.device, encode_text: EncodeText
 ) -> ClipInputs:
     """Clips, as `Clips[i]` gives them, as the model takes them."""
     tokens = np.stack([sample["tokens"] for sample in samples])
     captions = [sample["caption"] for sample in samples]
-    return ClipInputs(codes_of(tokens, device), encode_text(captions))
+    text_BLE = encode_text(captions, [spacing_of(sample) for sample in samples])
+    return ClipInputs(codes_of(tokens, device), text_BLE)
 
 
 def make_batches(
-    samples: Iterator[dict[str, Any]],
-    device: torch.device,
-    encode_text: Callable[[list[str]], Tensor],
+    samples: Iterator[dict[str, Any]], device: torch.device, encode_text: EncodeText
 ) -> Iterator[Batch]:
     """Turn samples as `Clips.batches` gives them into batches on the device."""
 
     def prepare() -> Batch:
         read = next(samples)
         names = [str(meta.get("dataset", "unnamed")) for meta in read["meta"]]
-        inputs = ClipInputs(codes_of(read["tokens"], device), encode_text(read["caption"]))
+        text_BLE = encode_text(read["caption"], [spacing_of(meta) for meta in read["meta"]])
+        inputs = ClipInputs(codes_of(read["tokens"], device), text_BLE)
         return Batch(inputs, len(names), names, read["position"])
 
     return prefetch(prepare, device)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from handloom.errors import UserError
+from handloom.tokenize.shards.pace import SPACING_S
 from handloom.train.model import export, text
 from handloom.train.model.gpt import GPT
 from handloom.train.model.shape import Shape, named_shape
@@ -41,7 +42,9 @@ class PretrainTask(Task):
         self.train = data.open_split(config.shards, "train", config.batch_size, wanted)
         self.wanted = replace(wanted, frames=self.train.sources[0].cut.frames)
         self.val = data.open_split(config.shards, "val", 1, self.wanted)
-        self.text = text.load(config.text_encoder, config.text_length, str(world.device))
+        spacing_s = (config.spacing_s or SPACING_S) if config.spacing_input else None
+        place, length = config.text_encoder, config.text_length
+        self.text = text.load(place, length, str(world.device), spacing_s)
         self.shape = shape_of(config, self.train, self.text)
         torch.manual_seed(config.seed)
         self.trained = GPT(self.shape).to(world.device)
