@@ -39,6 +39,9 @@ class PretrainConfig(GPTOptions):
     spacing_input: Added[bool] = False
     """Tell the model how many seconds lie between the frames of a window, as one more vector before
     those of the caption."""
+    init: Free[Path | None] = None
+    """A finished run or its export folder whose weights this run starts from, with steps, learning
+    rate and optimiser of its own: for more steps, other shards or other weights of them."""
     steps: int = 200
     """Optimiser steps."""
     batch_size: int = 2

@@ -21,7 +21,7 @@ from handloom.tokenize.shards.pace import SPACING_S
 from handloom.train.model import export, text
 from handloom.train.model.gpt import GPT
 from handloom.train.model.shape import Shape, named_shape
-from handloom.train.pretrain import data, refusals, results, validate
+from handloom.train.pretrain import data, init, refusals, results, validate
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import flops
 from handloom.train.trainer.distributed import World, distribute, whole
@@ -48,6 +48,12 @@ class PretrainTask(Task):
         self.shape = shape_of(config, self.train, self.text)
         torch.manual_seed(config.seed)
         self.trained = GPT(self.shape).to(world.device)
+        self.init_sha256 = ""
+        if config.init is not None:
+            tokenizer = self.train.manifest["tokenizer"]
+            found = init.load(config.init, self.shape, tokenizer, self.text)
+            weights, self.init_sha256 = found
+            self.trained.load_state_dict(weights)
         self.trained.activation_checkpointing = config.activation_checkpointing
         self.model = self.trained  # whole; see gather
         self.objective = distribute(self.trained, config, world)
@@ -63,6 +69,7 @@ class PretrainTask(Task):
             "tokenizer": f"{tokenizer['name']} ({tokenizer['weights_sha256'][:12]})",
             "text encoder": self.text.weights_sha256[:12],
             "train shards": data.fingerprint(self.train),
+            **({"init": self.init_sha256[:12]} if self.init_sha256 else {}),
         }
 
     def batches(self, position: int) -> Iterator[Batch]:

@@ -120,6 +120,12 @@ class GPTOptions(TrainOptions):
     step. By default all that it gets of a batch."""
     warmup: int = 20
     """Steps over which the learning rate rises; then it falls along a cosine to a twentieth."""
+    schedule: Added[Literal["cosine", "wsd"]] = "cosine"
+    """`wsd` (warm-up, stable, decay) keeps the learning rate at its peak until the last
+    --decay-steps. Such a run can go on with other --steps, from where its rate began to fall."""
+    decay_steps: Added[int | None] = None
+    """Steps at the end of `wsd` over which the rate falls to a twentieth; by default a tenth of
+    --steps (MiniCPM, arXiv 2404.06395)."""
     weight_decay: float = 0.1
     """AdamW's decay of matrices; norms and biases are not decayed."""
     activation_checkpointing: Free[bool] = False
@@ -131,6 +137,23 @@ class GPTOptions(TrainOptions):
     """Frozen text encoder: `seeded` (small, random, no download), a CLIP folder or a hub id."""
     text_length: int = 24
     """Tokens of a caption, start and end included; longer captions are cut."""
+
+    def identity(self) -> dict[str, Any]:
+        """As of `TrainOptions`; with `wsd` without the end of the run, which may be moved."""
+        kept = super().identity()
+        if self.schedule == "wsd":
+            kept = {n: v for n, v in kept.items() if n not in ("steps", "decay_steps")}
+        return kept
+
+    def check(self) -> None:
+        """Check that the rate can rise and fall within the run."""
+        super().check()
+        decay, room = self.decay_steps, self.steps - self.warmup
+        if decay is not None and (self.schedule != "wsd" or not 0 < decay <= room):
+            raise UserError(
+                f"--decay-steps {decay} with --schedule {self.schedule}, --steps {self.steps} and "
+                f"--warmup {self.warmup}: give --schedule wsd and 1 to {max(1, room)} steps."
+            )
 
     def __post_init__(self) -> None:
         if isinstance(self.shards, str | Path):  # one folder, as Python callers have it
