@@ -89,8 +89,7 @@ def spaced_times(framing: Framing, spacing_s: float) -> Times:
     seconds = framing.shot_end_s - framing.shot_start_s
     count = max(1, int(seconds / spacing_s + 1e-6))
     margin_s = (seconds - (count - 1) * spacing_s) / 2
-    times_s: Times = framing.shot_start_s + margin_s + np.arange(count) * spacing_s
-    return times_s
+    return framing.shot_start_s + margin_s + np.arange(count, dtype=np.float64) * spacing_s
 
 
 def without_bars(frame_hwc: FrameHWC, framing: Framing) -> FrameHWC:

@@ -76,6 +76,11 @@ class FolderWindows:
         data = self.episodes.data
         return [shard["sha256"][:12] for shard in data.manifest["splits"][data.split]["shards"]]
 
+    def captions(self) -> set[str]:
+        """Instructions of the episodes that give windows."""
+        found = self.episodes.data.find(np.unique(self._episode).astype(np.int64), ("caption",))
+        return set(found.columns["caption"])
+
     def read(self, numbers: Integers) -> Columns:
         """Windows by their numbers, int64 [B]: fields of a `WindowBatch`, text as objects [B]."""
         run = np.searchsorted(self._starts, numbers, side="right") - 1
