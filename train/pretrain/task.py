@@ -211,7 +211,10 @@ class PretrainTask(Task):
         held = {str(source.path) for source in self.val.sources}
         missing = [str(s.path) for s in self.train.sources if str(s.path) not in held]
         if missing:
-            lines.append(f"no held-out window in {', '.join(missing)}: no validation of it")
+            lines.append(
+                f"no held-out window in {', '.join(missing)}: no validation of it (a larger "
+                "--ingest.val-percent of `handloom curate` holds more out)"
+            )
         return lines
 
     def _describe_flops(self) -> list[str]:
