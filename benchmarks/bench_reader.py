@@ -11,6 +11,7 @@ was given is its fastest documented way for one process:
     litdata      TokensLoader, its loader for fixed blocks of tokens, and the default loader;
                  uncompressed chunks of 64 MB, shuffle=True
     mosaicml     MDS with an ndarray column, uncompressed, shuffle=True, predownloaded (local)
+    windows      of the same clips: whole, every three frames in a row, and frames taken apart
     memmap       one file of codes, numpy.memmap[indices] of 256 shuffled numbers
 
 Handloom and memmap give collated batches of 256, the others single clips that are not collated.
@@ -44,6 +45,8 @@ from handloom.tokenize.shards import (
     write_shard,
     write_shards,
 )
+from handloom.tokenize.shards.window_scan import Cut
+from handloom.tokenize.shards.windows import ClipWindows
 
 BATCH, CODES = 256, int(np.prod(SHAPE))
 Reader = Callable[[int], Iterator[int]]  # an epoch's number to the clips of each item it read
@@ -56,6 +59,17 @@ def handloom(root: Path, **options: Any) -> Reader:
         steps = len(dataset) // BATCH
         stream = dataset.batches(BATCH, seed=epoch, **options)
         for _ in range(steps):
+            yield len(next(stream).get("tokens", ()))
+
+    return read
+
+
+def windows(root: Path, cut: Cut, **options: Any) -> Reader:
+    source = ClipWindows(ShardDataset(root), cut)
+
+    def read(epoch: int) -> Iterator[int]:
+        stream = source.batches(BATCH, seed=epoch, **options)
+        for _ in range(len(source) // BATCH):
             yield len(next(stream).get("tokens", ()))
 
     return read
@@ -148,6 +162,11 @@ def readers(root: Path, packed: Path, folder: Path) -> dict[str, Reader]:
     found = {
         "handloom, codes": handloom(root, fields=("tokens",)),
         "handloom, codes, caption, id": handloom(root),
+        "handloom, windows of whole clips, codes": windows(root, Cut(5), fields=("tokens",)),
+        "handloom, windows of 3 frames, codes": windows(root, Cut(3), fields=("tokens",)),
+        "handloom, windows of 3 frames, 1 s apart, codes": windows(
+            root, Cut(3, 1.0), fields=("tokens",)
+        ),
         "handloom packed, codes": handloom(packed, fields=("tokens",)),
         "handloom packed, codes, caption, id": handloom(packed),
         "handloom, dataset[i] with metadata": one_by_one(root),

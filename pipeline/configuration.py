@@ -123,7 +123,7 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
 # Options that must be more than 0.
 POSITIVE = frozenset(
     {"frames", "frames_per_second", "num_cpus", "workers", "clip_timeout_s", "short_side",
-     "min_frames", "max_pixels", "resolution", "samples_per_shard"}
+     "min_frames", "max_pixels", "resolution", "samples_per_shard", "spacing_s"}
 )  # fmt: skip
 
 

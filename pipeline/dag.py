@@ -294,6 +294,9 @@ def _manifest_facts(job: Job, fidelity: dict[str, Any]) -> dict[str, Any]:
 def _sampling(job: Job) -> dict[str, Any]:
     if isinstance(job.config, EpisodeConfig):
         return {"sampling": "every step of the episode", "hz": job.config.episodes.hz}
+    if job.config.tokens.spacing_s is not None:
+        sampling = "at a fixed spacing"
+        return {"spacing_s": job.config.tokens.spacing_s, "sampling": sampling, "views": ["main"]}
     sampling = "middle of equal slices of the clip"
     return {"count": job.config.tokens.frames, "sampling": sampling, "views": ["main"]}
 

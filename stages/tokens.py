@@ -13,7 +13,7 @@ from handloom.stages.datasets.source import Images
 from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import Framing
 from handloom.stages.ingest.episodes import EpisodeIngest
-from handloom.stages.media.clip_frames import pictures_of, uniform_times
+from handloom.stages.media.clip_frames import pictures_of, spaced_times, uniform_times
 from handloom.stages.media.frame_transform import transform_facts
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip, EpisodePlace, Row
@@ -83,10 +83,26 @@ class Tokens(Encoding):
 
     frames: int = 5
     """Frames per clip, at uniform times; 5 of 256 codes are GR-2's 1,316 tokens a clip."""
+    spacing_s: float | None = None
+    """Seconds from one frame to the next, instead of a number of frames: longer clips then have
+    more of them, of which pre-training takes windows."""
+
+    def settings(self) -> dict[str, Any]:
+        """As of `Encoding`; runs from before `spacing_s` was an option keep their fingerprint."""
+        settings = super().settings()
+        if self.spacing_s is None:
+            del settings["spacing_s"]
+        return settings
+
+    def times_s(self, framing: Framing) -> npt.NDArray[np.float64]:
+        """Times of the frames that are encoded, seconds."""
+        if self.spacing_s is None:
+            return uniform_times(framing, self.frames)
+        return spaced_times(framing, self.spacing_s)
 
     def __call__(self, clip: Clip, framing: Framing) -> Iterator[TokenRow]:
         """Encode one clip. Its frames are one batch, so codes do not depend on its neighbours."""
-        times_s = uniform_times(framing, self.frames)
+        times_s = self.times_s(framing)
         model, squares, height, width = self.vqgan(), [], 0, 0
         for frame in pictures_of(self).frames(clip, framing, times_s):
             height, width, _ = frame.shape

@@ -84,6 +84,14 @@ def uniform_times(framing: Framing, count: int) -> Times:
     return framing.shot_start_s + (np.arange(count) + 0.5) * seconds / count
 
 
+def spaced_times(framing: Framing, spacing_s: float) -> Times:
+    """Times `spacing_s` apart in the clip's longest shot, at least one, as far from both ends."""
+    seconds = framing.shot_end_s - framing.shot_start_s
+    count = max(1, int(seconds / spacing_s + 1e-6))
+    margin_s = (seconds - (count - 1) * spacing_s) / 2
+    return framing.shot_start_s + margin_s + np.arange(count, dtype=np.float64) * spacing_s
+
+
 def without_bars(frame_hwc: FrameHWC, framing: Framing) -> FrameHWC:
     """The picture inside a frame's bars, at least one pixel of it."""
     height, width = frame_hwc.shape[:2]

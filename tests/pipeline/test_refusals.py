@@ -26,6 +26,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
         ("--run.workers", "0"),
         ("--run.num-cpus", "-1"),
         ("--tokens.frames", "0"),
+        ("--tokens.spacing-s", "0"),
         ("--hands.frames-per-second", "0"),
     ],
 )

@@ -17,6 +17,8 @@ from handloom.stages.tables.parts import open_tables
 from handloom.stages.tokens import EpisodeTokens
 from handloom.tokenize.measure.pixels import psnr_db
 from handloom.tokenize.shards import ShardDataset, verify
+from handloom.tokenize.shards.window_scan import Cut
+from handloom.tokenize.shards.windows import ClipWindows
 from tests.helpers.miniatures import writer
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -98,3 +100,24 @@ def test_every_miniature_goes_through(
     assert told.returncode == 0, told.stdout + told.stderr
     again = here("report", tmp_path / "out")
     assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_people_and_robots_train_together(
+    rt1: Path, here: Cli, tiny_vqgan: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    places = ["--data", writer(tmp_path_factory)("ssv2"), "--out", tmp_path / "ssv2"]
+    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64]
+    run = here("curate", "ssv2", *places, *small, "--run.workers", 2)
+    assert run.returncode == 0, run.stdout + run.stderr
+    shards = [tmp_path / "ssv2/shards", rt1 / "shards"]
+    size = ["--size", "nano", "--steps", 2, "--batch-size", 4, "--no-tensorboard"]
+    run = here("train", "pretrain", "--shards", *shards, "--out", tmp_path / "run", *size)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert f"{shards[1]}/train: " in run.stdout
+    windows = ClipWindows(ShardDataset(shards[1]), Cut(5))
+    assert len(windows) > len(ShardDataset(shards[1]))
+    for i in range(len(windows)):
+        sample = windows[i]
+        source = np.floor(np.array(sample["frame_times_s"]) * 3 + 1e-6) / 3  # when it was taken
+        assert np.abs(source - source[0] - 0.5 * np.arange(5)).max() <= 1 / 6 + 1e-6
+        assert (np.diff(source) > 0).all()

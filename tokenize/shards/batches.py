@@ -128,8 +128,10 @@ class Selection:
         shapes: of the codes, int64 [B, 4].
         columns: object arrays [B] of the fields that are no codes.
         sources: number in `datasets` of each sample's dataset, int64 [B].
-        datasets: the ShardDatasets that samples may come from.
+        datasets: the ShardDatasets that samples may come from, or windows of such.
         uniform: True where all are known to come from one of them and to have one shape.
+        pictures: bytes from a sample's offset to each of its pictures, int64 [B, V * F], view after
+            view; a row of -1 where they lie one after the other. None where all rows do.
     """
 
     files: Integers
@@ -139,6 +141,7 @@ class Selection:
     sources: Integers
     datasets: Sequence[Any]
     uniform: bool = False
+    pictures: Integers | None = None
 
     @staticmethod
     def empty(count: int, fields: Sequence[str], datasets: Sequence[Any]) -> "Selection":
@@ -158,6 +161,10 @@ class Selection:
         """Put samples of one of the datasets at these places."""
         self.files[at], self.offsets[at], self.shapes[at] = other.files, other.offsets, other.shapes
         self.sources[at] = source
+        if other.pictures is not None:
+            if self.pictures is None:
+                self.pictures = np.full((len(self.files), other.pictures.shape[1]), -1)
+            self.pictures[at] = other.pictures
         for name, column in self.columns.items():
             column[at] = other.columns[name]
 
@@ -166,7 +173,13 @@ class Selection:
         columns = {name: column[start:stop] for name, column in self.columns.items()}
         here = slice(start, stop)
         numbers = self.files[here], self.offsets[here], self.shapes[here]
-        return Selection(*numbers, columns, self.sources[here], self.datasets, self.uniform)
+        pictures = None if self.pictures is None else self.pictures[here]
+        sources = self.sources[here]
+        return Selection(*numbers, columns, sources, self.datasets, self.uniform, pictures)
+
+    def scattered(self, first: int) -> bool:
+        """True where the pictures of a sample, and so of all of its dataset, lie apart."""
+        return self.pictures is not None and bool(self.pictures[first, 0] >= 0)
 
     def check_uniform(self) -> None:
         """Set `uniform`; worth it before the samples are cut into batches."""
@@ -218,6 +231,9 @@ def _mapped(selection: Selection) -> Callable[[slice], Codes] | None:
     if not (selection.uniform and dataset.slicing.everything and isinstance(files, LocalFiles)):
         return None
     addresses, size = files.addresses(selection.files, selection.offsets), 2 * math.prod(shape)
+    if selection.scattered(0):
+        assert selection.pictures is not None
+        addresses, size = addresses[:, None] + selection.pictures, 2 * math.prod(shape[2:])
 
     def codes(here: slice) -> Codes:
         return files.gather_at(addresses[here], size).view("<u2").reshape(-1, *shape)
@@ -245,6 +261,9 @@ def _gather(dataset: Any, selection: Selection, here: Integers | None) -> Codes:
     if here is not None:
         shapes, files, offsets = shapes[here], files[here], offsets[here]
     slicing: Slicing = dataset.slicing
+    if selection.pictures is not None and selection.scattered(0 if here is None else int(here[0])):
+        pictures = selection.pictures if here is None else selection.pictures[here]
+        return _read_pictures(dataset.files, files, offsets, pictures, shapes)
     if slicing.everything and (selection.uniform or (shapes == shapes[0]).all()):
         return _read(dataset.files, files, offsets, tuple(shapes[0].tolist()))
     return _gather_part(dataset.files, slicing, shapes, files, offsets)
@@ -270,6 +289,19 @@ def _gather_part(
         skipped = (number * shapes[:, 1] + first) * 2 * int(np.prod(grid))
         out[:, i] = _read(files, numbers, offsets + skipped, (count, *grid))
     return out
+
+
+def _read_pictures(
+    files: Files, numbers: Integers, offsets: Integers, pictures: Integers, shapes: Integers
+) -> Codes:
+    """Pictures that lie apart, all with one gather."""
+    if not (shapes == shapes[0]).all():
+        raise UserError(_differ(np.unique(shapes, axis=0).tolist()))
+    places = offsets[:, None] + pictures
+    every = np.broadcast_to(numbers[:, None], places.shape)
+    shape = tuple(shapes[0].tolist())
+    read = files.gather(every.ravel(), places.ravel(), 2 * math.prod(shape[2:]))
+    return read.view("<u2").reshape(len(numbers), *shape)
 
 
 def _read(files: Files, numbers: Integers, offsets: Integers, shape: tuple[int, ...]) -> Codes:

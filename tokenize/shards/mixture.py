@@ -15,19 +15,21 @@ from handloom.tokenize.shards.batches import Selection, Stream, groups
 from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.format import Integers
 from handloom.tokenize.shards.order import order, permute_many
+from handloom.tokenize.shards.windows import ClipWindows
 
+Source = ShardDataset | ClipWindows
 BLOCK = 4096  # positions; weights are rounded to 1 / BLOCK
 
 
 class Mixture(Stream):
-    """Endless batches drawn from several datasets.
+    """Endless batches drawn from several datasets, or from windows of their clips.
 
     Each source advances through its own permutations, and shows every sample once in each epoch of
     its own. The batches are those of `ShardDataset.batches`, with the same arguments; all sources
     must give codes of one shape.
 
     Args:
-        sources: datasets by name.
+        sources: datasets, or windows of them, by name.
         weights: share of the samples that come from each source, by the same names; they are scaled
             to add up to one and rounded to 1/4,096.
 
@@ -36,7 +38,7 @@ class Mixture(Stream):
             sources have codes of different tokenizers.
     """
 
-    def __init__(self, sources: Mapping[str, ShardDataset], weights: Mapping[str, float]) -> None:
+    def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float]) -> None:
         if not sources or sources.keys() != weights.keys():
             raise UserError(
                 f"the sources are {sorted(sources)} and the weights name {sorted(weights)}; every "
@@ -103,7 +105,7 @@ def _quotas(weights: Sequence[float], names: Sequence[str]) -> Integers:
     return quotas
 
 
-def _check_tokenizers(sources: Mapping[str, ShardDataset]) -> None:
+def _check_tokenizers(sources: Mapping[str, Source]) -> None:
     hashes = {n: d.manifest.get("tokenizer", {}).get("weights_sha256") for n, d in sources.items()}
     if len(set(hashes.values())) > 1:
         raise UserError(

@@ -133,6 +133,8 @@ def _batch_outputs(job: Evaluation, batch: WindowBatch, noise_nB: Tensor) -> dic
     }
     arrays: dict[str, Any] = {name: value.float().cpu().numpy() for name, value in found.items()}
     masks = {"counts": batch.action_valid, "before_known": known}
+    if (phrases := job.facts.get("phrases")) is not None:
+        masks["known"] = np.isin(batch.caption, phrases)
     return arrays | masks | {"dataset": batch.dataset, "task": batch.task}
 
 

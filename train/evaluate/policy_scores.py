@@ -19,7 +19,7 @@ V views, d = 2 actions before the chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,8 @@ class Outputs:
     """[M, V], nats a code of the next picture; NaN where there is none."""
     dataset: Sequence[str]
     task: Sequence[str]
+    known: Bools | None = None
+    """[M]: the instruction is word for word one of training; None where those are not known."""
 
     def __len__(self) -> int:
         return len(self.true)
@@ -88,7 +90,9 @@ def scores_by_group(
     """Scores of all windows, of each dataset and of each of its tasks.
 
     Returns:
-        {"all": …, "datasets": {name: …}, "tasks": {dataset: {task: …}}}, each … as `scores` has it.
+        {"all": …, "datasets": {name: …}, "tasks": {dataset: {task: …}}}, each … as `scores` has it;
+        and "phrases": {"known": …, "unseen": …} by whether training had the instruction, of those
+        two that there are.
     """
     datasets: dict[str, list[int]] = {}
     tasks: dict[str, dict[str, list[int]]] = {}
@@ -99,14 +103,21 @@ def scores_by_group(
     def of(rows: Sequence[int]) -> Scores:
         return scores(outputs.part(rows), space, views, smoothing)
 
+    phrases = {} if outputs.known is None else {"phrases": _by_phrase(outputs.known, of)}
     return {
         "all": of(range(len(outputs))),
+        **phrases,
         "datasets": {name: of(datasets[name]) for name in sorted(datasets)},
         "tasks": {
             name: {task: of(found[task]) for task in sorted(found)}
             for name, found in sorted(tasks.items())
         },
     }
+
+
+def _by_phrase(known: Bools, of: Callable[[Sequence[int]], Scores]) -> Scores:
+    rows = {"known": np.flatnonzero(known), "unseen": np.flatnonzero(~known)}
+    return {name: of(found.tolist()) for name, found in rows.items() if len(found)}
 
 
 def scores(outputs: Outputs, space: Space, views: Sequence[str], smoothing: float) -> Scores:

@@ -13,6 +13,11 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     datasets = {"all": found["all"], **found["datasets"]}
     for name in datasets_to_print(datasets):
         yield from _rows(name, datasets[name])
+    phrases = found.get("phrases", {})
+    for name in phrases if len(phrases) > 1 else ():
+        yield from _rows(f"{name} phrases", phrases[name])
+    if list(phrases) == ["unseen"]:
+        yield "\ntraining had none of these instructions word for word"
     tasks = [
         (row["windows"], dataset, task, row["chunks"])
         for dataset, of_task in found["tasks"].items()

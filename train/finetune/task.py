@@ -47,6 +47,7 @@ class FinetuneTask(Task):
         self.here, self.micro_batch = share_of(config.batch_size, config.micro_batch, world.size)
         self.train, self.val = open_windows(config, "train"), open_windows(config, "val")
         self.space, self.manifest = self.train.space, self.train.manifest
+        self.phrases = self.train.captions()
         self.stage1_facts: dict[str, Any] | None = None
         torch.manual_seed(config.seed)
         self.shape, trunk = self._shape_and_trunk()
@@ -211,6 +212,8 @@ class FinetuneTask(Task):
             moved = None if config.text_encoder == "seeded" else config.text_encoder
             own = self.stage1_facts["text_encoder"]
             self.text = text.load_again(own, moved, str(self.world.device))
+            if self.text.spacing_s is not None:
+                self.text.spacing_s = config.stride / self.space.hz
             weights, trunk = gpt.state_dict(), replace(gpt.shape, views=grid[0])
             _refuse_too_many_frames(config, trunk)
         _refuse_odd_pool(config, trunk)
@@ -253,6 +256,7 @@ class FinetuneTask(Task):
             "tokenizer": self.manifest["tokenizer"],
             "text_encoder": self.text.facts,
             "stage1": self.stage1_facts,
+            "phrases": sorted(self.phrases),
         }
 
 

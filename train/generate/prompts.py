@@ -15,6 +15,7 @@ from PIL import Image
 from handloom.errors import UserError, first_line
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.shards import ShardDataset, read_manifest
+from handloom.tokenize.shards.windows import ClipWindows
 from handloom.tokenize.vqgan import VQGAN
 from handloom.train.generate.config import GenerateConfig
 from handloom.train.model.shape import Shape
@@ -47,6 +48,7 @@ def find(
     trained_on: dict[str, Any],
     tokenizer: VQGAN,
     encoder: TextEncoder,
+    wanted: data.Wanted = data.WANTED,
 ) -> list[Prompt]:
     """Find what the configuration names, and check that it fits the model.
 
@@ -56,6 +58,7 @@ def find(
         trained_on: facts of the tokenizer whose codes the model was trained on.
         tokenizer: that one, loaded.
         encoder: the model's.
+        wanted: windows, as the model was trained on.
 
     Raises:
         UserError: an unknown clip, an unreadable picture, codes of another tokenizer or shape, or
@@ -67,7 +70,10 @@ def find(
         return [_from_pictures(config, shape, tokenizer)]
     for folder in config.shards:
         _refuse_other_codes(place_and_weight(folder)[0], trained_on)
-    samples = _held_out(config) if config.clip is None else [_clip(config, config.clip)]
+    if config.clip is None:
+        samples = _held_out(config, wanted)
+    else:
+        samples = [_clip(config, config.clip, wanted)]
     return [_from_sample(config, shape, sample) for sample in samples]
 
 
@@ -118,10 +124,10 @@ def _read(path: Path, side: int) -> NDArray[np.uint8]:
 
 def _refuse_long(words: str, encoder: TextEncoder) -> None:
     found = len(encoder.tokenize(words))
-    if found > encoder.length:
+    if found > encoder.words:
         raise UserError(
             f"--text has {found} tokens, start and end included, and the model was trained to read "
-            f"{encoder.length}: shorten it."
+            f"{encoder.words}: shorten it."
         )
 
 
@@ -135,13 +141,25 @@ def _refuse_other_codes(folder: str, trained_on: dict[str, Any]) -> None:
         )
 
 
-def _held_out(config: GenerateConfig) -> list[dict[str, Any]]:
+def _held_out(config: GenerateConfig, wanted: data.Wanted) -> list[dict[str, Any]]:
     """The first held-out clips, the folders in turn."""
-    clips = data.open_split(config.shards, "val", need=1)
+    clips = data.open_split(config.shards, "val", 1, wanted)
     return [clips[i] for i in range(min(len(clips), config.clips or 0))]
 
 
-def _clip(config: GenerateConfig, clip_id: str) -> dict[str, Any]:
+def _window(clips: ShardDataset, clip: int, wanted: data.Wanted) -> dict[str, Any]:
+    windows = ClipWindows(clips, wanted.cut([clips]))
+    numbers = windows.of_clip(clip)
+    if not numbers:
+        raise UserError(
+            f"clip {clips[clip]['clip_id']} is too short for the {windows.cut.frames} frames that "
+            "the model was trained on, or lacks its views: name another one with --clip."
+        )
+    return windows[numbers.start]
+
+
+def _clip(config: GenerateConfig, clip_id: str, wanted: data.Wanted) -> dict[str, Any]:
+    """A clip, or its first window where the model was trained on windows."""
     known: list[str] = []
     for text in config.shards:
         folder, _ = place_and_weight(text)
@@ -151,7 +169,10 @@ def _clip(config: GenerateConfig, clip_id: str) -> dict[str, Any]:
                 rows = np.arange(start, min(start + ROWS_AT_A_TIME, len(clips)))
                 ids = clips.find(rows, ("clip_id",)).columns["clip_id"].tolist()
                 if clip_id in ids:
-                    return clips[start + ids.index(clip_id)]
+                    number = start + ids.index(clip_id)
+                    return (
+                        clips[number] if wanted == data.WANTED else _window(clips, number, wanted)
+                    )
                 known += ids[: ROWS_AT_A_TIME if start == 0 else 0]
     close = difflib.get_close_matches(clip_id, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""

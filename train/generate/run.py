@@ -22,6 +22,7 @@ from handloom.train.generate.quality import PredictedView
 from handloom.train.model import continuation, export, text
 from handloom.train.model.shape import Shape
 from handloom.train.pretrain import true_frames
+from handloom.train.pretrain.data import Wanted
 
 
 def run(config: GenerateConfig) -> None:
@@ -31,14 +32,15 @@ def run(config: GenerateConfig) -> None:
         facts["tokenizer"], config.tokenizer, config.device, config.threads
     )
     encoder = text.load_again(facts["text_encoder"], config.text_encoder, config.device)
-    prompts = find(config, model.shape, facts["tokenizer"], tokenizer, encoder)
+    wanted = Wanted.from_facts(facts)
+    prompts = find(config, model.shape, facts["tokenizer"], tokenizer, encoder, wanted)
     distance, network = _metrics(config)
     frames = config.frames or model.shape.frames
     _refuse_nothing_to_do(prompts, frames, model.shape)
     config.out.mkdir(parents=True, exist_ok=True)
     shown: list[PredictedView] = []
     for prompt in prompts:
-        text_1LE = encoder([prompt.text])
+        text_1LE = encoder([prompt.text], [1 / prompt.fps])
         predicted = continuation.continue_clip(model, prompt.given_VfRC, text_1LE, frames, config)
         np.save(config.out / f"{prompt.name}.tokens.npy", predicted)
         video = pictures.decode(predicted, tokenizer)

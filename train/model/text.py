@@ -9,7 +9,7 @@ Shapes: B captions, L tokens a caption, E width of the encoder.
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,22 @@ class TextEncoder:
         tokenize: caption to token ids, start and end included.
         length: L; longer captions are cut.
         device: where the network runs and the features are.
+        spacing_s: None, or seconds between frames where a call names none: features then begin
+            with one more vector, that of the spacing.
+
+    Attributes:
+        words: L without the vector of the spacing: tokens of a caption.
+        length: L.
     """
 
     def __init__(
-        self, name: str, network: nn.Module, tokenize: Tokenize, length: int, device: str
+        self,
+        name: str,
+        network: nn.Module,
+        tokenize: Tokenize,
+        length: int,
+        device: str,
+        spacing_s: float | None = None,
     ) -> None:
         config: Any = network.config
         if not 2 < length <= config.max_position_embeddings:
@@ -51,7 +63,8 @@ class TextEncoder:
         self.name = name
         self.network = network.eval().requires_grad_(False).to(device)
         self.tokenize = lru_cache(CACHED_CAPTIONS)(tokenize)
-        self.length, self.device = length, device
+        self.words, self.device, self.spacing_s = length, device, spacing_s
+        self.length = length + (spacing_s is not None)
         self.width: int = config.hidden_size
         self.weights_sha256 = _hash_weights(network)
         self.read = self.cut = 0
@@ -60,10 +73,27 @@ class TextEncoder:
     @property
     def facts(self) -> dict[str, Any]:
         """Name, hash and length, as plain JSON: exports record them, `load_again` reads them."""
-        return {"name": self.name, "weights_sha256": self.weights_sha256, "length": self.length}
+        facts = {"name": self.name, "weights_sha256": self.weights_sha256, "length": self.words}
+        return facts if self.spacing_s is None else facts | {"spacing_s": self.spacing_s}
 
-    def __call__(self, captions: list[str]) -> Tensor:
-        """Features float32 [B, L, E], zero behind the end of a caption."""
+    def __call__(
+        self, captions: list[str], spacings_s: Sequence[float | None] | None = None
+    ) -> Tensor:
+        """Features float32 [B, L, E], zero behind the end of a caption.
+
+        Args:
+            captions: B of them.
+            spacings_s: seconds between the frames of each clip, None where they are not known;
+                heeded by an encoder with a spacing alone.
+        """
+        text_BLE = self._encode(captions)
+        if self.spacing_s is None:
+            return text_BLE
+        known = [s or self.spacing_s for s in spacings_s or [None] * len(captions)]
+        spacing_B1E = spacing_features(known, self.width).to(text_BLE.device)[:, None]
+        return torch.cat([spacing_B1E, text_BLE], dim=1)
+
+    def _encode(self, captions: list[str]) -> Tensor:
         ids = [self._tokens(caption) for caption in captions]
         if torch.device(self.device).type == "cuda":
             return self.together(ids)
@@ -76,7 +106,7 @@ class TextEncoder:
         Attention is causal, so what follows a caption's end does not reach it. Nothing is kept:
         the last digits may depend on the batch, but a batch then gives the same ones each time.
         """
-        width = self.length
+        width = self.words
         ids_BL = torch.tensor([row + row[-1:] * (width - len(row)) for row in ids])
         ends_B1 = torch.tensor([[len(row)] for row in ids])
         if torch.device(self.device).type == "cuda":  # from page-locked memory nobody waits
@@ -91,36 +121,50 @@ class TextEncoder:
         """Token ids of a caption, cut and counted."""
         ids = self.tokenize(caption)
         self.read += 1
-        self.cut += len(ids) > self.length
-        return ids if len(ids) <= self.length else [*ids[: self.length - 1], ids[-1]]
+        self.cut += len(ids) > self.words
+        return ids if len(ids) <= self.words else [*ids[: self.words - 1], ids[-1]]
 
     @torch.no_grad()
     def _compute(self, ids: tuple[int, ...]) -> Tensor:
         # One caption at a time: features must not depend on which captions share a batch, or a
         # resumed run would differ in the last digits.
-        features_LE = torch.zeros(self.length, self.width, device=self.device)
+        features_LE = torch.zeros(self.words, self.width, device=self.device)
         out = self.network(input_ids=torch.tensor([ids], device=self.device))
         features_LE[: len(ids)] = out.last_hidden_state[0].float()
         return features_LE
 
 
-def load(name: str, length: int, device: str = "cpu") -> TextEncoder:
+def spacing_features(spacings_s: Sequence[float], width: int) -> Tensor:
+    """Spacings of frames in seconds as vectors float32 [B, E] of length sqrt(E).
+
+    Sines and cosines of their logarithm, as positions are encoded (arXiv 1706.03762): from one
+    turn in a factor of 500 to a turn in one of 1.5.
+    """
+    rate_p = torch.logspace(0, 4, (width + 1) // 2, base=2.0)
+    turn_Bp = torch.tensor(spacings_s, dtype=torch.float32).log()[:, None] * rate_p
+    return 2**0.5 * torch.cat([turn_Bp.sin(), turn_Bp.cos()], dim=1)[:, :width]
+
+
+def load(
+    name: str, length: int, device: str = "cpu", spacing_s: float | None = None
+) -> TextEncoder:
     """Load a frozen text encoder.
 
     Args:
         name: `seeded`, a folder with a CLIP checkpoint, or a hub id such as
             `openai/clip-vit-base-patch32`.
-        length: L, tokens a caption.
+        length: tokens a caption.
         device: a torch device.
+        spacing_s: as of `TextEncoder`.
 
     Raises:
         UserError: no such folder, not a CLIP, or a hub that cannot be reached.
     """
     if name == "seeded":
-        return TextEncoder(name, _seeded_network(), hash_words, length, device)
+        return TextEncoder(name, _seeded_network(), hash_words, length, device, spacing_s)
     folder = Path(name).expanduser()
     network, tokenize = _clip(folder) if folder.is_dir() else _from_hub(name)
-    return TextEncoder(name, network, tokenize, length, device)
+    return TextEncoder(name, network, tokenize, length, device, spacing_s)
 
 
 def load_again(facts: dict[str, Any], place: str | None = None, device: str = "cpu") -> TextEncoder:
@@ -135,7 +179,7 @@ def load_again(facts: dict[str, Any], place: str | None = None, device: str = "c
         UserError: it is not there, or is another one.
     """
     name = place or facts["name"]
-    encoder = load(name, facts["length"], device)
+    encoder = load(name, facts["length"], device, facts.get("spacing_s"))
     if encoder.weights_sha256 != facts["weights_sha256"]:
         raise UserError(
             f"{name} holds the text encoder {encoder.weights_sha256[:12]}, and the model was "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from handloom.train.trainer.options import Free, GPTOptions
+from handloom.train.trainer.options import Added, Free, GPTOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,24 @@ class PretrainConfig(GPTOptions):
     out: Free[Path] = Path("runs/pretrain")
     """Folder for checkpoints, metrics.jsonl, predictions.png, export/ and summary.json; all
     processes must see it."""
+    frames: Added[int | None] = None
+    """Frames of a window; by default as many as the clips have that hold a few frames spread over
+    their length, and 5 where there are only robot episodes."""
+    spacing_s: Added[float | None] = None
+    """Seconds from one frame of a window to the next, to the nearest picture of the source. By
+    default 0.5 for robot episodes; clips that hold a few frames spread over their length are read
+    as they are."""
+    views: Added[tuple[str, ...]] = ()
+    """Names of the camera views to read, by default all; each is a sample of its own. Those of
+    clips of people are called `main`."""
+    joint_views: Added[bool] = False
+    """Read all of --views at once: a sample has a picture of each at every moment."""
+    spacing_input: Added[bool] = False
+    """Tell the model how many seconds lie between the frames of a window, as one more vector before
+    those of the caption."""
+    init: Free[Path | None] = None
+    """A finished run or its export folder whose weights this run starts from, with steps, learning
+    rate and optimiser of its own: for more steps, other shards or other weights of them."""
     steps: int = 200
     """Optimiser steps."""
     batch_size: int = 2

@@ -30,7 +30,7 @@ from handloom.train.pretrain.baselines import (
     Unigram,
     datasets_to_print,
 )
-from handloom.train.pretrain.data import Clips
+from handloom.train.pretrain.data import Clips, spacing_of
 from handloom.train.pretrain.validate import Pretraining, by_dataset, in_parts
 
 BASELINE_CLIPS = 4_096  # more would not move a table of frequencies
@@ -150,7 +150,8 @@ def draw_predictions(job: Pretraining) -> list[quality.PredictedView]:
     sources = true_frames.read(job.config.shards, samples, tokenizer)
     comparisons, shown = [], []
     for sample in samples:
-        caption, text_1LE = sample["caption"], job.text([sample["caption"]])
+        caption = sample["caption"]
+        text_1LE = job.text([caption], [spacing_of(sample)])
         given_V1RC, frames = sample["tokens"][:, :1], job.shape.frames
         predicted = continuation.continue_clip(job.model, given_V1RC, text_1LE, frames)
         video, true = (pictures.decode(codes, tokenizer) for codes in (predicted, sample["tokens"]))

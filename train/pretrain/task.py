@@ -9,7 +9,7 @@ Shapes: B clips of this process, N codes a clip in the order of the model.
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from handloom.errors import UserError
+from handloom.tokenize.shards.pace import SPACING_S
 from handloom.train.model import export, text
 from handloom.train.model.gpt import GPT
 from handloom.train.model.shape import Shape, named_shape
-from handloom.train.pretrain import data, results, validate
+from handloom.train.pretrain import data, init, refusals, results, validate
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import flops
 from handloom.train.trainer.distributed import World, distribute, whole
@@ -37,12 +38,22 @@ class PretrainTask(Task):
     def __init__(self, config: PretrainConfig, world: World) -> None:
         super().__init__(config, world)
         self.here, self.micro_batch = share_of(config.batch_size, config.micro_batch, world.size)
-        self.train = data.open_split(config.shards, "train", need=config.batch_size)
-        self.val = data.open_split(config.shards, "val", need=1)
-        self.text = text.load(config.text_encoder, config.text_length, str(world.device))
+        wanted = data.Wanted(config.frames, config.spacing_s, config.views, config.joint_views)
+        self.train = data.open_split(config.shards, "train", config.batch_size, wanted)
+        self.wanted = replace(wanted, frames=self.train.sources[0].cut.frames)
+        self.val = data.open_split(config.shards, "val", 1, self.wanted)
+        spacing_s = (config.spacing_s or SPACING_S) if config.spacing_input else None
+        place, length = config.text_encoder, config.text_length
+        self.text = text.load(place, length, str(world.device), spacing_s)
         self.shape = shape_of(config, self.train, self.text)
         torch.manual_seed(config.seed)
         self.trained = GPT(self.shape).to(world.device)
+        self.init_sha256 = ""
+        if config.init is not None:
+            tokenizer = self.train.manifest["tokenizer"]
+            found = init.load(config.init, self.shape, tokenizer, self.text)
+            weights, self.init_sha256 = found
+            self.trained.load_state_dict(weights)
         self.trained.activation_checkpointing = config.activation_checkpointing
         self.model = self.trained  # whole; see gather
         self.objective = distribute(self.trained, config, world)
@@ -58,6 +69,7 @@ class PretrainTask(Task):
             "tokenizer": f"{tokenizer['name']} ({tokenizer['weights_sha256'][:12]})",
             "text encoder": self.text.weights_sha256[:12],
             "train shards": data.fingerprint(self.train),
+            **({"init": self.init_sha256[:12]} if self.init_sha256 else {}),
         }
 
     def batches(self, position: int) -> Iterator[Batch]:
@@ -169,6 +181,8 @@ class PretrainTask(Task):
         facts: dict[str, Any] = {
             name: manifest[name] for name in ("tokenizer", "frames") if name in manifest
         }
+        if not all(source.whole for source in self.train.sources):
+            facts["windows"] = asdict(self.wanted)
         return {**facts, "text_encoder": self.text.facts, "size": self.config.size}
 
     def describe(self) -> list[str]:
@@ -181,11 +195,27 @@ class PretrainTask(Task):
             f"{frozen / 1e6:.1f} M frozen",
             f"{len(self.train)} train and {len(self.val)} val clips of {shape.frames} frames x "
             f"{shape.codes_per_frame} codes, codebook {shape.codebook_size:,}",
+            *self._describe_windows(),
             f"a step is {config.batch_size} clips: {world.size} process{'es' * (world.size > 1)} "
             f"on {device_name(world.device)} x {self.here // self.micro_batch} x "
             f"{self.micro_batch}",
             *self._describe_flops(),
         ]
+
+    def _describe_windows(self) -> list[str]:
+        """A line for each folder and split, where clips are not simply windows."""
+        sources = [*self.train.sources, *self.val.sources]
+        if all(source.whole for source in sources):
+            return []
+        lines = [refusals.described(source) for source in sources]
+        held = {str(source.path) for source in self.val.sources}
+        missing = [str(s.path) for s in self.train.sources if str(s.path) not in held]
+        if missing:
+            lines.append(
+                f"no held-out window in {', '.join(missing)}: no validation of it (a larger "
+                "--ingest.val-percent of `handloom curate` holds more out)"
+            )
+        return lines
 
     def _describe_flops(self) -> list[str]:
         share, each = self.share_of_peak(), flops.flops_per_clip(self.shape)

@@ -46,11 +46,19 @@ class Checkpoints:
         identity: facts that must be equal in a checkpoint for it to be loaded.
         keep: number of checkpoints that stay.
         world: the processes that save and load together.
+        kept_step: a step whose checkpoint stays beside those.
     """
 
-    def __init__(self, out: Path, identity: dict[str, Any], keep: int, world: World) -> None:
+    def __init__(
+        self,
+        out: Path,
+        identity: dict[str, Any],
+        keep: int,
+        world: World,
+        kept_step: int | None = None,
+    ) -> None:
         self.folder, self.identity = out / "checkpoints", json.loads(json.dumps(identity))
-        self.keep, self.world = max(1, keep), world
+        self.keep, self.world, self.kept_step = max(1, keep), world, kept_step
         self._failure: BaseException | None = None
         self._ready = threading.Event()  # nothing is being written
         self._ready.set()
@@ -164,7 +172,8 @@ class Checkpoints:
         publish(partial, whole)
         write_text(self.folder / "latest", whole.name)
         for old in _checkpoints(self.folder)[: -self.keep]:
-            shutil.rmtree(old)
+            if int(old.name) != self.kept_step:
+                shutil.rmtree(old)
 
     def _fail(self, partial: Path, error: BaseException | None) -> None:
         self._failure = error

@@ -54,7 +54,7 @@ def train(job: Run, stop_asked: Callable[[], bool]) -> None:
 
         last, stop = job.step == config.steps, job.world.any(stop_asked())
         validating = last or _due(job, config.val_every)
-        saving = last or stop or _due(job, config.save_every)
+        saving = last or stop or _due(job, config.save_every) or job.step == job.kept_step
         drawing = _due(job, getattr(config, "sample_every", 0)) and not last
         if validating or saving or drawing or _due(job, config.log_every):
             log.flush()

@@ -59,11 +59,25 @@ def set_rate(optimizer: torch.optim.Optimizer, peak: float, factor: float = 1.0)
 
 
 def schedule(step: int, config: GPTOptions) -> float:
-    """The share of the peak learning rate at a step: linear warm-up, then a cosine to 5 %."""
+    """The share of the peak learning rate at a step.
+
+    A linear warm-up, then a cosine to 5 %; or the peak and at its end 1 - sqrt to 5 %, which ended
+    lower than a line in arXiv 2405.18392.
+    """
     if step < config.warmup:
         return (step + 1) / config.warmup
+    if config.schedule == "wsd":
+        first = falls_from(config)
+        fallen = max(0, step - first) / max(1, config.steps - first)
+        return 0.05 + 0.95 * (1 - math.sqrt(fallen))
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def falls_from(config: GPTOptions) -> int:
+    """The step from which the rate of `wsd` falls."""
+    decay = config.steps // 10 if config.decay_steps is None else config.decay_steps
+    return max(config.warmup, config.steps - decay)
 
 
 def accumulate(

@@ -1,16 +1,22 @@
 """Options that all kinds of training share. This file imports no torch: `--help` is instant.
 
 An option marked `Free` decides where, how fast or how watched a run learns, not what it learns: a
-resumed run may change it. All others are the run's identity, which its checkpoints keep.
+resumed run may change it. All others are the run's identity, which its checkpoints keep; one marked
+`Added` only where it is set, so that checkpoints of former versions go on.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_type_hints
 
+from handloom.errors import UserError
+
 T = TypeVar("T")
 FREE = "a resumed run may change it"
 Free = Annotated[T, FREE]
+ADDED = "runs from before it was an option go on as long as it is not set"
+Added = Annotated[T, ADDED]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,9 @@ class TrainOptions:
         hints = get_type_hints(type(self), include_extras=True)
         kept = asdict(self)
         for option in fields(self):
-            if FREE in getattr(hints[option.name], "__metadata__", ()):
+            marks = getattr(hints[option.name], "__metadata__", ())
+            unset = getattr(self, option.name) == option.default
+            if FREE in marks or (ADDED in marks and unset):
                 del kept[option.name]
         return kept
 
@@ -112,6 +120,12 @@ class GPTOptions(TrainOptions):
     step. By default all that it gets of a batch."""
     warmup: int = 20
     """Steps over which the learning rate rises; then it falls along a cosine to a twentieth."""
+    schedule: Added[Literal["cosine", "wsd"]] = "cosine"
+    """`wsd` (warm-up, stable, decay) keeps the learning rate at its peak until the last
+    --decay-steps. Such a run can go on with other --steps, from where its rate began to fall."""
+    decay_steps: Added[int | None] = None
+    """Steps at the end of `wsd` over which the rate falls to a twentieth; by default a tenth of
+    --steps (MiniCPM, arXiv 2404.06395)."""
     weight_decay: float = 0.1
     """AdamW's decay of matrices; norms and biases are not decayed."""
     activation_checkpointing: Free[bool] = False
@@ -123,6 +137,23 @@ class GPTOptions(TrainOptions):
     """Frozen text encoder: `seeded` (small, random, no download), a CLIP folder or a hub id."""
     text_length: int = 24
     """Tokens of a caption, start and end included; longer captions are cut."""
+
+    def identity(self) -> dict[str, Any]:
+        """As of `TrainOptions`; with `wsd` without the end of the run, which may be moved."""
+        kept = super().identity()
+        if self.schedule == "wsd":
+            kept = {n: v for n, v in kept.items() if n not in ("steps", "decay_steps")}
+        return kept
+
+    def check(self) -> None:
+        """Check that the rate can rise and fall within the run."""
+        super().check()
+        decay, room = self.decay_steps, self.steps - self.warmup
+        if decay is not None and (self.schedule != "wsd" or not 0 < decay <= room):
+            raise UserError(
+                f"--decay-steps {decay} with --schedule {self.schedule}, --steps {self.steps} and "
+                f"--warmup {self.warmup}: give --schedule wsd and 1 to {max(1, room)} steps."
+            )
 
     def __post_init__(self) -> None:
         if isinstance(self.shards, str | Path):  # one folder, as Python callers have it
@@ -139,14 +170,24 @@ class GPTOptions(TrainOptions):
 
 
 def place_and_weight(text: str) -> tuple[str, float | None]:
-    """Split `PLACE=WEIGHT`; the weight is None where none is given."""
+    """Split `PLACE=WEIGHT`; the weight is None where none is given.
+
+    Raises:
+        UserError: the weight is not above zero.
+    """
     place, equals, weight = text.rpartition("=")
     if not equals or Path(text).is_dir():
         return text, None
     try:
-        return place, float(weight)
+        share = float(weight)
     except ValueError:
         return text, None  # a folder with = in its name
+    if not 0 < share < math.inf:
+        raise UserError(
+            f"{text} asks for a weight of {weight}, expected a number above 0: write {place}=1, or "
+            "leave the folder out."
+        )
+    return place, share
 
 
 def absolute_place(text: str) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from handloom.train.trainer.checkpoints import Checkpoints
 from handloom.train.trainer.distributed import World, reshard
+from handloom.train.trainer.going_on import go_back, rate_of
 from handloom.train.trainer.log import Log
 from handloom.train.trainer.options import TrainOptions
 from handloom.train.trainer.task import Scores, forget_results, task_class
@@ -33,7 +34,11 @@ class Run:
         self.scores: Scores | None = None
         """The last validation; in other ranks than 0 it is empty."""
         identity = self.task.identity()
-        self.checkpoints = Checkpoints(config.out, identity, config.keep, self.world)
+        self.kept_step = rate_of(config).get("rate", {}).get("falls_from")
+        """Step whose checkpoint is written and kept, for runs that go on; None without one."""
+        self.checkpoints = Checkpoints(
+            config.out, identity, config.keep, self.world, self.kept_step
+        )
         self._resume()
 
     @cached_property
@@ -77,6 +82,7 @@ class Run:
     def save(self) -> None:
         """Start to write a checkpoint of all that the next step depends on."""
         facts = {"position": self.position, "skipped": self.log.skipped, **self.task.facts()}
+        facts |= rate_of(self.config)
         self.checkpoints.save(self.step, self.task.tensors(), facts)
 
     def gather(self) -> None:
@@ -95,6 +101,7 @@ class Run:
             self.checkpoints.delete()
             forget_results(self.config, type(self.task))
             shutil.rmtree(self.config.out / "tensorboard", ignore_errors=True)
+        go_back(self.config, self.checkpoints, self.task.finished_by)
         facts = self.checkpoints.load(self.task.tensors())
         if facts is not None:
             self.step, self.position = facts["step"], facts["position"]

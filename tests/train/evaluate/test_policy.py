@@ -189,6 +189,19 @@ def test_tasks_and_datasets_add_up(outputs: Outputs) -> None:
     assert found["all"]["chunks"]["prior mean"]["arm_l1_std"] == pytest.approx(0.5)
 
 
+def test_known_and_unseen_instructions_are_scored_apart(outputs: Outputs) -> None:
+    off = outputs.true.copy()
+    off[4:, :, :6] += 1
+    known = np.arange(6) < 4
+    found = scores_by_group(
+        replace(outputs, prior_mean=off, known=known), SPACE, ("static", "wrist"), 0.1
+    )
+    errors = {n: row["chunks"]["prior mean"]["arm_l1_std"] for n, row in found["phrases"].items()}
+    assert errors == {"known": 0, "unseen": pytest.approx(1)}
+    assert [row["windows"] for row in found["phrases"].values()] == [4, 2]
+    assert "phrases" not in scores_by_group(outputs, SPACE, ("static", "wrist"), 0.1)
+
+
 # A whole evaluation
 
 

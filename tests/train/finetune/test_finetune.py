@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import read_manifest
-from handloom.train.finetune import export, stage1
+from handloom.train.finetune import export, stage1, validate
 from handloom.train.finetune.config import FinetuneConfig, FlowOptions, HeadOptions, LossOptions
 from handloom.train.finetune.heads.cvae import has_collapsed
 from handloom.train.model import text
 from handloom.train.trainer.run import Run
 from handloom.train.trainer.start import train
 from tests.helpers.folders import CHECKOUT
-from tests.helpers.robot_shards import write_robot_shards
+from tests.helpers.robot_shards import TASKS, wander, write_robot_shards
 from tests.helpers.stage1_runs import losses, rows, small_run, trace, write_clips
 from tests.helpers.stage1_trunk import as_stage1
 from tests.helpers.tiny_clip_text import write_clip_text
@@ -80,6 +80,24 @@ def test_a_run_learns_and_ends_with_a_summary(whole_run: Path) -> None:
     assert set(summary["val"]["video"]) == {"static", "gripper"}
     train = [row["train"] for row in rows(whole_run) if "train" in row]
     assert {"loss", "video", "arm", "gripper", "kl", "windows_per_s", "data_wait"} <= set(train[0])
+
+
+def test_validation_tells_known_from_unseen_instructions(tmp_path: Path) -> None:
+    episodes = {"train": [wander(i) for i in (0, 1, 3, 4)], "val": [wander(i) for i in (2, 6)]}
+    folder = write_robot_shards(tmp_path / "shards", episodes)
+    job = Run(small_finetune(folder, tmp_path / "out")).task
+    assert job.phrases == {episode.caption for episode in episodes["train"]} == set(TASKS[:2])
+    found = validate.evaluate(job)
+    assert found is not None
+    both = found.phrases["known"], found.phrases["unseen"]
+    assert [part.windows for part in both] == [8, 8]
+    for who in ("prior_mean", "mean_action"):
+        alone = [getattr(part, who).arm_l1 for part in both]
+        # each window has four actions that count, but for the last ones of an episode
+        assert min(alone) <= getattr(found, who).arm_l1 <= max(alone)
+    assert "known phrases, 8 windows" in "\n".join(validate.table(found))
+    train(small_finetune(folder, tmp_path / "out", steps=2))
+    assert export.load(tmp_path / "out")[2]["phrases"] == sorted(TASKS[:2])
 
 
 def test_a_finished_run_does_nothing(
@@ -228,7 +246,9 @@ def test_stage_1_of_another_tokenizer_or_grid_is_refused(stage_1: Path, tmp_path
 
 def test_stage_1_of_other_views_is_refused(tmp_path: Path, shards: Path) -> None:
     three = write_robot_shards(tmp_path / "three", views=("a", "b", "c"), steps=3)
-    train(small_run(three, tmp_path / "run", size="nano", steps=2))
+    at_once: dict[str, Any] = {"views": ("a", "b", "c"), "joint_views": True}
+    short: dict[str, Any] = {"frames": 3, "spacing_s": 0.1, "steps": 2}
+    train(small_run(three, tmp_path / "run", size="nano", **short, **at_once))
     with pytest.raises(UserError, match=r"3 views.*2: choose"):
         Run(small_finetune(shards, tmp_path / "out", stage1=tmp_path / "run", history=1))
 

@@ -266,7 +266,11 @@ def test_bad_input_is_one_sentence(config: PretrainConfig, shards: Path, tmp_pat
     refused("val holds 0 clips", shards=(str(write_clips(tmp_path / "empty", clips=(4, 0))),))
     still = str(write_clips(tmp_path / "still", frames=1))
     refused("have 1 frame", shards=(still,))
-    refused(r"codes of several shapes .* \[1, 1, 6, 6\]", shards=(str(shards), still))
+    refused("still/train: each of its 24 clips is too short for 3 f", shards=(str(shards), still))
+    small = str(write_clips(tmp_path / "small", side=4))
+    refused(r"codes of several shapes .* \[4, 4\].*--out .* --tok", shards=(str(shards), small))
+    refused("asks for a weight of 0, expected a number above 0", shards=(f"{shards}=0",))
+    refused("asks for a weight of -1", shards=(str(shards), f"{small}=-1"))
     other = write_clips(tmp_path / "other", tokenizer={**TOKENIZER, "weights_sha256": "cd" * 32})
     refused("encoded by different tokenizers", shards=(str(shards), str(other)))
     if not torch.cuda.is_available():

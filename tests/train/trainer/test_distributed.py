@@ -180,7 +180,7 @@ def test_the_processes_share_the_batches_of_one(shards: Path, size: int) -> None
     def inputs(rank: int, size: int) -> Any:
         batches = data.batches(4, 0, rank, size, fields=FIELDS)
         return make_batches(
-            batches, torch.device("cpu"), lambda captions: torch.zeros(len(captions))
+            batches, torch.device("cpu"), lambda captions, _: torch.zeros(len(captions))
         )
 
     ranks = [inputs(rank, size) for rank in range(size)]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.errors import UserError
+from handloom.tokenize.shards.windows import picture_offsets
 from handloom.train.finetune.windows.episodes import Episodes, Integers
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -75,6 +76,11 @@ class FolderWindows:
         data = self.episodes.data
         return [shard["sha256"][:12] for shard in data.manifest["splits"][data.split]["shards"]]
 
+    def captions(self) -> set[str]:
+        """Instructions of the episodes that give windows."""
+        found = self.episodes.data.find(np.unique(self._episode).astype(np.int64), ("caption",))
+        return set(found.columns["caption"])
+
     def read(self, numbers: Integers) -> Columns:
         """Windows by their numbers, int64 [B]: fields of a `WindowBatch`, text as objects [B]."""
         run = np.searchsorted(self._starts, numbers, side="right") - 1
@@ -102,8 +108,8 @@ class FolderWindows:
         view = self.episodes.view_numbers(episode, self.views)
         visible = (wanted == at)[:, :, None] & (view >= 0)[:, None, :]
         size = 2 * self.episodes.grid[0] * self.episodes.grid[1]
-        picture = (view.clip(0) * steps[:, None])[:, None, :] + at[:, :, None]
-        places = found.offsets[:, None, None] + size * picture
+        pictures = picture_offsets(found.shapes, view.clip(0), at).swapaxes(1, 2)
+        places = found.offsets[:, None, None] + pictures
         files = np.broadcast_to(found.files[:, None, None], places.shape)
         read = self.episodes.data.files.gather(files.ravel(), places.ravel(), size)
         codes = read.view("<u2").reshape(*places.shape, *self.episodes.grid)

@@ -121,6 +121,10 @@ class Windows:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def captions(self) -> set[str]:
+        """Instructions of the episodes that give windows."""
+        return set().union(*(folder.captions() for folder in self._folders))
+
     def fingerprint(self) -> list[str]:
         """Everything that the order and the content of the batches depend on."""
         shards = [shard for folder in self._folders for shard in folder.shards()]
