@@ -6,7 +6,7 @@ The decision is not made here: `select` reads the stored numbers, so thresholds 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,14 @@ from handloom.stages.hands.schedule import Plan, Sample
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
 from handloom.stages.media.transitions import Transition
-from handloom.stages.quality.columns import EMPTY_COLUMNS, measure_columns
+from handloom.stages.quality.columns import EMPTY_COLUMNS, FrameMeasures, measure_columns
 from handloom.stages.quality.frames import change, small_luma
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip, Row
 from handloom.tokenize.shards import sha256_file
 
 DETECTIONS_KEPT = 256  # frames of a video
+MEASURES_KEPT = 64  # frames; 65 kB each
 # Clips of videos so many times as long are searched where decoding is cheapest.
 LONG_VIDEO = 2.0
 # A clip that has hardly moved is not taken for a still one before a few more frames are decoded.
@@ -39,8 +40,7 @@ class SampledFrame:
 
     time_s: float
     picture_hwc: npt.NDArray[np.uint8]
-    luma_hw: npt.NDArray[np.uint8]
-    """`small_luma` of the picture."""
+    measures: FrameMeasures
     hands: list[Hand] | None = None
 
 
@@ -135,9 +135,10 @@ class Hands(Stage):
                     raise
                 failure = error  # costs a frame, not the clip
                 continue
-            lumas.append(small_luma(frame.picture_hwc))
+            measures = opened.measures(frame, sample.is_key)
+            lumas.append(measures.luma_hw)
             hands = None if done else opened.hands(frame, sample.is_key)
-            yield SampledFrame(frame.time_s, frame.picture_hwc, lumas[-1], hands)
+            yield SampledFrame(frame.time_s, frame.picture_hwc, measures, hands)
             if any(hand["confidence"] >= CONFIRMED for hand in hands or []):
                 hits.add(frame.time_s)
             signs = signs or bool(hands)
@@ -185,7 +186,7 @@ def hand_row(clip: Clip, frames: list[SampledFrame], cuts: list[Transition]) -> 
         cuts_s=shots.change_times(cuts),
         shot_start_s=start_s,
         shot_end_s=end_s,
-        **measure_columns([f.picture_hwc for f in frames], [f.luma_hw for f in frames]),
+        **measure_columns([frame.measures for frame in frames]),
     )
 
 
@@ -195,11 +196,13 @@ def _numbered(hands: list[Hand] | None, frame: int) -> list[Hand]:
 
 @dataclass
 class _OpenVideo:
-    """A video and the hands detected in its frames: neighbouring clips share both."""
+    """A video, the hands detected in its frames and their measures: neighbouring clips share
+    them."""
 
     video: SmallVideo
     stage: Hands
     detected: dict[tuple[float, bool], list[Hand]] = field(default_factory=dict)
+    measured: dict[tuple[float, bool], FrameMeasures] = field(default_factory=dict)
 
     def frame(self, sample: Sample) -> SmallFrame:
         """A frame of the plan."""
@@ -214,14 +217,28 @@ class _OpenVideo:
         """
         slot = frame.time_s, is_key
         if slot not in self.detected:
-            if len(self.detected) >= DETECTIONS_KEPT:
-                del self.detected[next(iter(self.detected))]
+            _make_room(self.detected, DETECTIONS_KEPT)
             picture_hwc, options = frame.picture_hwc, self.stage.look
             hands = detect(picture_hwc, 0, options)
             if is_key and not hands:
                 hands = detect_signs(picture_hwc, 0, options)
             self.detected[slot] = hands
         return self.detected[slot]
+
+    def measures(self, frame: SmallFrame, is_key: bool) -> FrameMeasures:
+        """Measures of a frame."""
+        slot = frame.time_s, is_key
+        if slot not in self.measured:
+            _make_room(self.measured, MEASURES_KEPT)
+            luma_hw = small_luma(frame.picture_hwc)
+            self.measured[slot] = FrameMeasures.of(frame.picture_hwc, luma_hw)
+        return self.measured[slot]
+
+
+def _make_room(kept: dict[tuple[float, bool], Any], most: int) -> None:
+    """Drop the oldest entry where there are as many as may be kept."""
+    if len(kept) >= most:
+        del kept[next(iter(kept))]
 
 
 _open: dict[tuple[Path, Hands], _OpenVideo] = {}

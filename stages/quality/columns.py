@@ -1,6 +1,7 @@
 """Columns of the `hands` table beside the hands: scores for `select`, and fingerprints."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,37 @@ from handloom.stages.quality import frames as quality
 FrameHWC = npt.NDArray[np.uint8]
 
 
-def measure_columns(frames: Sequence[FrameHWC], lumas: Sequence[quality.LumaHW]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class FrameMeasures:
+    """What is measured of one frame."""
+
+    luma_hw: quality.LumaHW
+    """`small_luma` of the frame."""
+    quality: quality.FrameQuality
+    fingerprint: bytes
+
+    @classmethod
+    def of(cls, frame_hwc: FrameHWC, luma_hw: quality.LumaHW) -> "FrameMeasures":
+        """Measures of a frame, uint8 [H, W, 3] RGB, and its `small_luma`."""
+        return cls(luma_hw, quality.measure_frame(luma_hw), fingerprint(frame_hwc).tobytes())
+
+
+def measure_columns(frames: Sequence[FrameMeasures]) -> dict[str, Any]:
     """The columns of one clip.
 
     Args:
-        frames: at least one, uint8 [H, W, 3] RGB of one size, ascending in time.
-        lumas: `small_luma` of each.
+        frames: at least one, of pictures of one size, ascending in time.
     """
-    each = [quality.measure_frame(luma) for luma in lumas]
-    clip = quality.measure_clip(lumas)
+    clip = quality.measure_clip([frame.luma_hw for frame in frames])
     names = ("brightness", "contrast", "sharpness", "flat_share")
     return {
-        **{name: [getattr(frame, name) for frame in each] for name in names},
+        **{name: [getattr(frame.quality, name) for frame in frames] for name in names},
         "change": clip.change,
         "picture_xyxy": list(clip.picture_xyxy),
         "bar_share": clip.bar_share,
         "stereo": clip.stereo,
         "stereo_score": clip.stereo_score,
-        "fingerprints": b"".join(fingerprint(frame).tobytes() for frame in frames),
+        "fingerprints": b"".join(frame.fingerprint for frame in frames),
     }
 
 
