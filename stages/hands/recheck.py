@@ -45,7 +45,7 @@ class DetectOptions:
     """The same for weak hands, which need another detection to count, 0 to 1."""
     presence_confidence: float = 0.3
     """Landmark scores below this are ignored, 0 to 1."""
-    gap_share: float = 0.25
+    gap_share: float = 0.1
     """Search frames without a hand again where at least this share of the clip's frames shows
     one, 0 to 1."""
     min_hand_px: float = 20.0
@@ -88,20 +88,6 @@ def detect_weak(
             confirmed = _is_among(hand, _detect(frame_hwc, frame, options, window, score))
         rated.append(_with_confidence(hand, CONFIRMED if confirmed else 0.0))
     return rated
-
-
-def detect_signs(
-    frame_hwc: npt.NDArray[np.uint8], frame: int, options: DetectOptions
-) -> list[Hand]:
-    """Anything like a hand, magnified, at the lower left or right, with a confidence of 0.
-
-    Where a key frame shows nothing of the kind, the frames around it mostly show no hand.
-    """
-    for kind in ("lower left", "lower right"):
-        crop = _crop(frame_hwc, kind)
-        if hands := _detect(frame_hwc, frame, options, crop, options.weak_confidence):
-            return hands
-    return []
 
 
 def recheck(

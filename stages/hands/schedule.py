@@ -7,9 +7,6 @@ frames. The plan is a function of the clip and the file's key frames alone.
 
 The search stops early for a yes alone: at ENOUGH_HITS hits, as soon as SURE_SHARE of the planned
 frames show one. Every lower threshold then decides as after a search of all frames.
-
-There is one exception. In a long video with a key frame a second, the key frames are searched
-first, each decoded alone, and frames between them only where a key frame shows any sign of a hand.
 """
 
 import math
@@ -26,44 +23,24 @@ SURE_SHARE = 0.25
 # Of a clip of minutes, decoded frames would fill the memory: 240 of 384x683 are 190 MB.
 MOST_FRAMES = 240
 
-# Key frames are searched first where there are this many in a clip, this near to each other. One in
-# two seconds shows no sign of a hand in 14 % of the spans with hands, one a second in 6 %.
-ENOUGH_KEYS = 4
-DENSE_S = 1.1
-
-# Key frames nearer to each other than this show the same, and frames half as near to one.
-APART_S = 0.4
-
 # Stored for the other measures even where fewer were enough.
 STORED = 4
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A frame to be decoded."""
-
-    time_s: float
-    is_key: bool = False
-    """Whether it is a key frame of the file, which is decoded alone."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The frames of a clip in the order in which they are searched."""
 
-    samples: list[Sample]
-    enough: int
-    """Frames that are enough where none of them shows any sign of a hand."""
+    times_s: list[float]
 
     def is_clear(self, hits: int) -> bool:
         """Whether so many frames with a hand are a yes, whatever the others show."""
-        return hits >= max(ENOUGH_HITS, SURE_SHARE * len(self.samples))
+        return hits >= max(ENOUGH_HITS, SURE_SHARE * len(self.times_s))
 
 
 def whole_grid(start_s: float, end_s: float, per_second: float, at_least: int) -> Plan:
     """All frames of the time grid in a clip, in the order of time."""
-    samples = [Sample(t) for t in _grid(start_s, end_s, 1 / per_second, at_least)]
-    return Plan(samples, enough=len(samples))
+    return Plan(_grid(start_s, end_s, 1 / per_second, at_least))
 
 
 def nearest_first(
@@ -82,39 +59,10 @@ def nearest_first(
         at_least: frames by time that a clip gets however short it is.
     """
     grid_s = np.array(_grid(start_s, end_s, 1 / per_second, at_least))
-    keys = _keys_apart(start_s, end_s, keys_s)
-    if len(keys) >= ENOUGH_KEYS and (end_s - start_s) / len(keys) <= DENSE_S:
-        taken = np.array([key.time_s for key in keys])
-        between = [Sample(float(t)) for t in grid_s if np.abs(taken - t).min() >= APART_S / 2]
-        # Every other one: about two frames a second in all.
-        return Plan(coarse_to_fine(keys) + between[::2], enough=len(keys))
     ways_from_s = keys_s if len(keys_s) else np.zeros(1)  # an edit list may hide all key frames
     before = np.searchsorted(ways_from_s, grid_s + SAME_S, side="right") - 1
     way_s = grid_s - ways_from_s[before.clip(0)]
-    samples = [Sample(float(grid_s[i])) for i in np.argsort(way_s, kind="stable")]
-    return Plan(samples, enough=len(samples))
-
-
-def coarse_to_fine(samples: list[Sample]) -> list[Sample]:
-    """The middle first, then the middles of both halves, and so on."""
-    order: list[Sample] = []
-    spans = [(0, len(samples))]
-    for first, end in spans:  # grows as it is walked
-        if first < end:
-            middle = (first + end) // 2
-            order.append(samples[middle])
-            spans += [(first, middle), (middle + 1, end)]
-    return order
-
-
-def _keys_apart(start_s: float, end_s: float, keys_s: npt.NDArray[np.float64]) -> list[Sample]:
-    """Key frames in a clip, `APART_S` from each other and at most `MOST_FRAMES`."""
-    kept: list[Sample] = []
-    first, end = np.searchsorted(keys_s, [start_s - SAME_S, end_s - SAME_S])
-    for k in range(first, end):
-        if not kept or keys_s[k] - kept[-1].time_s >= APART_S:
-            kept.append(Sample(float(keys_s[k]), is_key=True))
-    return kept[:: math.ceil(len(kept) / MOST_FRAMES) or 1]
+    return Plan([float(grid_s[i]) for i in np.argsort(way_s, kind="stable")])
 
 
 def _grid(start_s: float, end_s: float, step_s: float, at_least: int) -> list[float]:

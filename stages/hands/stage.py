@@ -11,12 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from handloom.errors import MediaError
 from handloom.stages.hands import landmarker
 from handloom.stages.hands import schedule as sampling
-from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, detect_signs, recheck
+from handloom.stages.hands.recheck import NEVER, DetectOptions, detect, recheck
 from handloom.stages.hands.rows import CONFIDENT, CONFIRMED, Hand, HandRow
-from handloom.stages.hands.schedule import Plan, Sample
+from handloom.stages.hands.schedule import Plan
 from handloom.stages.media import shots
 from handloom.stages.media.key_frames import SmallFrame, SmallVideo
 from handloom.stages.media.transitions import Transition
@@ -116,34 +115,22 @@ class Hands(Stage):
     def _search(self, plan: Plan, opened: "_OpenVideo") -> Iterator[SampledFrame]:
         """Frames in the plan's order; the detector runs until the answer is clear."""
         # A cut only shows between two frames, so that edited video is decoded to its end.
-        stored = len(plan.samples) if self.shots else sampling.STORED
+        stored = len(plan.times_s) if self.shots else sampling.STORED
         hits: set[float] = set()  # times: a slow picture counts once
-        signs = False
-        failure: MediaError | None = None
         lumas: list[npt.NDArray[np.uint8]] = []
-        for number, sample in enumerate(plan.samples):
+        for number, time_s in enumerate(plan.times_s):
             done = self.until_clear and plan.is_clear(len(hits))
-            done = done or (number >= plan.enough and not signs)
             # Frames after the answer are decoded for their measures, without detection.
             spare = number - stored
             if done and (spare >= MORE_FRAMES or (spare >= 0 and change(lumas) > HARDLY_MOVED)):
                 break
-            try:
-                frame = opened.frame(sample)
-            except MediaError as error:
-                if not sample.is_key:
-                    raise
-                failure = error  # costs a frame, not the clip
-                continue
-            measures = opened.measures(frame, sample.is_key)
+            frame = opened.video.frame_at(time_s)
+            measures = opened.measures(frame)
             lumas.append(measures.luma_hw)
-            hands = None if done else opened.hands(frame, sample.is_key)
+            hands = None if done else opened.hands(frame)
             yield SampledFrame(frame.time_s, frame.picture_hwc, measures, hands)
             if any(hand["confidence"] >= CONFIRMED for hand in hands or []):
                 hits.add(frame.time_s)
-            signs = signs or bool(hands)
-        if failure and not lumas:
-            raise failure
 
     def _rechecked(self, frames: list[SampledFrame]) -> list[SampledFrame]:
         """The frames with their hands rated, and with hands that the first pass missed."""
@@ -201,41 +188,26 @@ class _OpenVideo:
 
     video: SmallVideo
     stage: Hands
-    detected: dict[tuple[float, bool], list[Hand]] = field(default_factory=dict)
-    measured: dict[tuple[float, bool], FrameMeasures] = field(default_factory=dict)
+    detected: dict[float, list[Hand]] = field(default_factory=dict)
+    measured: dict[float, FrameMeasures] = field(default_factory=dict)
 
-    def frame(self, sample: Sample) -> SmallFrame:
-        """A frame of the plan."""
-        if sample.is_key:
-            return self.video.key_frame(sample.time_s)
-        return self.video.frame_at(sample.time_s)
-
-    def hands(self, frame: SmallFrame, is_key: bool) -> list[Hand]:
-        """Hands in a frame; each clip numbers its frames itself.
-
-        Key frames stand for those between them, and are searched for signs of hands as well.
-        """
-        slot = frame.time_s, is_key
-        if slot not in self.detected:
+    def hands(self, frame: SmallFrame) -> list[Hand]:
+        """Hands in a frame; each clip numbers its frames itself."""
+        if frame.time_s not in self.detected:
             _make_room(self.detected, DETECTIONS_KEPT)
-            picture_hwc, options = frame.picture_hwc, self.stage.look
-            hands = detect(picture_hwc, 0, options)
-            if is_key and not hands:
-                hands = detect_signs(picture_hwc, 0, options)
-            self.detected[slot] = hands
-        return self.detected[slot]
+            self.detected[frame.time_s] = detect(frame.picture_hwc, 0, self.stage.look)
+        return self.detected[frame.time_s]
 
-    def measures(self, frame: SmallFrame, is_key: bool) -> FrameMeasures:
+    def measures(self, frame: SmallFrame) -> FrameMeasures:
         """Measures of a frame."""
-        slot = frame.time_s, is_key
-        if slot not in self.measured:
+        if frame.time_s not in self.measured:
             _make_room(self.measured, MEASURES_KEPT)
             luma_hw = small_luma(frame.picture_hwc)
-            self.measured[slot] = FrameMeasures.of(frame.picture_hwc, luma_hw)
-        return self.measured[slot]
+            self.measured[frame.time_s] = FrameMeasures.of(frame.picture_hwc, luma_hw)
+        return self.measured[frame.time_s]
 
 
-def _make_room(kept: dict[tuple[float, bool], Any], most: int) -> None:
+def _make_room(kept: dict[float, Any], most: int) -> None:
     """Drop the oldest entry where there are as many as may be kept."""
     if len(kept) >= most:
         del kept[next(iter(kept))]

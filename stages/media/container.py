@@ -144,11 +144,6 @@ class Container:
         packets: Iterator[Any] = self.file.demux(self.stream)
         return packets
 
-    def decode_alone(self, packet: Any) -> Shown | None:
-        """The frame of a key frame's packet, None where it gives none."""
-        frame = next(self._decoded(iter([packet])), None)
-        return frame and intact(frame)
-
     def seek(self, time_s: float) -> Iterator[Any]:
         """Packets from a key frame on that should be shown at a time or before; none if unable."""
         if not self.can_seek:

@@ -1,4 +1,4 @@
-"""Small frames of a video for the least decoding: key frames alone, or a walk on from one.
+"""Small frames of a video for the least decoding: a walk on from the key frame before.
 
 Which picture comes out for a time depends on the file alone, never on what was asked for before:
 a walk begins at a key frame before the time, with an empty decoder, and leaves out the same frames
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from handloom.errors import MediaError
 from handloom.stages.media.container import SAME_S, Container, Shown, why
 from handloom.stages.media.display import FrameHWC, Shrinker, pixel_aspect
-from handloom.stages.media.key_index import KeyFrame, KeyIndex, times_of
+from handloom.stages.media.key_index import KeyIndex, times_of
 from handloom.stages.media.video import TAIL_S
 
 # Frames that nothing refers to are left out: 30 % of H.264's decoding time. Leaving out the
@@ -56,33 +56,22 @@ class SmallVideo:
     def __init__(self, path: Path, short_side: int) -> None:
         self._path = path
         self._shrink = Shrinker(short_side)
-        self._kept: OrderedDict[tuple[str, int], SmallFrame] = OrderedDict()
-        # Key frames have the file open for themselves, and so has each walk: none loses its place.
-        self._lone = Container(path, FRUGAL)
-        self._index = KeyIndex(self._lone)
-        self._keys: dict[float, KeyFrame] = {}
+        self._kept: OrderedDict[int, SmallFrame] = OrderedDict()
+        # The index has the file open for itself, and so has each walk: none loses its place.
+        self._indexed = Container(path, FRUGAL)
+        self._index = KeyIndex(self._indexed)
         self._walks: OrderedDict[float, _Walk] = OrderedDict()
 
     def close(self) -> None:
         """Close the file."""
-        for container in [self._lone, *(walk.container for walk in self._walks.values())]:
+        for container in [self._indexed, *(walk.container for walk in self._walks.values())]:
             container.close()
         self._walks.clear()
 
     def keys_around(self, start_s: float, end_s: float) -> npt.NDArray[np.float64]:
         """When key frames are shown, float64 [K], ascending: from the last one before a span to the
         first one after it."""
-        keys = self._index.around(start_s, end_s)
-        self._keys |= {key.time_s: key for key in keys}
-        return times_of(keys)
-
-    def key_frame(self, time_s: float) -> SmallFrame:
-        """A key frame that `keys_around` named, decoded without any other frame.
-
-        Raises:
-            MediaError: the file is damaged there or ends earlier.
-        """
-        return self._remembered(("key", round(time_s * 1e6)), lambda: self._lone_key(time_s))
+        return times_of(self._index.around(start_s, end_s))
 
     def frame_at(self, time_s: float) -> SmallFrame:
         """The frame on screen at a time, or the next where that one is left out of decoding.
@@ -90,7 +79,7 @@ class SmallVideo:
         Raises:
             MediaError: the file is damaged there or ends earlier.
         """
-        return self._remembered(("time", round(time_s * 1e6)), lambda: self._walked_to(time_s))
+        return self._remembered(round(time_s * 1e6), lambda: self._walked_to(time_s))
 
     def every_frame(
         self, start_s: float, end_s: float, short_side: int
@@ -108,21 +97,13 @@ class SmallVideo:
                 if frame.time_s >= start_s:
                     yield frame.time_s, shrink(frame.picture, pixel_aspect(container.stream))
 
-    def _remembered(self, slot: tuple[str, int], make: Callable[[], SmallFrame]) -> SmallFrame:
+    def _remembered(self, slot: int, make: Callable[[], SmallFrame]) -> SmallFrame:
         if slot not in self._kept:
             self._kept[slot] = make()
         self._kept.move_to_end(slot)
         if len(self._kept) > FRAMES_KEPT:
             self._kept.popitem(last=False)
         return self._kept[slot]
-
-    def _lone_key(self, time_s: float) -> SmallFrame:
-        with _in_words(self._path):
-            packet = next(self._index.packets(self._keys[time_s]), None)
-            frame = self._lone.decode_alone(packet) if packet is not None else None
-        if frame is None:
-            raise self._no_frame(time_s)
-        return self._small(frame)
 
     def _walked_to(self, time_s: float) -> SmallFrame:
         keys = times_of(self._index.around(time_s, time_s))
@@ -149,7 +130,7 @@ class SmallVideo:
         return _Walk(key_s, walk.container if walk else Container(self._path, FRUGAL))
 
     def _small(self, frame: Shown) -> SmallFrame:
-        aspect = pixel_aspect(self._lone.stream)
+        aspect = pixel_aspect(self._indexed.stream)
         return SmallFrame(frame.time_s, self._shrink(frame.picture, aspect))
 
     def _no_frame(self, time_s: float) -> MediaError:

@@ -63,15 +63,6 @@ class KeyIndex:
             keys, end = keys + self._shown(end, end + 1), end + 1
         return sorted(keys, key=lambda key: key.time_s)
 
-    def packets(self, key: KeyFrame) -> Iterator[Any]:
-        """Packets from a key frame on; none where it cannot be read."""
-        found = _sought(self._container, key.stamp)
-        if found is None:  # the format cannot seek, or lands behind the key frame
-            self._container.open_again()
-            packets = from_key_frame(self._container.packets())
-            found = _forward(packets, key.stamp)
-        return found or iter(())
-
     def _shown(self, first: int, end: int) -> list[KeyFrame]:
         """Those of the index that are shown: an edit list may hide some."""
         keys = [self._key(stamp) for stamp in self._stamps[first:end]]

@@ -19,7 +19,7 @@ class FrameMeasures:
 
     luma_hw: quality.LumaHW
     """`small_luma` of the frame."""
-    quality: quality.FrameQuality
+    scores: quality.FrameQuality
     fingerprint: bytes
 
     @classmethod
@@ -37,7 +37,7 @@ def measure_columns(frames: Sequence[FrameMeasures]) -> dict[str, Any]:
     clip = quality.measure_clip([frame.luma_hw for frame in frames])
     names = ("brightness", "contrast", "sharpness", "flat_share")
     return {
-        **{name: [getattr(frame.quality, name) for frame in frames] for name in names},
+        **{name: [getattr(frame.scores, name) for frame in frames] for name in names},
         "change": clip.change,
         "picture_xyxy": list(clip.picture_xyxy),
         "bar_share": clip.bar_share,

@@ -11,37 +11,17 @@ NO_KEYS = np.array([0.0])
 
 
 def times(plan: sampling.Plan) -> set[float]:
-    return {sample.time_s for sample in plan.samples}
+    return set(plan.times_s)
 
 
-@pytest.mark.parametrize("gop_s", [0.5, 0.9, 1.0])
-def test_dense_key_frames_come_first_and_are_enough_without_a_sign_of_a_hand(gop_s: float) -> None:
-    keys_s = np.arange(0, 100, gop_s)
-    plan = nearest_first(20.3, 29.0, keys_s, **RATE)
-    keys, between = plan.samples[: plan.enough], plan.samples[plan.enough :]
-    assert {s.time_s for s in keys} == {t for t in keys_s if 20.3 <= t < 29.0}
-    assert all(s.is_key for s in keys)
-    assert not any(s.is_key for s in between)
-    for sample in between:
-        assert np.abs(keys_s - sample.time_s).min() >= sampling.APART_S / 2
-    assert len(between) >= 4
-    assert len(plan.samples) >= 1.5 * (29.0 - 20.3)
-
-
-@pytest.mark.parametrize("gop_s", [2.0, 3.0, 5.0, 10.0])
+@pytest.mark.parametrize("gop_s", [0.5, 1.0, 2.0, 3.0, 5.0, 10.0])
 def test_frames_far_from_a_key_frame_come_last_and_none_is_left_out(gop_s: float) -> None:
     keys_s = np.arange(0, 100, gop_s)
     for start_s in np.arange(11.3, 50, 1.7):
         plan = nearest_first(start_s, start_s + 7, keys_s, **RATE)
         assert times(plan) == times(whole_grid(start_s, start_s + 7, **RATE))
-        ways_s = [s.time_s % gop_s for s in plan.samples]
+        ways_s = [time_s % gop_s for time_s in plan.times_s]
         assert np.diff(ways_s).min() > -1e-9
-        assert plan.enough == len(plan.samples)
-
-
-def test_every_frame_of_an_intra_coded_file_is_a_key_frame_and_few_are_wanted() -> None:
-    plan = nearest_first(1.0, 5.0, np.arange(0, 10, 1 / 30), **RATE)
-    assert np.diff(sorted(s.time_s for s in plan.samples[: plan.enough])).min() >= sampling.APART_S
 
 
 def test_a_clip_shifted_by_a_second_shares_its_frames() -> None:
@@ -55,29 +35,21 @@ def test_every_clip_gets_its_frames_however_short(seconds: float) -> None:
         whole_grid(7.03, 7.03 + seconds, **RATE),
         nearest_first(7.03, 7.03 + seconds, NO_KEYS, **RATE),
     ):
-        assert len(times(plan)) == len(plan.samples) >= max(4, int(2 * seconds))
+        assert len(times(plan)) == len(plan.times_s) >= max(4, int(2 * seconds))
         assert all(7.03 <= t < 7.03 + seconds for t in times(plan))
 
 
 def test_a_clip_of_an_hour_is_sampled_sparsely() -> None:
     keys_s = np.arange(0, 4000, 1.0)
     for plan in (whole_grid(3.0, 3603.0, **RATE), nearest_first(3.0, 3603.0, keys_s, **RATE)):
-        assert sampling.MOST_FRAMES / 2 <= plan.enough <= sampling.MOST_FRAMES
+        assert sampling.MOST_FRAMES / 2 <= len(plan.times_s) <= sampling.MOST_FRAMES
         assert max(times(plan)) - min(times(plan)) > 3500
-
-
-def test_the_middle_comes_first() -> None:
-    samples = [sampling.Sample(float(i)) for i in range(9)]
-    order = [s.time_s for s in sampling.coarse_to_fine(samples)]
-    assert order[0] == 4
-    assert set(order[:3]) == {4, 2, 7}
-    assert sorted(order) == list(range(9))
 
 
 @pytest.mark.parametrize("seconds", [2.0, 4.0, 10.0, 60.0])
 def test_an_early_yes_decides_as_all_frames_would_for_every_lower_threshold(seconds: float) -> None:
     plan = whole_grid(0.0, seconds, **RATE)
-    planned = len(plan.samples)
+    planned = len(plan.times_s)
     clear = next(hits for hits in range(planned + 1) if plan.is_clear(hits))
     assert clear >= ENOUGH_HITS
     # Frames that are left out may all be without a hand.

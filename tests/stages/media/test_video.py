@@ -157,18 +157,14 @@ def test_small_frames_are_those_of_their_time(tmp_path: Path, name: str, codec: 
         frame = small.frame_at(wanted_s)
         assert abs(frame.time_s - wanted_s) < 4 / 30 + late  # unreferenced frames are left out
         assert number(frame) == round(30 * (frame.time_s - late))
-    for key_s in small.keys_around(0.0, 3.0):
-        frame = small.key_frame(key_s)
-        assert number(frame) == round(30 * (frame.time_s - late))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
-def test_key_frames_are_found_and_decoded_alone(tmp_path: Path, name: str) -> None:
+def test_key_frames_are_found(tmp_path: Path, name: str) -> None:
     path = encode(tmp_path / name, frames=90, g="20", keyint_min="20", sc_threshold="0")
     small = SmallVideo(path, 64)
     keys_s = small.keys_around(0.0, 3.0)
     np.testing.assert_allclose(keys_s, np.arange(5) * 20 / 30, atol=0.002)
-    assert [number(small.key_frame(keys_s[i])) for i in (3, 0, 4, 1, 2)] == [60, 0, 80, 20, 40]
 
 
 def test_keys_around_a_span_reach_one_further_on_both_sides(tmp_path: Path) -> None:
@@ -186,7 +182,6 @@ def test_a_file_without_an_index_is_scanned_for_key_frames(tmp_path: Path) -> No
     live = SmallVideo(encode(tmp_path / "live.webm", live="1", **more), 64)
     keys_s = indexed.keys_around(0.0, 3.0)
     np.testing.assert_allclose(live.keys_around(0.0, 3.0), keys_s)
-    assert number(live.key_frame(keys_s[3])) == number(indexed.key_frame(keys_s[3]))
 
 
 def test_small_frames_do_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
