@@ -33,8 +33,9 @@ svg { max-width: 100%; height: auto; } pre { background: #eee; padding: .6rem; }
 .cards img + img { margin-top: .3rem; }
 .legend { list-style: none; padding: 0; } .legend span { display: inline-block; width: 1.2rem;
           height: .9rem; margin-right: .5rem; box-sizing: border-box; vertical-align: middle; }
-.scroll { overflow-x: auto; } .scroll td { padding: .2rem .5rem; white-space: nowrap; }
-.scroll td:first-child { min-width: 13rem; } mark { background: #f3d27a; padding: 0 .2rem; }
+.steps { display: flex; flex-wrap: wrap; gap: .3rem; font-size: .85rem; }
+.steps div { background: #eee; padding: .2rem .5rem; text-align: right; }
+mark { background: #f3d27a; padding: 0 .3rem; font-weight: bold; }
 @media (max-width: 40rem) { table { display: block; overflow-x: auto; } }
 .charts { display: flex; flex-wrap: wrap; gap: .5rem 1rem; }
 .nothing { background: #e6e6e2; color: #888; height: 120px; display: grid; place-items: center; }

@@ -19,6 +19,7 @@ from handloom.stages.tables.rows import Clip
 
 BINS = 50
 SHOWN = 4  # examples on either side of a threshold
+SAME = 0.0005  # scores that differ by less are printed alike
 MOST_REPEATS = 50.0  # end of the axis of a count; the last bin holds what lies beyond
 WIDTH, HEIGHT = 640, 110  # pixels of a histogram
 
@@ -43,7 +44,7 @@ class Side:
 
     def just(self) -> list[Example]:
         """The nearest clips that are nearer than others: none where all scores are the same."""
-        return [example for example in self.nearest if example[0] < self.furthest]
+        return [one for one in self.nearest if one[0] < self.furthest - SAME]
 
 
 @dataclass

@@ -21,6 +21,7 @@ Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 
 CONFIRMED, LONE, DOUBTFUL = (60, 220, 90), (255, 165, 0), (255, 60, 150)
+PAPER = (250, 250, 248)  # the page's background
 HIT, MISS, OUTSIDE = (30, 120, 50), (60, 60, 60), (150, 150, 150)
 THUMBNAIL_PX = 160  # height of a clip's picture
 TILE_PX, LABEL_PX, GAP_PX = 90, 24, 4  # heights of a strip's frames and of their times; between
@@ -116,7 +117,7 @@ def _strip(search: Search, small: Mapping[int, Image.Image], framing: Framing) -
     width = max(1, full_width * height // full_height)
     columns = max(1, min(WIDTH_PX // (width + GAP_PX), len(search.shown)))
     rows, step = -(-len(search.shown) // columns), height + LABEL_PX + GAP_PX
-    sheet = Image.new("RGB", (columns * (width + GAP_PX), rows * step), "white")
+    sheet = Image.new("RGB", (columns * (width + GAP_PX), rows * step), PAPER)
     for place, frame in enumerate(search.shown):
         x, y = place % columns * (width + GAP_PX), place // columns * step
         tile = Image.new("RGB", (width, height), "gray")

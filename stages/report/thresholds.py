@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from handloom import svg
 from handloom.stages.select import CLIP_COLUMNS, Bools, Select, repeats
 from handloom.stages.tables.columns import Floats, bucket_groups, matched
 from handloom.stages.tables.parts import Tables
@@ -71,25 +70,25 @@ def section(found: list[Threshold]) -> Iterator[str]:
         "a hand above 0.25 are estimates where the search ended early.</p>"
     )
     for one in found:
-        flag = f"--select.{one.option.replace('_', '-')}"
-        lines = (
-            (flag, [_words(kept.value) for kept in one.steps]),
-            ("clips", [f"{kept.clips:,}" for kept in one.steps]),
-            ("hours", [f"{kept.seconds / 3600:.3g}" for kept in one.steps]),
-        )
-        is_present = [kept.value == one.present for kept in one.steps]
-        rows = [(name, *map(_marked, cells, is_present)) for name, cells in lines]
-        yield f"<div class=scroll>{svg.table((), rows)}</div>"
+        flag = f"<b>--select.{one.option.replace('_', '-')}</b>"
+        counts = {kept.clips for kept in one.steps}
+        if len(counts) == 1:
+            now = f"now <mark>{_words(one.present)}</mark>"
+            yield f"<p>{flag}, {now}: {counts.pop():,} clips at every value.</p>"
+        else:
+            steps = "".join(_step(kept, kept.value == one.present) for kept in one.steps)
+            yield f"<p>{flag}</p><div class=steps>{steps}</div>"
+
+
+def _step(kept: Kept, is_present: bool) -> str:
+    name = f"<mark>{_words(kept.value)}</mark>" if is_present else _words(kept.value)
+    return f"<div>{name}<br>{kept.clips:,} clips<br>{kept.seconds / 3600:.3g} h</div>"
 
 
 def _words(value: Value) -> str:
     if value is None:
         return "off"
     return str(value) if isinstance(value, bool) else f"{value:g}"
-
-
-def _marked(words: str, is_present: bool) -> str:
-    return svg.Markup(f"<mark>{words}</mark>") if is_present else words
 
 
 def _values(select: Select, option: str) -> list[Value]:
