@@ -100,7 +100,7 @@ class Pictures:
         small = []
         try:
             for frame_hwc in self.frames(clip, framing, np.array(times_s)):
-                small.append(strip.shrunk(frame_hwc))  # noqa: PERF401: keeps those before an error
+                small.append(strip.shrunk(frame_hwc))
         except (MediaError, ValueError, OverflowError):  # overflow: the end of a file never opened
             pass
         if not small:
