@@ -28,7 +28,15 @@ td:first-child, th:first-child, .words { text-align: left; }
 figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 small { color: #666; } img { max-width: 100%; border-radius: 3px; display: block; }
 svg { max-width: 100%; height: auto; } pre { background: #eee; padding: .6rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
+.cards { display: grid; gap: 1rem;
+         grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
+.cards img + img { margin-top: .3rem; }
+.legend { list-style: none; padding: 0; } .legend span { display: inline-block; width: 1.2rem;
+          height: .9rem; margin-right: .5rem; box-sizing: border-box; vertical-align: middle; }
+.steps { display: flex; flex-wrap: wrap; gap: .3rem; font-size: .85rem; }
+.steps div { background: #eee; padding: .2rem .5rem; text-align: right; }
+mark { background: #f3d27a; padding: 0 .3rem; font-weight: bold; }
+@media (max-width: 40rem) { table { display: block; overflow-x: auto; } }
 .charts { display: flex; flex-wrap: wrap; gap: .5rem 1rem; }
 .nothing { background: #e6e6e2; color: #888; height: 120px; display: grid; place-items: center; }
 .missing { background: #f3ead7; padding: .4rem .8rem; }
@@ -51,7 +59,8 @@ def page(title: str, sections: Iterable[str]) -> str:
     """
     title = html.escape(title)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
         f"<style>{STYLE}</style><h1>{title}</h1>{''.join(sections)}</html>\n"
     )
 

@@ -170,7 +170,7 @@ class Select(TableStage):
         reason = np.full(hands.num_rows, "", object)
         for criterion in self.criteria():
             if criterion.score == "repeats":  # counted among the clips that are kept so far
-                scores["repeats"] = _repeats(clips, reason == "")
+                scores["repeats"] = repeats(clips, reason == "")
             reason[(reason == "") & criterion.fails(scores[criterion.score])] = criterion.reason
         decision = {"status": np.where(reason == "", "ok", "rejected"), "reason": reason}
         columns = {name: pa.array(values) for name, values in (decision | scores).items()}
@@ -227,7 +227,7 @@ class Select(TableStage):
         }
 
 
-def _repeats(clips: pa.Table, counts: Bools) -> Floats:
+def repeats(clips: pa.Table, counts: Bools) -> Floats:
     """Number of clips before each clip that have its video and its text.
 
     The order is that of the ids, which are hashes: a fair sample of the video. Clips that do not

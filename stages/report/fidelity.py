@@ -9,7 +9,7 @@ import numpy as np
 from handloom import svg
 from handloom.errors import MediaError, UserError
 from handloom.stages.pack.fidelity import lines, measure
-from handloom.stages.report.pictures import jpeg
+from handloom.stages.report.strip import jpeg
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip

@@ -19,10 +19,32 @@ from handloom.stages.tables.rows import Clip
 
 BINS = 50
 SHOWN = 4  # examples on either side of a threshold
+SAME = 0.0005  # scores that differ by less are printed alike
 MOST_REPEATS = 50.0  # end of the axis of a count; the last bin holds what lies beyond
 WIDTH, HEIGHT = 640, 110  # pixels of a histogram
 
-Example = tuple[float, str, str]  # distance from the threshold, clip id, bucket
+Example = tuple[float, str, str, float]  # distance from the threshold, clip id, bucket, score
+
+
+@dataclass
+class Side:
+    """The clips on one side of a threshold."""
+
+    count: int = 0
+    furthest: float = 0.0
+    """Largest distance from the threshold."""
+    nearest: list[Example] = field(default_factory=list)
+    """The clips nearest to the threshold, nearest first."""
+
+    def add(self, examples: list[Example], distances: npt.NDArray[np.float64]) -> None:
+        """Add clips: the distances of all, and those that may be among the nearest."""
+        self.count += len(distances)
+        self.furthest = max(self.furthest, float(distances.max(initial=0.0)))
+        self.nearest = heapq.nsmallest(SHOWN, self.nearest + examples)
+
+    def just(self) -> list[Example]:
+        """The nearest clips that are nearer than others: none where all scores are the same."""
+        return [one for one in self.nearest if one[0] < self.furthest - SAME]
 
 
 @dataclass
@@ -31,10 +53,8 @@ class Distribution:
 
     criterion: Criterion
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    rejected: int = 0
-    passed: list[Example] = field(default_factory=list)
-    """The clips nearest to the threshold among those that meet it; nearest first once sorted."""
-    failed: list[Example] = field(default_factory=list)
+    passed: Side = field(default_factory=Side)
+    failed: Side = field(default_factory=Side)
 
     @property
     def threshold(self) -> float | None:
@@ -54,14 +74,13 @@ class Distribution:
         if self.threshold is None:
             return
         fails = self.criterion.fails(scores)
-        self.rejected += int(fails.sum())
         distance = np.abs(scores - self.threshold)
-        for mask, nearest in ((~fails, self.passed), (fails, self.failed)):
+        for mask, side in ((~fails, self.passed), (fails, self.failed)):
             rows = np.flatnonzero(mask)
             # Python tuples only of the few that can be among the nearest, not of every clip.
-            rows = rows[np.argsort(distance[rows], kind="stable")[: SHOWN * 4]]
-            examples = [(float(distance[i]), ids[i], bucket) for i in rows]
-            nearest[:] = heapq.nsmallest(SHOWN, nearest + examples)
+            few = rows[np.argsort(distance[rows], kind="stable")[: SHOWN * 4]]
+            examples = [(float(distance[i]), ids[i], bucket, float(scores[i])) for i in few]
+            side.add(examples, distance[rows])
 
 
 def distributions(table: Table, select: Select) -> list[Distribution]:
@@ -76,47 +95,65 @@ def distributions(table: Table, select: Select) -> list[Distribution]:
     return all_scores
 
 
-def section(tables: Tables, select: Select, card: Callable[[Clip, str], str]) -> Iterator[str]:
+def shown(tables: Tables, found: list[Distribution]) -> Iterator[Clip]:
+    """The clips that `section` shows; some more than once."""
+    for one in found:
+        for _, clip_id, bucket, _ in one.failed.just() + one.passed.just():
+            yield tables["ingest"].get(Clip, bucket, clip_id)
+
+
+def section(
+    tables: Tables, found: list[Distribution], card: Callable[[Clip, str], str]
+) -> Iterator[str]:
     """HTML of all scores.
 
     Args:
-        tables: a run's tables; `ingest` and `select` are read.
-        select: the stage with its thresholds.
+        tables: a run's tables; `ingest` is read.
+        found: the distributions.
         card: makes the HTML of a clip with a note below.
     """
     yield (
         "<h2>Scores</h2><p>How each score is distributed over the clips that came to select "
-        "(logarithmic), its threshold, and the clips nearest to it on either side. A criterion is "
-        "asked of every clip here, whatever else the clip was rejected for.</p>"
+        "(logarithmic), its threshold, and the clips nearest to it on either side, where their "
+        "scores differ from others. A criterion is asked of every clip here, whatever else the "
+        "clip was rejected for.</p>"
     )
-    for one in distributions(tables["select"], select):
+    for one in found:
         yield f"<h3>{html.escape(one.criterion.score)}: {html.escape(one.criterion.meaning)}</h3>"
         yield f"<p>{_sentence(one)}</p>{_histogram(one)}"
-        for side, examples in (("just rejected", one.failed), ("just kept", one.passed)):
-            cards = [card(clip, note) for clip, note in _examples(tables, one, examples)]
+        for side, clips in (("just rejected", one.failed), ("just kept", one.passed)):
+            cards = []
+            for _, clip_id, bucket, value in clips.just():
+                clip = tables["ingest"].get(Clip, bucket, clip_id)
+                cards.append(card(clip, f"{one.criterion.score} {value:.3f}"))
             if cards:
                 yield f"<p>{side}:</p><div class=cards>{''.join(cards)}</div>"
+
+
+def limit_of(criterion: Criterion) -> str:
+    """A criterion's limit in words, such as `at least 0.1`."""
+    if criterion.at_least is not None:
+        return f"at least {criterion.at_least:g}"
+    return "any" if criterion.at_most is None else f"at most {criterion.at_most:g}"
+
+
+def score(table: Table, bucket: str, clip_id: str, name: str) -> float:
+    """A number of one clip; KeyError where the table has no row of it."""
+    rows = table.columns(["clip_id", name], [bucket])
+    ids = rows["clip_id"].to_pylist()
+    if clip_id not in ids:
+        raise KeyError(clip_id)
+    return float(rows[name][ids.index(clip_id)].as_py())
 
 
 def _sentence(one: Distribution) -> str:
     total = int(one.counts.sum())
     if one.threshold is None:
         return f"No threshold is set; {total:,} clips."
-    bound = "at least" if one.criterion.at_least is not None else "at most"
     return (
-        f"Kept with {bound} {one.threshold:g}; {one.rejected:,} of {total:,} clips do not meet it "
-        f"(<i>{html.escape(one.criterion.reason)}</i>)."
+        f"Kept with {limit_of(one.criterion)}; {one.failed.count:,} of {total:,} clips do not meet "
+        f"it (<i>{html.escape(one.criterion.reason)}</i>)."
     )
-
-
-def _examples(
-    tables: Tables, one: Distribution, examples: list[Example]
-) -> Iterator[tuple[Clip, str]]:
-    for _, clip_id, bucket in sorted(examples):
-        clip = tables["ingest"].get(Clip, bucket, clip_id)
-        row = tables["select"].columns(["clip_id", one.criterion.score], [bucket])
-        score = row[one.criterion.score][row["clip_id"].index(clip_id).as_py()].as_py()
-        yield clip, f"{one.criterion.score} {score:.3f}"
 
 
 def _histogram(one: Distribution) -> str:

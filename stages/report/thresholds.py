@@ -1,0 +1,123 @@
+"""The report's section on thresholds: how many clips and hours each would keep at other values.
+
+Decisions are made again from the stored scores with one option of `select` changed, all others as
+they are: what a run with that option would keep.
+"""
+
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from handloom.stages.select import CLIP_COLUMNS, Bools, Select, repeats
+from handloom.stages.tables.columns import Floats, bucket_groups, matched
+from handloom.stages.tables.parts import Tables
+
+Value = float | bool | None
+
+SHARES = 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9
+COUNTS = 1, 2, 5, 10, 20, 50, 100
+
+
+@dataclass
+class Kept:
+    """What is kept at one value of an option."""
+
+    value: Value
+    clips: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """An option of `select` that rejects clips, and what it would keep."""
+
+    option: str
+    present: Value
+    steps: list[Kept]
+
+
+def thresholds(tables: Tables, select: Select) -> list[Threshold]:
+    """Every threshold of `select` at some values and at its present one, in ascending order."""
+    found = [
+        Threshold(f.name, getattr(select, f.name), [Kept(value) for value in values])
+        for f in fields(select)
+        if (values := _values(select, f.name))
+    ]
+    names = sorted({criterion.score for criterion in select.criteria()})
+    for buckets in bucket_groups(tables["select"]):
+        rows = tables["select"].columns(["clip_id", *names], buckets)
+        clips = matched(rows, tables["ingest"].columns(CLIP_COLUMNS, buckets))
+        length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
+        scores = {name: rows[name].to_numpy() for name in names}
+        for threshold in found:
+            for step in threshold.steps:
+                other = _with(select, threshold.option, step.value)
+                kept = _kept(other, scores, clips)
+                step.clips += int(kept.sum())
+                step.seconds += float(length_s[kept].sum())
+    return found
+
+
+def section(found: list[Threshold]) -> Iterator[str]:
+    """HTML of the thresholds."""
+    yield (
+        "<h2>Thresholds</h2><p>The clips and hours that select would keep if one option were "
+        "different, and all others as they are; the present value is marked. Shares of frames with "
+        "a hand above 0.25 are estimates where the search ended early.</p>"
+    )
+    for one in found:
+        flag = f"<b>--select.{one.option.replace('_', '-')}</b>"
+        counts = {kept.clips for kept in one.steps}
+        if len(counts) == 1:
+            now = f"now <mark>{_words(one.present)}</mark>"
+            yield f"<p>{flag}, {now}: {counts.pop():,} clips at every value.</p>"
+        else:
+            steps = "".join(_step(kept, kept.value == one.present) for kept in one.steps)
+            yield f"<p>{flag}</p><div class=steps>{steps}</div>"
+
+
+def _step(kept: Kept, is_present: bool) -> str:
+    name = f"<mark>{_words(kept.value)}</mark>" if is_present else _words(kept.value)
+    return f"<div>{name}<br>{kept.clips:,} clips<br>{kept.seconds / 3600:.3g} h</div>"
+
+
+def _words(value: Value) -> str:
+    if value is None:
+        return "off"
+    return str(value) if isinstance(value, bool) else f"{value:g}"
+
+
+def _values(select: Select, option: str) -> list[Value]:
+    """Values to try for an option, ascending after None; empty where it sets no threshold."""
+    present, hint = getattr(select, option), typing.get_type_hints(type(select))[option]
+    if hint is bool:
+        values: list[Value] = [False, True]
+    elif type(None) in typing.get_args(hint):
+        steps = COUNTS if int in typing.get_args(hint) else SHARES
+        values = [None, *sorted({*steps, *([] if present is None else [present])})]
+    else:
+        return []
+    sets_a_limit = any(
+        _with(select, option, value).criteria() != select.criteria() for value in values
+    )
+    return values if sets_a_limit else []
+
+
+def _with(select: Select, option: str, value: Value) -> Select:
+    changed: dict[str, Any] = {option: value}
+    return replace(select, **changed)
+
+
+def _kept(select: Select, scores: dict[str, Floats], clips: pa.Table) -> Bools:
+    """Mask of the clips that pass all criteria."""
+    kept = np.ones(clips.num_rows, bool)
+    for criterion in select.criteria():
+        if criterion.at_least is None and criterion.at_most is None:
+            continue
+        values = repeats(clips, kept) if criterion.score == "repeats" else scores[criterion.score]
+        kept &= ~criterion.fails(values)
+    return kept
