@@ -31,7 +31,7 @@ from handloom.pipeline.display import Display
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Counts, Pool, work
 from handloom.pipeline.progress import Progress
-from handloom.pipeline.recipes import EpisodeConfig
+from handloom.pipeline.recipes import EpisodeConfig, Run
 from handloom.stages.ingest import card
 from handloom.stages.pack.fidelity.measure import measured
 from handloom.stages.pack.stage import plan_shards, write_planned
@@ -181,11 +181,24 @@ def _work(job: Job, name: str, attempts: dict[str, int]) -> Iterator[Counts]:
         return stage.write(job.tables, table)
     if stage.light:
         return (work(stage, table, batch, attempts) for batch in remaining(job, name))
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0)) if stage.wants_gpu else 0
-    workers = min(n for n in (run.workers, gpus, int(resources["CPU"])) if n)
-    pool = Pool(stage, table, attempts, workers, run.clip_timeout_s, gpus=1 if gpus else 0)
-    return pool.run(remaining(job, name))
+    size = pool_size(run, stage.wants_gpu, ray.cluster_resources())
+    return Pool(stage, table, attempts, clip_timeout_s=run.clip_timeout_s, **size).run(
+        remaining(job, name)
+    )
+
+
+def pool_size(run: Run, wants_gpu: bool, resources: dict[str, float]) -> dict[str, Any]:
+    """Number of workers of a stage, and the GPUs and cores that each takes.
+
+    A worker on a GPU reads pictures on cores of its own, or the GPU would wait for them.
+    """
+    all_cores = int(resources["CPU"])
+    on_gpus = int(resources.get("GPU", 0) / run.gpu_share + 1e-6) if run.gpu_share else 0
+    if not (wants_gpu and on_gpus):
+        return {"workers": min(run.workers or all_cores, all_cores)}
+    workers = min(run.workers or on_gpus, on_gpus, all_cores)
+    cores = max(1, min(run.gpu_cores, all_cores // workers))
+    return {"workers": workers, "gpus": run.gpu_share, "cores": cores}
 
 
 def _effort_so_far(folder: Path, fingerprint: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class _Worker:
     def __init__(
         self, stage: Stage, table: Table, attempts: dict[str, int], clip_timeout_s: float
     ) -> None:
+        """The stage is on its device already (`Stage.on`)."""
         self.stage, self.table, self.attempts = stage, table, attempts
         self.clip_timeout_s = clip_timeout_s
 
@@ -40,7 +41,7 @@ class _Worker:
 
     def work(self, batch: Batch) -> Counts:
         """Compute a batch and write its part; a clip that takes too long ends the process."""
-        if type(self.stage).batch is not Stage.batch:  # it works on several clips at a time
+        if self.stage.takes_batches:
             return work(self.stage, self.table, batch, self.attempts)
         rows = rows_in_time(self.stage, batch, self.clip_timeout_s)
         self.stage.flush()
@@ -90,10 +91,11 @@ class Pool:
         stage: what they run.
         table: where they write.
         attempts: earlier attempts by clip id, of clips that are tried again.
-        workers: their number; each takes one core.
+        workers: their number.
         clip_timeout_s: seconds that a clip may take before its worker is ended; where a stage works
             on several at a time, the average of its batch.
-        gpus: GPUs that each takes.
+        gpus: GPUs that each takes, or a part of one.
+        cores: cores that each takes.
         concurrency: batches that a worker has at a time; by default as many as the stage wants.
     """
 
@@ -105,11 +107,12 @@ class Pool:
         workers: int,
         clip_timeout_s: float,
         concurrency: int | None = None,
-        gpus: int = 0,
+        gpus: float = 0,
+        cores: int = 1,
     ) -> None:
-        self.gpus = gpus
-        self.stage, self.table, self.attempts = stage, table, attempts
-        self.concurrency = concurrency or stage.concurrency
+        self.gpus, self.cores = gpus, cores
+        self.stage, self.table, self.attempts = _placed(stage, gpus, cores), table, attempts
+        self.concurrency = concurrency or self.stage.concurrency
         self.workers: set[Any] = set()
         self.size, self.clip_timeout_s = workers, clip_timeout_s
         self.starting: dict[Any, Any] = {}  # ref of `setup` -> worker
@@ -133,16 +136,17 @@ class Pool:
             for worker in self.workers:
                 ray.kill(worker)
         if self.again:  # which batch killed a worker shows where it has one at a time
-            alone = Pool(
-                self.stage, self.table, self.attempts, self.size, self.clip_timeout_s, 1, self.gpus
-            )
+            shared = self.stage, self.table, self.attempts, self.size, self.clip_timeout_s
+            alone = Pool(*shared, concurrency=1, gpus=self.gpus, cores=self.cores)
             yield from alone.run(iter(self.again))
 
     def _until_free(self) -> Iterator[Counts]:
         while not self.free:
             if len(self.workers) < self.size:
-                needs = {"num_cpus": 1, "num_gpus": self.gpus, "max_concurrency": self.concurrency}
-                actor = ray.remote(max_restarts=0, **needs)(_Worker)
+                needs = {"num_cpus": self.cores, "num_gpus": self.gpus}
+                actor = ray.remote(max_restarts=0, max_concurrency=self.concurrency, **needs)(
+                    _Worker
+                )
                 worker = actor.remote(self.stage, self.table, self.attempts, self.clip_timeout_s)
                 self.workers.add(worker)
                 self.starting[worker.setup.remote()] = worker
@@ -203,6 +207,10 @@ class Pool:
         )
         rows = list(self.stage.failed(why, *batch.inputs[0]))
         yield write(self.stage, self.table, batch, rows, self.attempts)
+
+
+def _placed(stage: Stage, gpus: float, cores: int) -> Stage:
+    return stage.on("cuda" if gpus else "cpu", cores)
 
 
 @dataclass(frozen=True)

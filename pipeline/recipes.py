@@ -29,6 +29,11 @@ class Run:
     """Cores to use on this machine; by default all. Not for a run on a cluster."""
     workers: int | None = None
     """Workers per stage at most; by default one for each core."""
+    gpu_share: float = 1.0
+    """Share of a GPU that a worker of `tokens`, or of a caption model, takes, 0 to 1: 0.5 puts two
+    on each, 0 leaves GPUs alone."""
+    gpu_cores: int = 4
+    """Cores of such a worker, to read pictures while the GPU computes."""
     batch_clips: int = 32
     """Clips in a batch of a worker, all from one bucket."""
     clip_timeout_s: float = 120.0

@@ -44,7 +44,11 @@ class Stage:
     concurrency: ClassVar[int] = 1
     """Batches that a worker has at a time; more than one where it waits for a server."""
     wants_gpu: ClassVar[bool] = False
-    """True where a worker takes a whole GPU, if the cluster has any."""
+    """True where a worker takes a GPU or a part of one (`--run.gpu-share`), if there are any."""
+    device: ClassVar[str] = "cpu"
+    """Torch device of this worker's models: `cuda` where it was given a GPU; set by `on`."""
+    threads: ClassVar[int] = 1
+    """Cores that this worker was given; set by `on`."""
     data: ClassVar[Path] = Path()
     """The data folder: set by `at`, so neither a flag nor part of the fingerprint."""
     cache: ClassVar[Path | None] = None
@@ -82,6 +86,18 @@ class Stage:
         columns = [f.name for f in fields(self.row_type)]
         facts = {"code_version": self.code_version, "columns": columns, "models": self.models()}
         return facts | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it works on several clips at a time, not on one after the other."""
+        return type(self).batch is not Stage.batch
+
+    def on(self, device: str, threads: int) -> Self:
+        """The same stage on a worker with this device and so many cores."""
+        placed = copy.copy(self)
+        for name, value in (("device", device), ("threads", threads)):
+            object.__setattr__(placed, name, value)
+        return placed
 
     def at(self, data: Path, cache: Path | None = None, source: "Stage | None" = None) -> Self:
         """The same stage with its data folder, its cache and the run's ingest stage set."""

@@ -1,6 +1,7 @@
 """Tokens: frames as codes of a VQGAN, a few of a clip, every step of a robot episode."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
@@ -9,13 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from handloom.errors import RunError
 from handloom.stages.datasets.source import Images
 from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import Framing
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.media.clip_frames import pictures_of, spaced_times, uniform_times
 from handloom.stages.media.frame_transform import transform_facts
-from handloom.stages.stage import Stage
+from handloom.stages.stage import Stage, sentence
 from handloom.stages.tables.rows import Clip, EpisodePlace, Row
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
@@ -46,6 +48,7 @@ class Encoding(Stage):
     name: ClassVar[str] = "tokens"
     row_type: ClassVar[type[Row]] = TokenRow
     code_version: ClassVar[int] = 2
+    wants_gpu: ClassVar[bool] = True
 
     model: str = "bundled"
     """`bundled`, `bundled-128` (a quarter of the codes), a folder, a `.ckpt` or `.pt` file, or a
@@ -66,12 +69,18 @@ class Encoding(Stage):
         return {name: value for name, value in settings.items() if name in counted}
 
     def setup(self) -> None:
-        """Load the VQGAN on this worker."""
+        """Load the VQGAN on this worker.
+
+        Raises:
+            RunError: the worker was given a GPU that torch cannot use.
+        """
+        if self.device.startswith("cuda"):
+            require_cuda()
         self.vqgan()
 
     def vqgan(self) -> vqgan.VQGAN:
         """The VQGAN, loaded once in a process."""
-        return _loaded(self.model, self.input_range, self.resolution)
+        return _loaded(self.model, self.input_range, self.resolution, self.device)
 
 
 @dataclass(frozen=True)
@@ -100,16 +109,70 @@ class Tokens(Encoding):
             return uniform_times(framing, self.frames)
         return spaced_times(framing, self.spacing_s)
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether frames of several clips are encoded together, as a GPU wants it."""
+        return self.device != "cpu"
+
     def __call__(self, clip: Clip, framing: Framing) -> Iterator[TokenRow]:
         """Encode one clip. Its frames are one batch, so codes do not depend on its neighbours."""
-        times_s = self.times_s(framing)
-        model, squares, height, width = self.vqgan(), [], 0, 0
+        read = self._read(clip, framing)
+        yield read.row(clip, self.vqgan().encode(read.squares_thwc))
+
+    def batch(self, inputs: Sequence[tuple[Any, ...]]) -> list[Row]:
+        """Rows of several clips. On a GPU their frames share batches, while this worker's other
+        cores read those of the next clips; each frame's codes are the same alone."""
+        if self.device == "cpu":
+            return super().batch(inputs)
+        read: list[_Read | Exception] = []
+
+        def squares() -> Iterator[npt.NDArray[np.uint8]]:
+            for one in readers.map(self._read_or_fail, *zip(*inputs, strict=True)):
+                read.append(one)
+                yield self._nothing() if isinstance(one, Exception) else one.squares_thwc
+
+        with ThreadPoolExecutor(self.threads) as readers:
+            encoded = list(encode_stream(self.vqgan(), squares()))
+        return [
+            next(self.failed(sentence(one), *of))
+            if isinstance(one, Exception)
+            else one.row(of[0], codes)
+            for of, one, codes in zip(inputs, read, encoded, strict=True)
+        ]
+
+    def _read(self, clip: Clip, framing: Framing) -> "_Read":
+        """The frames of a clip as the model wants them."""
+        times_s, side = self.times_s(framing), self.vqgan().resolution
+        squares, height, width = [], 0, 0
         for frame in pictures_of(self).frames(clip, framing, times_s):
             height, width, _ = frame.shape
-            squares.append(center_square(frame, model.resolution))
+            squares.append(center_square(frame, side))
             del frame  # the next one may take 200 MB as well
-        codes_vtij = model.encode(np.stack(squares))[None]
-        yield _token_row(clip, codes_vtij, times_s, width, height)
+        return _Read(np.stack(squares), times_s, width, height)
+
+    def _read_or_fail(self, clip: Clip, framing: Framing) -> "_Read | Exception":
+        try:
+            return self._read(clip, framing)
+        except Exception as error:  # costs its clip alone, as `run_isolated` has it
+            return error
+
+    def _nothing(self) -> npt.NDArray[np.uint8]:
+        side = self.vqgan().resolution
+        return np.empty((0, side, side, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The frames of a clip, ready to be encoded."""
+
+    squares_thwc: npt.NDArray[np.uint8]
+    times_s: npt.NDArray[np.float64]
+    width: int
+    height: int
+
+    def row(self, clip: Clip, codes_tij: Codes) -> TokenRow:
+        """The clip's row."""
+        return _token_row(clip, codes_tij[None], self.times_s, self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -166,6 +229,22 @@ def frozen_share(view: Images, steps: npt.NDArray[np.int64]) -> float:
 
 @cache
 def _loaded(
-    model: str, input_range: tuple[float, float] | None, resolution: int | None
+    model: str, input_range: tuple[float, float] | None, resolution: int | None, device: str
 ) -> vqgan.VQGAN:
-    return vqgan.load(model, input_range=input_range, resolution=resolution)
+    return vqgan.load(model, device=device, input_range=input_range, resolution=resolution)
+
+
+def require_cuda() -> None:
+    """Refuse a GPU that Ray counts but torch cannot use.
+
+    Raises:
+        RunError: torch finds no working CUDA.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RunError(
+            f"Ray gave this worker of `tokens` a GPU, but torch {torch.__version__} finds no "
+            "working CUDA on it; install torch for this node's CUDA driver, or use the cores "
+            "instead with --run.gpu-share 0."
+        )
