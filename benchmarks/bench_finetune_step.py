@@ -97,15 +97,14 @@ def main() -> None:
     positions = shape_of(args).trunk.length
     print(f"{args.size}, {args.batch} windows of {positions} positions, {args.rounds} rounds")
     print(f"{'':<18}{'CPU ms a step':>14}{'/ plain GPT':>13}{'without head':>14}{'/ complete':>12}")
+    head, whole, base = (times[name] for name in ("head alone", "complete", "plain GPT"))
     for name, found in times.items():
-        ratios = [
-            statistics.median(part(i) for i in range(args.rounds))
-            for part in (
-                lambda i: found[i] / times["plain GPT"][i],
-                lambda i: (found[i] - times["head alone"][i]) / times["plain GPT"][i],
-                lambda i: found[i] / times["complete"][i],
-            )
-        ]
+        rounds = list(zip(found, head, whole, base, strict=True))
+        ratios = (
+            statistics.median(own / gpt for own, _, _, gpt in rounds),
+            statistics.median((own - extra) / gpt for own, extra, _, gpt in rounds),
+            statistics.median(own / full for own, _, full, _ in rounds),
+        )
         numbers = f"{ratios[0]:>13.3f}{ratios[1]:>14.3f}{ratios[2]:>12.3f}"
         print(f"{name:<18}{1000 * statistics.median(found):>14.0f}{numbers}")
 

@@ -8,6 +8,7 @@ OUT/summary.json    the closing numbers
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -29,11 +30,12 @@ from handloom.train.finetune.windows.windows import WindowBatch, Windows
 from handloom.train.model import text
 from handloom.train.model.shape import Shape, named_shape
 from handloom.train.pretrain.task import clips_too_large
+from handloom.train.trainer.average import Average
 from handloom.train.trainer.distributed import World, distribute, whole
 from handloom.train.trainer.feed import prefetch
 from handloom.train.trainer.optimizer import accumulate, make_optimizer, schedule, set_rate, update
 from handloom.train.trainer.options import place_and_weight
-from handloom.train.trainer.task import Batch, Scores, Step, Task, share_of
+from handloom.train.trainer.task import Batch, Scores, Step, Task, Tensors, share_of
 
 
 class FinetuneTask(Task):
@@ -59,6 +61,7 @@ class FinetuneTask(Task):
         self.model = self.trained  # whole; see gather
         self.objective = distribute(self.trained, config, world)
         self.optimizer = make_optimizer(self.trained, config, self._share)
+        self.average = None if config.ema is None else Average(self.trained, config.ema)
         self.stored: dict[str, features.Features] = {}  # by split, mapped from disk
 
     @property
@@ -134,12 +137,15 @@ class FinetuneTask(Task):
 
         parts = accumulate(self.objective, batch.size, self.micro_batch, loss_of)
         norm = update(list(model.parameters()), self.optimizer, config.clip)
+        if self.average is not None:
+            self.average.update(step)
         means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         return Step(means, norm)
 
     def validate(self, step: int) -> Scores:
         """Chunks beside the true ones, the head's own numbers, the next pictures."""
-        self.last = validate.evaluate(self)
+        with nullcontext() if self.average is None else self.average.in_use():
+            self.last = validate.evaluate(self)
         return {} if self.last is None else self.last.plain()
 
     def validation_line(self, scores: Scores) -> str:
@@ -158,10 +164,17 @@ class FinetuneTask(Task):
         """So many windows."""
         return clips_too_large(self.micro_batch, "window{s}")
 
+    def tensors(self) -> Tensors:
+        """The average of the weights too, if there is one."""
+        found = super().tensors()
+        return found if self.average is None else {**found, "ema": self.average.tensors}
+
     def gather(self) -> None:
-        """Make `model` whole in rank 0."""
-        if self.config.parallel == "fsdp":
-            weights = {name: whole(p.detach()) for name, p in self.trained.named_parameters()}
+        """Make `model` whole in rank 0: the averaged weights if they are averaged, else the last."""
+        averages = {} if self.average is None else self.average.tensors
+        if self.config.parallel == "fsdp" or averages:
+            last = {name: p.detach() for name, p in self.trained.named_parameters()}
+            weights = {name: whole(tensor) for name, tensor in {**last, **averages}.items()}
             if self.world.is_first:
                 self.model = RobotModel(self.shape)
                 self.model.load_state_dict(weights, strict=True)
