@@ -131,6 +131,9 @@ class FinetuneConfig(GPTOptions):
     """Tokens of an instruction; with --stage1 as there."""
     features: Free[Path | None] = None
     """Folder in which frozen+cached stores features; by default OUT/features."""
+    features_gb: Free[float | None] = None
+    """Largest size of the stored features of training windows, in gigabytes; those of the other
+    windows are computed when they are needed. By default all are stored."""
     val_windows: Free[int] = 256
     """Held-out windows to validate on, at most, spread evenly."""
 
@@ -149,8 +152,12 @@ class FinetuneConfig(GPTOptions):
         return kept
 
     def check(self) -> None:
-        """Check the decay of the average too."""
+        """Check the decay of the average and the room for features too."""
         super().check()
+        if self.features_gb is not None and not self.features_gb >= 0:
+            raise UserError(
+                f"--features-gb {self.features_gb} is no size, expected gigabytes, 0 or more."
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise UserError(
                 f"--ema {self.ema} is the decay of a running average, expected a number between 0 "

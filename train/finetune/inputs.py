@@ -66,12 +66,28 @@ class DeviceWindows(NamedTuple):
     inputs: Inputs
     complete: list[bool]
     """For each window, True where it needs no mask."""
+    missing: tuple[int, ...] = ()
+    """Windows whose stored features are zeros, for they are not stored: see `completed`."""
 
     @classmethod
     def of(cls, inputs: Inputs, visible_BFV: Any) -> "DeviceWindows":
         """Inputs of which the host knows `visible_BFV`, bool of numpy."""
         complete = needs_no_mask(visible_BFV)
         return cls(inputs._replace(all_visible=bool(complete.all())), complete.tolist())
+
+    def completed(self, compute: Callable[[Inputs], Tensor]) -> "DeviceWindows":
+        """With the features that are missing computed: [b, M, X] of some windows."""
+        stored_BMX = self.inputs.features_BMX
+        if not self.missing or stored_BMX is None:
+            return self
+        rows = list(self.missing)
+        rows_b = on_device(np.array(rows), stored_BMX.device)
+        values = self.inputs._asdict()
+        values |= {n: v[rows_b] for n, v in values.items() if isinstance(v, Tensor)}
+        some = DeviceWindows(Inputs(**values), [self.complete[row] for row in rows])
+        found_bMX = compute(some.part(slice(None))).to(stored_BMX.dtype)
+        features_BMX = stored_BMX.index_copy(0, rows_b, found_bMX)
+        return DeviceWindows(self.inputs._replace(features_BMX=features_BMX), self.complete)
 
     def part(self, part: slice) -> Inputs:
         """Some of the windows."""
@@ -112,7 +128,7 @@ def windows_of(
     space: Space,
     encode_text: Callable[[list[str]], Tensor],
     device: torch.device,
-    features: Any = None,
+    features: tuple[Any, list[int]] | None = None,
 ) -> DeviceWindows:
     """Windows as they are read, on the device.
 
@@ -121,7 +137,7 @@ def windows_of(
         space: that normalises states and actions.
         encode_text: instructions to features [B, L, E].
         device: of the model.
-        features: stored ones of these windows, if there are.
+        features: stored ones of these windows, and the places of those that are not stored.
     """
     inputs = Inputs(
         codes_Bn=codes_of(batch.codes, device),
@@ -131,9 +147,10 @@ def windows_of(
         state_known_Bh=on_device(batch.state_known, device),
         action_BkA=space.normalise(on_device(batch.action, device)),
         action_valid_Bk=on_device(batch.action_valid, device),
-        features_BMX=None if features is None else on_device(features, device),
+        features_BMX=None if features is None else on_device(features[0], device),
     )
-    return DeviceWindows.of(inputs, batch.visible)
+    missing = () if features is None else tuple(features[1])
+    return DeviceWindows.of(inputs, batch.visible)._replace(missing=missing)
 
 
 def codes_of(codes_BFVRC: Any, device: torch.device) -> Tensor:
