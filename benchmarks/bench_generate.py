@@ -16,8 +16,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from handloom.train.model.gpt import GPT, SIZES, Cache, Shape
+from handloom.train.model.gpt import GPT, Cache
 from handloom.train.model.sampling import continue_frames
+from handloom.train.model.shape import SIZES, Shape
 
 
 def build(args: argparse.Namespace) -> GPT:
