@@ -223,7 +223,8 @@ class GPT(nn.Module):
     def _embedding(self) -> Tensor:
         """The vectors that codes are turned into [K, D]."""
         # Numbers of a direction have a size of width ** -0.5; scaled, the 0.02 of other embeddings.
-        return self._directions() * (0.02 * self.shape.width**0.5)
+        out: Tensor = self._directions() * (0.02 * self.shape.width**0.5)
+        return out
 
     def _tables(self) -> Tables:
         direction_KD, kind = self._directions(), self.code.weight.device.type

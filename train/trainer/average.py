@@ -35,8 +35,8 @@ class Average:
             step: steps done before this one.
         """
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        averages, weights = list(self.tensors.values()), list(self._learning.values())
-        torch._foreach_lerp_(averages, weights, weight)
+        weights: list[Tensor] = list(self._learning.values())
+        torch._foreach_lerp_(list(self.tensors.values()), weights, weight)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
