@@ -109,7 +109,7 @@ def _window(inputs: DeviceWindows, row: int) -> Inputs:
     visible_1FV = window.visible_BFV.clone()
     visible_1FV[:, -1] = visible_1FV[:, -2]
     return window._replace(
-        visible_BFV=visible_1FV, all_visible=bool(visible_1FV.all()), visible_Bn=None
+        visible_BFV=visible_1FV, all_visible=bool(visible_1FV.all()), masked=None
     )
 
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from handloom.train.trainer.options import Free, GPTOptions
+from handloom.errors import UserError
+from handloom.train.trainer.options import Added, Free, GPTOptions
 
 Mode = Literal["full", "frozen", "frozen+cached"]
 HeadName = Literal["cvae", "flow"]
@@ -121,12 +122,18 @@ class FinetuneConfig(GPTOptions):
     """Steps over which the learning rate rises; then it falls along a cosine to a twentieth."""
     weight_decay: float = 0.01
     """AdamW's decay of matrices; norms and biases are not decayed."""
+    ema: Added[float | None] = None
+    """Validate and export a running average of the weights (EMA) with this decay, such as 0.999,
+    in place of the last ones."""
     text_encoder: Free[str] = "seeded"
     """Frozen text encoder, as for pretrain; with --stage1 the place where that one's lies now."""
     text_length: int = 24
     """Tokens of an instruction; with --stage1 as there."""
     features: Free[Path | None] = None
     """Folder in which frozen+cached stores features; by default OUT/features."""
+    features_gb: Free[float | None] = None
+    """Largest size of the stored features of training windows, in gigabytes; those of the other
+    windows are computed when they are needed. By default all are stored."""
     val_windows: Free[int] = 256
     """Held-out windows to validate on, at most, spread evenly."""
 
@@ -143,6 +150,19 @@ class FinetuneConfig(GPTOptions):
         if self.action_head == "cvae":
             del kept["action_head"]  # runs from before there was a choice go on
         return kept
+
+    def check(self) -> None:
+        """Check the decay of the average and the room for features too."""
+        super().check()
+        if self.features_gb is not None and not self.features_gb >= 0:
+            raise UserError(
+                f"--features-gb {self.features_gb} is no size, expected gigabytes, 0 or more."
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UserError(
+                f"--ema {self.ema} is the decay of a running average, expected a number between 0 "
+                "and 1, such as 0.999: pass that, or leave it out."
+            )
 
     def other_head(self) -> dict[str, Any] | None:
         """Name and options of the action head, as plain JSON; None for the cVAE."""

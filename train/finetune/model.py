@@ -115,8 +115,7 @@ class RobotModel(nn.Module):
             video: predict the next pictures too; else that part is 0, at a third of the cost.
         """
         if video:
-            stream, video_BV = self._run_with_next_frame(inputs)
-            features_BMX = self._features(stream)
+            features_BMX, video_BV = self._run_with_next_frame(inputs)
         else:
             video_BV = inputs.state_BhS.new_zeros(inputs.visible_BFV[:, -1].shape)
             stored = inputs.features_BMX
@@ -134,13 +133,7 @@ class RobotModel(nn.Module):
 
     def features(self, inputs: Inputs) -> Tensor:
         """Features of the GPT of the frames given: [B, M, X], M = h*V*R/p*C/p of `pool` p."""
-        given, visible_Bn = self.shape.given, inputs.visible_codes()
-        stream = self.trunk.hidden(
-            inputs.codes_Bn[:, :given],
-            inputs.text_BLE,
-            None if visible_Bn is None else visible_Bn[:, :given],
-        )
-        return self._features(stream)
+        return _in_order(self._features(self._hidden(inputs, self.shape.given)), inputs)
 
     def context(self, features_BMX: Tensor, inputs: Inputs) -> Tensor:
         """Context tokens of the action head: [B, Q, W]."""
@@ -171,17 +164,30 @@ class RobotModel(nn.Module):
         _, nats_BV = self._run_with_next_frame(inputs)
         return nats_BV.where(inputs.visible_BFV[:, -1], torch.nan)
 
-    def _run_with_next_frame(self, inputs: Inputs) -> tuple[list[Tensor], Tensor]:
-        visible_Bn, codes_Bn = inputs.visible_codes(), inputs.codes_Bn
-        stream = self.trunk.hidden(
-            codes_Bn[:, :-1], inputs.text_BLE, None if visible_Bn is None else visible_Bn[:, :-1]
+    def _hidden(self, inputs: Inputs, codes: int) -> list[Tensor]:
+        """The GPT's stream over the first codes of each window, in the order of `inputs.masked`."""
+        codes_Bn, text_BLE, masked = inputs.codes_Bn[:, :codes], inputs.text_BLE, inputs.masked
+        if masked is None:
+            visible_Bn = inputs.visible_codes()
+        else:
+            codes_Bn, text_BLE = codes_Bn[masked.order_B], text_BLE[masked.order_B]
+            visible_Bn = masked.visible_bn
+        return self.trunk.hidden(
+            codes_Bn, text_BLE, None if visible_Bn is None else visible_Bn[:, :codes]
         )
+
+    def _run_with_next_frame(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Features [B, M, X], and the loss of the next picture's codes, nats [B, V]."""
+        codes_Bn, masked = inputs.codes_Bn, inputs.masked
+        stream = self._hidden(inputs, codes_Bn.shape[1] - 1)
+        if masked is not None:
+            codes_Bn = codes_Bn[masked.order_B]
         # Only the next frame is to be predicted: logits of the frames given would double the cost.
         logits_BmK = self.trunk.predict_last_frame(stream[-1], codes_Bn).float()
         true_Bm = codes_Bn[:, self.shape.given :]
         loss = F.cross_entropy(logits_BmK.flatten(0, 1), true_Bm.flatten(), reduction="none")
         loss_BV = loss.view(len(codes_Bn), self.shape.trunk.views, -1).mean(-1)
-        return stream, loss_BV
+        return _in_order(self._features(stream), inputs), _in_order(loss_BV, inputs)
 
     def _features(self, stream: list[Tensor]) -> Tensor:
         start, shape = self.shape.trunk.text_length, self.shape
@@ -191,6 +197,11 @@ class RobotModel(nn.Module):
         tiles = features_BnX.reshape(len(layers), h * views * rows, pool, cols, pool, -1)
         features_BMX: Tensor = tiles.mean((2, 4)).flatten(1, 2)
         return features_BMX
+
+
+def _in_order(rows: Tensor, inputs: Inputs) -> Tensor:
+    """Results of the GPT in the order of the windows."""
+    return rows if inputs.masked is None else rows[inputs.masked.row_B]
 
 
 def _true(inputs: Inputs) -> Demonstration:

@@ -7,6 +7,7 @@ OUT/summary.json    the closing numbers
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -21,19 +22,21 @@ from handloom.tokenize.shards import ShardDataset
 from handloom.train.finetune import export, features, stage1, validate
 from handloom.train.finetune.config import FinetuneConfig
 from handloom.train.finetune.flops import flops_per_window
-from handloom.train.finetune.inputs import DeviceWindows, windows_of
+from handloom.train.finetune.inputs import DeviceWindows, Inputs, windows_of
 from handloom.train.finetune.model import RobotModel, RobotShape
 from handloom.train.finetune.space import Space
+from handloom.train.finetune.windows.episodes import Integers
 from handloom.train.finetune.windows.folder import WindowOptions
 from handloom.train.finetune.windows.windows import WindowBatch, Windows
 from handloom.train.model import text
 from handloom.train.model.shape import Shape, named_shape
 from handloom.train.pretrain.task import clips_too_large
+from handloom.train.trainer.average import Average
 from handloom.train.trainer.distributed import World, distribute, whole
 from handloom.train.trainer.feed import prefetch
 from handloom.train.trainer.optimizer import accumulate, make_optimizer, schedule, set_rate, update
 from handloom.train.trainer.options import place_and_weight
-from handloom.train.trainer.task import Batch, Scores, Step, Task, share_of
+from handloom.train.trainer.task import Batch, Scores, Step, Task, Tensors, share_of
 
 
 class FinetuneTask(Task):
@@ -59,7 +62,8 @@ class FinetuneTask(Task):
         self.model = self.trained  # whole; see gather
         self.objective = distribute(self.trained, config, world)
         self.optimizer = make_optimizer(self.trained, config, self._share)
-        self.stored: dict[str, features.Features] = {}  # by split, mapped from disk
+        self.average = None if config.ema is None else Average(self.trained, config.ema)
+        self.stored: dict[str, features.Stored] = {}  # by split
 
     @property
     def predicts_video(self) -> bool:
@@ -82,21 +86,31 @@ class FinetuneTask(Task):
         }
 
     def begin(self) -> None:
-        """Compute the frozen GPT's features of every window, once; rank 0 does it for all."""
-        if self.config.mode != "frozen+cached":
+        """Compute the frozen GPT's features of windows, once; all processes share the work."""
+        config = self.config
+        if config.mode != "frozen+cached":
             return
-        folder = self.config.features or self.config.out / "features"
-        for split, windows in (("train", self.train), ("val", self.val)):
-            path = features.path_of(folder, split, self._features_depend_on(windows))
-            if self.world.is_first:
-                size_MX = int(np.prod(self.shape.grid)), self.shape.feature_width
-                features.store(path, len(windows), size_MX, partial(self._features_of, windows))
-            self.world.barrier()
-            self.stored[split] = np.load(path, mmap_mode="r")
+        folder = config.features or config.out / "features"
+        size_MX = int(np.prod(self.shape.grid)), self.shape.feature_width
+        count = features.within(config.features_gb, len(self.train), size_MX)
+        if count < len(self.train) and config.parallel == "fsdp":
+            raise UserError(
+                f"--features-gb {config.features_gb} holds the features of {count:,} of "
+                f"{len(self.train):,} windows, and with --parallel fsdp no process can compute the "
+                "others alone: raise it, or leave --parallel out."
+            )
+        wanted = {"train": np.arange(count), "val": validate.numbers_of(self)}
+        for split, numbers in wanted.items():
+            windows = self.val if split == "val" else self.train
+            depend_on = [*self._features_depend_on(windows), len(numbers)]
+            path = features.folder_of(folder, split, depend_on)
+            stored = features.Stored(path, numbers, size_MX)
+            stored.write(self.world, partial(self._features_of, windows))
+            self.stored[split] = stored
 
     def windows(self, batch: WindowBatch, split: str = "train") -> DeviceWindows:
         """Windows as the model takes them, on the device."""
-        stored = self.stored[split][batch.number] if split in self.stored else None
+        stored = self.stored[split].read(batch.number) if split in self.stored else None
         return windows_of(batch, self.space, self.text, self.world.device, stored)
 
     def batches(self, position: int) -> Iterator[Batch]:
@@ -124,9 +138,11 @@ class FinetuneTask(Task):
         before = batch.position - config.batch_size
         torch.manual_seed(hash((config.seed, before, self.world.rank)) & 0xFFFFFFFF)
 
+        windows = batch.inputs.completed(self._computed)
+
         def loss_of(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
             with self.autocast():
-                losses = self.objective(batch.inputs.part(part), weights, self.predicts_video)
+                losses = self.objective(windows.part(part), weights, self.predicts_video)
             total = model.total(losses, weights, step)
             shown = {name: losses[name] for name in ("video", *model.head.parts)}
             logged = {name: value.detach().float() for name, value in shown.items()}
@@ -134,12 +150,15 @@ class FinetuneTask(Task):
 
         parts = accumulate(self.objective, batch.size, self.micro_batch, loss_of)
         norm = update(list(model.parameters()), self.optimizer, config.clip)
+        if self.average is not None:
+            self.average.update(step)
         means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         return Step(means, norm)
 
     def validate(self, step: int) -> Scores:
         """Chunks beside the true ones, the head's own numbers, the next pictures."""
-        self.last = validate.evaluate(self)
+        with nullcontext() if self.average is None else self.average.in_use():
+            self.last = validate.evaluate(self)
         return {} if self.last is None else self.last.plain()
 
     def validation_line(self, scores: Scores) -> str:
@@ -158,10 +177,17 @@ class FinetuneTask(Task):
         """So many windows."""
         return clips_too_large(self.micro_batch, "window{s}")
 
+    def tensors(self) -> Tensors:
+        """The average of the weights too, if there is one."""
+        found = super().tensors()
+        return found if self.average is None else {**found, "ema": self.average.tensors}
+
     def gather(self) -> None:
-        """Make `model` whole in rank 0."""
-        if self.config.parallel == "fsdp":
-            weights = {name: whole(p.detach()) for name, p in self.trained.named_parameters()}
+        """Make `model` whole in rank 0: averaged weights if there are, else the last ones."""
+        averages = {} if self.average is None else self.average.tensors
+        if self.config.parallel == "fsdp" or averages:
+            last = {name: p.detach() for name, p in self.trained.named_parameters()}
+            weights = {name: whole(tensor) for name, tensor in {**last, **averages}.items()}
             if self.world.is_first:
                 self.model = RobotModel(self.shape)
                 self.model.load_state_dict(weights, strict=True)
@@ -239,12 +265,14 @@ class FinetuneTask(Task):
         conditions = [asdict(shape.trunk), shape.history, self.config.stride, shape.head.pool]
         return [*conditions, self.identity()["stage 1"], windows.fingerprint(), list(shape.views)]
 
-    @torch.no_grad()
-    def _features_of(self, windows: Windows, numbers: range) -> Tensor:
+    def _features_of(self, windows: Windows, numbers: Integers) -> Tensor:
         """Features of windows by their numbers."""
-        batch = windows.read(np.arange(numbers.start, numbers.stop))
+        return self._computed(self.windows(windows.read(numbers), "").part(slice(None)))
+
+    @torch.no_grad()
+    def _computed(self, inputs: Inputs) -> Tensor:
         with self.autocast():
-            found: Tensor = self.trained.features(self.windows(batch, "").inputs)
+            found: Tensor = self.trained.features(inputs)
         return found
 
     def _export_facts(self, step: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from handloom.train.finetune.config import FinetuneConfig
 from handloom.train.finetune.heads.head import ActionScores, HeadScores, score
 from handloom.train.finetune.inputs import DeviceWindows
 from handloom.train.finetune.model import RobotModel, RobotShape
+from handloom.train.finetune.windows.episodes import Integers
 from handloom.train.finetune.windows.windows import WindowBatch, Windows
 from handloom.train.trainer.distributed import World
 
@@ -97,8 +98,8 @@ def evaluate(job: Finetuning) -> FinetuneScores | None:
 
     The processes share the windows; rank 0 has the result, the others None.
     """
-    count = min(len(job.val), job.config.val_windows)
-    numbers = np.linspace(0, len(job.val) - 1, count).astype(np.int64)
+    numbers = numbers_of(job)
+    count = len(numbers)
     mine = numbers[job.world.share(count)]
     job.trained.eval()
     found: list[dict[str, Tensor]] = []
@@ -113,6 +114,12 @@ def evaluate(job: Finetuning) -> FinetuneScores | None:
     if not rows:
         return None
     return _scores(job, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def numbers_of(job: Finetuning) -> Integers:
+    """Numbers of the held-out windows that are scored, rising."""
+    count = min(len(job.val), job.config.val_windows)
+    return np.linspace(0, len(job.val) - 1, count).astype(np.int64)
 
 
 def _outputs(job: Finetuning, windows: DeviceWindows) -> dict[str, Tensor]:

@@ -25,8 +25,19 @@ def to_sequence(tokens_BVFRC: Tensor) -> Tensor:
     return tokens_BVFRC.transpose(1, 2).flatten(1).long()
 
 
+class Tables(NamedTuple):
+    """Tables that depend on the weights alone, so that generation makes them once for all codes."""
+
+    place_ND: Tensor
+    """`GPT._places`."""
+    direction_KD: Tensor
+    """`GPT._directions`, in the type in which matrices are multiplied."""
+    embedding_KD: Tensor
+    """The directions as codes are embedded."""
+
+
 class Cache:
-    """Keys and values of earlier positions, so that generation feeds one code at a time."""
+    """Keys, values and tables of earlier calls, so that generation feeds one code at a time."""
 
     def __init__(self, shape: Shape, batch: int, device: torch.device) -> None:
         length, width = shape.text_length + shape.codes, shape.width // shape.heads
@@ -34,6 +45,7 @@ class Cache:
         self.codes_Bn = torch.zeros(batch, 0, dtype=torch.long, device=device)
         self.visible_BT: Tensor | None = None  # mask of what may be attended to; None for all
         self.filled = 0
+        self.tables: Tables | None = None
 
     def extend(self, layer: int, k_BHTS: Tensor, v_BHTS: Tensor) -> tuple[Tensor, Tensor]:
         """Add one layer's newest keys and values; returns those of all positions so far."""
@@ -73,20 +85,36 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Mix over earlier positions; with a cache, over those of earlier calls too.
 
-        A mask, bool [B, 1, T, all positions], takes the place of plain causality.
+        A mask, bool [b, 1, T, all positions], takes the place of plain causality for the last b
+        samples.
         """
         split = self.qkv(x_BTD).unflatten(-1, (3, self.heads, -1))
         # One copy here saves one in each norm, and attention reads whole rows faster on a CPU.
         q_BHTS, k_BHTS, v_BHTS = split.permute(2, 0, 3, 1, 4).contiguous()
         q_BHTS = rotate(self.q_norm(q_BHTS), turns.there)
         k_BHTS = rotate(self.k_norm(k_BHTS), turns.here)
-        # A single new code may attend to all that the cache holds.
-        causal = mask is None and x_BTD.shape[1] > 1
         if cache is not None:
             k_BHTS, v_BHTS = cache.extend(self.layer, k_BHTS, v_BHTS)
-        y_BHTS = F.scaled_dot_product_attention(q_BHTS, k_BHTS, v_BHTS, mask, is_causal=causal)
+        y_BHTS = _attend(q_BHTS, k_BHTS, v_BHTS, mask)
         out: Tensor = self.out(y_BHTS.transpose(1, 2).flatten(2))
         return out
+
+
+def _attend(q_BHTS: Tensor, k_BHTS: Tensor, v_BHTS: Tensor, mask: Tensor | None) -> Tensor:
+    """Causal attention; the last samples have a mask in its place, as `Attention.forward` says.
+
+    The fast kernels know plain causality alone: a mask that a few samples need is not for all.
+    """
+    attend, plain = F.scaled_dot_product_attention, len(q_BHTS) - (0 if mask is None else len(mask))
+    if not plain:
+        return attend(q_BHTS, k_BHTS, v_BHTS, mask)
+    # A single new code may attend to all that the cache holds.
+    causal = q_BHTS.shape[2] > 1
+    if mask is None:
+        return attend(q_BHTS, k_BHTS, v_BHTS, is_causal=causal)
+    q, k, v = ((t[:plain], t[plain:]) for t in (q_BHTS, k_BHTS, v_BHTS))
+    both = attend(q[0], k[0], v[0], is_causal=causal), attend(q[1], k[1], v[1], mask)
+    return torch.cat(both)
 
 
 class Block(nn.Module):
@@ -162,13 +190,16 @@ class GPT(nn.Module):
         return out
 
     def embed_codes(
-        self, codes_Bn: Tensor, start: int = 0, extra_BnD: Tensor | None = None
+        self,
+        codes_Bn: Tensor,
+        start: int = 0,
+        extra_BnD: Tensor | None = None,
+        tables: Tables | None = None,
     ) -> Tensor:
         """[B, n, D] from codes that stand at `start`, `start + 1`, ... of the clip."""
-        place_nD = self._places()[start : start + codes_Bn.shape[1]]
-        # Numbers of a direction have a size of width ** -0.5; scaled, the 0.02 of other embeddings.
-        codes_BnD = F.embedding(codes_Bn, self._directions() * (0.02 * self.shape.width**0.5))
-        x_BnD = codes_BnD + place_nD
+        place_ND = self._places() if tables is None else tables.place_ND
+        embedding_KD = self._embedding() if tables is None else tables.embedding_KD
+        x_BnD = F.embedding(codes_Bn, embedding_KD) + place_ND[start : start + codes_Bn.shape[1]]
         out: Tensor = self.input_norm(x_BnD if extra_BnD is None else x_BnD + extra_BnD)
         return out
 
@@ -189,6 +220,18 @@ class GPT(nn.Module):
         """
         return F.normalize(self.code.weight, dim=-1)
 
+    def _embedding(self) -> Tensor:
+        """The vectors that codes are turned into [K, D]."""
+        # Numbers of a direction have a size of width ** -0.5; scaled, the 0.02 of other embeddings.
+        out: Tensor = self._directions() * (0.02 * self.shape.width**0.5)
+        return out
+
+    def _tables(self) -> Tables:
+        direction_KD, kind = self._directions(), self.code.weight.device.type
+        if torch.is_autocast_enabled(kind):  # which would cast all of it again for every code
+            direction_KD = direction_KD.to(torch.get_autocast_dtype(kind))
+        return Tables(self._places(), direction_KD, self._embedding())
+
     def forward(self, codes_BN: Tensor, text_BLE: Tensor) -> Tensor:
         """Logits [B, N, K]; entry i predicts code i from the text and the codes before i."""
         x_BTD = torch.cat([self.embed_text(text_BLE), self.embed_codes(codes_BN[:, :-1])], dim=1)
@@ -206,7 +249,8 @@ class GPT(nn.Module):
         Args:
             codes_Bn: int64, any number of codes from the start of a clip.
             text_BLE: features of the captions.
-            visible_Bn: bool; codes that are False hide from all others. None hides none.
+            visible_Bn: bool; codes that are False hide from all others. None hides none; of fewer
+                rows than clips, these are of the last clips, and those before them hide none.
             extra_BnD: added to what the codes are turned into.
         """
         embedded = self.embed_text(text_BLE), self.embed_codes(codes_Bn, extra_BnD=extra_BnD)
@@ -245,10 +289,12 @@ class GPT(nn.Module):
             cache.filled = span.stop
         return stream
 
-    def _predict(self, x_BnD: Tensor, earlier_Bm: Tensor) -> Tensor:
+    def _predict(
+        self, x_BnD: Tensor, earlier_Bm: Tensor, direction_KD: Tensor | None = None
+    ) -> Tensor:
         """Logits [B, n, K]; the last m <= n places know the code one frame earlier."""
         x_BnD = self.norm(x_BnD)
-        logits_BnK = F.linear(x_BnD, self._directions())
+        logits_BnK = F.linear(x_BnD, self._directions() if direction_KD is None else direction_KD)
         unknown = x_BnD.shape[1] - earlier_Bm.shape[1]
         gate_Bm1 = F.softplus(self.copy_gate(x_BnD[:, unknown:]))
         # Nothing is added to code 0 where there is no frame before: one write in place, no copies.
@@ -278,7 +324,8 @@ class GPT(nn.Module):
         The first call brings the caption, and may bring no codes. Where it hides some of them
         (`visible_Bn`, see `hidden`), each later call passes the mask of its codes too.
         """
-        x_BtD = self.embed_codes(codes_Bn, cache.codes_Bn.shape[1], extra_BnD)
+        tables = cache.tables = cache.tables or self._tables()
+        x_BtD = self.embed_codes(codes_Bn, cache.codes_Bn.shape[1], extra_BnD, tables)
         if text_BLE is not None:
             x_BtD = torch.cat([self.embed_text(text_BLE), x_BtD], dim=1)
             cache.visible_BT = _with_text(visible_Bn, text_BLE)
@@ -288,14 +335,15 @@ class GPT(nn.Module):
         x_B1D = self._run_blocks(x_BtD, cache, cache.visible_BT)[-1][:, -1:]
         place = cache.codes_Bn.shape[1] - self.shape.codes_per_frame
         earlier_Bm = cache.codes_Bn[:, place : place + 1] if place >= 0 else codes_Bn[:, :0]
-        return self._predict(x_B1D, earlier_Bm)[:, 0]
+        return self._predict(x_B1D, earlier_Bm, tables.direction_KD)[:, 0]
 
 
 def _with_text(visible_Bn: Tensor | None, text_BLE: Tensor) -> Tensor | None:
     """Mask of text and codes that may be attended to: the text whole."""
     if visible_Bn is None:
         return None
-    return torch.cat([visible_Bn.new_ones(text_BLE.shape[:2]), visible_Bn], dim=1)
+    ones = visible_Bn.new_ones(len(visible_Bn), text_BLE.shape[1])
+    return torch.cat([ones, visible_Bn], dim=1)
 
 
 def _causal_and_visible(visible_BT: Tensor, start: int) -> Tensor:

@@ -39,7 +39,7 @@ def next_frames(model: RobotModel, inputs: Inputs, frames: int = 1) -> npt.NDArr
             state_BhS=inputs.state_BhS.roll(-1, 1),
             state_known_Bh=_slid(inputs.state_known_Bh),
             all_visible=bool(visible.all()),
-            visible_Bn=None,
+            masked=None,
         )
     trunk = model.shape.trunk
     grid = torch.cat(predicted).view(frames, trunk.views, trunk.rows, trunk.cols)

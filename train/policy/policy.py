@@ -234,7 +234,8 @@ class Policy:
         noise, shape = None, self.model.head.noise_shape
         if self.execution.sample and shape:
             noise = torch.randn(1, *shape, device=self.device, generator=self._generator)
-        chunk: Floats = self.space.denormalise(self.model.act(context_1QW, noise))[0].cpu().numpy()
+        acted_1kA = self.model.act(context_1QW, noise).float()  # mixed precision may be on
+        chunk: Floats = self.space.denormalise(acted_1kA)[0].cpu().numpy()
         return chunk
 
     def _remember(self, images: Mapping[str, Any], state: Any, ago: int = 0) -> None:

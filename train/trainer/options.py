@@ -40,6 +40,9 @@ class TrainOptions:
     """Seed of the initial weights, of the order of the samples and of all random draws."""
     bf16: bool = False
     """Multiply matrices in bfloat16: 1.4 times faster, but slower on CPUs that lack it."""
+    tf32: Added[bool] = False
+    """Multiply float32 matrices in TF32: faster on GPUs since Ampere, with 10 bits of mantissa for
+    24; for parts that --bf16 leaves in float32 too."""
     compile: Free[bool] = False
     """Compile the model: faster steps after a minute or so; wants a C++ compiler."""
     workers: Free[int] = 0
@@ -83,6 +86,11 @@ class TrainOptions:
         Raises:
             UserError: which option, and what it has to be.
         """
+        if self.tf32 and not self.device.startswith("cuda"):
+            raise UserError(
+                f"--tf32 is a kind of number of NVIDIA GPUs, and --device is {self.device}: leave "
+                "it out, or pass --device cuda."
+            )
 
     def with_absolute_paths(self) -> Self:
         """The same options for a process that runs in another folder."""

@@ -222,7 +222,7 @@ def share_of(batch_size: int, micro_batch: int | None, processes: int) -> tuple[
 
 
 def set_up_torch(config: TrainOptions, device: torch.device) -> None:
-    """Set CPU threads, and on request only operations that give the same bits each time."""
+    """Set CPU threads, TF32, and on request only operations that give the same bits each time."""
     if config.threads:
         torch.set_num_threads(config.threads)
     deterministic = config.deterministic or device.type == "cpu"
@@ -230,3 +230,5 @@ def set_up_torch(config: TrainOptions, device: torch.device) -> None:
         # cuBLAS wants this before its first call, and is not deterministic without
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")

@@ -150,6 +150,7 @@ class VQGANConfig(TrainOptions):
         """
         from handloom.tokenize.vqgan import MAX_CODES  # here: it takes as long as all of --help
 
+        super().check()
         for name in COUNTS:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")

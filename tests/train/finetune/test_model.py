@@ -87,8 +87,7 @@ def test_actions_do_not_see_the_frame_that_is_to_come(inputs: Inputs) -> None:
 def test_one_pass_with_the_next_frame_gives_the_features_of_one_without(inputs: Inputs) -> None:
     model = robot()
     with torch.no_grad():
-        stream, _ = model._run_with_next_frame(inputs)
-        together = model._features(stream)
+        together, _ = model._run_with_next_frame(inputs)
         assert torch.allclose(together, model.features(inputs), atol=1e-5)
         stored = inputs._replace(features_BMX=model.features(inputs))
         torch.manual_seed(5)

@@ -118,6 +118,15 @@ def test_before_the_start_there_is_nothing(saved: Path) -> None:
     assert not same(first, expected(policy, 1, 1))
 
 
+def test_mixed_precision_acts_nearly_the_same(saved: Path) -> None:
+    exact = act(load(saved), 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = act(load(saved), 1)
+    assert rounded.actions.dtype == np.float32
+    assert not np.array_equal(rounded.actions, exact.actions)
+    assert np.allclose(rounded.actions, exact.actions, atol=0.05 * np.abs(exact.actions).max())
+
+
 def test_it_looks_back_a_stride(saved: Path) -> None:
     policy = load(saved)  # executes as many as lie between two frames
     assert policy.execute_n == STRIDE

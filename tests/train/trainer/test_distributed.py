@@ -89,8 +89,14 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainOptions]:
     head = replace(SMALL, latent=0)
     finetune = small_finetune(episodes, root / "finetune", head=head, steps=6, save_every=3)
     pictures = write_pictures(root / "pictures")
+    clips = write_clips(root / "clips", side=4)
+    train(small_run(clips, root / "stage1", size="nano", steps=2))
+    start: dict[str, Any] = {"stage1": root / "stage1", "mode": "frozen+cached", "ema": 0.9}
+    cached = replace(finetune, out=root / "cached", **start)
     return {
         "finetune": finetune,
+        "finetune cached": cached,
+        "finetune cached in parts": replace(cached, out=root / "cached parts", parallel="fsdp"),
         "finetune in parts": replace(finetune, out=root / "parts", parallel="fsdp"),
         # 8 crops are 2 whole frames in the last steps, one for each process.
         "vqgan": replace(tiny_config(pictures, root / "vqgan"), batch_size=8),
@@ -98,7 +104,10 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainOptions]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["finetune", "finetune in parts", "vqgan"])
+@pytest.mark.parametrize(
+    "kind",
+    ["finetune", "finetune cached", "finetune cached in parts", "finetune in parts", "vqgan"],
+)
 def test_two_processes_of_any_kind_learn_what_one_learns(
     together: dict[str, PretrainConfig], others: dict[str, TrainOptions], kind: str
 ) -> None:
