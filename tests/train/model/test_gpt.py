@@ -274,10 +274,10 @@ def test_a_text_encoder_that_is_not_there_is_refused(name, sentence, monkeypatch
 
 
 def test_a_folder_that_is_not_clip_is_refused(tmp_path):
-    with pytest.raises(UserError, match="does not load as a CLIP text encoder"):
+    with pytest.raises(UserError, match="does not load as a CLIP or BERT text encoder"):
         text.load(str(tmp_path), 16)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="type 'bert'"):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(UserError, match="type 't5'"):
         text.load(str(tmp_path), 16)
 
 
