@@ -122,8 +122,8 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
 
 # Options that must be more than 0.
 POSITIVE = frozenset(
-    {"frames", "frames_per_second", "num_cpus", "workers", "clip_timeout_s", "short_side",
-     "min_frames", "max_pixels", "resolution", "samples_per_shard", "spacing_s"}
+    {"frames", "frames_per_second", "num_cpus", "workers", "gpu_cores", "clip_timeout_s",
+     "short_side", "min_frames", "max_pixels", "resolution", "samples_per_shard", "spacing_s"}
 )  # fmt: skip
 
 

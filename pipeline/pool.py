@@ -31,7 +31,6 @@ class _Worker:
     def __init__(
         self, stage: Stage, table: Table, attempts: dict[str, int], clip_timeout_s: float
     ) -> None:
-        """The stage is on its device already (`Stage.on`)."""
         self.stage, self.table, self.attempts = stage, table, attempts
         self.clip_timeout_s = clip_timeout_s
 
@@ -111,7 +110,8 @@ class Pool:
         cores: int = 1,
     ) -> None:
         self.gpus, self.cores = gpus, cores
-        self.stage, self.table, self.attempts = _placed(stage, gpus, cores), table, attempts
+        self.stage = stage.on("cuda" if gpus else "cpu", cores)
+        self.table, self.attempts = table, attempts
         self.concurrency = concurrency or self.stage.concurrency
         self.workers: set[Any] = set()
         self.size, self.clip_timeout_s = workers, clip_timeout_s
@@ -207,10 +207,6 @@ class Pool:
         )
         rows = list(self.stage.failed(why, *batch.inputs[0]))
         yield write(self.stage, self.table, batch, rows, self.attempts)
-
-
-def _placed(stage: Stage, gpus: float, cores: int) -> Stage:
-    return stage.on("cuda" if gpus else "cpu", cores)
 
 
 @dataclass(frozen=True)

@@ -94,15 +94,16 @@ class Stage:
 
     def on(self, device: str, threads: int) -> Self:
         """The same stage on a worker with this device and so many cores."""
-        placed = copy.copy(self)
-        for name, value in (("device", device), ("threads", threads)):
-            object.__setattr__(placed, name, value)
-        return placed
+        return self._placed(device=device, threads=threads)
 
     def at(self, data: Path, cache: Path | None = None, source: "Stage | None" = None) -> Self:
         """The same stage with its data folder, its cache and the run's ingest stage set."""
+        return self._placed(data=data, cache=cache, source=source)
+
+    def _placed(self, **facts: Any) -> Self:
+        """A copy with these class variables as its own."""
         placed = copy.copy(self)
-        for name, value in (("data", data), ("cache", cache), ("source", source)):
+        for name, value in facts.items():
             object.__setattr__(placed, name, value)  # frozen for everyone else
         return placed
 

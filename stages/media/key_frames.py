@@ -6,7 +6,7 @@ a walk begins at a key frame before the time, with an empty decoder, and leaves 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,13 @@ class SmallVideo:
         Raises:
             MediaError: the file is damaged there or ends earlier.
         """
-        return self._remembered(round(time_s * 1e6), lambda: self._walked_to(time_s))
+        slot = round(time_s * 1e6)
+        if slot not in self._kept:
+            self._kept[slot] = self._walked_to(time_s)
+        self._kept.move_to_end(slot)
+        if len(self._kept) > FRAMES_KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[slot]
 
     def every_frame(
         self, start_s: float, end_s: float, short_side: int
@@ -97,14 +103,6 @@ class SmallVideo:
                 if frame.time_s >= start_s:
                     yield frame.time_s, shrink(frame.picture, pixel_aspect(container.stream))
 
-    def _remembered(self, slot: int, make: Callable[[], SmallFrame]) -> SmallFrame:
-        if slot not in self._kept:
-            self._kept[slot] = make()
-        self._kept.move_to_end(slot)
-        if len(self._kept) > FRAMES_KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[slot]
-
     def _walked_to(self, time_s: float) -> SmallFrame:
         keys = times_of(self._index.around(time_s, time_s))
         before = keys[keys <= time_s + SAME_S]
@@ -117,8 +115,11 @@ class SmallVideo:
             raise
         self._walks[walk.key_s] = walk
         if frame is None:
-            raise self._no_frame(time_s)
-        return self._small(frame)
+            raise MediaError(
+                f"{self._path.name}: no frame at {time_s:.2f} s, the file ends earlier"
+            )
+        aspect = pixel_aspect(self._indexed.stream)
+        return SmallFrame(frame.time_s, self._shrink(frame.picture, aspect))
 
     def _walk_from(self, key_s: float, time_s: float) -> "_Walk":
         """A walk from a key frame that has not passed a time; it is taken out of those kept."""
@@ -128,13 +129,6 @@ class SmallVideo:
         if walk is None and len(self._walks) >= WALKS_KEPT:
             _, walk = self._walks.popitem(last=False)
         return _Walk(key_s, walk.container if walk else Container(self._path, FRUGAL))
-
-    def _small(self, frame: Shown) -> SmallFrame:
-        aspect = pixel_aspect(self._indexed.stream)
-        return SmallFrame(frame.time_s, self._shrink(frame.picture, aspect))
-
-    def _no_frame(self, time_s: float) -> MediaError:
-        return MediaError(f"{self._path.name}: no frame at {time_s:.2f} s, the file ends earlier")
 
 
 class _Walk:

@@ -13,13 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from handloom.stages.media.transitions import (
-    LumaHW,
-    Transition,
-    TransitionOptions,
-    luma,
-    transitions,
-)
+from handloom.stages.media.transitions import Transition, TransitionOptions, luma, transitions
 
 FrameHWC = npt.NDArray[np.uint8]
 Decode = Callable[[float, float], Iterator[tuple[float, FrameHWC]]]
@@ -53,9 +47,11 @@ def shot_changes(
     colours = [_colours(_small(frame)) for frame in frames]
     found: list[Transition] = []
     for start_s, end_s in suspicious_spans(times_s, colours, options.suspicion):
-        decoded = list(_lumas(decode(max(start_s - AROUND_S, 0.0), end_s + AROUND_S)))
-        seen_s, lumas = np.array([time_s for time_s, _ in decoded]), [one for _, one in decoded]
-        for change in transitions(seen_s, lumas, options.transitions):
+        seen_s, lumas = [], []
+        for time_s, frame_hwc in decode(max(start_s - AROUND_S, 0.0), end_s + AROUND_S):
+            seen_s.append(time_s)
+            lumas.append(luma(frame_hwc))
+        for change in transitions(np.array(seen_s), lumas, options.transitions):
             # What lies beside the span belongs to the next one, or is none.
             if change.start_s <= end_s and change.end_s > start_s:
                 found.append(change)
@@ -94,12 +90,6 @@ def longest_run(start_s: float, end_s: float, changes: Sequence[Transition]) -> 
             edges_s += [max(change.start_s, start_s), min(change.end_s, end_s)]
     runs = list(zip(edges_s[::2], [*edges_s[1::2], end_s], strict=True))
     return max(runs, key=lambda run: run[1] - run[0])
-
-
-def _lumas(decoded: Iterator[tuple[float, FrameHWC]]) -> Iterator[tuple[float, LumaHW]]:
-    """Frames with their times as `transitions` wants them."""
-    for time_s, frame_hwc in decoded:
-        yield time_s, luma(frame_hwc)
 
 
 def _small(frame_hwc: FrameHWC) -> FrameHWC:

@@ -95,7 +95,7 @@ def similarity(one: LumaHW, other: LumaHW) -> float:
     """
     if min(one.std(), other.std()) < FLAT:
         same = (
-            abs(float(one.mean()) - float(other.mean())) < 20.0
+            abs(float(one.mean()) - float(other.mean())) < SAME_BRIGHTNESS
             and max(one.std(), other.std()) < 2 * FLAT
         )
         return float(same)

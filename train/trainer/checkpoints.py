@@ -171,7 +171,7 @@ class Checkpoints:
         whole = partial.with_suffix("")  # one of the same step may be left from a --no-resume
         publish(partial, whole)
         write_text(self.folder / "latest", whole.name)
-        for old in _checkpoints(self.folder)[: -self.keep]:
+        for old in checkpoints_in(self.folder)[: -self.keep]:
             if int(old.name) != self.kept_step:
                 shutil.rmtree(old)
 
@@ -243,7 +243,7 @@ def load_tensors(path: Path, tensors: Tensors, group: Any = None) -> None:
 
 def unreadable(path: Path, error: BaseException) -> str:
     """The sentence that says what to do about a damaged checkpoint."""
-    others = [other.name for other in _checkpoints(path.parent) if other != path]
+    others = [other.name for other in checkpoints_in(path.parent) if other != path]
     return (
         f"{path} cannot be read ({_why(error)}): write the name of an older checkpoint "
         f"({', '.join(others) or 'there is none'}) into {path.parent / 'latest'}, or start again "
@@ -281,7 +281,8 @@ def _names() -> dict[str, Any]:
     }
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, in the order of their steps."""
     return sorted(path for path in folder.glob("*") if path.is_dir() and path.name.isdecimal())
 
 

@@ -10,7 +10,12 @@ from typing import Any
 
 from handloom.errors import UserError
 from handloom.files import write_text
-from handloom.train.trainer.checkpoints import Checkpoints, read_run, refuse_another_run
+from handloom.train.trainer.checkpoints import (
+    Checkpoints,
+    checkpoints_in,
+    read_run,
+    refuse_another_run,
+)
 from handloom.train.trainer.optimizer import falls_from
 from handloom.train.trainer.options import GPTOptions, TrainOptions
 
@@ -52,7 +57,7 @@ def go_back(config: TrainOptions, checkpoints: Checkpoints, finished_by: str) ->
 
 def _go_back_to(last: int, latest: Path, checkpoints: Checkpoints) -> None:
     """Point at the newest checkpoint up to step `last`, and delete those after it."""
-    every = sorted(p for p in checkpoints.folder.glob("*") if p.is_dir() and p.name.isdecimal())
+    every = checkpoints_in(checkpoints.folder)
     early = [path for path in every if int(path.name) <= last]
     if not early:
         raise UserError(
