@@ -22,8 +22,8 @@ import pyarrow as pa
 import ray
 
 from handloom.pipeline.batch import Batch
-from handloom.pipeline.dag import WORKER_ENV
 from handloom.pipeline.pool import Pool
+from handloom.pipeline.session import WORKER_ENV
 from handloom.stages.hands.rows import HandRow
 from handloom.stages.hands.stage import Hands
 from handloom.stages.ingest.videos import Ingest

@@ -23,6 +23,7 @@ from handloom.pipeline import dag
 from handloom.pipeline.job import Job
 from handloom.pipeline.progress import Progress
 from handloom.pipeline.recipes import RECIPES
+from handloom.pipeline.session import session
 from handloom.stages.ingest.card import read
 
 DISTINCT = 64
@@ -80,7 +81,7 @@ def main() -> None:
         config = replace(config, run=replace(config.run, num_cpus=args.workers))
         job = Job("kinetics700", root, out, config)
         shorter = replace(config, ingest=replace(config.ingest, min_seconds=2.0))
-        with dag.session(job):
+        with session(job):
             seconds = ingest(job)
             rate = args.files / seconds
             print(f"{args.files:,} files probed in {seconds:.1f} s: {rate:.0f} files/s")

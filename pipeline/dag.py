@@ -7,10 +7,8 @@ The edges come from the stages (`stages/graph.py`). A stage's task takes no core
 to its pool of workers, which take one each.
 """
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from handloom.errors import RunError
 from handloom.files import remove_temporaries
 from handloom.pipeline.batches import (
     count_remaining,
@@ -32,6 +29,7 @@ from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Counts, Pool, work
 from handloom.pipeline.progress import Progress
 from handloom.pipeline.recipes import EpisodeConfig, Run
+from handloom.pipeline.session import import_path, session
 from handloom.stages.ingest import card
 from handloom.stages.pack.fidelity.measure import measured
 from handloom.stages.pack.stage import plan_shards, write_planned
@@ -42,22 +40,6 @@ from handloom.stages.tables.merging import complete_merges, merge_parts
 from handloom.stages.tables.parts import effort, read_marker, write_marker
 from handloom.tokenize.shards import SPLITS, ShardInfo, sha256_file, shard_path, write_manifest
 
-# Environment of workers. Without the thresholds glibc returns big blocks to the kernel and faults
-# them in again for each picture, 40 % of encoding; MediaPipe and TF Lite log a line per model.
-WORKER_ENV = {
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-    "OMP_NUM_THREADS": "1",
-    "GLOG_minloglevel": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-STARTS = 3
-QUIET: dict[str, Any] = {
-    "log_to_driver": False,
-    "logging_level": "ERROR",
-    "configure_logging": True,
-}
 CLIPS_HERE = 512  # up to so many are packed by the task itself, before a worker would have started
 NO_EFFORT = {"computed": 0, "seconds": 0.0}
 
@@ -65,7 +47,7 @@ NO_EFFORT = {"computed": 0, "seconds": 0.0}
 def curate(job: Job) -> None:
     """Run the whole DAG; rows that are already stored are not computed again."""
     with session(job) as is_shared, Display(job) as display:
-        path = _import_path(job)
+        path = import_path(job)
         own = {"runtime_env": {"env_vars": path}} if is_shared and path else {}
         progress = ray.remote(num_cpus=0)(Progress).remote([*job.flow, "pack", "report"])
         tasks: dict[str, Any] = {}
@@ -81,67 +63,6 @@ def curate(job: Job) -> None:
         finally:
             if is_shared:  # a stage beside the one that failed would go on after the run
                 ray.wait(list(tasks.values()), num_returns=len(tasks))
-
-
-@contextmanager
-def session(job: Job) -> Iterator[bool]:
-    """Connect to Ray for one run; yields whether the connection outlives it.
-
-    It is the one that this process has already, or the cluster of a submitted job, or else this
-    machine alone.
-    """
-    if ray.is_initialized():
-        yield True
-    elif "RAY_ADDRESS" in os.environ:
-        ray.init(runtime_env={"env_vars": WORKER_ENV | _import_path(job)}, **QUIET)
-        try:
-            yield False
-        finally:
-            ray.shutdown()
-    else:
-        os.environ.update(_import_path(job))
-        with local_ray(job.config.run.num_cpus):
-            yield False
-
-
-@contextmanager
-def local_ray(num_cpus: int | None = None) -> Iterator[None]:
-    """Ray on this machine alone, for one run or for several in a row: starting it takes seconds.
-
-    Args:
-        num_cpus: cores to use; by default all.
-    """
-    os.environ.update(WORKER_ENV, RAY_USAGE_STATS_ENABLED="0")
-    _start(num_cpus)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _start(num_cpus: int | None) -> None:
-    """Start Ray; on a busy machine a node may not be up in the 30 s that Ray gives it."""
-    for _ in range(STARTS):
-        try:
-            # "local", or ray.init() would join any cluster that happens to run on this machine
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **QUIET)
-            return
-        except Exception as error:  # Ray raises nothing more special
-            if "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()
-    raise RunError(
-        f"Ray was not up within 30 s, {STARTS} times in a row; run the same command again when "
-        "this machine is less busy."
-    )
-
-
-def _import_path(job: Job) -> dict[str, str]:
-    """PYTHONPATH of workers: this process's own, then the folders of the user's modules."""
-    if not job.folders:
-        return {}
-    before = filter(None, [os.environ.get("PYTHONPATH")])
-    return {"PYTHONPATH": os.pathsep.join([*before, *map(str, job.folders)])}
 
 
 @ray.remote(num_cpus=0, max_retries=0)

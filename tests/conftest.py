@@ -119,7 +119,7 @@ def cli() -> Cli:
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[None]:
     """A Ray of two cores in this process, for all tests that want one."""
-    from handloom.pipeline.dag import local_ray
+    from handloom.pipeline.session import local_ray
 
     before = dict(os.environ)
     with local_ray(num_cpus=2):
