@@ -21,7 +21,7 @@ import ray
 
 from handloom.pipeline import dag
 from handloom.pipeline.job import Job
-from handloom.pipeline.progress import Progress
+from handloom.pipeline.output import claimed
 from handloom.pipeline.recipes import RECIPES
 from handloom.pipeline.session import session
 from handloom.stages.ingest.card import read
@@ -62,9 +62,9 @@ def blank(sources: list[Path]) -> None:
 
 def ingest(job: Job) -> float:
     """Run the ingest stage alone; returns seconds."""
-    progress = ray.remote(num_cpus=0)(Progress).remote(["ingest"])
     started = time.perf_counter()
-    ray.get(dag.run_stage.remote("ingest", job, progress))
+    with claimed(job):
+        ray.get(dag.run_stage.remote("ingest", job))
     return time.perf_counter() - started
 
 

@@ -44,6 +44,12 @@ def count_remaining(job: Job, stage: str) -> int | None:
     return sum(len(_missing(job, stage, bucket)) for bucket in buckets)
 
 
+def count_listed(job: Job) -> int:
+    """Clips that the annotations list and `ingest` has not read, about: speech is cut later."""
+    done, ingest = job.tables["ingest"].values("unit"), job.config.ingest.at(job.data, job.cache)
+    return sum(source.clips for source in ingest.sources() if source.unit not in done)
+
+
 def forget_failed(job: Job, stage: str) -> dict[str, int]:
     """Drop a stage's failed rows, so that they are computed again; returns attempts by clip id."""
     table = job.tables[stage]

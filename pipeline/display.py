@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -23,7 +23,8 @@ class Display:
     """Progress of a job: a live table on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, job: Job) -> None:
-        self.console = Console()
+        self.console, self.logged = Console(), 0.0
+        self.said: set[str] = set()
         title = f"curate {job.dataset}: {job.data} -> {job.out}"
         self.console.print(title, soft_wrap=True, highlight=False)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
@@ -42,29 +43,31 @@ class Display:
         if self.console.is_terminal:
             self.live.stop()
 
-    def follow(self, progress: Any, pending: list[Any]) -> None:
-        """Show progress until all tasks are done; raises the first error of one."""
-        import ray  # here: `handloom status` needs this file and no Ray
+    def say(self, sentence: str) -> None:
+        """Print a sentence once, whatever is shown below it; nothing if it is empty."""
+        if sentence and sentence not in self.said:
+            self.said.add(sentence)
+            self.console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
-        logged = 0.0
-        while pending:
-            done, pending = ray.wait(pending, timeout=0.5)
-            ray.get(done)
-            lines = ray.get(progress.snapshot.remote())
-            if self.console.is_terminal:
-                self.live.update(progress_table(lines))
-            elif time.monotonic() - logged > LOG_EVERY_S or not pending:
-                logged = time.monotonic()
-                print(progress_line(lines), flush=True)
+    def show(self, lines: dict[str, Line], is_last: bool) -> None:
+        """Show progress as it is now."""
+        for name, line in lines.items():
+            self.say(f"{name} {line.note}" if line.note else "")
+        if self.console.is_terminal:
+            self.live.update(progress_table(lines))
+        elif time.monotonic() - self.logged > LOG_EVERY_S or is_last:
+            self.logged = time.monotonic()
+            print(progress_line(lines), flush=True)
 
 
 def progress_table(lines: dict[str, Line]) -> RichTable:
     """The live table."""
-    table = RichTable("stage", "state", "clips", "failed", "clips/s", "ETA", box=None)
+    table = RichTable("stage", "state", "clips", "failed", "clips/s", "ETA", "workers", box=None)
     for name, line in lines.items():
         clips = f"{line.done}/{line.total}" if line.total else str(line.done or "")
         rate = f"{line.rate:.1f}" if line.done else ""
-        table.add_row(name, line.state, clips, str(line.failed or ""), rate, line.eta)
+        workers = str(line.workers or "")
+        table.add_row(name, line.state, clips, str(line.failed or ""), rate, line.eta, workers)
     return table
 
 

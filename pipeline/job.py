@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from handloom.pipeline.recipes import Config, row_stages
+from handloom.pipeline.sameness import Sameness, code_here
 from handloom.stages import graph
 from handloom.stages.pack import statistics as trajectory_statistics
 from handloom.stages.stage import Stage, fingerprint
@@ -44,6 +46,17 @@ class Job:
     @property
     def _listed(self) -> list[Stage]:
         return graph.insert(row_stages(self.config), self.added)
+
+    @cached_property
+    def run_id(self) -> str:
+        """Name of this run, which the lock file of its output folder holds."""
+        return uuid4().hex
+
+    @cached_property
+    def expected(self) -> Sameness:
+        """What every node must have in common with the machine where this is asked first."""
+        lock = self.out / ".lock"
+        return Sameness(code_here(), self.run_id, lock, self.data, self.settings)
 
     @property
     def cache(self) -> Path:

@@ -31,7 +31,7 @@ def claimed(job: Job) -> Iterator[None]:
     check(job.out, job.dataset)
     try:
         job.out.mkdir(parents=True, exist_ok=True)
-        lock = (job.out / ".lock").open("w")
+        lock = (job.out / ".lock").open("a")  # not "w": a run that goes on has its name in there
     except OSError as error:
         raise UserError(
             f"{job.out} cannot be written ({error.strerror}); name another folder with --out."
@@ -43,6 +43,10 @@ def claimed(job: Job) -> Iterator[None]:
             raise UserError(
                 f"another run is writing {job.out}; wait for it, or name another folder with --out."
             ) from None
+        lock.truncate(0)
+        lock.write(job.run_id)
+        lock.flush()
+        os.fsync(lock.fileno())  # other machines look for it
         write_text(job.out / "run.yaml", yaml.safe_dump(_plain(_record(job)), sort_keys=False))
         write_flow(job.out, job.flow)
         yield

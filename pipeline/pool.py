@@ -1,86 +1,36 @@
-"""A pool of Ray actors that work through batches; a clip that kills its worker costs itself alone.
+"""A pool of Ray actors that work through batches; a clip that ends its workers costs itself alone.
 
-Ray Core instead of Ray Data: the driver holds one batch for each worker and nothing else, a part
-is written by the worker that computed it, and no read task competes with the actors for the last
-core (docs/decisions.md).
+Ray Core instead of Ray Data: the driver holds a few batches beside those of the workers, a part is
+written by the worker that computed it, and no read task competes with the actors for the last core
+(docs/decisions.md).
+
+A pool asks for more workers than it has for as long as it has work for them. Those without a core
+wait in Ray's queue, where an autoscaler sees them, and start as soon as a node has joined. What a
+lost node took along is done again whole; what ended its process on a living node is done again one
+clip at a time, after everything else.
 """
 
-import faulthandler
-import os
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 
-from handloom.errors import RunError
+from handloom.errors import RunError, first_line
 from handloom.pipeline.batch import Batch
+from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
+from handloom.pipeline.sameness import Sameness
+from handloom.pipeline.worker import Counts, Worker, write, written
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
-from handloom.stages.tables.rows import Row
 
-Counts = Counter[str]
-
-
-class _Worker:
-    """One process with the stage's models loaded."""
-
-    def __init__(
-        self, stage: Stage, table: Table, attempts: dict[str, int], clip_timeout_s: float
-    ) -> None:
-        self.stage, self.table, self.attempts = stage, table, attempts
-        self.clip_timeout_s = clip_timeout_s
-
-    def setup(self) -> None:
-        """Load the models; a method of its own, so that its errors reach the driver as they are."""
-        self.stage.setup()
-
-    def work(self, batch: Batch) -> Counts:
-        """Compute a batch and write its part; a clip that takes too long ends the process."""
-        if self.stage.takes_batches:
-            return work(self.stage, self.table, batch, self.attempts)
-        rows = rows_in_time(self.stage, batch, self.clip_timeout_s)
-        self.stage.flush()
-        return write(self.stage, self.table, batch, rows, self.attempts)
-
-
-def rows_in_time(stage: Stage, batch: Batch, clip_timeout_s: float) -> list[Row]:
-    """A batch's rows, clip by clip; one that takes longer ends the process.
-
-    The timer is faulthandler's, a thread in C, so that it fires while a decoder that never returns
-    holds Python's lock.
-    """
-    rows: list[Row] = []
-    with open(os.devnull, "w") as nowhere:
-        try:
-            for one in batch.inputs:
-                faulthandler.dump_traceback_later(clip_timeout_s, exit=True, file=nowhere)
-                rows += stage.batch([one])
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-    return rows
-
-
-def work(stage: Stage, table: Table, batch: Batch, attempts: dict[str, int]) -> Counts:
-    """Compute a batch and write its part; returns the number of rows by status."""
-    rows = stage.batch(batch.inputs)
-    stage.flush()
-    return write(stage, table, batch, rows, attempts)
-
-
-def write(
-    stage: Stage, table: Table, batch: Batch, rows: list[Row], attempts: dict[str, int]
-) -> Counts:
-    """Write a batch's rows as one part; returns the number of rows by status."""
-    rows = [
-        replace(row, attempts=attempts[row.clip_id] + 1) if row.clip_id in attempts else row
-        for row in rows
-    ]
-    table.write(batch.bucket, batch.name, rows, stage.row_type)
-    return Counter(row.status for row in rows)
+AHEAD = 2, 256  # workers asked for beyond those that have started: at least, at most
+POLL_S = 1.0
+STARTS = 3  # workers in a row that may die while starting, before the run ends
 
 
 class Pool:
@@ -90,12 +40,14 @@ class Pool:
         stage: what they run.
         table: where they write.
         attempts: earlier attempts by clip id, of clips that are tried again.
-        workers: their number.
+        workers: their number at most, None for as many as there is work for.
         clip_timeout_s: seconds that a clip may take before its worker is ended; where a stage works
             on several at a time, the average of its batch.
         gpus: GPUs that each takes, or a part of one.
         cores: cores that each takes.
         concurrency: batches that a worker has at a time; by default as many as the stage wants.
+        expected: what each worker's node must have in common with the run's.
+        watch: is given the number of started workers, and a sentence while all of them are missing.
     """
 
     def __init__(
@@ -103,114 +55,174 @@ class Pool:
         stage: Stage,
         table: Table,
         attempts: dict[str, int],
-        workers: int,
+        workers: int | None,
         clip_timeout_s: float,
         concurrency: int | None = None,
         gpus: float = 0,
         cores: int = 1,
+        expected: Sameness | None = None,
+        watch: Callable[[int, str], None] = lambda workers, note: None,
     ) -> None:
-        self.gpus, self.cores = gpus, cores
+        self.needs = {"CPU": float(cores), "GPU": float(gpus)}
+        self.expected, self.watch = expected, watch
         self.stage = stage.on("cuda" if gpus else "cpu", cores)
         self.table, self.attempts = table, attempts
         self.concurrency = concurrency or self.stage.concurrency
-        self.workers: set[Any] = set()
         self.size, self.clip_timeout_s = workers, clip_timeout_s
+        self.nodes: dict[Any, str] = {}  # started workers and the ids of their nodes
         self.starting: dict[Any, Any] = {}  # ref of `setup` -> worker
+        self.failed_starts = 0
         self.free: deque[Any] = deque()  # each worker once per batch that it can take
         self.running: dict[Any, _Running] = {}
-        self.again: deque[Batch] = deque()
+        self.waiting: deque[Batch] = deque()
+        self.suspects: deque[Batch] = deque()  # one input each, of batches that ended a process
+        self.deaths: Counter[str] = Counter()  # processes ended by a batch of one input, by name
+        self.room, self.counted = 0, -math.inf  # workers that fit the cluster; when it was counted
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Counts]:
         """Work through the batches, yielding the counts of each as it is written."""
         try:
-            for batch in batches:
-                yield from self._until_free()
-                self._submit(batch)
-            while self.running or (self.again and self.concurrency == 1):
-                if self.again and self.concurrency == 1:
-                    yield from self._until_free()
-                    self._submit(self.again.popleft())
-                else:
-                    yield from self._collect()
-        finally:
-            for worker in self.workers:
-                ray.kill(worker)
-        if self.again:  # which batch killed a worker shows where it has one at a time
-            shared = self.stage, self.table, self.attempts, self.size, self.clip_timeout_s
-            alone = Pool(*shared, concurrency=1, gpus=self.gpus, cores=self.cores)
-            yield from alone.run(iter(self.again))
-
-    def _until_free(self) -> Iterator[Counts]:
-        while not self.free:
-            if len(self.workers) < self.size:
-                needs = {"num_cpus": self.cores, "num_gpus": self.gpus}
-                actor = ray.remote(max_restarts=0, max_concurrency=self.concurrency, **needs)(
-                    _Worker
-                )
-                worker = actor.remote(self.stage, self.table, self.attempts, self.clip_timeout_s)
-                self.workers.add(worker)
-                self.starting[worker.setup.remote()] = worker
-            else:
+            while self._has_work(batches):
+                self._submit()
+                self._grow()
                 yield from self._collect()
+        finally:
+            # Those without a core first, or the cores of the others would be given to them.
+            for worker in [*self.starting.values(), *self.nodes]:
+                ray.kill(worker)
+        if self.suspects:  # which batch ends a worker shows where it has one at a time
+            shared = self.stage, self.table, self.attempts, self.size, self.clip_timeout_s
+            gpus, cores = self.needs["GPU"], int(self.needs["CPU"])
+            alone = Pool(*shared, 1, gpus, cores, expected=self.expected, watch=self.watch)
+            yield from alone.run(iter(self.suspects))
 
-    def _submit(self, batch: Batch) -> None:
-        worker = self.free.popleft()
-        # Workers end themselves at a clip that hangs; this is for those that cannot.
-        limit = time.monotonic() + self.clip_timeout_s * len(batch.inputs)
-        self.running[worker.work.remote(batch)] = _Running(worker, batch, limit)
+    def _has_work(self, batches: Iterator[Batch]) -> bool:
+        """Take batches for the free workers and for those that are asked for; False at the end."""
+        wanted = max(1, len(self.free) + self._ahead() * self.concurrency)
+        while len(self.waiting) < wanted and (batch := next(batches, None)) is not None:
+            self.waiting.append(batch)
+        if not self.waiting and not self.running and self.concurrency == 1:
+            self.waiting, self.suspects = self.suspects, deque()
+        return bool(self.waiting or self.running)
+
+    def _submit(self) -> None:
+        while self.waiting and self.free:
+            worker, batch = self.free.popleft(), self.waiting.popleft()
+            self.running[worker.work.remote(batch)] = _Running(worker, batch, time.monotonic())
+
+    def _ahead(self) -> int:
+        """Workers to ask for beyond those that have started: twice as many each time, about."""
+        if time.monotonic() - self.counted > POLL_S:
+            total, self.counted = ray.cluster_resources(), time.monotonic()
+            self.room = int(min(total.get(kind, 0) / n for kind, n in self.needs.items() if n))
+        least, most = AHEAD
+        ahead = min(most, max(least, len(self.nodes), self.room - len(self.nodes)))
+        return ahead if self.size is None else min(ahead, self.size - len(self.nodes))
+
+    def _grow(self) -> None:
+        """Ask for workers, for as long as there is work for them."""
+        needed = -(-len(self.waiting) // self.concurrency)
+        while len(self.starting) < min(needed, self._ahead()):
+            needs = {"num_cpus": self.needs["CPU"], "num_gpus": self.needs["GPU"]}
+            kind = ray.remote(max_restarts=0, max_concurrency=self.concurrency, **needs)(Worker)
+            arguments = (self.stage, self.table, self.attempts, self.clip_timeout_s, self.expected)
+            worker = kind.remote(*arguments)
+            self.starting[worker.setup.remote()] = worker
 
     def _collect(self) -> Iterator[Counts]:
         """Wait for workers that have loaded their models or finished a batch."""
-        done, _ = ray.wait([*self.starting, *self.running], timeout=1.0)
+        done, _ = ray.wait([*self.starting, *self.running], timeout=POLL_S)
         for ref in done:
             if ref in self.starting:
                 self._started(ref)
             else:
                 yield from self._finished(ref)
         for job in self.running.values():
-            if time.monotonic() > job.limit:
+            # Workers end themselves at a clip that hangs; this is for those that cannot.
+            if time.monotonic() - job.since > self.clip_timeout_s * len(job.batch.inputs):
                 ray.kill(job.worker)  # its batch then comes back as a RayActorError
+        self.watch(len(self.nodes), self._missing() if not done and not self.nodes else "")
+
+    def _missing(self) -> str:
+        """What keeps the workers from starting; empty where they are loading their models."""
+        needs = {kind: n for kind, n in self.needs.items() if n}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(all(node.get(kind, 0) >= n for kind, n in needs.items()) for node in nodes):
+            return ""
+        want = " and ".join(f"{n:g} {kind}" for kind, n in needs.items())
+        return (
+            f"waits for a node: a worker takes {want}, and none of the {len(nodes)} nodes of this "
+            "cluster has that; it goes on as soon as one joins"
+        )
 
     def _started(self, ref: Any) -> None:
         worker = self.starting.pop(ref)
         try:
-            ray.get(ref)
-        except RayTaskError as error:
-            raise error.cause from None
-        except RayActorError as error:
-            raise RunError(f"a worker of {self.stage.name} died while starting: {error}") from None
-        self.free.extend([worker] * self.concurrency)
+            self.nodes[worker] = ray.get(ref)
+        except Exception as error:
+            self._did_not_start(worker, error)
+        else:
+            self.failed_starts = 0
+            self.free.extend([worker] * self.concurrency)
+
+    def _did_not_start(self, worker: Any, error: Exception) -> None:
+        """Ask for another worker where the cluster took this one; raises what it raised."""
+        if not is_loss(error):
+            raise (error.cause if isinstance(error, RayTaskError) else error) from None
+        ray.kill(worker)  # it may only be out of reach
+        self.failed_starts += not is_of_cluster(error)
+        if self.failed_starts >= STARTS:
+            why = first_line(error)
+            raise RunError(f"a worker of {self.stage.name} died while starting: {why}") from None
 
     def _finished(self, ref: Any) -> Iterator[Counts]:
         job = self.running.pop(ref)
         try:
             counts = ray.get(ref)
-        except (RayActorError, OutOfMemoryError) as error:
-            self.workers.discard(job.worker)
-            self.free = deque(worker for worker in self.free if worker != job.worker)
-            yield from self._died(job.batch, error)
-        except RayTaskError as error:
-            raise error.cause from None
+        except Exception as error:
+            if not is_loss(error):
+                raise (error.cause if isinstance(error, RayTaskError) else error) from None
+            yield from self._lost(job, error)
         else:
             self.free.append(job.worker)
             yield counts
 
-    def _died(self, batch: Batch, error: Exception) -> Iterator[Counts]:
-        """Give each input a worker alone, to find the one that kills it; record that one."""
-        if len(batch.inputs) > 1 or self.concurrency > 1:
-            self.again.extend(batch.split())
+    def _lost(self, job: "_Running", error: Exception) -> Iterator[Counts]:
+        """A worker is gone: do its batch again, unless it had been written, or find the culprit."""
+        node_id = self.nodes.pop(job.worker, job.node_id)
+        for other in self.running.values():
+            if other.worker == job.worker:
+                other.node_id = node_id
+        self.free = deque(worker for worker in self.free if worker != job.worker)
+        ray.kill(job.worker)  # one that is only out of reach must not write any more
+        if (counts := written(self.table, job.batch)) is not None:
+            yield counts
+        elif is_of_cluster(error, node_id):
+            self.waiting.appendleft(job.batch)
+        elif len(job.batch.inputs) > 1 or self.concurrency > 1:
+            self.suspects.extend(job.batch.split())
+        else:
+            yield from self._died_alone(job, error)
+
+    def _died_alone(self, job: "_Running", error: Exception) -> Iterator[Counts]:
+        """Try a clip again that ended its process, or record it as failed."""
+        self.deaths[job.batch.name] += 1
+        hung = time.monotonic() - job.since >= self.clip_timeout_s
+        if not hung and self.deaths[job.batch.name] < DEATHS:
+            self.suspects.append(job.batch)
             return
         memory = " out of memory" if isinstance(error, OutOfMemoryError) else ""
         why = (
             f"the worker died{memory}, or this clip took too long, over {self.clip_timeout_s:g} s "
             "(--run.clip-timeout-s)"
         )
-        rows = list(self.stage.failed(why, *batch.inputs[0]))
-        yield write(self.stage, self.table, batch, rows, self.attempts)
+        rows = list(self.stage.failed(why, *job.batch.inputs[0]))
+        yield write(self.stage, self.table, job.batch, rows, self.attempts)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
     worker: Any
     batch: Batch
-    limit: float
+    since: float
+    node_id: str = ""

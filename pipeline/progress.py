@@ -1,24 +1,44 @@
-"""Progress of a run's stages, in an actor that the stages update and the display reads.
+"""Progress of a run, in files of its output folder: one for each stage, one for the run itself.
 
-The actor has a process of its own. This module imports nothing of handloom, so that it starts at
-once; the stages take a second.
+    progress/<stage>.json    clips done, failed and in all, workers; written by the stage's task
+    progress/_run.json       who runs, since when, and the time of the last sign of life
+
+Files instead of an actor: no node carries them away, the process that shows them need not be the
+one that started the run, and a run starts one process less.
 """
 
+import json
+import os
+import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handloom.files import write_text
+
+EVERY_S = 1.0
+SILENT_S = 30.0  # a run that has said nothing for so long has been killed, or its machine is gone
 
 
 @dataclass
 class Line:
-    """Progress of one stage."""
+    """Progress of one stage; times in seconds since 1970."""
 
     total: int | None = None
+    """Clips to do; None where it is not known."""
     done: int = 0
     failed: int = 0
+    """Clips among `done`."""
     started: float = 0.0
     seconds: float = 0.0
+    """Duration, once it is done."""
     state: str = "waiting"
+    """`waiting`, `running`, `done`, or `up to date` where there was nothing to do."""
+    workers: int = 0
+    note: str = ""
+    """What it waits for, where it cannot go on."""
 
     @property
     def rate(self) -> float:
@@ -27,36 +47,148 @@ class Line:
         return self.done / seconds if seconds else 0.0
 
     @property
+    def eta_s(self) -> float | None:
+        """Seconds left; None while they cannot be estimated."""
+        if self.state != "running" or not self.total or not self.done:
+            return None
+        return max(0, self.total - self.done) / self.rate
+
+    @property
     def eta(self) -> str:
         """Time left as m:ss; empty while it cannot be estimated."""
-        if self.state != "running" or not self.total or not self.done:
-            return ""
-        left = round((self.total - self.done) / self.rate)
-        return f"{left // 60}:{left % 60:02d}"
+        left = self.eta_s
+        return "" if left is None else f"{round(left) // 60}:{round(left) % 60:02d}"
 
 
-class Progress:
-    """A Ray actor with the progress of all stages."""
+class Reporter:
+    """Writes the progress of one stage, at most once a second.
 
-    def __init__(self, stages: Sequence[str]) -> None:
-        self.lines = {name: Line() for name in stages}
+    Args:
+        out: the output folder of the run.
+        name: the stage.
+    """
 
-    def start(self, name: str, total: int | None) -> None:
-        """Begin a stage; `total` clips are to be done, None if it is not known."""
-        line = self.lines[name]
-        line.total, line.started, line.state = total, time.time(), "running"
+    def __init__(self, out: Path, name: str) -> None:
+        self.path, self.line = _folder(out) / f"{name}.json", Line()
+        self.told, self.gauges = 0.0, Gauges(name)
 
-    def advance(self, name: str, counts: dict[str, int]) -> None:
+    def start(self, total: int | None) -> None:
+        """Begin; `total` clips are to be done, None if it is not known."""
+        self.line.total, self.line.started, self.line.state = total, time.time(), "running"
+        self._write()
+
+    def advance(self, counts: dict[str, int]) -> None:
         """Count the rows of a written part, by status."""
-        self.lines[name].done += sum(counts.values())
-        self.lines[name].failed += counts.get("failed", 0)
+        self.line.done += sum(counts.values())
+        self.line.failed += counts.get("failed", 0)
+        self.tell()
 
-    def finish(self, name: str) -> None:
-        """End a stage."""
-        line = self.lines[name]
+    def watch(self, workers: int, note: str) -> None:
+        """Note the number of workers, and what is missing where there is none."""
+        changed = (workers, note) != (self.line.workers, self.line.note)
+        self.line.workers, self.line.note = workers, note
+        self.tell(now=changed)
+
+    def tell(self, now: bool = False) -> None:
+        """Write the line, unless that was done a moment ago."""
+        if now or time.monotonic() - self.told > EVERY_S:
+            self._write()
+
+    def finish(self) -> Line:
+        """End, and return the final line."""
+        line = self.line
         line.seconds = time.time() - line.started if line.started else 0.0
-        line.state = "done" if line.done or (name == "report" and line.started) else "up to date"
+        is_report = self.path.stem == "report" and line.started
+        line.state = "done" if line.done or is_report else "up to date"
+        line.workers, line.note = 0, ""
+        self._write()
+        return line
 
-    def snapshot(self) -> dict[str, Line]:
-        """All lines, as they are now."""
-        return self.lines
+    def _write(self) -> None:
+        self.told = time.monotonic()
+        write_text(self.path, json.dumps(asdict(self.line)) + "\n", sync=False)
+        self.gauges.set(self.line)
+
+
+class Gauges:
+    """The same numbers as metrics of Ray, which Prometheus reads from every node.
+
+    `handloom_clips_done`, `handloom_clips_failed` and so on, as in `NAMES`, with the tag `stage`.
+    """
+
+    NAMES = ("clips_done", "clips_failed", "clips_total", "clips_per_second", "workers")
+
+    def __init__(self, stage: str) -> None:
+        from ray.util.metrics import Gauge
+
+        self.tags = {"stage": stage}
+        self.gauges = {
+            name: Gauge(f"handloom_{name}", f"handloom curate: {name}", tag_keys=("stage",))
+            for name in self.NAMES
+        }
+
+    def set(self, line: Line) -> None:
+        """Publish a line."""
+        rate = line.rate if line.state == "running" else 0.0
+        values = line.done, line.failed, line.total or 0, rate, line.workers
+        for name, value in zip(self.NAMES, values, strict=True):
+            self.gauges[name].set(value, tags=self.tags)
+
+
+@dataclass
+class Heartbeat:
+    """The run itself, as the process that started it tells."""
+
+    run_id: str
+    stages: list[str]
+    started: float = field(default_factory=time.time)
+    updated: float = 0.0
+    state: str = "running"
+    """`running`, `finished` or `failed`."""
+    error: str = ""
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+    def beat(self, out: Path, state: str = "running", error: str = "") -> None:
+        """Write it, at most once a second while the state is the same."""
+        if state == self.state and time.time() - self.updated < EVERY_S:
+            return
+        self.updated, self.state, self.error = time.time(), state, error
+        write_text(_folder(out) / "_run.json", json.dumps(asdict(self)) + "\n", sync=False)
+
+
+def clear(out: Path) -> None:
+    """Forget the progress of earlier runs."""
+    for path in _folder(out).glob("*.json*"):
+        path.unlink(missing_ok=True)
+
+
+def read_lines(out: Path, names: Iterable[str]) -> dict[str, Line]:
+    """The lines of some stages; one that has told nothing yet is `waiting`."""
+    return {name: Line(**_read(_folder(out) / f"{name}.json")) for name in names}
+
+
+def read_run(out: Path) -> Heartbeat | None:
+    """What the newest run said of itself; None where there is nothing.
+
+    A run that has been silent for long is `stopped`, whatever it said last.
+    """
+    told = _read(_folder(out) / "_run.json")
+    if not told:
+        return None
+    run = Heartbeat(**told)
+    if run.state == "running" and time.time() - run.updated > SILENT_S:
+        run.state = "stopped"
+    return run
+
+
+def _folder(out: Path) -> Path:
+    return out / "progress"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content

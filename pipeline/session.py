@@ -89,7 +89,7 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before[0]
-        os.environ.pop(name)
+        os.environ.pop(name, None)
         if before[1] is not None:
             os.environ[name] = before[1]
 

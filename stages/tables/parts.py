@@ -54,9 +54,25 @@ class Table:
         """Buckets that hold at least one part."""
         return sorted({path.name.split("-")[0] for path in self.parts()})
 
+    def part(self, bucket: str, batch: str) -> Path:
+        """The file of one batch's rows."""
+        return self.folder / f"{bucket}-{self.fingerprint[:12]}-{batch}.parquet"
+
+    def part_values(self, bucket: str, batch: str, column: str) -> list[str] | None:
+        """A string column of one batch's rows; None where they are not written."""
+        path = self.part(bucket, batch)
+        if not path.exists():
+            return None
+        values: list[str] = _read_part(path, columns=[column])[column].to_pylist()
+        return values
+
+    def row_count(self) -> int:
+        """Number of rows, from the parts' metadata alone."""
+        return sum(pq.read_metadata(path).num_rows for path in self.parts())
+
     def write(self, bucket: str, batch: str, rows: Iterable[Row], row_type: type[Row]) -> None:
         """Write one part, whole or not at all."""
-        path = self.folder / f"{bucket}-{self.fingerprint[:12]}-{batch}.parquet"
+        path = self.part(bucket, batch)
         rows, schema = list(rows), arrow_schema(row_type)
         # By attribute: `asdict` copies every value, which took half of the time of ingest.
         columns = {name: [getattr(row, name) for row in rows] for name in schema.names}

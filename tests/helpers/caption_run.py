@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from handloom.pipeline.batch import Batch
-from handloom.pipeline.pool import work
+from handloom.pipeline.worker import work
 from handloom.stages.caption.stage import Caption
 from handloom.stages.stage import clip_order
 from handloom.stages.tables.parts import Table

@@ -13,11 +13,11 @@ from handloom.pipeline.recipes import Run
 @pytest.mark.parametrize(
     ("run", "gpus", "expected"),
     [
-        (Run(), 0, {"workers": 16}),
-        (Run(), 2, {"workers": 2, "gpus": 1.0, "cores": 4}),
-        (Run(gpu_share=0.25), 2, {"workers": 8, "gpus": 0.25, "cores": 2}),
-        (Run(gpu_share=0.1), 1, {"workers": 10, "gpus": 0.1, "cores": 1}),
-        (Run(gpu_share=0), 2, {"workers": 16}),
+        (Run(), 0, {"workers": None}),
+        (Run(), 2, {"workers": None, "gpus": 1.0, "cores": 4}),
+        (Run(gpu_share=0.25), 2, {"workers": None, "gpus": 0.25, "cores": 2}),
+        (Run(gpu_share=0.1), 1, {"workers": None, "gpus": 0.1, "cores": 1}),
+        (Run(gpu_share=0), 2, {"workers": None}),
         (Run(workers=1), 2, {"workers": 1, "gpus": 1.0, "cores": 4}),
         (Run(workers=3), 0, {"workers": 3}),
     ],
@@ -27,7 +27,7 @@ def test_workers_and_what_each_takes(run: Run, gpus: int, expected: dict[str, fl
 
 
 def test_stages_that_want_no_gpu_get_none() -> None:
-    assert pool_size(Run(), False, {"CPU": 16.0, "GPU": 8.0}) == {"workers": 16}
+    assert pool_size(Run(), False, {"CPU": 16.0, "GPU": 8.0}) == {"workers": None}
 
 
 SCRIPT = """

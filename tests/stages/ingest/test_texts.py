@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from handloom.pipeline.batches import remaining
 from handloom.pipeline.job import Job
-from handloom.pipeline.pool import work
 from handloom.pipeline.recipes import RECIPES
+from handloom.pipeline.worker import work
 from handloom.stages.caption.stage import source_row
 from handloom.stages.datasets.source import (
     Adapter,

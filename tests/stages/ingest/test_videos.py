@@ -13,8 +13,8 @@ import pytest
 from handloom.errors import UserError
 from handloom.pipeline.batches import forget_failed, readmit_missing, reject_duplicates, remaining
 from handloom.pipeline.job import Job
-from handloom.pipeline.pool import work
 from handloom.pipeline.recipes import RECIPES
+from handloom.pipeline.worker import work
 from handloom.stages.ingest import card
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables.rows import Clip, EpisodeClip

@@ -1,0 +1,65 @@
+"""The marker of a stage while it works: a killed run keeps its count of computed clips."""
+
+import time
+from typing import Any
+
+from handloom.stages.tables.parts import Table, read_marker, write_marker
+
+EVERY_S = 5.0
+
+
+class Record:
+    """What a stage has computed, in this run and in earlier ones under the same fingerprint.
+
+    The marker is written every few seconds, with the number of rows that it has counted. Rows that
+    a killed run wrote after its last marker are counted by the next run.
+
+    Args:
+        table: the stage's table, rid of parts of other fingerprints, before rows are dropped.
+        facts: what the marker says beside counts.
+        run_id: the run; the task of a stage may be lost and start again within it.
+    """
+
+    def __init__(self, table: Table, facts: dict[str, Any], run_id: str) -> None:
+        self.table, self.facts, self.run_id = table, facts, run_id
+        stored = read_marker(table.folder)
+        if stored.get("fingerprint") != table.fingerprint:
+            stored = {}
+        uncounted = max(0, table.row_count() - stored["rows"]) if "rows" in stored else 0
+        is_same_run = stored.get("run") == run_id
+        self.computed = stored.get("computed", 0) + uncounted
+        self.last = stored.get("computed_last", 0) + uncounted if is_same_run else 0
+        self.seconds, self.rows = stored.get("seconds", 0.0), 0
+        self.started = self.told = 0.0
+
+    def begin(self) -> None:
+        """Count from the rows that are stored now."""
+        self.rows, self.started = self.table.row_count(), time.monotonic()
+        self._write()
+
+    def add(self, rows: int) -> None:
+        """Count rows that have been written."""
+        self.computed, self.last, self.rows = (
+            self.computed + rows,
+            self.last + rows,
+            self.rows + rows,
+        )
+        if time.monotonic() - self.told > EVERY_S:
+            self._write()
+
+    def finish(self) -> None:
+        """Write the final marker."""
+        write_marker(self.table.folder, self._counts() | {"finished": True})
+
+    def _write(self) -> None:
+        self.told = time.monotonic()
+        state = {"finished": False, "rows": self.rows, "run": self.run_id}
+        write_marker(self.table.folder, self._counts() | state)
+
+    def _counts(self) -> dict[str, Any]:
+        spent = time.monotonic() - self.started if self.last else 0.0
+        return self.facts | {
+            "computed": self.computed,
+            "seconds": round(self.seconds + spent, 2),
+            "computed_last": self.last,
+        }
