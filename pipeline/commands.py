@@ -10,7 +10,7 @@ import tyro
 
 from handloom.errors import RunError, UserError
 from handloom.flags import choice
-from handloom.pipeline import costs, output
+from handloom.pipeline import costs, output, watching
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.configuration import read_command, recorded_job
 from handloom.pipeline.display import closing_table
@@ -100,10 +100,20 @@ class StatusCommand:
 
     out: Annotated[Path, tyro.conf.Positional]
     """The folder given to `handloom curate` as --out."""
+    watch: bool = False
+    """Show the progress of a run that goes on, until it ends; from any machine that sees OUT."""
+    json: bool = False
+    """Print that progress as JSON: clips, rates, seconds left, workers and failures by stage; with
+    --watch a line every second."""
 
 
 def status(command: StatusCommand) -> None:
-    """Print the closing table of a run, finished or not."""
+    """Print the closing table of a run, finished or not; or its progress."""
+    if command.json:
+        watching.print_json(command.out, again=command.watch)
+        return
+    if command.watch:
+        watching.watch(command.out)
     tables, flow = _stored_tables(command.out)
     if missing := [name for name in flow if name not in tables]:
         print(f"not finished: {', '.join(missing)} not begun")

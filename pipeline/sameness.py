@@ -67,7 +67,9 @@ class Sameness:
 
     def _same_models(self, here: str, stage: Stage) -> None:
         expected = self.settings.get(stage.name, {}).get("models", {})
-        models = json.loads(json.dumps(stage.models(), default=str))
+        if not expected:  # the settings of `ingest` hash annotations: not on every worker
+            return
+        models = json.loads(json.dumps(stage.settings(), default=str))["models"]
         if other := [name for name in expected if models.get(name) != expected[name]]:
             raise UserError(
                 f"the node {here} has another {', '.join(other)} than the machine where the run "

@@ -63,7 +63,7 @@ def local_ray(num_cpus: int | None = None) -> Iterator[None]:
     """
     os.environ.update(WORKER_ENV, RAY_USAGE_STATS_ENABLED="0")
     keep_token_private(Path.home() / ".ray" / "auth_token", os.environ)
-    with _on_loopback():
+    with on_loopback():
         # "local", or ray.init() would join any cluster that happens to run on this machine
         _until_up(
             lambda: ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **QUIET)
@@ -75,7 +75,7 @@ def local_ray(num_cpus: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
+def on_loopback() -> Iterator[None]:
     """Give the Ray that is started inside 127.0.0.1 as its node's address.
 
     `ray.init(_node_ip_address="127.0.0.1")` does not: it turns loopback into the address of this
