@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -105,7 +104,7 @@ def test_a_head_without_cores_waits_and_says_for_what(tmp_path: Path) -> None:
         def watch(workers: int, note: str) -> None:
             if note and not notes:
                 notes.append(note)
-                threading.Thread(target=lambda: nodes.add_node(**small(1))).start()
+                nodes.add_node(**small(1))
             if workers and not came:
                 came.append(time.monotonic())
 
