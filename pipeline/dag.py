@@ -38,7 +38,7 @@ from handloom.pipeline.session import import_path, session
 from handloom.pipeline.worker import Counts, work
 from handloom.stages.ingest import card
 from handloom.stages.stage import TableStage
-from handloom.stages.tables.merging import complete_merges, merge_parts
+from handloom.stages.tables.merging import complete_merges, drop_repeated, merge_parts
 
 COUNT_AFTER_S = 5.0
 
@@ -169,6 +169,8 @@ def run_stage(name: str, job: Job) -> Line:
     reporter.start(left)
     if left != 0:
         _compute(job, name, attempts, record, reporter)
+    if record.resumes:  # a worker of the task before may have written until now
+        drop_repeated(table, "unit" if name == "ingest" else "clip_id")
     if name == "ingest":
         reject_duplicates(job)
         card.write(table, job.config.ingest, job.cache)

@@ -30,7 +30,7 @@ from handloom.stages.tables.parts import Table
 
 AHEAD = 2, 256  # workers asked for beyond those that have started: at least, at most
 POLL_S = 1.0
-STARTS = 3  # workers in a row that may die while starting, before the run ends
+STARTS = 10  # workers in a row that may die while starting, before the run ends
 
 
 class Pool:
@@ -173,7 +173,9 @@ class Pool:
         self.failed_starts += not is_of_cluster(error)
         if self.failed_starts >= STARTS:
             why = first_line(error)
-            raise RunError(f"a worker of {self.stage.name} died while starting: {why}") from None
+            raise RunError(
+                f"workers of {self.stage.name} died while starting, {STARTS} in a row: {why}"
+            ) from None
 
     def _finished(self, ref: Any) -> Iterator[Counts]:
         job = self.running.pop(ref)

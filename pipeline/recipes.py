@@ -28,7 +28,7 @@ class Run:
     num_cpus: int | None = None
     """Cores to use on this machine; by default all. Not for a run on a cluster."""
     workers: int | None = None
-    """Workers per stage at most; by default one for each core."""
+    """Workers per stage at most; by default as many as it has work for."""
     gpu_share: float = 1.0
     """Share of a GPU that a worker of `tokens`, or of a caption model, takes, 0 to 1: 0.5 puts two
     on each, 0 leaves GPUs alone."""

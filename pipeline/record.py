@@ -18,6 +18,9 @@ class Record:
         table: the stage's table, rid of parts of other fingerprints, before rows are dropped.
         facts: what the marker says beside counts.
         run_id: the run; the task of a stage may be lost and start again within it.
+
+    Attributes:
+        resumes: whether the task before this one was ended while it worked.
     """
 
     def __init__(self, table: Table, facts: dict[str, Any], run_id: str) -> None:
@@ -25,6 +28,7 @@ class Record:
         stored = read_marker(table.folder)
         if stored.get("fingerprint") != table.fingerprint:
             stored = {}
+        self.resumes = "rows" in stored
         uncounted = max(0, table.row_count() - stored["rows"]) if "rows" in stored else 0
         is_same_run = stored.get("run") == run_id
         self.computed = stored.get("computed", 0) + uncounted

@@ -47,6 +47,28 @@ def complete_merges(table: Table) -> None:
         os.replace(path, path.with_suffix(""))
 
 
+def drop_repeated(table: Table, key: str) -> None:
+    """Drop the rows whose key an earlier part of the bucket holds too.
+
+    A worker that was given up for lost may have written its part after all, while others computed
+    the same clips in batches of other names.
+
+    Args:
+        table: a table that nobody writes to.
+        key: the column that a batch's inputs are told apart by; all rows of one lie in one part.
+    """
+    for bucket in table.buckets():
+        seen: set[str] = set()
+        for path in table.parts(bucket):
+            keys = pq.read_table(path, columns=[key])[key].to_pylist()
+            stays = [value not in seen for value in keys]
+            if not any(stays):
+                path.unlink()
+            elif not all(stays):
+                replace_part(path, pq.read_table(path).filter(pa.array(stays)))
+            seen.update(keys)
+
+
 def _groups(paths: list[Path]) -> list[list[Path]]:
     """Runs of parts, each of less than `LARGE_BYTES`."""
     groups: list[list[Path]] = [[]]

@@ -109,7 +109,7 @@ def test_a_head_without_cores_waits_and_says_for_what(tmp_path: Path) -> None:
                 came.append(time.monotonic())
 
         assert run(table, batches(2, 2), lambda done: None, watch=watch) == 4
-    assert "waits for a node: a worker takes 1 CPU, and the cluster has no CPU" in notes[0]
+    assert "waits for a node: a worker takes 1 CPU, and none of the 1 nodes" in notes[0]
     assert came
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from handloom.pipeline.record import Record
+from handloom.stages.tables.merging import drop_repeated
 from handloom.stages.tables.parts import Table, effort, read_marker
 from handloom.stages.tables.rows import Row
 
@@ -73,3 +74,14 @@ def test_computing_again_what_was_finished_counts_again(table: Table) -> None:
     second.add(write(table, "a", "1", "2"))
     second.finish()
     assert effort(table.folder)[0] == 4
+
+
+def test_rows_that_two_workers_wrote_are_kept_once(table: Table) -> None:
+    write(table, "a", "1", "2", "3")
+    write(table, "b", "3", "4")
+    write(table, "c", "1", "2")
+    drop_repeated(table, "clip_id")
+    assert sorted(row.clip_id for row in table.read(Row)) == ["1", "2", "3", "4"]
+    before = {path: path.stat().st_mtime_ns for path in table.parts()}
+    drop_repeated(table, "clip_id")
+    assert {path: path.stat().st_mtime_ns for path in table.parts()} == before

@@ -32,7 +32,7 @@ def shard_digests(out: Path) -> dict[str, str]:
 
 
 def through(storm: Callable[[], None], data: Path, out: Path, vqgan: Path) -> None:
-    """A whole run; the storm begins once hands are detected, in the only thread that may add nodes."""
+    """A whole run; the storm begins once hands are detected. Only this thread may add nodes."""
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(curate, data, out, vqgan)
         while not run.done() and not list(out.glob("tables/hands/*.parquet")):
