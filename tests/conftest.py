@@ -34,7 +34,8 @@ settings.load_profile("shared")
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 # Their tests share one Ray, in one process; the longest lane, so it begins first.
-RAY_LANE = ("whole_runs/", "pipeline/test_adding", "pipeline/test_costs", "pipeline/test_pool")
+RAY_LANE = ("whole_runs/", "pipeline/test_adding", "pipeline/test_costs", "pipeline/test_pool",
+            "pipeline/test_cluster")  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -51,11 +52,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ray's lane first; what starts Ray or a program is long, whatever else it does."""
+    """Clusters of a test's own first, then the shared Ray; what starts Ray or a program is long."""
     for item in items:
-        if {"cli", "here", "shared_ray"} & fixtures(item):
+        if {"cli", "here", "shared_ray", "own_ray"} & fixtures(item):
             item.add_marker("long")
     items.sort(key=lambda item: "shared_ray" not in fixtures(item))
+    items.sort(key=lambda item: "own_ray" not in fixtures(item))
 
 
 def fixtures(item: pytest.Item) -> set[str]:
@@ -126,6 +128,11 @@ def shared_ray() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)  # workers have got theirs; programs of other tests shall not
         yield
+
+
+@pytest.fixture
+def own_ray() -> None:
+    """For tests that start a cluster in this process: they come before the shared Ray."""
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,7 @@ def run(table: Table, work: list[Batch], meanwhile: Callable[[int], None], **opt
     return clips
 
 
+@pytest.mark.usefixtures("own_ray")
 def test_nodes_that_die_and_nodes_that_come_cost_no_clip(tmp_path: Path) -> None:
     table, work = Table(tmp_path, "f" * 64), batches(24, 10)
     with cluster(1, 1) as nodes:
@@ -81,6 +82,7 @@ def test_nodes_that_die_and_nodes_that_come_cost_no_clip(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.usefixtures("own_ray")
 def test_workers_killed_one_after_another_cost_no_clip(tmp_path: Path) -> None:
     table, work = Table(tmp_path, "f" * 64), batches(30, 4)
     with cluster(2):
@@ -96,6 +98,7 @@ def test_workers_killed_one_after_another_cost_no_clip(tmp_path: Path) -> None:
     assert {row.status for row in table.read(Row)} == {"ok"}
 
 
+@pytest.mark.usefixtures("own_ray")
 def test_a_head_without_cores_waits_and_says_for_what(tmp_path: Path) -> None:
     table, notes = Table(tmp_path, "f" * 64), list[str]()
     came = list[float]()

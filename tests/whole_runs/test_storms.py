@@ -17,7 +17,7 @@ from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import effort, open_tables
 from tests.helpers.clusters import cluster, kill_node, small
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 
 
 def curate(data: Path, out: Path, vqgan: Path) -> int:
