@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,11 +136,15 @@ def _unit_batch(bucket: str, sources: list[Source], clips: int) -> Batch:
 def _clips(job: Job, stage: str) -> Iterator[Batch]:
     size = CLIPS_WAITING if job.stages[stage].light else job.config.run.batch_clips
     for bucket in job.tables["ingest"].buckets():
-        items = _bucket_items(job, stage, bucket)
-        for start in range(0, len(items), size):
-            batch = items[start : start + size]
-            keys = tuple(inputs[0].clip_id for inputs in batch)
-            yield Batch(bucket, keys, tuple(batch), len(batch))
+        yield from in_batches(bucket, _bucket_items(job, stage, bucket), size)
+
+
+def in_batches(bucket: str, items: Sequence[tuple[Any, ...]], size: int) -> Iterator[Batch]:
+    """Batches of clips of one bucket, each clip with its rows of the tables that are read."""
+    for start in range(0, len(items), size):
+        batch = items[start : start + size]
+        keys = tuple(inputs[0].clip_id for inputs in batch)
+        yield Batch(bucket, keys, tuple(batch), len(batch))
 
 
 def _bucket_items(job: Job, stage: str, bucket: str) -> list[tuple[Any, ...]]:

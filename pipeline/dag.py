@@ -4,10 +4,11 @@
     ingest -> episodes -> (caption, tokens) -> pack -> report                  robot episodes
 
 The edges come from the stages (`stages/graph.py`). A stage's task takes no core: it hands batches
-to its pool of workers, which take one each.
+to its pool of workers, which take one each. A stage on GPUs begins while hands are looked for, with
+the clips that `select` will hardly reject (`pipeline/ahead.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from threading import Timer
 from typing import Any
@@ -18,6 +19,7 @@ from ray.exceptions import RayTaskError
 
 from handloom.errors import RunError, UserError, first_line
 from handloom.pipeline import progress
+from handloom.pipeline.ahead import Ahead, going_ahead, rejected_after_all
 from handloom.pipeline.batches import (
     count_listed,
     count_remaining,
@@ -59,9 +61,11 @@ def curate(job: Job) -> None:
                     tasks.step(timeout_s=0.5)
                     display.show(tasks.lines(), is_last=tasks.are_done)
                     heartbeat.beat(job.out)
-            finally:
+            except BaseException as error:
+                heartbeat.beat(job.out, "failed", first_line(error))  # stages that wait end by it
                 if is_shared:  # a stage beside the one that failed would go on after the run
                     tasks.wait()
+                raise
     except BaseException as error:
         heartbeat.beat(job.out, "failed", first_line(error))
         raise
@@ -84,6 +88,9 @@ class Tasks:
             name: {gate, *job.stages[name].reads} - {""} for name, gate in job.flow.items()
         }
         self.before |= {"pack": set(job.flow), "report": {"pack"}}
+        self.ahead = going_ahead(job, ray.cluster_resources())
+        for name, source in self.ahead.items():
+            self.before[name] = self.before[source]
         self.running: dict[Any, str] = {}
         self.ended: dict[str, Line] = {}
         self.losses: dict[str, tuple[int, int]] = {}  # by stage: in a row, and clips done at that
@@ -116,7 +123,7 @@ class Tasks:
 
     def _submit(self, name: str) -> Any:
         task = {"pack": pack, "report": write_report}.get(name, run_stage)
-        arguments = (self.job,) if name in ("pack", "report") else (name, self.job)
+        arguments = (self.job,) if name in ("pack", "report") else (name, self.job, self.ahead)
         return task.options(**self.options).remote(*arguments)
 
     def _lost(self, name: str, error: Exception) -> None:
@@ -151,8 +158,14 @@ def too_many_workers(job: Job) -> str:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def run_stage(name: str, job: Job) -> Line:
-    """Compute the missing rows of one stage, then write its marker; returns its progress."""
+def run_stage(name: str, job: Job, ahead: Mapping[str, str]) -> Line:
+    """Compute the missing rows of one stage, then write its marker; returns its progress.
+
+    Args:
+        name: the stage.
+        job: the run.
+        ahead: the stages that go ahead of their gates, as `going_ahead` has them.
+    """
     job.expected.check()
     table, reporter = job.tables[name], Reporter(job.out, name)
     complete_merges(table)
@@ -164,11 +177,13 @@ def run_stage(name: str, job: Job) -> Line:
     attempts = forget_failed(job, name) if job.retry_failed else {}
     if name == "ingest":
         readmit_missing(job)
-    left = count_remaining(job, name)
+    left = None if name in ahead else count_remaining(job, name)
     record.begin()
     reporter.start(left)
     if left != 0:
-        _compute(job, name, attempts, record, reporter)
+        _compute(job, name, _work(job, name, attempts, reporter, ahead), record, reporter)
+    if name in ahead:
+        record.facts["rejected_after_all"] = rejected_after_all(job, name)
     if record.resumes:  # a worker of the task before may have written until now
         drop_repeated(table, "unit" if name == "ingest" else "clip_id")
     if name == "ingest":
@@ -180,14 +195,14 @@ def run_stage(name: str, job: Job) -> Line:
 
 
 def _compute(
-    job: Job, name: str, attempts: dict[str, int], record: Record, reporter: Reporter
+    job: Job, name: str, work: Iterator[Counts], record: Record, reporter: Reporter
 ) -> None:
     if isinstance(job.stages[name], TableStage):
         job.tables[name].clear()  # a decision may depend on other clips: all are made again
         record.begin()
     counting = listed_later(job, reporter) if name == "ingest" else None
     try:
-        for counts in _work(job, name, attempts, reporter):
+        for counts in work:
             record.add(sum(counts.values()))
             reporter.advance(dict(counts))
     finally:
@@ -211,29 +226,40 @@ def listed_later(job: Job, reporter: Reporter) -> Timer:
     return timer
 
 
-def _work(job: Job, name: str, attempts: dict[str, int], reporter: Reporter) -> Iterator[Counts]:
+def _work(
+    job: Job, name: str, attempts: dict[str, int], reporter: Reporter, ahead: Mapping[str, str]
+) -> Iterator[Counts]:
     """Compute the missing rows in a pool of workers; those of light stages in this task."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
     if isinstance(stage, TableStage):
         return stage.write(job.tables, table)
     if stage.light:
         return (work(stage, table, batch, attempts) for batch in remaining(job, name))
-    size = pool_size(run, stage.wants_gpu, ray.cluster_resources())
+    shares_cores = name in ahead or name in ahead.values()
+    size = pool_size(run, stage.wants_gpu, ray.cluster_resources(), shares_cores)
     pool = Pool(
         stage, table, attempts, clip_timeout_s=run.clip_timeout_s,
         expected=job.expected, watch=reporter.watch, **size,
     )  # fmt: skip
+    if name in ahead:
+        return pool.run(Ahead(job, name, pool, reporter).batches())
     return pool.run(remaining(job, name))
 
 
-def pool_size(run: Run, wants_gpu: bool, resources: dict[str, float]) -> dict[str, Any]:
+def pool_size(
+    run: Run, wants_gpu: bool, resources: Mapping[str, float], shares_cores: bool = False
+) -> dict[str, Any]:
     """Number of workers of a stage at most, and the GPUs and cores that each takes.
 
-    A worker on a GPU reads pictures on cores of its own, or the GPU would wait for them.
+    A worker on a GPU reads pictures on cores of its own, or the GPU would wait for them. Where
+    `shares_cores`, a stage on GPUs and one on cores work at the same time: the first has up to half
+    of the cores.
     """
-    all_cores = int(resources.get("CPU", 0))
+    all_cores = int(resources.get("CPU", 0)) // (2 if shares_cores else 1)
     on_gpus = int(resources.get("GPU", 0) / run.gpu_share + 1e-6) if run.gpu_share else 0
-    if not (wants_gpu and on_gpus):
+    if not on_gpus or not (wants_gpu or shares_cores):
         return {"workers": run.workers}
     cores = max(1, min(run.gpu_cores, all_cores // min(run.workers or on_gpus, on_gpus)))
+    if not wants_gpu:
+        return {"workers": run.workers, "spare_cores": cores / run.gpu_share}
     return {"workers": run.workers, "gpus": run.gpu_share, "cores": cores}

@@ -45,6 +45,7 @@ class Pool:
             on several at a time, the average of its batch.
         gpus: GPUs that each takes, or a part of one.
         cores: cores that each takes.
+        spare_cores: cores for each GPU of the cluster that are left to others.
         concurrency: batches that a worker has at a time; by default as many as the stage wants.
         expected: what each worker's node must have in common with the run's.
         watch: is given the number of started workers, and a sentence while all of them are missing.
@@ -60,11 +61,12 @@ class Pool:
         concurrency: int | None = None,
         gpus: float = 0,
         cores: int = 1,
+        spare_cores: float = 0,
         expected: Sameness | None = None,
         watch: Callable[[int, str], None] = lambda workers, note: None,
     ) -> None:
         self.needs = {"CPU": float(cores), "GPU": float(gpus)}
-        self.expected, self.watch = expected, watch
+        self.spare_cores, self.expected, self.watch = spare_cores, expected, watch
         self.stage = stage.on("cuda" if gpus else "cpu", cores)
         self.table, self.attempts = table, attempts
         self.concurrency = concurrency or self.stage.concurrency
@@ -78,9 +80,18 @@ class Pool:
         self.suspects: deque[Batch] = deque()  # one input each, of batches that ended a process
         self.deaths: Counter[str] = Counter()  # processes ended by a batch of one input, by name
         self.room, self.counted = 0, -math.inf  # workers that fit the cluster; when it was counted
+        self.is_at_end = False  # of the batches
 
-    def run(self, batches: Iterator[Batch]) -> Iterator[Counts]:
-        """Work through the batches, yielding the counts of each as it is written."""
+    @property
+    def is_idle(self) -> bool:
+        """True while all batches that it was given are written."""
+        return not (self.waiting or self.running or self.suspects)
+
+    def run(self, batches: Iterator[Batch | None]) -> Iterator[Counts]:
+        """Work through the batches, yielding the counts of each as it is written.
+
+        Where the batches give None they have none yet, and are asked again a moment later.
+        """
         try:
             while self._has_work(batches):
                 self._submit()
@@ -96,14 +107,19 @@ class Pool:
             alone = Pool(*shared, 1, gpus, cores, expected=self.expected, watch=self.watch)
             yield from alone.run(iter(self.suspects))
 
-    def _has_work(self, batches: Iterator[Batch]) -> bool:
+    def _has_work(self, batches: Iterator[Batch | None]) -> bool:
         """Take batches for the free workers and for those that are asked for; False at the end."""
         wanted = max(1, len(self.free) + self._ahead() * self.concurrency)
-        while len(self.waiting) < wanted and (batch := next(batches, None)) is not None:
-            self.waiting.append(batch)
+        while len(self.waiting) < wanted and not self.is_at_end:
+            batch = next(batches, END)
+            if isinstance(batch, Batch):
+                self.waiting.append(batch)
+                continue
+            self.is_at_end = batch is END
+            break
         if not self.waiting and not self.running and self.concurrency == 1:
             self.waiting, self.suspects = self.suspects, deque()
-        return bool(self.waiting or self.running)
+        return bool(self.waiting or self.running or not self.is_at_end)
 
     def _submit(self) -> None:
         while self.waiting and self.free:
@@ -114,9 +130,12 @@ class Pool:
         """Workers to ask for beyond those that have started: twice as many each time, about."""
         if time.monotonic() - self.counted > POLL_S:
             total, self.counted = ray.cluster_resources(), time.monotonic()
+            total["CPU"] = total.get("CPU", 0) - self.spare_cores * total.get("GPU", 0)
             self.room = int(min(total.get(kind, 0) / n for kind, n in self.needs.items() if n))
         least, most = AHEAD
         ahead = min(most, max(least, len(self.nodes), self.room - len(self.nodes)))
+        if self.spare_cores:
+            ahead = min(ahead, max(1, self.room) - len(self.nodes))
         return ahead if self.size is None else min(ahead, self.size - len(self.nodes))
 
     def _grow(self) -> None:
@@ -131,7 +150,7 @@ class Pool:
 
     def _collect(self) -> Iterator[Counts]:
         """Wait for workers that have loaded their models or finished a batch."""
-        done, _ = ray.wait([*self.starting, *self.running], timeout=POLL_S)
+        done = self._wait([*self.starting, *self.running])
         for ref in done:
             if ref in self.starting:
                 self._started(ref)
@@ -142,6 +161,14 @@ class Pool:
             if time.monotonic() - job.since > self.clip_timeout_s * len(job.batch.inputs):
                 ray.kill(job.worker)  # its batch then comes back as a RayActorError
         self.watch(len(self.nodes), self._missing() if not done and not self.nodes else "")
+
+    def _wait(self, refs: list[Any]) -> list[Any]:
+        """Those that are done, after a moment at most."""
+        if refs:
+            done, _ = ray.wait(refs, timeout=POLL_S)
+            return list(done)
+        time.sleep(POLL_S)
+        return []
 
     def _missing(self) -> str:
         """What keeps the workers from starting; empty where they are loading their models."""

@@ -4,14 +4,16 @@ Every score is stored beside the decision, so that thresholds can be judged (`ha
 moved at no cost. A threshold of `None` switches its criterion off.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import tyro
 
 from handloom.stages.hands.rows import CONFIDENT
@@ -109,6 +111,7 @@ class Select(TableStage):
     code_version: ClassVar[int] = 3
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Row, "duplicates": Row}
     filters: ClassVar[bool] = True
+    foresees: ClassVar[str] = "hands"
 
     min_hand_share: float | None = 0.1
     """Reject a clip when a smaller share of its searched frames shows a hand, 0 to 1."""
@@ -157,6 +160,20 @@ class Select(TableStage):
             clips = matched(hands, tables["ingest"].columns(CLIP_COLUMNS, buckets))
             duplicates = matched(hands, tables["duplicates"].columns(DUPLICATE_COLUMNS, buckets))
             yield from by_bucket(self.decide(hands, clips, duplicates), clips["bucket"])
+
+    def foresee(self, tables: Tables, bucket: str, parts: Sequence[Path]) -> set[str]:
+        """Ids of the clips that pass by their own scores: as if nothing were like them."""
+        alone = replace(self, max_repeats=None)
+        passing: set[str] = set()
+        clips = tables["ingest"].columns(CLIP_COLUMNS, [bucket])
+        for path in parts:
+            hands = pq.read_table(path, columns=list(HAND_COLUMNS))
+            hands = hands.filter(pc.equal(hands["status"], "ok"))
+            unlike = dict.fromkeys(DUPLICATE_COLUMNS[1:], np.zeros(hands.num_rows))
+            duplicates = pa.table({"clip_id": hands["clip_id"]} | unlike)
+            decided = alone.decide(hands, matched(hands, clips), duplicates)
+            passing.update(decided.filter(pc.equal(decided["status"], "ok"))["clip_id"].to_pylist())
+        return passing
 
     def decide(self, hands: pa.Table, clips: pa.Table, duplicates: pa.Table) -> pa.Table:
         """The select table's rows.

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import pyarrow as pa
 
@@ -123,6 +123,22 @@ class TableStage(Stage):
         for bucket, rows in self.rows(tables):
             table.write_columns(bucket, rows, self.row_type)
             yield Counter(rows["status"].to_pylist())
+
+
+@runtime_checkable
+class Foresight(Protocol):
+    """A filter that can tell, before it decides, which clips it will hardly reject."""
+
+    name: ClassVar[str]
+    foresees: ClassVar[str]
+    """The table that it tells it from, part by part."""
+
+    def foresee(self, tables: Tables, bucket: str, parts: Sequence[Path]) -> set[str]:
+        """Ids of the clips in some parts of that table that it will probably let through.
+
+        Raises:
+            FileNotFoundError: a part is no longer there, since parts are merged.
+        """
 
 
 def _plain(value: Any) -> Any:

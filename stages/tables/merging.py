@@ -42,9 +42,16 @@ def merge_parts(table: Table) -> None:
 def complete_merges(table: Table) -> None:
     """Finish what a killed run had begun to merge; does nothing otherwise."""
     for path in sorted(table.folder.glob("*.parquet.merging")):
-        for name in json.loads(pq.read_schema(path).metadata[_SOURCES]):
+        for name in merged_from(path):
             (table.folder / name).unlink(missing_ok=True)
         os.replace(path, path.with_suffix(""))
+
+
+def merged_from(path: Path) -> list[str]:
+    """Names of the parts whose rows a part holds; empty for one that a worker wrote."""
+    metadata = pq.read_schema(path).metadata or {}
+    names: list[str] = json.loads(metadata.get(_SOURCES, "[]"))
+    return names
 
 
 def drop_repeated(table: Table, key: str) -> None:

@@ -111,11 +111,7 @@ class Table:
 
     def read(self, row_type: type[R], bucket: str = "*") -> Iterator[R]:
         """Rows of a bucket, or of all; only the columns that `row_type` names are read."""
-        columns = [f.name for f in fields(row_type)]
-        for path in self.parts(bucket):
-            with _damage_named(path), pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=1024, columns=columns):
-                    yield from (row_type(**row) for row in batch.to_pylist())
+        return read_parts(row_type, self.parts(bucket))
 
     def get(self, row_type: type[R], bucket: str, clip_id: str) -> R:
         """The row of one clip; KeyError where there is none."""
@@ -253,6 +249,8 @@ def _damage_named(*paths: Path) -> Iterator[None]:
     """Turns Arrow's errors about damaged files into a sentence with the way out."""
     try:
         yield
+    except FileNotFoundError:
+        raise  # merged meanwhile
     except (pa.ArrowInvalid, OSError) as error:
         bad = next((path for path in paths if not _is_parquet(path)), None)
         if bad is None:
@@ -261,6 +259,15 @@ def _damage_named(*paths: Path) -> Iterator[None]:
             f"{bad} is damaged ({str(error).splitlines()[0][-80:]}): delete it and run the same "
             "command again, which computes its rows anew."
         ) from error
+
+
+def read_parts(row_type: type[R], paths: Iterable[Path]) -> Iterator[R]:
+    """Rows of some parts; only the columns that `row_type` names are read."""
+    columns = [f.name for f in fields(row_type)]
+    for path in paths:
+        with _damage_named(path), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024, columns=columns):
+                yield from (row_type(**row) for row in batch.to_pylist())
 
 
 def _is_parquet(path: Path) -> bool:

@@ -1,0 +1,139 @@
+"""Work that goes ahead of its gate: encoding on GPUs while hands are still looked for on cores.
+
+`select` needs all clips, since it rejects near-duplicates. Nearly all that it rejects shows in a
+clip's own scores, though: a clip that passes by these is encoded before the others are looked at.
+What is rejected after all was encoded for nothing, and is told.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from handloom.errors import RunError
+from handloom.pipeline.batch import Batch
+from handloom.pipeline.batches import count_remaining, in_batches, remaining
+from handloom.pipeline.job import Job
+from handloom.pipeline.pool import Pool
+from handloom.pipeline.progress import Reporter, read_lines, read_run
+from handloom.stages.stage import Foresight, clip_order
+from handloom.stages.tables.funnel import coming
+from handloom.stages.tables.merging import merged_from
+from handloom.stages.tables.parts import read_parts
+
+LOOK_EVERY_S = 2.0
+
+
+def going_ahead(job: Job, resources: Mapping[str, float]) -> dict[str, str]:
+    """Stages whose workers are on GPUs and that go ahead of their gates.
+
+    Args:
+        job: the run.
+        resources: of the cluster.
+
+    Returns:
+        For each the table from whose rows it is foreseen which clips will come to it.
+    """
+    if not (job.config.run.gpu_share and resources.get("GPU", 0)):
+        return {}
+    wanting = [name for name, stage in job.stages.items() if stage.wants_gpu]
+    return {name: gate.foresees for name in wanting if (gate := _foresight(job, name))}
+
+
+def _foresight(job: Job, name: str) -> Foresight | None:
+    """The gate of a stage, if it has foresight and the stage reads nothing that comes later."""
+    gate, stage = job.stages[job.flow[name]], job.stages[name]
+    if not isinstance(gate, Foresight) or stage.concurrency > 1:
+        return None
+    order = list(job.flow)
+    known = order[: order.index(gate.foresees) + 1]
+    return gate if set(stage.reads) <= set(known) else None
+
+
+class Ahead:
+    """The batches of a stage that goes ahead of its gate.
+
+    Args:
+        job: the run.
+        name: the stage.
+        pool: works on the batches.
+        reporter: is told how many there are, once the gate has decided.
+    """
+
+    def __init__(self, job: Job, name: str, pool: Pool, reporter: Reporter) -> None:
+        gate = _foresight(job, name)
+        assert gate is not None
+        self.job, self.name, self.gate = job, name, gate
+        self.source = job.tables[gate.foresees]
+        self.pool, self.reporter = pool, reporter
+        self.seen: set[str] = set()
+
+    def batches(self) -> Iterator[Batch | None]:
+        """Batches as they can be worked on; None while there is none, so that the pool waits."""
+        yield from self._foreseen()
+        while not (self.pool.is_idle and self._has_ended(self.gate.name)):
+            yield None
+        left = count_remaining(self.job, self.name) or 0
+        self.reporter.line.total = self.reporter.line.done + left
+        yield from remaining(self.job, self.name)
+
+    def _foreseen(self) -> Iterator[Batch | None]:
+        """What the gate will hardly reject, until the table that it decides from is finished."""
+        size = self.job.config.run.batch_clips
+        while not self._has_ended(self.gate.foresees):
+            try:
+                for bucket, parts in self._new_parts().items():
+                    yield from in_batches(bucket, self._items(bucket, parts), size)
+            except FileNotFoundError:  # its parts are being merged: it is about to end
+                return
+            looked = time.monotonic()
+            while time.monotonic() - looked < LOOK_EVERY_S:
+                yield None
+
+    def _items(self, bucket: str, parts: list[Path]) -> list[tuple[Any, ...]]:
+        """Inputs of the clips in some parts that the gate will hardly reject."""
+        stage, tables = self.job.stages[self.name], self.job.tables
+        clip_ids = self.gate.foresee(tables, bucket, parts)
+        clip_ids -= tables[self.name].values("clip_id", bucket)
+        clips = tables["ingest"].find(stage.clip_type, clip_ids, bucket)
+        by_id = [
+            {row.clip_id: row for row in read_parts(row_type, parts)}
+            if name == self.gate.foresees
+            else tables[name].find(row_type, clip_ids, bucket)
+            for name, row_type in stage.reads.items()
+        ]
+        ordered = sorted(clips.values(), key=clip_order)
+        return [(clip, *(rows[clip.clip_id] for rows in by_id)) for clip in ordered]
+
+    def _new_parts(self) -> dict[str, list[Path]]:
+        """Parts that were written since the last look, by bucket; not those merged from old ones.
+
+        Raises:
+            FileNotFoundError: parts are being merged.
+        """
+        found = defaultdict(list)
+        for path in self.source.parts():
+            if path.name not in self.seen and self.seen.isdisjoint(merged_from(path)):
+                found[path.name.split("-")[0]].append(path)
+        self.seen.update(path.name for parts in found.values() for path in parts)
+        return found
+
+    def _has_ended(self, stage: str) -> bool:
+        """Whether a stage has ended; raises RunError if the run has, which it then never will."""
+        line = read_lines(self.job.out, [stage])[stage]
+        if line.state in ("done", "up to date"):
+            return True
+        run = read_run(self.job.out)
+        if run is None or run.state != "running" or run.run_id != self.job.run_id:
+            raise RunError(f"the run has ended before {stage}; run the same command again.")
+        return False
+
+
+def rejected_after_all(job: Job, name: str) -> int:
+    """Rows of a stage whose clips its gate has rejected."""
+    table = job.tables[name]
+    return sum(
+        len(table.values("clip_id", bucket) - coming(job.tables, name, bucket))
+        for bucket in table.buckets()
+    )
