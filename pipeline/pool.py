@@ -30,6 +30,7 @@ from handloom.stages.tables.parts import Table
 
 AHEAD = 2, 256  # workers asked for beyond those that have started: at least, at most
 POLL_S = 1.0
+END = object()  # of the batches
 STARTS = 10  # workers in a row that may die while starting, before the run ends
 
 
