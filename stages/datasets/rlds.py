@@ -127,12 +127,17 @@ def list_episodes(
     Args:
         root: the data folder.
         dataset: a dataset in it.
-        splits: handloom's split for each split of the dataset.
+        splits: handloom's split for each split of the dataset; a dataset that holds nothing out,
+            such as RT-1, which is all train, is split by hash.
 
     Raises:
         UserError: the shards are in array_record format.
     """
-    for path in _shards(dataset.folder):
+    paths = _shards(dataset.folder)
+    names = {split_name(path.name) for path in paths} | dataset.shard_lengths.keys()
+    if {splits.get(name, "") for name in names} <= {"train", ""}:
+        splits = {}
+    for path in paths:
         below = path.relative_to(root).as_posix()
         if not is_inside(root, below):
             continue  # a link that leads out of the data folder

@@ -31,7 +31,7 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
 
     name: ClassVar[str] = "ingest"
     row_type: ClassVar[type[Row]] = EpisodeClip
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     dataset: str = "rlds"
     """Name that the episodes carry."""

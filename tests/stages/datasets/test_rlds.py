@@ -88,7 +88,7 @@ def test_an_episode_comes_as_it_is_stored(tmp_path: Path) -> None:
     lay_out(tmp_path / "set/1.2.0", {"set-train.tfrecord-00000-of-00001": [payload()]})
     (source,) = listing(tmp_path)
     assert source.unit == "set/1.2.0/set-train.tfrecord-00000-of-00001#0"
-    assert (source.split, source.version, source.error) == ("train", "1.2.0", "")
+    assert (source.split, source.version, source.error) == ("", "1.2.0", "")  # all train: by hash
     episode = rlds.load(tmp_path, source, OPTIONS)
     assert (episode.text, episode.hz, episode.action_kind) == ("open it", 10.0, "as_stored")
     assert episode.success is None
@@ -101,6 +101,17 @@ def test_an_episode_comes_as_it_is_stored(tmp_path: Path) -> None:
     stored = step_values()["observation"]["image"]
     assert [episode.views["image"].fingerprint(t) for t in range(T)] == stored
     assert episode.views["image"][2].shape == (8, 8, 3)
+
+
+def test_named_splits_count_where_one_of_them_is_held_out(tmp_path: Path) -> None:
+    name = "set-train.tfrecord-00000-of-00001"
+    lay_out(tmp_path / "files", {name: [payload()], "set-val.tfrecord": [payload()]})
+    assert [s.split for s in listing(tmp_path / "files")] == ["train", "val"]
+    # Of a set whose held-out shards were not fetched.
+    lay_out(tmp_path / "listed", {name: [payload()]})
+    splits = [{"name": "train", "shardLengths": ["1"]}, {"name": "test", "shardLengths": ["7"]}]
+    (tmp_path / "listed/dataset_info.json").write_text(json.dumps({"splits": splits}))
+    assert [s.split for s in listing(tmp_path / "listed")] == ["train"]
 
 
 @pytest.mark.parametrize("below", ["", "1.0.0", "name/1.0.0"])

@@ -188,11 +188,11 @@ def test_identity_is_of_instruction_numbers_and_pictures(tmp_path: Path) -> None
     assert embedded == first  # embeddings depend on the encoder's version
 
 
-def test_what_is_listed_is_train_and_by_shard(tmp_path: Path) -> None:
+def test_what_is_listed_is_by_shard_and_held_out_by_hash(tmp_path: Path) -> None:
     root = lay_out(tmp_path, values(), values())
     found = list(rt1.episodes(root, EpisodeOptions()))
     assert [s.unit for s in found] == [f"fractal20220817_data/0.1.0/{SHARD}#{i}" for i in (0, 1)]
-    assert {(s.split, s.version) for s in found} == {("train", "0.1.0")}
+    assert {(s.split, s.version) for s in found} == {("", "0.1.0")}  # the dataset is all train
     with pytest.raises(UserError, match="for bridge and calvin only"):
         load(root, EpisodeOptions(relabel=True))
     with pytest.raises(UserError, match="no view 'wrist': this dataset has image"):
