@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from handloom.errors import RunError
 from handloom.pipeline.batch import Batch
 from handloom.pipeline.batches import count_remaining, in_batches, remaining
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Pool
-from handloom.pipeline.progress import Reporter, read_lines, read_run
+from handloom.pipeline.progress import Reporter, check_goes_on, read_lines
 from handloom.stages.stage import Foresight, clip_order
 from handloom.stages.tables.funnel import coming
 from handloom.stages.tables.merging import merged_from
@@ -120,14 +119,9 @@ class Ahead:
         return found
 
     def _has_ended(self, stage: str) -> bool:
-        """Whether a stage has ended; raises RunError if the run has, which it then never will."""
-        line = read_lines(self.job.out, [stage])[stage]
-        if line.state in ("done", "up to date"):
-            return True
-        run = read_run(self.job.out)
-        if run is None or run.state != "running" or run.run_id != self.job.run_id:
-            raise RunError(f"the run has ended before {stage}; run the same command again.")
-        return False
+        """Whether a stage has ended; raises RunError if the run has, since it then never will."""
+        check_goes_on(self.job.out, self.job.run_id)
+        return read_lines(self.job.out, [stage])[stage].state in ("done", "up to date")
 
 
 def rejected_after_all(job: Job, name: str) -> int:

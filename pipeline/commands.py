@@ -56,7 +56,15 @@ def curate(args: Sequence[str]) -> None:
     failed = list(failed_clips(job.tables))
     _print_failures(failed, write_failures(failed, job.out))
     odd_files = card.warnings(card.read(job.tables["ingest"].folder))
-    _print_lines([*odd_files, *costs.spent(job), _caption_advice(job), _guessed_units(job)])
+    _print_lines(
+        [
+            *odd_files,
+            *costs.spent(job),
+            costs.wasted(job),
+            _caption_advice(job),
+            _guessed_units(job),
+        ]
+    )
     print(f"shards: {job.out / 'shards'}\nreport: {job.out / 'report' / 'index.html'}")
     if not result.kept:
         raise RunError("no clip was kept, so the shards are empty; the table above says why.")

@@ -1,4 +1,4 @@
-"""Costs of captions by a model: estimated before a run, counted after it.
+"""Costs of captions by a model: estimated before a run, counted after it; and what was wasted.
 
 Prices are read from a file and never built in: they change from month to month.
 """
@@ -15,7 +15,7 @@ from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.job import Job
 from handloom.stages.caption.stage import Caption
 from handloom.stages.report.captions import effort_line, tally
-from handloom.stages.tables.parts import effort
+from handloom.stages.tables.parts import effort, read_marker
 
 # Assumptions until a run has measured.
 SECOND_TRIES = 0.05  # share of the clips
@@ -174,3 +174,12 @@ def _prices(stage: Caption) -> Prices:
 
 def _money(amount: float, prices: Prices) -> str:
     return f"{amount:,.2f} {prices.currency}".rstrip()
+
+
+def wasted(job: Job) -> str:
+    """A sentence on what went ahead for nothing; empty where no stage goes ahead of its gate."""
+    counts = {name: read_marker(job.folder(name)).get("rejected_after_all") for name in job.flow}
+    told = [f"{name} of {count} clips" for name, count in counts.items() if count is not None]
+    return (
+        f"computed ahead of a gate that then rejected the clip: {', '.join(told)}" if told else ""
+    )

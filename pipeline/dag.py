@@ -62,8 +62,8 @@ def curate(job: Job) -> None:
                     display.show(tasks.lines(), is_last=tasks.are_done)
                     heartbeat.beat(job.out)
             except BaseException as error:
-                heartbeat.beat(job.out, "failed", first_line(error))  # stages that wait end by it
-                if is_shared:  # a stage beside the one that failed would go on after the run
+                heartbeat.beat(job.out, "failed", first_line(error))  # the other stages end by it
+                if is_shared:  # or they would go on after the run
                     tasks.wait()
                 raise
     except BaseException as error:
@@ -205,6 +205,7 @@ def _compute(
         for counts in work:
             record.add(sum(counts.values()))
             reporter.advance(dict(counts))
+            progress.check_goes_on(job.out, job.run_id)
     finally:
         if counting:
             counting.cancel()

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handloom.errors import RunError
 from handloom.files import write_text
 
 EVERY_S = 1.0
@@ -180,6 +181,13 @@ def read_run(out: Path) -> Heartbeat | None:
     if run.state == "running" and time.time() - run.updated > SILENT_S:
         run.state = "stopped"
     return run
+
+
+def check_goes_on(out: Path, run_id: str) -> None:
+    """Raise RunError where a run has failed or another has begun, so that its stages end too."""
+    told = _read(_folder(out) / "_run.json")
+    if told and (told["run_id"] != run_id or told["state"] == "failed"):
+        raise RunError("the run has ended; run the same command again, it goes on from there.")
 
 
 def _folder(out: Path) -> Path:

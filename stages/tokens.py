@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.errors import RunError
+from handloom.flags import choice
 from handloom.stages.datasets.source import Images
 from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import Framing
@@ -57,15 +58,27 @@ class Encoding(Stage):
     """Side of the square picture that is encoded, pixels; by default the model's own."""
     input_range: tuple[float, float] | None = None
     """The model's values of black and white; by default those its folder names, else 0 and 1."""
+    precision: str = "float32"
+    """Of the encoder: `float32`, or `tf32`, `bfloat16` or `float16`, which are faster on GPUs and
+    change some codes; the manifest says how many."""
+
+    def __post_init__(self) -> None:
+        choice(self.precision, vqgan.DTYPES, "precision")
 
     def tokenizer(self) -> dict[str, Any]:
         """Record of the VQGAN for the shards' manifest."""
-        return vqgan.describe(self.model, self.input_range, self.resolution)
+        told = vqgan.describe(self.model, self.input_range, self.resolution)
+        return told if self.is_exact else told | {"precision": self.precision}
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether codes are those of float32."""
+        return self.precision == "float32"
 
     def settings(self) -> dict[str, Any]:
         """The options; the model counts by its weights, not by its path."""
         settings = super().settings() | {"models": self.tokenizer()} | transform_facts(self)
-        counted = settings.keys() - {"model", "resolution", "input_range"}
+        counted = settings.keys() - {"model", "resolution", "input_range", "precision"}
         return {name: value for name, value in settings.items() if name in counted}
 
     def setup(self) -> None:
@@ -78,9 +91,10 @@ class Encoding(Stage):
             require_cuda()
         self.vqgan()
 
-    def vqgan(self) -> vqgan.VQGAN:
-        """The VQGAN, loaded once in a process."""
-        return _loaded(self.model, self.input_range, self.resolution, self.device)
+    def vqgan(self, in_float32: bool = False) -> vqgan.VQGAN:
+        """The VQGAN, loaded once in a process; in float32 whatever the precision of the codes."""
+        precision = "float32" if in_float32 else self.precision
+        return _loaded(self.model, self.input_range, self.resolution, self.device, precision)
 
 
 @dataclass(frozen=True)
@@ -229,9 +243,15 @@ def frozen_share(view: Images, steps: npt.NDArray[np.int64]) -> float:
 
 @cache
 def _loaded(
-    model: str, input_range: tuple[float, float] | None, resolution: int | None, device: str
+    model: str,
+    input_range: tuple[float, float] | None,
+    resolution: int | None,
+    device: str,
+    precision: str,
 ) -> vqgan.VQGAN:
-    return vqgan.load(model, device=device, input_range=input_range, resolution=resolution)
+    return vqgan.load(
+        model, device=device, input_range=input_range, resolution=resolution, dtype=precision
+    )
 
 
 def require_cuda() -> None:

@@ -19,10 +19,20 @@ from typing import Any
 
 from handloom.tokenize.vqgan import find as vqgan_checkpoint
 from handloom.tokenize.vqgan.checkpoints import CONFIG, SIDECAR, WEIGHTS
-from handloom.tokenize.vqgan.codec import VQGAN
+from handloom.tokenize.vqgan.codec import DTYPES, VQGAN
 from handloom.tokenize.vqgan.find import BUNDLED, MAX_CODES
 
-__all__ = ["BUNDLED", "CONFIG", "MAX_CODES", "SIDECAR", "VQGAN", "WEIGHTS", "describe", "load"]
+__all__ = [
+    "BUNDLED",
+    "CONFIG",
+    "DTYPES",
+    "MAX_CODES",
+    "SIDECAR",
+    "VQGAN",
+    "WEIGHTS",
+    "describe",
+    "load",
+]
 
 
 def load(
@@ -46,8 +56,8 @@ def load(
         input_range: what the network expects for black and white; default: what the checkpoint
             says, else [0, 1].
         resolution: side of the frames in pixels; default: what the checkpoint says, else 256.
-        dtype: "float32", or "float16" or "bfloat16" under autocast, which changes codes: see
-            docs/tokenizers.md for how many.
+        dtype: "float32"; "tf32", or "float16" or "bfloat16" under autocast, which change codes:
+            see docs/tokenizers.md for how many.
         exact: a frame's codes depend on its pixels alone; shards want that.
 
     Raises:

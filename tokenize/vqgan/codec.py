@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+DTYPES = ("float32", "tf32", "bfloat16", "float16")
+"""`tf32` is float32 whose products a GPU rounds to 10 bits; on a CPU it is float32."""
 GPU_BATCH = 16  # frames; the one shape that an accelerator ever sees
 
 
@@ -35,7 +37,8 @@ class VQGAN:
     """A `network.Network`, or a `diffusers.VQModel` that is still being trained."""
     device: str = field(default="cpu", compare=False)
     dtype: str = field(default="float32", compare=False)
-    """Type of encoder and decoder; the search for the nearest code is always float32."""
+    """Type of encoder and decoder, one of `DTYPES`; the search for the nearest code is always
+    float32."""
     exact: bool = field(default=True, compare=False)
     """A frame's codes depend on its pixels alone; see `encode`."""
     threads: int = field(default=1, compare=False)
@@ -121,7 +124,7 @@ class VQGAN:
 
         network = adapt(self.network)
         x_bchw = self._scale(frames_bchw)
-        plain = self.device == "cpu" and self.dtype == "float32"
+        plain = self.device == "cpu" and self.dtype in ("float32", "tf32")
         if self.exact and plain and network.approximate:
             return network.search.ids(network, x_bchw)
         with self._autocast():
@@ -182,7 +185,7 @@ class VQGAN:
     def _autocast(self) -> Any:
         import torch
 
-        kind, dtype = self.device.split(":")[0], getattr(torch, self.dtype)
+        kind, dtype = self.device.split(":")[0], getattr(torch, self.dtype, torch.float32)
         return torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
 
     def _deterministic(self) -> Any:

@@ -33,6 +33,8 @@ def summary(found: dict[str, Any]) -> str:
         parts.append(f"{facts['clips']} clips decoded from their codes, {_scores(facts)}")
     if "hands" in facts:
         parts.append(f"hands {_scores(facts['hands'])}")
+    if "equal_codes" in facts:
+        parts.append(f"{facts['equal_codes']:.1%} of the codes as in float32")
     if unreadable:
         error = next(iter(unreadable.values()))
         parts.append(f"{len(unreadable)} clips could not be compared ({error})")

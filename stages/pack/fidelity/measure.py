@@ -65,7 +65,8 @@ def measured(tables: Tables, stages: Mapping[str, Stage]) -> dict[str, Any]:
     Returns:
         `fidelity`: clips, frames, psnr_db, mean_color_psnr_db (the floor: each picture's mean
         colour), ssim, and of the detected hands the same with around_psnr_db, the PSNR of the rest
-        of their frames. `clips`: id, bucket and gain_db (PSNR over the floor) of each clip, worst
+        of their frames; of codes of less precision also equal_codes, the share that float32 gives
+        as well. `clips`: id, bucket and gain_db (PSNR over the floor) of each clip, worst
         first. `tokenizer`: the model as it was named; `bundled`: whether it is the one that comes
         with handloom. `resolution`: side of the pictures, pixels.
         `unreadable`: errors of the other clips, by id. {} where no clip was kept.
@@ -133,8 +134,9 @@ def pairs(tables: Tables, encoder: Encoding, clip: Clip) -> Iterator[Pair]:
     frames = _frames(tables, encoder, clip, tokens, at)
     squares = map(center_square, frames, repeat(model.resolution))  # no name holds a large frame
     for (view, step), square in zip(at, squares, strict=True):
-        (decoded,) = model.decode(codes_vtij[view, step][None])
-        yield Pair(clip, square, decoded)
+        codes_ij = codes_vtij[view, step]
+        (decoded,) = model.decode(codes_ij[None])
+        yield Pair(clip, square, decoded, codes_ij)
 
 
 def _frames(
@@ -163,6 +165,8 @@ def _count(tables: Tables, encoder: Encoding, clips: list[Clip]) -> Tally:
         try:
             for pair in pairs(tables, encoder, clip):
                 sums.add(pair.true, pair.decoded)
+                if not encoder.is_exact:
+                    _compare(tally, encoder, pair)
             if "hands" in tables:
                 _count_hands(tally, tables, encoder, clip)
         except Exception as error:  # as in a stage: whatever is wrong with a clip costs that clip
@@ -171,6 +175,13 @@ def _count(tables: Tables, encoder: Encoding, clips: list[Clip]) -> Tally:
         tally.by_clip[clip.clip_id] = sums
         tally.frames.merge(sums)
     return tally
+
+
+def _compare(tally: Tally, encoder: Encoding, pair: Pair) -> None:
+    """Count the codes of a frame that float32 gives as well."""
+    (exact_ij,) = encoder.vqgan(in_float32=True).encode(pair.true[None])
+    tally.codes += exact_ij.size
+    tally.equal_codes += int((exact_ij == pair.codes_ij).sum())
 
 
 def _count_hands(tally: Tally, tables: Tables, encoder: Encoding, clip: Clip) -> None:
@@ -195,8 +206,9 @@ def _count_hands(tally: Tally, tables: Tables, encoder: Encoding, clip: Clip) ->
     ]
     large = [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes if min(x1 - x0, y1 - y0) >= SSIM_TAPS]
     if large:
-        (decoded,) = model.decode(model.encode(square[None]))
-        tally.add_hands(Pair(clip, square, decoded), large)
+        codes_ij = model.encode(square[None])[0]
+        (decoded,) = model.decode(codes_ij[None])
+        tally.add_hands(Pair(clip, square, decoded, codes_ij), large)
 
 
 def in_square(box_xyxy: list[float], framing: Framing, shape: tuple[int, ...], side: int) -> Box:

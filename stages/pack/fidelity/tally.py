@@ -15,11 +15,12 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 
 @dataclass(frozen=True)
 class Pair:
-    """A frame, and what the tokenizer makes of it; both RGB uint8 [S, S, 3]."""
+    """A frame and what the tokenizer makes of it, both RGB uint8 [S, S, 3]; and its codes."""
 
     clip: Clip
     true: FrameHWC
     decoded: FrameHWC
+    codes_ij: NDArray[np.uint16]
 
 
 @dataclass
@@ -78,6 +79,9 @@ class Tally:
     around_error: int = 0
     """Squared error outside the hands, in the same frames."""
     around_values: int = 0
+    codes: int = 0
+    equal_codes: int = 0
+    """Codes among `codes` that float32 gives as well; counted where codes are of less precision."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Errors by clip id."""
 
@@ -109,6 +113,8 @@ class Tally:
             around_db = round(decibels(self.around_error / self.around_values), 2)
             count = {"count": self.hands.pictures, "around_psnr_db": around_db}
             found["hands"] = count | self.hands.facts()
+        if self.codes:
+            found["equal_codes"] = round(self.equal_codes / self.codes, 4)
         return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from handloom.errors import MediaError
+from handloom.errors import MediaError, UserError
 from handloom.stages.caption.stage import source_row
 from handloom.stages.duplicates.rows import DuplicateRow
 from handloom.stages.hands.rows import Hand, HandRow
@@ -162,6 +162,31 @@ def test_a_box_is_found_again_in_the_square_that_is_encoded(
     np.testing.assert_allclose(
         measure.in_square(box, framing, picture.shape, SIDE), painted, atol=1
     )
+
+
+def test_codes_of_less_precision_are_compared_with_those_of_float32(
+    clips: list[Clip], miniature: Path, tmp_path: Path
+) -> None:
+    rough = Tokens(model="bundled-128", frames=2, precision="bfloat16")
+    rough = rough.at(miniature, source=Ingest().at(miniature))
+    encoded = [row for clip in clips for row in rough(clip, whole(clip))]
+    tables = open_tables(write(tmp_path / "run", miniature, clips, encoded))
+    told = measure.measured(tables, {"tokens": rough})["fidelity"]["equal_codes"]
+    model, equal = vqgan.load("bundled-128"), list[float]()
+    for clip, row in zip(clips, encoded, strict=True):
+        codes = np.frombuffer(row.codes, "<u2").reshape(2, 8, 8)
+        exact = model.encode(np.stack(frames_of(clip, row.times_s, miniature)))
+        equal.append(float((codes == exact).mean()))
+    assert told == pytest.approx(np.mean(equal), abs=1e-4)
+    assert 0.05 < told < 1
+    assert rough.tokenizer()["precision"] == "bfloat16"
+    assert rough.settings() != Tokens(model="bundled-128", frames=2).settings()
+    assert "precision" not in str(Tokens().settings())  # stored codes stay valid
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown precision 'bf16'"):
+        Tokens(precision="bf16")
 
 
 def test_stored_codes_are_decoded_not_new_ones(
