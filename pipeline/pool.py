@@ -29,6 +29,7 @@ from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
 
 AHEAD = 2, 256  # workers asked for beyond those that have started: at least, at most
+NODE_LOSSES = 8  # lost nodes after which a batch is suspected of ending them
 POLL_S = 1.0
 END = object()  # of the batches
 STARTS = 10  # workers in a row that may die while starting, before the run ends
@@ -79,6 +80,7 @@ class Pool:
         self.running: dict[Any, _Running] = {}
         self.waiting: deque[Batch] = deque()
         self.suspects: deque[Batch] = deque()  # one input each, of batches that ended a process
+        self.node_losses: Counter[str] = Counter()  # nodes lost under a batch, by its name
         self.deaths: Counter[str] = Counter()  # processes ended by a batch of one input, by name
         self.room, self.counted = 0, -math.inf  # workers that fit the cluster; when it was counted
         self.is_at_end = False  # of the batches
@@ -227,12 +229,17 @@ class Pool:
         ray.kill(job.worker)  # one that is only out of reach must not write any more
         if (counts := written(self.table, job.batch)) is not None:
             yield counts
-        elif is_of_cluster(error, node_id):
+        elif is_of_cluster(error, node_id) and self._may_be_innocent(job.batch):
             self.waiting.appendleft(job.batch)
         elif len(job.batch.inputs) > 1 or self.concurrency > 1:
             self.suspects.extend(job.batch.split())
         else:
             yield from self._died_alone(job, error)
+
+    def _may_be_innocent(self, batch: Batch) -> bool:
+        """False for a batch that was on so many lost nodes that it may be what ends them."""
+        self.node_losses[batch.name] += 1
+        return self.node_losses[batch.name] < NODE_LOSSES
 
     def _died_alone(self, job: "_Running", error: Exception) -> Iterator[Counts]:
         """Try a clip again that ended its process, or record it as failed."""

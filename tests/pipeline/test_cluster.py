@@ -9,14 +9,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.request import urlopen
 
 import pytest
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
 
 from handloom.errors import UserError
-from handloom.pipeline import sameness
+from handloom.pipeline import pool, sameness
 from handloom.pipeline.batch import Batch
 from handloom.pipeline.pool import Pool
+from handloom.pipeline.progress import Reporter
 from handloom.pipeline.sameness import Sameness
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
@@ -33,6 +36,9 @@ class Slow(Stage):
 
     def __call__(self, word: str) -> Iterator[Row]:
         time.sleep(0.1)
+        if word == "ends its node":
+            os.kill(os.getppid(), signal.SIGKILL)  # the raylet
+            time.sleep(60)
         yield Row(clip_id=word, reason=str(os.getpid()))
 
     def failed(self, error: str, word: str) -> Iterator[Row]:
@@ -98,6 +104,28 @@ def test_workers_killed_one_after_another_cost_no_clip(tmp_path: Path) -> None:
     assert {row.status for row in table.read(Row)} == {"ok"}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
+def test_a_clip_that_ends_its_nodes_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "NODE_LOSSES", 1)
+    table, words = Table(tmp_path, "f" * 64), ("innocent", "ends its node", "too")
+    with cluster(1) as nodes:
+
+        def watch(workers: int, note: str) -> None:
+            if note:
+                nodes.add_node(**small(1))
+
+        batch = Batch("00", words, tuple((word,) for word in words), 3)
+        assert run(table, [batch], lambda done: None, watch=watch) == 3
+    rows = {row.clip_id: row for row in table.read(Row)}
+    assert {word: row.status for word, row in rows.items()} == {
+        "innocent": "ok", "ends its node": "failed", "too": "ok",
+    }  # fmt: skip
+    assert "the worker died" in rows["ends its node"].error
+
+
 @pytest.mark.usefixtures("own_ray")
 def test_a_head_without_cores_waits_and_says_for_what(tmp_path: Path) -> None:
     table, notes = Table(tmp_path, "f" * 64), list[str]()
@@ -114,6 +142,48 @@ def test_a_head_without_cores_waits_and_says_for_what(tmp_path: Path) -> None:
         assert run(table, batches(2, 2), lambda done: None, watch=watch) == 4
     assert "waits for a node: a worker takes 1 CPU, and none of the 1 nodes" in notes[0]
     assert came
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_an_autoscaler_sees_what_is_asked_for(tmp_path: Path) -> None:
+    table, asked = Table(tmp_path, "f" * 64), list[tuple[dict[str, float], int]]()
+    with cluster() as nodes:
+
+        def watch(workers: int, note: str) -> None:
+            if note and not asked:
+                (demand,) = get_cluster_status(nodes.address).resource_demands.ray_task_actor_demand
+                (of_workers,) = demand.bundles_by_count
+                asked.append((of_workers.bundle, of_workers.count))
+                nodes.add_node(**small(1))
+
+        assert run(table, batches(2, 2), lambda done: None, watch=watch) == 4
+    assert asked == [({"CPU": 1.0}, 2)]  # one for each batch
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
+def test_prometheus_reads_what_status_tells(tmp_path: Path) -> None:
+    table, text = Table(tmp_path, "f" * 64), ""
+    with cluster(1):
+        reporter = Reporter(tmp_path, "slow")
+        reporter.start(240)
+
+        def meanwhile(done: int) -> None:
+            nonlocal text
+            reporter.advance({"ok": 2})
+            (port,) = {
+                node["MetricsExportPort"]
+                for node in ray.nodes()
+                if not node["Resources"].get("CPU")
+            }
+            if "handloom_clips_done{" not in text:
+                with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                    text = answer.read().decode()
+
+        run(table, batches(120, 2), meanwhile)
+    (line,) = (line for line in text.splitlines() if line.startswith("ray_handloom_clips_done{"))
+    assert 'stage="slow"' in line
+    assert 0 < float(line.split()[-1]) <= 240
 
 
 @pytest.fixture
