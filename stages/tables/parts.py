@@ -119,6 +119,8 @@ class Table:
 
     def find(self, row_type: type[R], clip_ids: Collection[str], bucket: str = "*") -> dict[str, R]:
         """The rows of some clips by id, of those that there are."""
+        if not clip_ids:
+            return {}  # pyarrow finds no type for an empty list
         columns, filters = [f.name for f in fields(row_type)], [("clip_id", "in", list(clip_ids))]
         return {
             row["clip_id"]: row_type(**row)
