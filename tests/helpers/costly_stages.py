@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -22,9 +23,9 @@ class CostlyHands(Hands):
     log: str = ""
 
     def __call__(self, clip: Clip) -> Iterator[HandRow]:
-        """Sleep, then work."""
-        spend(self.seconds, self.log, "hands")
-        yield from super().__call__(clip)
+        """Sleep and work."""
+        with spent(self.seconds, self.log, "hands"):
+            yield from super().__call__(clip)
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,33 @@ class CostlyTokens(Tokens):
         return super().on("cpu", threads)
 
     def __call__(self, clip: Clip, framing: Framing) -> Iterator[TokenRow]:
-        """Sleep, then work."""
-        spend(self.seconds, self.log, "tokens")
-        yield from super().__call__(clip, framing)
+        """Sleep and work."""
+        with spent(self.seconds, self.log, "tokens"):
+            yield from super().__call__(clip, framing)
 
 
-def spend(seconds: float, log: str, stage: str) -> None:
-    """Sleep, and note the stage and the time."""
+@contextmanager
+def spent(seconds: float, log: str, stage: str) -> Iterator[None]:
+    """Sleep before the work inside, and note the stage, when it began and when it was done."""
+    began = time.time()
     time.sleep(seconds)
-    if log:
-        with Path(log).open("a") as file:
-            file.write(f"{stage} {time.time()}\n")
+    yield
+    with Path(log).open("a") as file:
+        file.write(f"{stage} {began} {time.time()}\n")
 
 
-def costly_job(
-    data: Path, out: Path, tokens: CostlyTokens, hands_s: float, log: str = "", **run: float
-) -> Job:
-    """A run of a miniature Ego4D in which a clip costs so many seconds."""
+def noted(log: Path) -> dict[str, list[tuple[float, float]]]:
+    """By stage, when each clip began and was done, seconds since 1970."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for line in log.read_text().splitlines():
+        stage, began, done = line.split()
+        found.setdefault(stage, []).append((float(began), float(done)))
+    return found
+
+
+def costly_job(data: Path, out: Path, tokens: CostlyTokens, hands_s: float, **run: float) -> Job:
+    """A run of a miniature Ego4D in which a clip costs so many seconds; noted in OUT.log."""
+    log = str(out.with_suffix(".log"))
     config = replace(
         sample(),
         hands=CostlyHands(seconds=hands_s, log=log),

@@ -13,7 +13,7 @@ from handloom.stages.tables.parts import open_tables, read_marker
 from handloom.stages.tables.rows import Row
 from tests.helpers import costly_stages
 from tests.helpers.clusters import cluster, small
-from tests.helpers.costly_stages import CostlyTokens, costly_job
+from tests.helpers.costly_stages import CostlyTokens, costly_job, noted
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 
@@ -34,8 +34,7 @@ def runs(
     with cluster() as nodes:
         nodes.add_node(**small(2), num_gpus=1)
         for out, gpu_share in zip(outs, (0.0, 1.0), strict=True):
-            log = str(out.with_suffix(".log"))
-            job = costly_job(miniature, out, tokens, 1.5, log, gpu_share=gpu_share)
+            job = costly_job(miniature, out, tokens, 1.5, gpu_share=gpu_share)
             with claimed(job):
                 dag.curate(job)
     return outs
@@ -43,9 +42,9 @@ def runs(
 
 def test_clips_are_encoded_while_hands_are_looked_for(runs: tuple[Path, Path]) -> None:
     for out, is_ahead in zip(runs, (False, True), strict=True):
-        lines = [line.split() for line in out.with_suffix(".log").read_text().splitlines()]
-        last_hands = max(float(time_s) for stage, time_s in lines if stage == "hands")
-        first_tokens = min(float(time_s) for stage, time_s in lines if stage == "tokens")
+        times = noted(out.with_suffix(".log"))
+        last_hands = max(done for _, done in times["hands"])
+        first_tokens = min(began for began, _ in times["tokens"])
         assert (first_tokens < last_hands) == is_ahead
 
 
