@@ -25,12 +25,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from handloom.stages.miniatures import ego4d
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import effort, open_tables
 from tests.helpers.clusters import cluster, kill_node, small
+
+import psutil  # isort: skip  # which Ray brings along, so it is there after the imports above
 
 STAGES = ("hands", "tokens")
 
