@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import pyarrow as pa
 
-from handloom.errors import MediaError
+from handloom.errors import MediaError, RunError
 from handloom.stages.tables.parts import Table, Tables
 from handloom.stages.tables.rows import Clip, Row
 
@@ -58,6 +58,23 @@ class Stage:
 
     def setup(self) -> None:
         """Load models; called once on each worker before the first clip."""
+
+    def check_device(self) -> None:
+        """Refuse a GPU that Ray counts but torch cannot use.
+
+        Raises:
+            RunError: this worker was given one, and torch finds no working CUDA.
+        """
+        if not self.device.startswith("cuda"):
+            return
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RunError(
+                f"Ray gave this worker of `{self.name}` a GPU, but torch {torch.__version__} finds "
+                "no working CUDA on it; install torch for this node's CUDA driver, or use the "
+                "cores instead with --run.gpu-share 0."
+            )
 
     def __call__(self, *inputs: Any) -> Iterator[Row]:
         """Turn a clip, and its rows of the tables in `reads`, into rows of this stage's table."""

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from handloom.errors import RunError
 from handloom.flags import choice
 from handloom.stages.datasets.source import Images
 from handloom.stages.episodes.rows import EpisodeSteps
@@ -87,8 +86,7 @@ class Encoding(Stage):
         Raises:
             RunError: the worker was given a GPU that torch cannot use.
         """
-        if self.device.startswith("cuda"):
-            require_cuda()
+        self.check_device()
         self.vqgan()
 
     def vqgan(self, in_float32: bool = False) -> vqgan.VQGAN:
@@ -252,19 +250,3 @@ def _loaded(
     return vqgan.load(
         model, device=device, input_range=input_range, resolution=resolution, dtype=precision
     )
-
-
-def require_cuda() -> None:
-    """Refuse a GPU that Ray counts but torch cannot use.
-
-    Raises:
-        RunError: torch finds no working CUDA.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        raise RunError(
-            f"Ray gave this worker of `tokens` a GPU, but torch {torch.__version__} finds no "
-            "working CUDA on it; install torch for this node's CUDA driver, or use the cores "
-            "instead with --run.gpu-share 0."
-        )

@@ -27,14 +27,14 @@ Shape = tuple[Any, ...]
 
 
 class Local:
-    """A model on this process's device.
+    """A model on a device of this process.
 
     Args:
         model: a folder or hub id that AutoModelForImageTextToText and AutoProcessor open.
         journal: store of the answers.
         clips_at_once: size of a batch on a GPU.
         media: whether the model gets frames as pictures or as one video.
-        device: torch device; by default a GPU where there is one.
+        device: torch device.
 
     Raises:
         UserError: no such model, or one of another kind.
@@ -46,10 +46,10 @@ class Local:
         journal: Journal,
         clips_at_once: int,
         media: Literal["images", "video"] = "images",
-        device: str | None = None,
+        device: str = "cpu",
     ) -> None:
         self._journal, self._media = journal, media
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = device
         is_cpu = self._device == "cpu"
         self._batch = 1 if is_cpu else clips_at_once
         self._processor, self._model = _load(model, torch.float32 if is_cpu else torch.bfloat16)

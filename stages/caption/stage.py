@@ -165,6 +165,7 @@ class Caption(Stage):
         if self.chosen == "server":
             _server(self, self._answers).check(self.model)
         elif self.chosen == "vlm":
+            self.check_device()
             self._asker()
         if self.agreement_model:
             from handloom.stages.caption import agreement
@@ -202,7 +203,7 @@ class Caption(Stage):
         if self.chosen == "server":
             server: Asker = _server(self, self._answers)
             return server
-        return _local(self.model, self._answers, self.clips_at_once, self.media)
+        return _local(self.model, self._answers, self.clips_at_once, self.media, self.device)
 
     def _asked(self, inputs: Sequence[tuple[Clip, Framing]]) -> Iterator[CaptionRow]:
         """Rows from a model's answers, one for each input in order."""
@@ -365,8 +366,8 @@ def _server(stage: Caption, journal: Journal) -> Any:
 
 @cache
 def _local(
-    model: str, journal: Journal, clips_at_once: int, media: Literal["images", "video"]
+    model: str, journal: Journal, clips_at_once: int, media: Literal["images", "video"], device: str
 ) -> Asker:
     from handloom.stages.caption.local import Local
 
-    return Local(model, journal, clips_at_once, media)
+    return Local(model, journal, clips_at_once, media, device)

@@ -42,7 +42,7 @@ def first_texts(outcomes: list[Outcome]) -> list[str]:
 
 
 def test_an_answer_depends_on_its_pictures(vlm: Path) -> None:
-    local = Local(str(vlm), Journal(None), clips_at_once=1, device="cpu")
+    local = Local(str(vlm), Journal(None), clips_at_once=1)
     requests = [asked(colour, prompt) for prompt in PROMPTS for colour in COLOURS]
     outcomes = local.ask_all([fixed(request) for request in requests], lambda *_: True)
     assert first_texts(outcomes) == [SAID.format(colour) for _ in PROMPTS for colour in COLOURS]
@@ -51,7 +51,7 @@ def test_an_answer_depends_on_its_pictures(vlm: Path) -> None:
 
 def test_a_batch_changes_no_number_of_a_clip(vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In batches as a GPU gets them, a clip's scores are the same bits whoever is beside it."""
-    local = Local(str(vlm), Journal(None), clips_at_once=1, device="cpu")
+    local = Local(str(vlm), Journal(None), clips_at_once=1)
     local._batch = 4
     seen: dict[str, list[torch.Tensor]] = {}
     requests = [asked(colour, prompt) for prompt in PROMPTS for colour in COLOURS]
@@ -70,8 +70,8 @@ def test_a_batch_changes_no_number_of_a_clip(vlm: Path, monkeypatch: pytest.Monk
 
 def test_batches_and_single_clips_agree(vlm: Path) -> None:
     requests = [asked(colour, prompt) for prompt in PROMPTS for colour in COLOURS]
-    single = Local(str(vlm), Journal(None), clips_at_once=1, device="cpu")
-    batched = Local(str(vlm), Journal(None), clips_at_once=1, device="cpu")
+    single = Local(str(vlm), Journal(None), clips_at_once=1)
+    batched = Local(str(vlm), Journal(None), clips_at_once=1)
     batched._batch = 4
     composers = [fixed(request) for request in requests]
     expected = first_texts(single.ask_all(composers, lambda *_: True))
@@ -82,7 +82,7 @@ def test_a_second_try_is_drawn_the_same_way_each_time(vlm: Path) -> None:
     requests = [asked("red", clip_id=str(i)) for i in range(3)]
     tries = []
     for order in (requests, requests[::-1]):
-        local = Local(str(vlm), Journal(None), clips_at_once=1, device="cpu")
+        local = Local(str(vlm), Journal(None), clips_at_once=1)
         outcomes = local.ask_all([fixed(request) for request in order], lambda *_: False)
         tries.append({r.clip_id: o for r, o in zip(order, outcomes, strict=True)})
     for name, outcome in tries[0].items():
@@ -97,7 +97,7 @@ def test_known_answers_are_not_computed_again(vlm: Path, tmp_path: Path) -> None
     request = asked("red")
     kept = Answer("wave the flag", True, 1, 3, 0.1)
     Journal(tmp_path).put("00", request.key, kept)
-    local = Local(str(vlm), Journal(tmp_path), clips_at_once=1, device="cpu")
+    local = Local(str(vlm), Journal(tmp_path), clips_at_once=1)
     assert local.ask_all([fixed(request)], lambda *_: True) == [[kept]]
 
 
@@ -105,7 +105,7 @@ def test_a_clip_that_cannot_be_read_costs_itself(vlm: Path) -> None:
     def broken() -> Request:
         raise OSError("no such file")
 
-    local = Local(str(vlm), Journal(None), clips_at_once=1, device="cpu")
+    local = Local(str(vlm), Journal(None), clips_at_once=1)
     outcomes = local.ask_all([fixed(asked("red")), broken, fixed(asked("blue"))], lambda *_: True)
     assert first_texts(outcomes) == [
         SAID.format("red"), "failed: no such file", SAID.format("blue")
