@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import imageio_ffmpeg
-import ray
 
 from handloom.pipeline import dag
+from handloom.pipeline.crew import Crew
 from handloom.pipeline.job import Job
 from handloom.pipeline.output import claimed
 from handloom.pipeline.recipes import RECIPES
@@ -64,7 +64,7 @@ def ingest(job: Job) -> float:
     """Run the ingest stage alone; returns seconds."""
     started = time.perf_counter()
     with claimed(job):
-        ray.get(dag.run_stage.remote("ingest", job))
+        dag.run_stage("ingest", job, {}, Crew())
     return time.perf_counter() - started
 
 

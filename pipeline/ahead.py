@@ -15,7 +15,7 @@ from handloom.pipeline.batch import Batch
 from handloom.pipeline.batches import count_remaining, in_batches, remaining
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Pool
-from handloom.pipeline.progress import Reporter, check_goes_on, read_lines
+from handloom.pipeline.progress import Reporter, has_ended
 from handloom.stages.stage import Foresight, clip_order
 from handloom.stages.tables.funnel import coming
 from handloom.stages.tables.merging import merged_from
@@ -119,9 +119,7 @@ class Ahead:
         return found
 
     def _has_ended(self, stage: str) -> bool:
-        """Whether a stage has ended; raises RunError if the run has, since it then never will."""
-        check_goes_on(self.job.out, self.job.run_id)
-        return read_lines(self.job.out, [stage])[stage].state in ("done", "up to date")
+        return has_ended(self.job.out, self.job.run_id, stage)
 
 
 def rejected_after_all(job: Job, name: str) -> int:

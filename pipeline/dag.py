@@ -1,11 +1,12 @@
-"""The curation DAG on Ray: one task for each stage, submitted when the stages before it are done.
+"""The curation DAG on Ray: one process runs the stages, each when those before it are done.
 
     ingest -> hands -> duplicates -> select -> (caption, tokens) -> pack -> report     videos
     ingest -> episodes -> (caption, tokens) -> pack -> report                  robot episodes
 
-The edges come from the stages (`stages/graph.py`). A stage's task takes no core: it hands batches
-to its pool of workers, which take one each. A stage on GPUs begins while hands are looked for, with
-the clips that `select` will hardly reject (`pipeline/ahead.py`).
+The edges come from the stages (`stages/graph.py`). The process of the stages takes no core: a stage
+hands batches to its pool of workers, which take one each and go on to the next stage. A stage on
+GPUs begins while hands are looked for, with the clips that `select` will hardly reject
+(`pipeline/ahead.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from handloom.pipeline.batches import (
     reject_duplicates,
     remaining,
 )
+from handloom.pipeline.crew import Crew
 from handloom.pipeline.display import Display
 from handloom.pipeline.job import Job
 from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
@@ -66,20 +68,35 @@ def curate(job: Job) -> None:
                 if is_shared:  # or they would go on after the run
                     tasks.wait()
                 raise
+            finally:
+                tasks.end()
     except BaseException as error:
         heartbeat.beat(job.out, "failed", first_line(error))
         raise
     heartbeat.beat(job.out, "finished")
 
 
-class Tasks:
-    """The Ray tasks of a run, each submitted when those before it are done.
+class Conductor:
+    """The process that runs the stages of a run, each in a thread: an actor."""
 
-    They know nothing of one another, so that one that is lost is submitted again by itself.
+    def __init__(self) -> None:
+        self.crew = Crew()
+
+    def run(self, name: str, job: Job, ahead: Mapping[str, str]) -> Line:
+        """Run one stage, or what comes after them; returns its progress."""
+        if name in LAST:
+            return LAST[name](job, self.crew)
+        return run_stage(name, job, ahead, self.crew)
+
+
+class Tasks:
+    """The stages of a run, each submitted when those before it are done.
+
+    They know nothing of one another; where their process is lost they are submitted again.
 
     Args:
         job: the run.
-        options: Ray's options of every task.
+        options: Ray's options of that process.
     """
 
     def __init__(self, job: Job, options: dict[str, Any]) -> None:
@@ -87,10 +104,12 @@ class Tasks:
         self.before = {
             name: {gate, *job.stages[name].reads} - {""} for name, gate in job.flow.items()
         }
-        self.before |= {"pack": set(job.flow), "report": {"pack"}}
+        self.before |= {name: set(job.flow) for name in LAST}
         self.ahead = going_ahead(job, ray.cluster_resources())
         for name, source in self.ahead.items():
             self.before[name] = self.before[source]
+        self.conductor: Any = None
+        self.conducted: dict[str, Any] = {}  # the process of each running stage
         self.running: dict[Any, str] = {}
         self.ended: dict[str, Line] = {}
         self.losses: dict[str, tuple[int, int]] = {}  # by stage: in a row, and clips done at that
@@ -122,14 +141,24 @@ class Tasks:
         ray.wait(list(self.running), num_returns=len(self.running)) if self.running else None
 
     def _submit(self, name: str) -> Any:
-        task = {"pack": pack, "report": write_report}.get(name, run_stage)
-        arguments = (self.job,) if name in ("pack", "report") else (name, self.job, self.ahead)
-        return task.options(**self.options).remote(*arguments)
+        if self.conductor is None:
+            options = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": len(self.before)}
+            self.conductor = ray.remote(**options, **self.options)(Conductor).remote()
+        self.conducted[name] = self.conductor
+        return self.conductor.run.remote(name, self.job, self.ahead)
+
+    def end(self) -> None:
+        """End the process of the stages, and so its workers."""
+        if self.conductor is not None:
+            ray.kill(self.conductor)
+        self.conductor = None
 
     def _lost(self, name: str, error: Exception) -> None:
         """Let a task that was lost be submitted again; raises all other errors."""
         if not is_loss(error):
             raise (error.cause if isinstance(error, RayTaskError) else error) from None
+        if self.conducted[name] is self.conductor:
+            self.end()  # it may only be out of reach, and would go on
         if is_of_cluster(error):
             return
         done = self.lines()[name].done
@@ -157,14 +186,17 @@ def too_many_workers(job: Job) -> str:
     )
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def run_stage(name: str, job: Job, ahead: Mapping[str, str]) -> Line:
+LAST = {"pack": pack, "report": write_report}
+
+
+def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line:
     """Compute the missing rows of one stage, then write its marker; returns its progress.
 
     Args:
         name: the stage.
         job: the run.
         ahead: the stages that go ahead of their gates, as `going_ahead` has them.
+        crew: workers of earlier stages.
     """
     job.expected.check()
     table, reporter = job.tables[name], Reporter(job.out, name)
@@ -181,7 +213,7 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str]) -> Line:
     record.begin()
     reporter.start(left)
     if left != 0:
-        _compute(job, name, _work(job, name, attempts, reporter, ahead), record, reporter)
+        _compute(job, name, _work(job, name, attempts, reporter, ahead, crew), record, reporter)
     if name in ahead:
         record.facts["rejected_after_all"] = rejected_after_all(job, name)
     if record.resumes:  # a worker of the task before may have written until now
@@ -228,7 +260,12 @@ def listed_later(job: Job, reporter: Reporter) -> Timer:
 
 
 def _work(
-    job: Job, name: str, attempts: dict[str, int], reporter: Reporter, ahead: Mapping[str, str]
+    job: Job,
+    name: str,
+    attempts: dict[str, int],
+    reporter: Reporter,
+    ahead: Mapping[str, str],
+    crew: Crew,
 ) -> Iterator[Counts]:
     """Compute the missing rows in a pool of workers; those of light stages in this task."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
@@ -240,7 +277,7 @@ def _work(
     size = pool_size(run, stage.wants_gpu, ray.cluster_resources(), shares_cores)
     pool = Pool(
         stage, table, attempts, clip_timeout_s=run.clip_timeout_s,
-        expected=job.expected, watch=reporter.watch, **size,
+        expected=job.expected, crew=crew, watch=reporter.watch, **size,
     )  # fmt: skip
     if name in ahead:
         return pool.run(Ahead(job, name, pool, reporter).batches())

@@ -10,6 +10,8 @@ from typing import Any
 import ray
 
 from handloom.files import remove_temporaries
+from handloom.pipeline import progress
+from handloom.pipeline.crew import Crew
 from handloom.pipeline.job import Job
 from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
 from handloom.pipeline.progress import Line, Reporter
@@ -21,11 +23,11 @@ from handloom.stages.report import page as report
 from handloom.stages.tables.parts import read_marker, write_marker
 from handloom.tokenize.shards import SPLITS, ShardInfo, sha256_file, shard_path, write_manifest
 
+POLL_S = 0.1
 CLIPS_HERE = 512  # up to so many are packed by the task itself, before a worker would have started
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def pack(job: Job) -> Line:
+def pack(job: Job, crew: Crew) -> Line:
     """Write the shards, unless those in the folder were made from the same rows."""
     job.expected.check()
     reporter = Reporter(job.out, "pack")
@@ -43,8 +45,10 @@ def pack(job: Job) -> Line:
     for split in SPLITS:
         remove_temporaries(root / split)
     plans = plan_shards(job.tables, job.config.pack)
-    measuring = _measure_tokenizer.remote(job)
     count = sum(plan.count for plan in plans)
+    if count > CLIPS_HERE:  # the tasks that write shards take cores
+        crew.dismiss()
+    measuring = crew.start(measure_tokenizer, job)
     reporter.start(count)
     shards: dict[str, list[ShardInfo]] = {"train": [], "val": []}
     trajectories = Trajectories()
@@ -53,7 +57,7 @@ def pack(job: Job) -> Line:
         trajectories = trajectories.merged(of_shard)
         reporter.advance({"ok": info.samples})
     facts = {"trajectories": trajectories.facts()} if "episodes" in job.stages else {}
-    write_manifest(root, shards, **_manifest_facts(job, ray.get(measuring)) | facts)
+    write_manifest(root, shards, **_manifest_facts(job, measuring()) | facts)
     seconds = round(time.monotonic() - started, 2) if count else 0.0
     effort = {"computed": count, "seconds": seconds, "computed_last": count}
     write_marker(root, {"inputs": inputs, "finished": True} | effort)
@@ -107,8 +111,7 @@ def _shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
     return info, shard_trajectories(path, plan.split) if robots else Trajectories()
 
 
-@ray.remote(num_cpus=1, max_retries=0)
-def _measure_tokenizer(job: Job) -> dict[str, Any]:
+def measure_tokenizer(job: Job) -> dict[str, Any]:
     """PSNR and the like of a sample of the kept clips, for the manifest; {} where there is none."""
     found: dict[str, Any] = measured(job.tables, job.stages).get("fidelity", {})
     return found
@@ -137,14 +140,19 @@ def _sampling(job: Job) -> dict[str, Any]:
     return {"count": job.config.tokens.frames, "sampling": sampling, "views": ["main"]}
 
 
-@ray.remote(num_cpus=1, max_retries=0)
-def write_report(job: Job) -> Line:
-    """Write report/index.html, unless the one in the folder shows the same rows."""
+def write_report(job: Job, crew: Crew) -> Line:
+    """Write report/index.html, unless the one in the folder shows the same rows.
+
+    Its pictures are drawn while `pack` measures the tokenizer, whose numbers it shows.
+    """
     job.expected.check()
     reporter = Reporter(job.out, "report")
     inputs, root = job.pack_inputs(), job.out / "report"
     if read_marker(root).get("inputs") != inputs or not (root / "index.html").exists():
+        draft = crew.start(report.draft, job.tables, job.stages)()
+        while not progress.has_ended(job.out, job.run_id, "pack"):
+            time.sleep(POLL_S)
         reporter.start(None)
-        report.write(job.tables, job.stages, job.out)
+        crew.start(report.write, job.tables, job.stages, job.out, draft)()
         write_marker(root, {"inputs": inputs})
     return reporter.finish()

@@ -7,7 +7,7 @@ written by the worker that computed it, and no read task competes with the actor
 A pool asks for more workers than it has for as long as it has work for them. Those without a core
 wait in Ray's queue, where an autoscaler sees them, and start as soon as a node has joined. What a
 lost node took along is done again whole; what ended its process on a living node is done again one
-clip at a time, after everything else.
+clip at a time, after everything else. Workers on one core go on from pool to pool (`crew.py`).
 """
 
 import math
@@ -22,6 +22,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError
 
 from handloom.errors import RunError, first_line
 from handloom.pipeline.batch import Batch
+from handloom.pipeline.crew import Crew
 from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
 from handloom.pipeline.sameness import Sameness
 from handloom.pipeline.worker import Counts, Worker, write, written
@@ -50,6 +51,7 @@ class Pool:
         spare_cores: cores for each GPU of the cluster that are left to others.
         concurrency: batches that a worker has at a time; by default as many as the stage wants.
         expected: what each worker's node must have in common with the run's.
+        crew: the workers of other pools; None starts them all and ends them all.
         watch: is given the number of started workers, and a sentence while all of them are missing.
     """
 
@@ -65,6 +67,7 @@ class Pool:
         cores: int = 1,
         spare_cores: float = 0,
         expected: Sameness | None = None,
+        crew: Crew | None = None,
         watch: Callable[[int, str], None] = lambda workers, note: None,
     ) -> None:
         self.needs = {"CPU": float(cores), "GPU": float(gpus)}
@@ -84,6 +87,8 @@ class Pool:
         self.deaths: Counter[str] = Counter()  # processes ended by a batch of one input, by name
         self.room, self.counted = 0, -math.inf  # workers that fit the cluster; when it was counted
         self.is_at_end = False  # of the batches
+        self.crew = crew or Crew()
+        self.shares_workers = crew is not None and _is_plain(self)
 
     @property
     def is_idle(self) -> bool:
@@ -95,20 +100,28 @@ class Pool:
 
         Where the batches give None they have none yet, and are asked again a moment later.
         """
+        self.crew.open(takes=self.shares_workers)
         try:
             while self._has_work(batches):
                 self._submit()
                 self._grow()
                 yield from self._collect()
         finally:
-            # Those without a core first, or the cores of the others would be given to them.
-            for worker in [*self.starting.values(), *self.nodes]:
-                ray.kill(worker)
+            self._end()
         if self.suspects:  # which batch ends a worker shows where it has one at a time
             shared = self.stage, self.table, self.attempts, self.size, self.clip_timeout_s
             gpus, cores = self.needs["GPU"], int(self.needs["CPU"])
             alone = Pool(*shared, 1, gpus, cores, expected=self.expected, watch=self.watch)
             yield from alone.run(iter(self.suspects))
+
+    def _end(self) -> None:
+        """Leave the idle workers to the next pool; end the others."""
+        idle = [worker for worker in dict.fromkeys(self.free) if self.shares_workers]
+        # Those without a core first, or the cores of the others would be given to them.
+        for worker in [*self.starting.values(), *self.nodes]:
+            if worker not in idle:
+                ray.kill(worker)
+        self.crew.close(idle)
 
     def _has_work(self, batches: Iterator[Batch | None]) -> bool:
         """Take batches for the free workers and for those that are asked for; False at the end."""
@@ -145,11 +158,15 @@ class Pool:
         """Ask for workers, for as long as there is work for them."""
         needed = -(-len(self.waiting) // self.concurrency)
         while len(self.starting) < min(needed, self._ahead()):
-            needs = {"num_cpus": self.needs["CPU"], "num_gpus": self.needs["GPU"]}
-            kind = ray.remote(max_restarts=0, max_concurrency=self.concurrency, **needs)(Worker)
+            worker = (self.crew.take() if self.shares_workers else None) or self._new_worker()
             arguments = (self.stage, self.table, self.attempts, self.clip_timeout_s, self.expected)
-            worker = kind.remote(*arguments)
-            self.starting[worker.setup.remote()] = worker
+            self.starting[worker.setup.remote(*arguments)] = worker
+
+    def _new_worker(self) -> Any:
+        needs = {"num_cpus": self.needs["CPU"], "num_gpus": self.needs["GPU"]}
+        return ray.remote(max_restarts=0, max_concurrency=self.concurrency, **needs)(
+            Worker
+        ).remote()
 
     def _collect(self) -> Iterator[Counts]:
         """Wait for workers that have loaded their models or finished a batch."""
@@ -255,6 +272,15 @@ class Pool:
         )
         rows = list(self.stage.failed(why, *job.batch.inputs[0]))
         yield write(self.stage, self.table, job.batch, rows, self.attempts)
+
+
+def _is_plain(pool: Pool) -> bool:
+    """Whether its workers may come from another pool and go on to the next.
+
+    A stage of the user's own gets fresh processes and leaves none: it may have done anything there.
+    """
+    is_ours = type(pool.stage).__module__.startswith("handloom.")
+    return is_ours and pool.concurrency == 1 and pool.needs == {"CPU": 1.0, "GPU": 0.0}
 
 
 @dataclass

@@ -190,6 +190,12 @@ def check_goes_on(out: Path, run_id: str) -> None:
         raise RunError("the run has ended; run the same command again, it goes on from there.")
 
 
+def has_ended(out: Path, run_id: str, stage: str) -> bool:
+    """Whether a stage has ended; raises RunError if the run has, since it then never will."""
+    check_goes_on(out, run_id)
+    return read_lines(out, [stage])[stage].state in ("done", "up to date")
+
+
 def _folder(out: Path) -> Path:
     return out / "progress"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants  # the only switch that keeps all of Ray on loopback
+from ray._private.node import Node
 
 from handloom.errors import RunError, first_line
 from handloom.pipeline.job import Job
@@ -63,7 +64,7 @@ def local_ray(num_cpus: int | None = None) -> Iterator[None]:
     """
     os.environ.update(WORKER_ENV, RAY_USAGE_STATS_ENABLED="0")
     keep_token_private(Path.home() / ".ray" / "auth_token", os.environ)
-    with on_loopback():
+    with on_loopback(), without_services():
         # "local", or ray.init() would join any cluster that happens to run on this machine
         _until_up(
             lambda: ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **QUIET)
@@ -92,6 +93,24 @@ def on_loopback() -> Iterator[None]:
         os.environ.pop(name, None)
         if before[1] is not None:
             os.environ[name] = before[1]
+
+
+@contextmanager
+def without_services() -> Iterator[None]:
+    """Leave out what Ray starts for others: half of the time until it is up, on two cores.
+
+    That is the process of the dashboard (`include_dashboard=False` starts it too, without its
+    pages), the autoscaler's, and the one that sends workers' logs to the driver.
+    """
+    names = ("start_api_server", "start_monitor", "start_log_monitor")
+    before = {name: getattr(Node, name) for name in names}
+    for name in names:
+        setattr(Node, name, lambda node, **options: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
 
 
 def keep_token_private(path: Path, env: Mapping[str, str]) -> None:

@@ -6,7 +6,9 @@ The module imports no stage, so that workers, which import it, start sooner.
 import faulthandler
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import ray
 
@@ -20,37 +22,36 @@ Counts = Counter[str]
 
 
 class Worker:
-    """One process with the stage's models loaded: the actor of a pool.
+    """One process with the models of a stage loaded, then of another: the actor of a pool."""
 
-    Args:
-        stage: what it runs, on its device already (`Stage.on`).
-        table: where it writes.
-        attempts: earlier attempts by clip id, of clips that are tried again.
-        clip_timeout_s: seconds that a clip may take before the process ends itself.
-        expected: what its node must have in common with the run's; None checks nothing.
-    """
-
-    def __init__(
+    def setup(
         self,
         stage: Stage,
         table: Table,
         attempts: dict[str, int],
         clip_timeout_s: float,
         expected: Sameness | None = None,
-    ) -> None:
-        self.stage, self.table, self.attempts = stage, table, attempts
-        self.clip_timeout_s, self.expected = clip_timeout_s, expected
-
-    def setup(self) -> str:
+    ) -> str:
         """Check the node and load the models; returns the node's id.
 
-        A method of its own, so that its errors reach the driver as they are.
+        Args:
+            stage: what it runs, on its device already (`Stage.on`).
+            table: where it writes.
+            attempts: earlier attempts by clip id, of clips that are tried again.
+            clip_timeout_s: seconds that a clip may take before the process ends itself.
+            expected: what its node must have in common with the run's; None checks nothing.
         """
-        if self.expected:
-            self.expected.check(self.stage, self.table)
-        self.stage.setup()
+        self.stage, self.table, self.attempts = stage, table, attempts
+        self.clip_timeout_s = clip_timeout_s
+        if expected:
+            expected.check(stage, table)
+        stage.setup()
         node_id: str = ray.get_runtime_context().get_node_id()
         return node_id
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function here, where libraries are loaded."""
+        return function(*arguments)
 
     def work(self, batch: Batch) -> Counts:
         """Compute a batch and write its part; a clip that takes too long ends the process."""

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from handloom.stages.hands.rows import CONFIDENT
 from handloom.stages.ingest import card
 from handloom.stages.report import captions, ends, fidelity, scores, strip, thresholds
 from handloom.stages.report import sections as charts
-from handloom.stages.report.gallery import Gallery, gather
+from handloom.stages.report.gallery import End, Ended, Gallery, gather
 from handloom.stages.report.pictures import Pictures
+from handloom.stages.report.sample import Sample
 from handloom.stages.select import Select
 from handloom.stages.stage import Stage
 from handloom.stages.tables import funnel
@@ -29,26 +31,53 @@ TOKENS_SHOWN = 6
 TOKEN_FRAMES_SHOWN = 6
 
 
-def write(tables: Tables, stages: dict[str, Stage], out: Path) -> Path:
+@dataclass(frozen=True)
+class Draft:
+    """What the page shows of the tables: clips, with their pictures, and counts."""
+
+    gallery: Gallery
+    ended: list[tuple[End, Sample[Ended]]]
+    scores: list[scores.Distribution]
+    pictures: Pictures
+    codes: str
+    """The section on codes, HTML."""
+
+
+def draft(tables: Tables, stages: dict[str, Stage]) -> Draft:
+    """Choose clips and draw their pictures, which takes nearly all of the page's time.
+
+    Args:
+        tables: tables of all stages; how well the codes do need not be measured yet.
+        stages: the run's stages; they open the media, and their VQGAN decodes the codes. Clips
+            whose file has gone are shown without a picture.
+    """
+    gallery, select = gather(tables), _select(stages)
+    pictures = Pictures(tables, stages["ingest"], select.min_confidence if select else CONFIDENT)
+    ended = gallery.ends(tables)
+    found = scores.distributions(tables["select"], select) if select else []
+    uncut = [one.clip for _, clips in ended for one in clips.values()]
+    pictures.prepare(gallery.kept.values(), [*scores.shown(tables, found), *uncut])
+    return Draft(gallery, ended, found, pictures, _tokens_section(pictures, gallery, stages))
+
+
+def write(tables: Tables, stages: dict[str, Stage], out: Path, drawn: Draft | None = None) -> Path:
     """Write `out/report/index.html`, whole or not at all.
 
     Args:
         tables: tables of all stages.
-        stages: the run's stages; they open the media, and their VQGAN decodes the codes. Clips
-            whose file has gone are shown without a picture.
+        stages: the run's stages, as for `draft`.
         out: the run's folder.
+        drawn: what `draft` made of these tables, if it has been called.
     """
-    gallery, select = gather(tables), stages.get("select")
-    selected = select if isinstance(select, Select) else None
-    min_confidence = selected.min_confidence if selected else CONFIDENT
-    pictures = Pictures(tables, stages["ingest"], min_confidence)
+    drawn = drawn or draft(tables, stages)
+    gallery = drawn.gallery
     sections = [
         charts.funnel_section(funnel.count(tables), out),
         charts.card_section(card.lines(card.read(tables["ingest"].folder))),
         _facts_section(gallery),
         charts.words_section("Verbs", *gallery.verbs),
         charts.words_section("Objects", *gallery.nouns),
-        *_clip_sections(pictures, gallery, stages, selected),
+        *_clip_sections(drawn, tables, stages),
     ]
     path = out / "report" / "index.html"
     write_text(path, svg.page(f"handloom: {out.name}", sections))
@@ -64,23 +93,23 @@ def _facts_section(gallery: Gallery) -> str:
     )
 
 
-def _clip_sections(
-    pictures: Pictures, gallery: Gallery, stages: dict[str, Stage], select: Select | None
-) -> Iterator[str]:
-    """The sections that show clips; all of these are decoded first."""
-    tables, ended = pictures.tables, gallery.ends(pictures.tables)
-    found = scores.distributions(tables["select"], select) if select else []
-    uncut = [one.clip for _, clips in ended for one in clips.values()]
-    pictures.prepare(gallery.kept.values(), [*scores.shown(tables, found), *uncut])
-    if select:
+def _select(stages: dict[str, Stage]) -> Select | None:
+    select = stages.get("select")
+    return select if isinstance(select, Select) else None
+
+
+def _clip_sections(drawn: Draft, tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
+    """The sections that show clips."""
+    pictures = drawn.pictures
+    if select := _select(stages):
         yield from thresholds.section(thresholds.thresholds(tables, select))
         yield strip.legend()
-        yield from scores.section(tables, found, pictures.uncut_card)
+        yield from scores.section(tables, drawn.scores, pictures.uncut_card)
     yield captions.section(tables)
     yield fidelity.section(tables, stages)
-    yield _tokens_section(pictures, gallery, stages)
-    yield _kept_section(pictures, gallery)
-    yield from ends.sections(pictures, stages, ended)
+    yield drawn.codes
+    yield _kept_section(pictures, drawn.gallery)
+    yield from ends.sections(pictures, stages, drawn.ended)
 
 
 def _kept_section(pictures: Pictures, gallery: Gallery) -> str:

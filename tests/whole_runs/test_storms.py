@@ -92,6 +92,6 @@ def workers(nodes: object) -> list[int]:
             name = "".join(process.cmdline()[:1])
         except psutil.Error:
             continue
-        if name.startswith(("ray::Worker", "ray::run_stage")):
+        if name.startswith(("ray::Worker", "ray::Conductor")):
             found.append(process.pid)
     return found
