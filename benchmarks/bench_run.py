@@ -1,9 +1,9 @@
 """Whole runs of `handloom curate` against a plain script that does the same job, in turn.
 
-    python benchmarks/bench_run.py --videos DIR --clips 30 300 3000 [--rounds 2] [--model bundled]
+    python benchmarks/bench_run.py --videos DIR … --clips 30 300 3000 [--rounds 2] [--model bundled]
 
 Each number of clips is a folder of its own with clips.csv (`listed_videos.py`). Up to 99 clips are
-the videos below DIR, each of them a clip; more are those of a miniature Ego4D, so many hand actions
+the videos below DIRs, each of them a clip; more are those of a miniature Ego4D, so many hand actions
 in rendered videos. Without --videos all are the miniature's. Then, round by round:
 
 script     `plain_run.py`: two frames a second, MediaPipe on each, five frames of what shows hands
@@ -95,7 +95,7 @@ def _watch(used: Used, pid: int, heavy: bool) -> None:
     used.peak_bytes = max(used.peak_bytes, memory)
 
 
-def lay_out(root: Path, clips: int, videos: Path | None) -> int:
+def lay_out(root: Path, clips: int, videos: list[Path]) -> int:
     """Write a folder of videos with clips.csv; returns the number of clips."""
     root.mkdir(parents=True)
     rows = _real(root, videos) if videos and clips <= MOST_VIDEOS else _rendered(root, clips)
@@ -103,9 +103,10 @@ def lay_out(root: Path, clips: int, videos: Path | None) -> int:
     return len(rows)
 
 
-def _real(root: Path, videos: Path) -> list[Row]:
+def _real(root: Path, videos: list[Path]) -> list[Row]:
     rows = []
-    for number, path in enumerate(sorted(p for p in videos.rglob("*") if p.is_file())):
+    files = sorted(path for folder in videos for path in folder.rglob("*") if path.is_file())
+    for number, path in enumerate(files):
         try:
             end_s = probe(path).duration_s
         except MediaError:
@@ -148,7 +149,7 @@ def alone(out: Path, data: Path) -> tuple[float, float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--videos", type=Path)
+    parser.add_argument("--videos", type=Path, nargs="+", default=[])
     parser.add_argument("--clips", type=int, nargs="+", default=[30])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--model", default="bundled")
@@ -201,7 +202,7 @@ def line(name: str, used: Used) -> str:
 def print_processes(used: Used) -> None:
     for key, cpu_s in sorted(used.cpu_s.items(), key=lambda one: -one[1]):
         if cpu_s > 0.2:
-            print(f"{cpu_s:18.1f}  {used.names[key][-70:]}")
+            print(f"{cpu_s:18.1f}  {used.names[key].strip()[-70:]}")
 
 
 if __name__ == "__main__":
