@@ -3,8 +3,8 @@
     python benchmarks/bench_run.py --videos DIR … --clips 30 300 3000 [--rounds 2] [--model bundled]
 
 Each number of clips is a folder of its own with clips.csv (`listed_videos.py`). Up to 99 clips are
-the videos below DIRs, each of them a clip; more are those of a miniature Ego4D, so many hand actions
-in rendered videos. Without --videos all are the miniature's. Then, round by round:
+the videos below each DIR, whole; more are those of a miniature Ego4D, so many hand actions in
+rendered videos. Without --videos all are the miniature's. Then, round by round:
 
 script     `plain_run.py`: two frames a second, MediaPipe on each, five frames of what shows hands
 handloom   `handloom curate listed_videos:ADAPTER`, options as they are, cold, a process of its own;
