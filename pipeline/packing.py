@@ -140,6 +140,12 @@ def _sampling(job: Job) -> dict[str, Any]:
     return {"count": job.config.tokens.frames, "sampling": sampling, "views": ["main"]}
 
 
+def draw_report(job: Job) -> report.Draft:
+    """Draw the report's pictures; checks the node first, which may be any."""
+    job.expected.check()
+    return report.draft(job.tables, job.stages)
+
+
 def write_report(job: Job, crew: Crew) -> Line:
     """Write report/index.html, unless the one in the folder shows the same rows.
 
@@ -149,7 +155,7 @@ def write_report(job: Job, crew: Crew) -> Line:
     reporter = Reporter(job.out, "report")
     inputs, root = job.pack_inputs(), job.out / "report"
     if read_marker(root).get("inputs") != inputs or not (root / "index.html").exists():
-        draft = crew.start(report.draft, job.tables, job.stages)()
+        draft = crew.start(draw_report, job)()
         while not progress.has_ended(job.out, job.run_id, "pack"):
             time.sleep(POLL_S)
         reporter.start(None)
