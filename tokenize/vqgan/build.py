@@ -35,7 +35,7 @@ def build(checkpoint: Checkpoint) -> Network:
 def _check_widths(network: Network) -> None:
     """Run a picture of 2 x 2 codes through the network, whose widths all come from its weights.
 
-    Not on the meta device: its first forward pass imports torch's compiler, 1.3 s of CPU time.
+    Not on the meta device: its first forward pass imports torch's compiler, a second of CPU time.
     """
     side = 2 * 2 ** (len(network.encoder.levels) - 1)
     with torch.inference_mode():
