@@ -3,8 +3,8 @@
     python benchmarks/storms.py [--storms 20] [--strikes 6]      three local nodes
     python benchmarks/storms.py --one-machine [--strikes 10] [--clips 300]
 
-A storm strikes every few seconds: a raylet (another node joins), a worker, or the process that
-started the run, which is then started again by the same command. With --one-machine that process
+A storm strikes every few seconds: a raylet (another node joins), a worker or the process of the
+stages, or the process that started the run, which is then started again by the same command. With --one-machine that process
 and all of its Ray are ended together, as by a power cut. Prints for each storm what was struck,
 whether the shards equal those of an undisturbed run byte for byte, failed clips, and rows that were
 computed twice; the last line sums up. docs/decisions.md quotes it.
@@ -111,9 +111,9 @@ def strike_cluster(nodes: object) -> Callable[[int], str]:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """True for workers of pools and for the tasks of stages."""
+    """True for workers of pools and for the process of the stages."""
     with suppress(psutil.Error):
-        return "".join(process.cmdline()[:1]).startswith(("ray::Worker", "ray::run_stage"))
+        return "".join(process.cmdline()[:1]).startswith(("ray::Worker", "ray::Conductor"))
     return False
 
 
