@@ -4,10 +4,10 @@
     python benchmarks/storms.py --one-machine [--strikes 10] [--clips 300]
 
 A storm strikes every few seconds: a raylet (another node joins), a worker or the process of the
-stages, or the process that started the run, which is then started again by the same command. With --one-machine that process
-and all of its Ray are ended together, as by a power cut. Prints for each storm what was struck,
-whether the shards equal those of an undisturbed run byte for byte, failed clips, and rows that were
-computed twice; the last line sums up. docs/decisions.md quotes it.
+stages, or the process that started the run, which is then started again by the same command. With
+--one-machine that process and all of its Ray are ended together, as by a power cut. Prints for each
+storm what was struck, whether the shards equal those of an undisturbed run byte for byte, failed
+clips, and rows that were computed twice; the last line sums up. docs/decisions.md quotes it.
 """
 
 import argparse
