@@ -25,6 +25,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray.cluster_utils import Cluster
+
 from handloom.stages.miniatures import ego4d
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import effort, open_tables
@@ -90,14 +92,16 @@ def cut_power(driver: int) -> str:
     return "run"
 
 
-def strike_cluster(nodes: object) -> Callable[[int], str]:
+def strike_cluster(nodes: Cluster) -> Callable[[int], str]:
     """Strikes at random against one of three nodes, a worker or the driver."""
 
     def strike(driver: int) -> str:
         target = random.choice(("node", "worker", "worker", "driver"))
         if target == "node":
-            nodes.add_node(**small(1))  # type: ignore[attr-defined]
-            kill_node(random.choice(sorted(nodes.worker_nodes, key=str)[:3]))  # type: ignore[attr-defined]
+            nodes.add_node(**small(1))
+            lost = random.choice(sorted(nodes.worker_nodes, key=str))
+            kill_node(lost)
+            nodes.worker_nodes.discard(lost)
             return target
         if target == "driver":
             os.kill(driver, signal.SIGKILL)
