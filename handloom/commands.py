@@ -11,9 +11,10 @@ from handloom.errors import UserError
 from handloom.flags import choice
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 
-TABLETOP = "tabletop"
+TABLETOP, REACHES = "tabletop", "reaches"
 SAMPLES = f"""{", ".join(MINIATURES)}; or {TABLETOP}, demonstrations for `handloom eval \
-rollout` in CALVIN's layout."""
+rollout` in CALVIN's layout; or {REACHES}, hands that touch blocks as the tabletop's robot does, \
+in the layout of ssv2."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class SampleCommand:
 
 def sample(command: SampleCommand) -> None:
     """Write a miniature and say how it is curated."""
-    dataset = choice(command.dataset, (*MINIATURES, TABLETOP), "miniature")
+    dataset = choice(command.dataset, (*MINIATURES, TABLETOP, REACHES), "miniature")
     for option, value, least in (("clips", command.clips, 1), ("seed", command.seed, 0)):
         if value is not None and value < least:
             raise UserError(f"--{option} is {value}, expected at least {least}.")
@@ -60,6 +61,10 @@ def sample(command: SampleCommand) -> None:
 
         options["names"] = command.tasks or None
         layout = "calvin"
+    elif dataset == REACHES:
+        from handloom.stages.miniatures.reaches import write
+
+        layout = "ssv2"
     else:
         write, layout = miniature(dataset), dataset
     write(command.out, seed=command.seed, **options)

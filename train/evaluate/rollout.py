@@ -19,6 +19,7 @@ from handloom.train.evaluate.rollout_config import RolloutEval
 from handloom.train.generate import pictures
 from handloom.train.policy.policy import Execution, Policy
 from handloom.train.tabletop import chains, protocol, tasks
+from handloom.train.tabletop.controls import Blind, Deaf
 from handloom.train.tabletop.oracle import Oracle, RandomPolicy
 from handloom.train.tabletop.spread import SpreadOut
 
@@ -144,6 +145,10 @@ def _model(config: RolloutEval) -> tuple[Any, CalvinAdapter | None]:
         return Oracle(config.seed), None
     if config.actor == "random":
         return RandomPolicy(config.seed), None
+    if config.actor == "blind":
+        return Blind(config.seed), None
+    if config.actor == "deaf":
+        return Deaf(config.tasks or tasks.TASKS, config.seed), None
     assert config.checkpoint is not None
     execution = Execution(
         config.execute_n, config.ensemble, config.smoothing, config.sample, config.seed
@@ -169,8 +174,13 @@ def _setup(config: RolloutEval) -> protocol.Setup:
     if config.words == "trained":
         words = {task: texts[0] for task, texts in tasks.TRAINING.items()}
     renders = config.actor == "policy" or config.videos > 0
-    alone = config.tasks == (tasks.GO_ROUND,)
-    return protocol.tabletop(renders, words, "go_round" if alone else "play")
+    scenes = {tasks.scene_of(task) for task in config.tasks} or {"play"}
+    if len(scenes) > 1:
+        raise UserError(
+            f"--tasks {' '.join(config.tasks)} need {len(scenes)} different tables "
+            f"({', '.join(sorted(scenes))}): try the tasks of each in a run of its own."
+        )
+    return protocol.tabletop(renders, words, scenes.pop())
 
 
 def _chains(config: RolloutEval) -> Sequence[chains.Chain]:

@@ -21,8 +21,10 @@ class RolloutEval(LoadOptions):
 
     checkpoint: Path | None = None
     """The --out of `handloom train finetune`, or its `export` folder."""
-    actor: Literal["policy", "oracle", "random"] = "policy"
-    """Actor: the checkpoint, or on the tabletop a script that knows the way, or chance."""
+    actor: Literal["policy", "oracle", "random", "blind", "deaf"] = "policy"
+    """Actor: the checkpoint; or on the tabletop a script that knows the way, chance, the script
+    without eyes, which goes where things are on average, or without ears, which does any of
+    --tasks."""
     calvin: Path | None = None
     """A CALVIN download such as task_ABCD_D: its simulator is driven, and its 1,000 chains. Without
     it the built-in tabletop is."""
@@ -55,8 +57,8 @@ class RolloutEval(LoadOptions):
     def __post_init__(self) -> None:
         if (self.actor == "policy") != (self.checkpoint is not None):
             raise UserError(
-                "give --checkpoint, to roll a policy out, or one of --actor oracle and --actor "
-                "random, which need none."
+                "give --checkpoint, to roll a policy out, or one of --actor oracle, random, blind "
+                "and deaf, which need none."
             )
         if self.calvin is not None and (self.actor != "policy" or self.single or self.tasks):
             raise UserError(

@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from handloom.train.tabletop.tasks import GO_ROUND, TASKS
+from handloom.train.tabletop.tasks import TASKS, scene_of
 
 LENGTH = 5  # tasks in a chain
 COUNT = 1000  # chains in the official evaluation
@@ -232,8 +232,8 @@ def tabletop_chains(count: int, seed: int = 0, only: Collection[str] = TASKS) ->
 def single_tasks(count: int, seed: int = 0, only: Sequence[str] = TASKS) -> list[Chain]:
     """Chains of one task each, those of `only` in turn, from random starts in which it can be done.
 
-    `go_round` needs an environment with that scene. `place_in_drawer` is left out: it begins with a
-    block in the gripper, which no start has.
+    `go_round` and touches need an environment with their scene. `place_in_drawer` is left out: it
+    begins with a block in the gripper, which no start has.
     """
     rng = np.random.default_rng(seed)
     states = {task: _states_before(task) for task in only}
@@ -248,7 +248,7 @@ def single_tasks(count: int, seed: int = 0, only: Sequence[str] = TASKS) -> list
 
 def _states_before(task: str) -> list[State]:
     states = _tabletop_states()
-    return states if task == GO_ROUND else [s for s in states if is_possible(s, [task])]
+    return states if scene_of(task) != "play" else [s for s in states if is_possible(s, [task])]
 
 
 def _tabletop_states() -> list[State]:

@@ -1,16 +1,17 @@
 """The tabletop as an environment with the interface of CALVIN's `PlayTableSimEnv`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import UserError
+from handloom.train.tabletop import touching
 from handloom.train.tabletop import world as w
+from handloom.train.tabletop.tasks import Scene
 from handloom.train.tabletop.world import Floats, TableWorld
 
-Scene = Literal["play", "go_round"]
 Action = NDArray[Any] | Sequence[Any] | Mapping[str, Any]
 HZ = 30.0
 LANES_Y = (-0.16, -0.09, -0.02)  # one block in each: a push along a lane meets no other block
@@ -22,8 +23,9 @@ class TabletopEnv:
 
     Args:
         render: whether observations hold images: 5 ms a step instead of 0.05.
-        scene: `play`, or `go_round` with a pillar and a goal behind it instead of the blocks. Their
-            places are then the x and y of the first two blocks in scene_obs.
+        scene: `play`; `go_round` with a pillar and a goal behind it instead of the blocks, whose
+            places are then the x and y of the first two blocks in scene_obs; or `touch`, see
+            touching.py.
         seed: for the initial states that `reset()` draws.
     """
 
@@ -31,6 +33,7 @@ class TabletopEnv:
         self.world = TableWorld()
         self.scene = scene
         self.collided = False
+        self.touched_first: str | None = None  # colour of the block that was touched first
         self.renders = render
         self.seed(seed)
 
@@ -49,7 +52,8 @@ class TabletopEnv:
         self.world = TableWorld.from_obs(
             _vector("robot_obs", robot_obs, 15), _vector("scene_obs", scene_obs, 24)
         )
-        self.collided = self._hits_pillar()
+        self.collided, self.touched_first = self._hits_pillar(), None
+        self._note_touch()
         return self.get_obs()
 
     def step(self, action: Action) -> tuple[dict[str, Any], float, bool, dict[str, Any]]:
@@ -67,6 +71,7 @@ class TabletopEnv:
         """
         self.world.move(self._to_relative(action))
         self.collided = self.collided or self._hits_pillar()
+        self._note_touch()
         return self.get_obs(), 0.0, False, self.get_info()
 
     def get_obs(self) -> dict[str, Any]:
@@ -86,9 +91,9 @@ class TabletopEnv:
         """Images of the two cameras."""
         from handloom.train.tabletop import render
 
-        goes_round = self.scene == "go_round"
+        goes_round, near = self.scene == "go_round", self.scene == "touch"
         return {
-            "rgb_static": render.static_view(self.world, goes_round),
+            "rgb_static": render.static_view(self.world, goes_round, near),
             "rgb_gripper": render.gripper_view(self.world, goes_round),
         }
 
@@ -122,8 +127,14 @@ class TabletopEnv:
                 "at_goal": self.scene == "go_round"
                 and _distance(world.tip, world.blocks[1]) < w.GOAL_M,
                 "collided": self.collided,
+                "touched_first": self.touched_first,
             },
         }
+
+    def _note_touch(self) -> None:
+        touched = touching.touched(self.world) if self.scene == "touch" else None
+        if touched is not None and self.touched_first is None:
+            self.touched_first = w.COLOURS[touched]
 
     def _hits_pillar(self) -> bool:
         """Whether the gripper is at the pillar, which is as high as the gripper can rise."""
@@ -158,6 +169,8 @@ def initial_state(rng: np.random.Generator, scene: Scene = "play") -> tuple[Floa
 
     In `play` doors and lights are in either state, and the blocks on the table, one in each lane.
     """
+    if scene == "touch":
+        return touching.start(rng)
     world = TableWorld(tip=w.NEUTRAL + rng.uniform(-1, 1, 6) * [0.08, 0.03, 0.05, 0.03, 0.03, 0.1])
     if scene == "go_round":
         return _start_before_pillar(world, rng)

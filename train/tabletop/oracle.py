@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from handloom.train.tabletop import tasks
+from handloom.train.tabletop import tasks, touching
 from handloom.train.tabletop import world as w
 from handloom.train.tabletop.world import Floats, TableWorld
 
@@ -146,6 +146,8 @@ def plan(task: str, world: TableWorld, rng: np.random.Generator) -> list[Waypoin
         return waypoints + _push(world, *tasks.PUSHES[task])
     if task in tasks.LIFTS:
         return waypoints + _lift(world, tasks.LIFTS[task])
+    if task in tasks.TOUCHES:
+        return _touch(world, tasks.TOUCHES[task])
     name, wanted = tasks.LIGHTS[task]
     return waypoints + (_press() if name == "led" else _switch(world, wanted))
 
@@ -195,6 +197,12 @@ def _push(world: TableWorld, colour: str, way: float) -> list[Waypoint]:
         Waypoint((behind, y, z), -1.0),
         Waypoint((end, y, z), -1.0, 2),
     ]
+
+
+def _touch(world: TableWorld, colour: str) -> list[Waypoint]:
+    x, y, _ = world.blocks[w.COLOURS.index(colour), :3].tolist()
+    z = touching.TOP_Z + 0.5 * touching.ABOVE_M
+    return [Waypoint((x, y, z + 0.05), -1.0, passing=True), Waypoint((x, y, z), -1.0)]
 
 
 def _lift(world: TableWorld, colour: str) -> list[Waypoint]:

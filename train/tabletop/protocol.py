@@ -233,7 +233,7 @@ def tabletop(
         render: whether observations hold images.
         instructions: the instruction of each task; by default those for validation, which no
             demonstration for training has.
-        scene: `go_round` for chains of that task, which needs a pillar on the table.
+        scene: that of all tasks of the chains, as `tasks.scene_of` gives it.
     """
     env = TabletopEnv(render=render, scene=scene)
     words = tasks.VALIDATION if instructions is None else instructions

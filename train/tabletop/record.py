@@ -26,7 +26,7 @@ from handloom.errors import RunError, UserError
 from handloom.files import sync_tree, write_text
 from handloom.train.tabletop import tasks
 from handloom.train.tabletop import world as w
-from handloom.train.tabletop.env import Scene, TabletopEnv, initial_state, relative_action
+from handloom.train.tabletop.env import TabletopEnv, initial_state, relative_action
 from handloom.train.tabletop.oracle import Oracle
 from handloom.train.tabletop.world import Floats, TableWorld
 
@@ -144,8 +144,9 @@ def start(task: str, rng: np.random.Generator) -> tuple[Floats, Floats]:
 
     In half of the starts the gripper is where another task would have left it.
     """
-    if task == tasks.GO_ROUND:
-        return initial_state(rng, "go_round")
+    scene = tasks.scene_of(task)
+    if scene != "play":
+        return initial_state(rng, scene)
     world = TableWorld.from_obs(*initial_state(rng))
     if task in tasks.DOORS:
         door, way = tasks.DOORS[task]
@@ -183,8 +184,7 @@ def _move_gripper_aside(world: TableWorld, rng: np.random.Generator) -> None:
 
 
 def _attempt(task: str, rng: np.random.Generator, noise: float) -> dict[str, NDArray[Any]] | None:
-    scene: Scene = "go_round" if task == tasks.GO_ROUND else "play"
-    env, oracle = TabletopEnv(scene=scene), Oracle(int(rng.integers(2**31)), noise)
+    env, oracle = TabletopEnv(scene=tasks.scene_of(task)), Oracle(int(rng.integers(2**31)), noise)
     obs, judge = env.reset(*start(task, rng)), tasks.TaskOracle()
     info, start_info, rows = env.get_info(), env.get_info(), []
     for _ in range(MAX_STEPS):

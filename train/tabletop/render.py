@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handloom.train.tabletop import touching
 from handloom.train.tabletop import world as w
 from handloom.train.tabletop.world import Floats, TableWorld
 
@@ -307,17 +308,22 @@ def _render_moving(
 
 
 @functools.cache
-def _static_background() -> tuple[Camera, Frame]:
+def _static_background(near: bool = False) -> tuple[Camera, Frame]:
     up, size = np.array([0.0, 0.0, 1.0]), STATIC * OVERSAMPLING
     camera = Camera.look_at(EYE, TARGET, up, FOV, size)
+    if near:
+        camera = Camera.look_at(touching.EYE, touching.TARGET, up, touching.FOV, size)
     image = np.full((size, size, 3), FLOOR, np.uint8)
     _draw_furniture(camera, image)
     return camera, image
 
 
-def static_view(world: TableWorld, goes_round: bool = False) -> Frame:
-    """Image of the static camera, RGB uint8 [200, 200, 3]; it stands in front: right is right."""
-    camera, background = _static_background()
+def static_view(world: TableWorld, goes_round: bool = False, near: bool = False) -> Frame:
+    """Image of the static camera, RGB uint8 [200, 200, 3]; it stands in front: right is right.
+
+    `near` is the camera of the scene `touch`.
+    """
+    camera, background = _static_background(near)
     image = background.copy()
     _draw_movable(camera, image, world)
     return _render_moving(camera, image, world, goes_round, with_palm=True)

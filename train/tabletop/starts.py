@@ -7,7 +7,7 @@ import numpy as np
 from handloom.train.tabletop import world as w
 from handloom.train.tabletop.chains import COLOURS, Chain, State, canonical
 from handloom.train.tabletop.env import blocks_in_lanes, initial_state
-from handloom.train.tabletop.tasks import GO_ROUND
+from handloom.train.tabletop.tasks import scene_of
 from handloom.train.tabletop.world import Floats, TableWorld
 
 # CALVIN's arm at the start of every chain: pose, width, seven joints, command.
@@ -62,8 +62,9 @@ def tabletop_start(chain: Chain) -> tuple[Floats, Floats]:
     """
     # Not hash(), which differs from process to process.
     rng = np.random.default_rng(zlib.crc32(next(canonical([chain])).encode()))
-    if GO_ROUND in chain.tasks:
-        return initial_state(rng, "go_round")
+    scene = scene_of(chain.tasks[0])
+    if scene != "play":
+        return initial_state(rng, scene)
     world, initial = TableWorld.from_obs(*initial_state(rng)), chain.initial
     world.slider = w.SLIDER_MAX * (initial["slider"] == "left")
     world.drawer = w.DRAWER_MAX * (initial["drawer"] == "open")

@@ -1,16 +1,18 @@
 """The tabletop's tasks: their names, their instructions, and when they are done.
 
 Names and thresholds are CALVIN's, for the 18 of its 34 tasks that are possible here: there is no
-cabinet to reach into, no rotation of blocks, no stacking. `go_round` is not one of CALVIN's.
+cabinet to reach into, no rotation of blocks, no stacking. `go_round` and `touch_*_block` are not
+CALVIN's.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from handloom.errors import UserError
 from handloom.train.tabletop.world import COLOURS
 
 Info = Mapping[str, Any]
+Scene = Literal["play", "go_round", "touch"]
 
 PUSHED_M, LIFTED_M, SLID_M, PULLED_M = 0.1, 0.05, 0.15, 0.12
 DOORS = {
@@ -32,6 +34,7 @@ PUSHES = {
 }
 LIFTS = {f"lift_{colour}_block_table": colour for colour in COLOURS}
 GO_ROUND = "go_round"
+TOUCHES = {f"touch_{colour}_block": colour for colour in COLOURS}
 TASKS = (*PUSHES, *DOORS, *LIFTS, "place_in_drawer", *LIGHTS)
 
 TRAINING: dict[str, tuple[str, ...]] = {
@@ -80,6 +83,11 @@ for _colour in COLOURS:
         f"take the {_colour} block off the table",
     )
     VALIDATION[f"lift_{_colour}_block_table"] = f"grasp and lift the {_colour} block"
+    TRAINING[f"touch_{_colour}_block"] = (
+        f"touch the {_colour} block",
+        f"reach for the {_colour} block",
+    )
+    VALIDATION[f"touch_{_colour}_block"] = f"put a finger on the {_colour} block"
 
 TASK_BY_INSTRUCTION = {
     text: task for task, texts in TRAINING.items() for text in (*texts, VALIDATION[task])
@@ -100,6 +108,11 @@ def task_of(instruction: str) -> str:
             f"{VALIDATION['open_drawer']!r}: see train/tabletop/tasks.py."
         )
     return TASK_BY_INSTRUCTION[instruction]
+
+
+def scene_of(task: str) -> Scene:
+    """The scene in which a task can be done."""
+    return "go_round" if task == GO_ROUND else "touch" if task in TOUCHES else "play"
 
 
 class TaskOracle:
@@ -130,6 +143,8 @@ def is_done(task: str, start_info: Info, end_info: Info) -> bool:
         return bool(before["on_table"] and after["held"] and _moved(before, after, 2) > LIFTED_M)
     if task == "place_in_drawer":
         return any(start["blocks"][c]["held"] and end["blocks"][c]["in_drawer"] for c in COLOURS)
+    if task in TOUCHES:
+        return bool(end["touched_first"] == TOUCHES[task])
     if task == GO_ROUND:
         return bool(end["at_goal"] and not end["collided"])
     raise UserError(f"the tabletop has no task {task!r}, expected one of {', '.join(VALIDATION)}.")

@@ -130,12 +130,16 @@ def _draw_relief(canvas: Floats, x: float, y: float, bones: list[Bone], rgb: Col
 
 
 def draw_hand(
-    canvas: Floats, grasp: Point, grip: float, skin: Color, sleeve: Color, mirror: bool = False
-) -> None:
-    """Draw a hand whose grasp is at `grasp` (pixels), with its forearm from the lower edge."""
+    canvas: Floats, grasp: Point, grip: float, skin: Color, sleeve: Color, mirror: bool = False,
+    size: float = 1.0,
+) -> None:  # fmt: skip
+    """Draw a hand whose grasp is at `grasp` (pixels), with its forearm from the lower edge.
+
+    `size` is a factor of HAND_PX.
+    """
     elbow_x = 0.45 * grasp[0] + (0.55 * WIDTH * (0.22 if mirror else 0.82))
     angle = math.atan2(grasp[0] - elbow_x, 330.0 - grasp[1])
-    size = HAND_PX * (0.86 + 0.14 * (grasp[1] - 70) / 90)
+    size *= HAND_PX * (0.86 + 0.14 * (grasp[1] - 70) / 90)
     bones = _place_bones(hand_bones(grip), size, angle, mirror)
     (hook,) = _place_bones([Bone(*GRASP, *GRASP, 0, 0)], size, angle, mirror)
     x, y = grasp[0] - hook.ax, grasp[1] - hook.ay
