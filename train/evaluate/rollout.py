@@ -73,6 +73,8 @@ def state_of(robot_obs: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 def run(config: RolloutEval) -> dict[str, Any]:
     """Roll the policy out, film the first chains, write rollout.json; returns what that holds."""
+    if config.at_once > 1:
+        return _run_together(config)
     model, adapter = _model(config)
     # The simulator is opened before minutes are spent.
     setup, tried = _setup(config), _chains(config)
@@ -90,18 +92,44 @@ def run(config: RolloutEval) -> dict[str, Any]:
 
     result = protocol.evaluate(setup, model, tried, config.steps_per_task, film.shoot, report)
     print(result.table())
-    scores: dict[str, Any] = {
-        "who": config.actor if config.checkpoint is None else str(config.checkpoint),
-        "where": "tabletop" if config.calvin is None else str(config.calvin),
-        "words": config.words if config.calvin is None else "CALVIN's",
-        "chains_sha256": sha256,
-        **result.to_dict(),
-    }
+    scores = {**_facts(config, tried), **result.to_dict()}
     if adapter is not None:
         ms = 1000 * np.array(adapter.times_s)
         scores["act_ms"] = {f"p{p}": round(float(np.percentile(ms, p)), 1) for p in (50, 99)}
         print(f"policy: {len(ms)} calls, p50 {scores['act_ms']['p50']} ms, p99 "
               f"{scores['act_ms']['p99']} ms")  # fmt: skip
+    write_text(config.out / "rollout.json", json.dumps(scores, indent=2) + "\n")
+    print(f"wrote {config.out / 'rollout.json'}")
+    return scores
+
+
+def _facts(config: RolloutEval, tried: Sequence[chains.Chain]) -> dict[str, Any]:
+    return {
+        "who": config.actor if config.checkpoint is None else str(config.checkpoint),
+        "where": "tabletop" if config.calvin is None else str(config.calvin),
+        "words": config.words if config.calvin is None else "CALVIN's",
+        "chains_sha256": chains.digest(tried),
+    }
+
+
+def _run_together(config: RolloutEval) -> dict[str, Any]:
+    """`run` with attempts side by side."""
+    from handloom.train.evaluate import side_by_side
+
+    first, setup, tried = _policy(config), _setup(config), _chains(config)
+
+    def another() -> Policy:
+        parts = first.model, first.space, first.stride, first.tokenizer, first.encoder
+        return Policy(*parts, first.execution)
+
+    attempts = side_by_side.evaluate(
+        another, tried, setup.instructions, config.steps_per_task, config.at_once
+    )
+    result = side_by_side.result_of(attempts)
+    print(result.table())
+    other = side_by_side.touched_another(attempts)
+    scores = {**_facts(config, tried), **result.to_dict(), "touched_another": other}
+    config.out.mkdir(parents=True, exist_ok=True)
     write_text(config.out / "rollout.json", json.dumps(scores, indent=2) + "\n")
     print(f"wrote {config.out / 'rollout.json'}")
     return scores
@@ -149,16 +177,19 @@ def _model(config: RolloutEval) -> tuple[Any, CalvinAdapter | None]:
         return Blind(config.seed), None
     if config.actor == "deaf":
         return Deaf(config.tasks or tasks.TASKS, config.seed), None
+    adapter = CalvinAdapter(_policy(config))
+    return SpreadOut(adapter), adapter
+
+
+def _policy(config: RolloutEval) -> Policy:
     assert config.checkpoint is not None
     execution = Execution(
         config.execute_n, config.ensemble, config.smoothing, config.sample, config.seed
     )
-    policy = Policy.from_checkpoint(
+    return Policy.from_checkpoint(
         config.checkpoint, config.device, execution,
         tokenizer=config.tokenizer, text_encoder=config.text_encoder, threads=config.threads,
     )  # fmt: skip
-    adapter = CalvinAdapter(policy)
-    return SpreadOut(adapter), adapter
 
 
 def _setup(config: RolloutEval) -> protocol.Setup:

@@ -47,6 +47,9 @@ class RolloutEval(LoadOptions):
     """Weight of the jerk when a chunk is smoothed; 0 leaves it as it is."""
     sample: bool = False
     """Draw the latent; else it is zero."""
+    at_once: int = 1
+    """On the tabletop with --single, attempts of a policy that are made side by side: many are
+    faster. Nothing is filmed then."""
     videos: int = 4
     """Chains to film."""
     out: Path = Path("runs/rollout")
@@ -64,7 +67,12 @@ class RolloutEval(LoadOptions):
             raise UserError(
                 "--actor, --single and --tasks are for the tabletop: leave them out with --calvin."
             )
-        for name in ("chains", "steps_per_task"):
+        if self.at_once > 1 and (self.actor != "policy" or not self.single or self.videos):
+            raise UserError(
+                f"--at-once {self.at_once} is for a --checkpoint with --single and --videos 0: "
+                "give these, or leave it out."
+            )
+        for name in ("chains", "steps_per_task", "at_once"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {getattr(self, name)} cannot be: give 1 or more.")

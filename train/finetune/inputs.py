@@ -5,7 +5,7 @@ C columns, n = F*V*R*C codes, L and E text length and width, S numbers of an enc
 actions of a chunk, A numbers of an action, X numbers of a feature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,14 @@ class Masked(NamedTuple):
     """int64: row of each window."""
     visible_bn: Tensor
     """bool: codes of the last b windows that may be attended to."""
+
+
+def joined(parts: Sequence[Inputs]) -> Inputs:
+    """Windows of several inputs as one; all of them with features, or none."""
+    columns = zip(*parts, strict=True)
+    values = [torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns]
+    visible = all(part.all_visible for part in parts)
+    return Inputs(*values)._replace(all_visible=visible, masked=None)
 
 
 class DeviceWindows(NamedTuple):

@@ -32,7 +32,7 @@ from handloom.errors import UserError
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.vqgan import VQGAN
 from handloom.train.finetune import export
-from handloom.train.finetune.inputs import Inputs, codes_of
+from handloom.train.finetune.inputs import Inputs, codes_of, joined
 from handloom.train.finetune.model import RobotModel
 from handloom.train.finetune.space import Space
 from handloom.train.generate.pictures import load_tokenizer
@@ -180,8 +180,10 @@ class Policy:
             UserError: an unknown view, a picture or a state of another kind.
         """
         self._remember(images, state)
-        inputs = self._inputs(instruction)
-        predicted = self._predict(inputs)
+        return self._chunk(self._predict(self._inputs(instruction))[0])
+
+    def _chunk(self, predicted: Floats) -> Chunk:
+        """What is executed of the actions [k, A] that the model predicts now."""
         self._chunks.append((self._step, predicted))
         actions = blend_and_smooth(list(self._chunks), self._done, self.space, self.execution)
         chunk = Chunk(actions, predicted, self.execute_n, self.space.hz)
@@ -230,13 +232,15 @@ class Policy:
 
     @torch.no_grad()
     def _predict(self, inputs: Inputs) -> Floats:
-        context_1QW = self.model.context(self.model.features(inputs), inputs)
+        """Actions [B, k, A], physical units, of B observations."""
+        context_BQW = self.model.context(self.model.features(inputs), inputs)
         noise, shape = None, self.model.head.noise_shape
         if self.execution.sample and shape:
-            noise = torch.randn(1, *shape, device=self.device, generator=self._generator)
-        acted_1kA = self.model.act(context_1QW, noise).float()  # mixed precision may be on
-        chunk: Floats = self.space.denormalise(acted_1kA)[0].cpu().numpy()
-        return chunk
+            count = len(context_BQW)
+            noise = torch.randn(count, *shape, device=self.device, generator=self._generator)
+        acted_BkA = self.model.act(context_BQW, noise).float()  # mixed precision may be on
+        chunks: Floats = self.space.denormalise(acted_BkA).cpu().numpy()
+        return chunks
 
     def _remember(self, images: Mapping[str, Any], state: Any, ago: int = 0) -> None:
         numbers = np.asarray(state, np.float32)
@@ -329,6 +333,24 @@ class Policy:
         encoded = replace(observation, codes_VRC=codes)
         self._observed = deque(encoded if one is observation else one for one in self._observed)
         return encoded
+
+
+def act_together(
+    policies: Sequence[Policy],
+    instructions: Sequence[str],
+    images: Sequence[Mapping[str, Any]],
+    states: Sequence[Any],
+) -> list[Chunk]:
+    """`act` of several policies of one model, in one pass of the model.
+
+    Each policy keeps the memory of its own episode. The arguments are those of `act`, for each.
+    """
+    inputs = []
+    for policy, words, pictures, state in zip(policies, instructions, images, states, strict=True):
+        policy._remember(pictures, state)
+        inputs.append(policy._inputs(words))
+    predicted = policies[0]._predict(joined(inputs))
+    return [policy._chunk(actions) for policy, actions in zip(policies, predicted, strict=True)]
 
 
 def blend_and_smooth(
