@@ -39,7 +39,7 @@ EVAL     = $(WHAT) --checkpoint "$(CHECKPOINT)" $(if $(filter policy,$(WHAT)),--
 STEPS    = $(if $(STAGE1_STEPS),--stage1-steps $(STAGE1_STEPS)) $(if $(STAGE2_STEPS),--stage2-steps $(STAGE2_STEPS)) $(if $(PICTURE_STEPS),--picture-steps $(PICTURE_STEPS))
 DEMO     = $(if $(OUT),--out "$(OUT)") $(if $(EPISODES),--episodes $(EPISODES)) $(STEPS) $(if $(TRIES),--tries $(TRIES)) $(if $(TASKS),--tasks $(TASKS)) $(ARGS)
 
-.PHONY: help setup curate plan submit pretrain finetune eval scaling train-sample report test-fast test test-all lint types bench
+.PHONY: help setup curate plan submit pretrain finetune eval scaling train-sample claim report test-fast test test-all lint types bench
 .DEFAULT_GOAL := help
 
 help:  ## show this, and the variables
@@ -76,6 +76,9 @@ scaling: $(READY)  ## validation loss against size and tokens: SHARDS="DIR ..." 
 
 train-sample: $(READY)  ## raw videos and episodes to a policy and OUT/report.html, 15 minutes on 2 cores: [OUT=...]
 	$(BIN)/python -m handloom demo $(DEMO)
+
+claim: $(READY)  ## what videos of hands are worth to a robot, to OUT/report.html: an hour on 2 cores [OUT=...] [ARGS=--quick]
+	$(BIN)/python -m handloom claim $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 report: $(READY)  ## write the report of a run again: OUT=runs/sample
 	$(BIN)/python -m handloom report "$(if $(OUT),$(OUT),runs/$(DATASET))"

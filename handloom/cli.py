@@ -52,6 +52,11 @@ COMMANDS = {
     "demo": Command(
         "the whole way on made-up data, from pictures to a policy", "handloom.demo:demo"
     ),
+    "claim": Command(
+        "what videos of hands are worth to a robot: an experiment, on made-up data",
+        "handloom.claim.run:claim",
+        options="handloom.claim.config:ClaimConfig",
+    ),
     "train pretrain": Command(
         "stage 1: a GPT on clips of people", START, "", f"{TRAIN}.pretrain.config:PretrainConfig"
     ),

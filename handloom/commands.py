@@ -11,10 +11,10 @@ from handloom.errors import UserError
 from handloom.flags import choice
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 
-TABLETOP, REACHES = "tabletop", "reaches"
+TABLETOP, REACHES, PICTURES = "tabletop", "reaches", "touch-pictures"
 SAMPLES = f"""{", ".join(MINIATURES)}; or {TABLETOP}, demonstrations for `handloom eval \
 rollout` in CALVIN's layout; or {REACHES}, hands that touch blocks as the tabletop's robot does, \
-in the layout of ssv2."""
+in the layout of ssv2; or {PICTURES}, frames of both for `handloom train vqgan`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SampleCommand:
 
 def sample(command: SampleCommand) -> None:
     """Write a miniature and say how it is curated."""
-    dataset = choice(command.dataset, (*MINIATURES, TABLETOP, REACHES), "miniature")
+    dataset = choice(command.dataset, (*MINIATURES, TABLETOP, REACHES, PICTURES), "miniature")
     for option, value, least in (("clips", command.clips, 1), ("seed", command.seed, 0)):
         if value is not None and value < least:
             raise UserError(f"--{option} is {value}, expected at least {least}.")
@@ -65,6 +65,12 @@ def sample(command: SampleCommand) -> None:
         from handloom.stages.miniatures.reaches import write
 
         layout = "ssv2"
+    elif dataset == PICTURES:
+        from handloom.claim.pictures import write
+
+        write(command.out, seed=command.seed, **options)
+        print(f"{command.out} holds frames: `handloom train vqgan --frames {command.out}`")
+        return
     else:
         write, layout = miniature(dataset), dataset
     write(command.out, seed=command.seed, **options)

@@ -16,6 +16,7 @@ from handloom.train.trainer.options import Added, Free, GPTOptions
 
 Mode = Literal["full", "frozen", "frozen+cached"]
 HeadName = Literal["cvae", "flow"]
+Control = Literal["", "random", "blind"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class FinetuneConfig(GPTOptions):
     mode: Mode = "full"
     """`full` trains everything. `frozen` keeps the GPT as it is, so that it still predicts what it
     did; `frozen+cached` also stores its features once, and then trains the head alone."""
+    control: Added[Control] = ""
+    """Train a control run, which shows what stage 1 or the pictures are worth: `random` allows
+    --mode frozen without --stage1, on a GPT of random weights; `blind` sets the GPT's features to
+    zero, in training and in the policy."""
     size: str = "tiny"
     """Size of the GPT where no --stage1 is given: tiny, s, b, l or xl."""
     views: tuple[str, ...] = ()

@@ -29,6 +29,8 @@ def save(folder: Path, model: RobotModel, facts: dict[str, Any]) -> None:
     shape = asdict(model.shape)
     if shape["other_head"] is None:
         del shape["other_head"]  # as in exports from before there was a choice
+    if not shape["blind"]:
+        del shape["blind"]
     config = {"format": FORMAT, "version": VERSION, "shape": shape, **facts}
     export.write(folder, model, config)
 

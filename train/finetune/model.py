@@ -45,6 +45,8 @@ class RobotShape:
     head: HeadOptions
     other_head: dict[str, Any] | None = None
     """`name` and options of an action head that is not the cVAE."""
+    blind: bool = False
+    """A control: the readout gets zeros for the GPT's features."""
 
     @property
     def given(self) -> int:
@@ -138,7 +140,7 @@ class RobotModel(nn.Module):
     def context(self, features_BMX: Tensor, inputs: Inputs) -> Tensor:
         """Context tokens of the action head: [B, Q, W]."""
         out: Tensor = self.readout(
-            features_BMX.float(),
+            0 * features_BMX.float() if self.shape.blind else features_BMX.float(),
             inputs.visible_BFV[:, : self.shape.history],
             inputs.text_BLE,
             inputs.state_BhS,

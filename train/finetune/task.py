@@ -74,7 +74,8 @@ class FinetuneTask(Task):
         """Options, shape, tokenizer, text encoder, stage 1, episodes."""
         tokenizer, shape = self.manifest["tokenizer"], asdict(self.shape)
         stage_1 = self.stage1_facts["weights_sha256"][:12] if self.stage1_facts else "none"
-        del shape["head"], shape["other_head"]  # the configuration has them, option by option
+        # The configuration has them, option by option.
+        del shape["head"], shape["other_head"], shape["blind"]
         return {
             **self.config.identity(),
             **shape.pop("trunk"),
@@ -206,6 +207,7 @@ class FinetuneTask(Task):
         trunk = sum(p.numel() for p in model.trunk.parameters()) / 1e6
         head = sum(p.numel() for p in model.parameters()) / 1e6 - trunk
         start = f"stage 1 of {config.stage1}" if config.stage1 else "random weights"
+        start += " (a blind control: its features are set to zero)" * (config.control == "blind")
         kept = "trained" if config.mode == "full" else "frozen"
         moments = sum(t.nbytes for state in self.optimizer.state.values() for t in state.values())
         return [
@@ -253,6 +255,7 @@ class FinetuneTask(Task):
             grippers=self.space.grippers,
             head=config.head,
             other_head=config.other_head(),
+            blind=config.control == "blind",
         )
         return shape, weights
 
@@ -263,7 +266,10 @@ class FinetuneTask(Task):
     def _features_depend_on(self, windows: Windows) -> list[Any]:
         shape = self.shape
         conditions = [asdict(shape.trunk), shape.history, self.config.stride, shape.head.pool]
-        return [*conditions, self.identity()["stage 1"], windows.fingerprint(), list(shape.views)]
+        stage_1 = self.identity()["stage 1"]
+        if self.stage1_facts is None:
+            stage_1 = f"random weights of seed {self.config.seed}"
+        return [*conditions, stage_1, windows.fingerprint(), list(shape.views)]
 
     def _features_of(self, windows: Windows, numbers: Integers) -> Tensor:
         """Features of windows by their numbers."""
@@ -309,10 +315,16 @@ def open_windows(config: FinetuneConfig, split: str) -> Windows:
 
 
 def _refuse_contradictions(config: FinetuneConfig) -> None:
-    if config.mode != "full" and config.stage1 is None:
+    if config.mode != "full" and config.stage1 is None and config.control != "random":
         raise UserError(
             f"--mode {config.mode} keeps the GPT as it is, and without --stage1 it is random: name "
-            "the --out of `handloom train pretrain`, or use --mode full."
+            "the --out of `handloom train pretrain`, or use --mode full. A control run says "
+            "--control random."
+        )
+    if config.control == "random" and config.stage1 is not None:
+        raise UserError(
+            f"--control random is a GPT of random weights, and --stage1 {config.stage1} has "
+            "learned: leave one of them out."
         )
     if min(config.history, config.stride, config.chunk) < 1:
         raise UserError(

@@ -21,6 +21,7 @@ SIZES = {
     "nano": Size(1, 16, 1),
     "micro": Size(1, 32, 2),
     "mini": Size(2, 64, 2),
+    "little": Size(4, 128, 4),
     "tiny": Size(4, 192, 4),
     "s": Size(8, 512, 8),
     "b": Size(12, 768, 12),

@@ -1,0 +1,126 @@
+"""What the runs of `handloom claim` found: successes with their intervals, and differences."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handloom.claim.config import ClaimConfig
+from handloom.claim.plan import SCRIPTS, Cell, cells
+
+Z95 = 1.959964  # of the normal distribution
+
+
+@dataclass(frozen=True)
+class Count:
+    """Successes among attempts."""
+
+    done: int
+    tried: int
+
+    @property
+    def rate(self) -> float:
+        """Share of the attempts, 0 to 1."""
+        return self.done / self.tried if self.tried else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the rate.
+
+        It is of these trained policies: how much trainings differ is not part of it.
+        """
+        if not self.tried:
+            return math.nan, math.nan
+        n, p, z2 = self.tried, self.rate, Z95 * Z95
+        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+        # Rounding must not put an end beyond what was counted.
+        return min(middle - half, p) if self.done else 0.0, max(middle + half, p)
+
+
+def difference(one: Count, other: Count) -> tuple[float, float, float]:
+    """By how much the first rate is larger, with Newcombe's 95 % interval (method 10)."""
+    (low1, high1), (low2, high2) = one.interval, other.interval
+    apart = one.rate - other.rate
+    low = apart - math.hypot(one.rate - low1, high2 - other.rate)
+    high = apart + math.hypot(high1 - one.rate, other.rate - low2)
+    return apart, low, high
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the fine-tunings of one kind on so many demonstrations reached, all seeds together."""
+
+    kind: str
+    mode: str
+    demonstrations: int
+    success: Count
+    by_seed: tuple[float, ...]
+    """Success of each seed, 0 to 1."""
+    touched_another: int
+    """Attempts in which another block was touched first."""
+    arm_l1: float
+    """Mean over seeds of the arm's error on held-out windows, standard deviations."""
+
+
+def collect(config: ClaimConfig) -> list[Found]:
+    """Read the results of the fine-tunings that are done."""
+    groups: dict[tuple[str, str, int], list[Cell]] = {}
+    for cell in cells(config):
+        if (config.out / cell.name / "rollout" / "rollout.json").is_file():
+            groups.setdefault(cell[:3], []).append(cell)
+    return [_found(config.out, group) for group in groups.values()]
+
+
+def _found(out: Path, group: Sequence[Cell]) -> Found:
+    rollouts = [read(out / cell.name / "rollout" / "rollout.json") for cell in group]
+    counts = [count_of(rollout) for rollout in rollouts]
+    errors = [
+        read(out / cell.name / "summary.json")["val"]["prior_mean"]["arm_l1"] for cell in group
+    ]
+    return Found(
+        *group[0][:3],
+        success=Count(sum(c.done for c in counts), sum(c.tried for c in counts)),
+        by_seed=tuple(c.rate for c in counts),
+        touched_another=sum(rollout["touched_another"] for rollout in rollouts),
+        arm_l1=sum(errors) / len(errors),
+    )
+
+
+def scripts(config: ClaimConfig) -> dict[str, Count]:
+    """Successes of the scripts."""
+    files = {name: config.out / "scripts" / name / "rollout.json" for name in SCRIPTS}
+    return {name: count_of(read(file)) for name, file in files.items() if file.is_file()}
+
+
+def count_of(rollout: dict[str, Any]) -> Count:
+    """Successes of a rollout.json of single tasks."""
+    return Count(sum(rollout["lengths"]), len(rollout["lengths"]))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A file of JSON."""
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def verdict(found: Sequence[Found], mode: str) -> list[str]:
+    """A sentence for each number of demonstrations: is pre-training on videos worth something?"""
+    by = {(one.kind, one.demonstrations): one for one in found if one.mode == mode}
+    lines = []
+    for count in sorted({one.demonstrations for one in found}):
+        start = by.get(("nothing", count))
+        if start is None:
+            continue
+        for kind in ("hands", "both"):
+            if (one := by.get((kind, count))) is None:
+                continue
+            apart, low, high = difference(one.success, start.success)
+            says = "holds" if low > 0 else "is reversed" if high < 0 else "is not shown"
+            lines.append(
+                f"{count} demonstrations a task, {mode} GPT, stage 1 on {kind} against nothing: "
+                f"{apart:+.0%} success ({low:+.0%} to {high:+.0%}): the claim {says}."
+            )
+    return lines
