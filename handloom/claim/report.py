@@ -133,8 +133,8 @@ def _imagined(out: Path) -> Iterator[str]:
 
 def _psnr(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, rows in scores.get("pictures", {}).items():
-        for who, row in rows.items():
-            if isinstance(row, dict):
+        for who, row in rows.get("all", {}).items():
+            if isinstance(row, dict) and "psnr_db" in row:
                 yield f"{name}: {who}", f"{row['psnr_db']:.2f} dB"
 
 

@@ -250,8 +250,8 @@ def _block_box(world: TableWorld, block: int) -> Box:
     return Box((x, y, z), (w.BLOCK / 2,) * 3, BLOCK_COLOURS[block], yaw)
 
 
-def _gripper_boxes(world: TableWorld, with_palm: bool) -> list[Box]:
-    """Boxes of the fingers, optionally with the palm and the tube above it."""
+def _gripper_boxes(world: TableWorld, with_palm: bool, with_tube: bool = True) -> list[Box]:
+    """Boxes of the fingers, optionally with the palm, and with the wrist and tube above it."""
     x, y, z, _, _, turned = world.tip.tolist()
     yaw = turned - np.pi / 2  # at rest the fingers close along x
     along = np.array([np.cos(yaw), np.sin(yaw)])
@@ -261,6 +261,7 @@ def _gripper_boxes(world: TableWorld, with_palm: bool) -> list[Box]:
         parts.append(Box((*at.tolist(), z + 0.022), (0.006, 0.011, 0.034), FINGER, yaw))
     if with_palm:
         parts.append(Box((x, y, z + 0.072), (0.056, 0.022, 0.017), STEEL, yaw))
+    if with_palm and with_tube:
         parts.append(Box((x, y, z + 0.115), (0.027, 0.027, 0.028), (168, 172, 180), yaw))
         parts.append(Box((x, y, z + 0.29), (0.014, 0.014, 0.15), (236, 237, 240), yaw))
     return parts
@@ -292,14 +293,15 @@ def _draw_pillar_and_goal(camera: Camera, image: Frame, world: TableWorld) -> No
 
 
 def _render_moving(
-    camera: Camera, image: Frame, world: TableWorld, goes_round: bool, with_palm: bool
-) -> Frame:
+    camera: Camera, image: Frame, world: TableWorld, goes_round: bool, with_palm: bool,
+    with_tube: bool = True,
+) -> Frame:  # fmt: skip
     import cv2
 
     if goes_round:
         _draw_pillar_and_goal(camera, image, world)
     _draw_shadows(camera, image, world, goes_round)
-    solids = _gripper_boxes(world, with_palm)
+    solids = _gripper_boxes(world, with_palm, with_tube)
     if not goes_round:
         solids += [_block_box(world, b) for b in range(3) if world.blocks[b, 2] > w.TABLE_Z]
     _draw_boxes(camera, image, solids)
@@ -321,12 +323,12 @@ def _static_background(near: bool = False) -> tuple[Camera, Frame]:
 def static_view(world: TableWorld, goes_round: bool = False, near: bool = False) -> Frame:
     """Image of the static camera, RGB uint8 [200, 200, 3]; it stands in front: right is right.
 
-    `near` is the camera of the scene `touch`.
+    `near` is the camera of the scene `touch`, before which the gripper's tube hides no block.
     """
     camera, background = _static_background(near)
     image = background.copy()
     _draw_movable(camera, image, world)
-    return _render_moving(camera, image, world, goes_round, with_palm=True)
+    return _render_moving(camera, image, world, goes_round, with_palm=True, with_tube=not near)
 
 
 def gripper_view(world: TableWorld, goes_round: bool = False) -> Frame:
