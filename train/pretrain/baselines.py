@@ -29,6 +29,32 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Swapped:
+    """What the model loses when clips are given the captions of other ones."""
+
+    clips: int
+    """Clips that were given another caption than their own."""
+    nats: float
+    """By how much the cross entropy of a code of frames 1 and later rises, nats."""
+    right_preferred: float
+    """Share of the clips that are likelier with their own caption: half by chance."""
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Scores on frames 1 and later that repeating the last frame does not have."""
+
+    changed_share: float
+    """Share of the codes that differ from the one at the same place a frame earlier."""
+    changed: Score | None
+    """Of these; None where none changes. Copying has none of them right."""
+    stayed: Score | None
+    """Of the others. Copying has all of them right."""
+    swapped: Swapped | None
+    """None where no two clips have different captions."""
+
+
+@dataclass(frozen=True)
 class Validation:
     """Scores of a model on held-out clips of one dataset, or of all."""
 
@@ -39,6 +65,8 @@ class Validation:
     """Frame 0, from the caption alone."""
     later: Score
     """Frames 1 and later."""
+    dynamics: Dynamics
+    """More of frames 1 and later: what changes, and whether captions matter."""
 
 
 def datasets_to_print(names: Iterable[str]) -> list[str]:

@@ -55,6 +55,7 @@ def finish(job: Pretraining, step: int, scores: dict[str, Any]) -> None:
         rows[name] = {"frames 1 and later": later, "frame 0": first}
     for name in datasets_to_print(rows):
         _print_table(name, rows[name], scores[name]["clips"])
+        print("\n".join(_dynamics_lines(scores[name]["dynamics"])))
     frames = frame_by_frame(job)
     _print_frames(frames)
     pixels = quality.scores(draw_predictions(job))
@@ -68,6 +69,7 @@ def finish(job: Pretraining, step: int, scores: dict[str, Any]) -> None:
         "val_loss": scores["all"]["loss"],
         "val": plain["all"],
         "val_by_dataset": plain,
+        "dynamics": {name: found["dynamics"] for name, found in scores.items()},
         "frame_by_frame": {name: asdict(found) for name, found in frames.items()},
         "pictures": pixels,
         "run": job.identity(),
@@ -183,6 +185,27 @@ def _print_table(dataset: str, rows: Rows, clips: int) -> None:
     for part, scores in rows.items():
         for name, score in scores.items():
             print(f"{part:<20}{name:<16}{score.cross_entropy:>11.3f} nats{score.accuracy:>11.1%}")
+
+
+def _dynamics_lines(dynamics: dict[str, Any]) -> list[str]:
+    """What changes, and whether captions matter, in words."""
+    share, lines = dynamics["changed_share"], []
+    for name, part in (("changed", share), ("stayed", 1 - share)):
+        if (score := dynamics[name]) is not None:
+            lines.append(
+                f"codes that {name} ({part:.1%}): {score['cross_entropy']:.3f} nats, "
+                f"{score['accuracy']:.1%} right"
+            )
+    if (swapped := dynamics["swapped"]) is not None:
+        preferred = swapped["right_preferred"]
+        lines.append(
+            f"with the caption of another clip {swapped['nats']:+.4f} nats; {preferred:.1%} of "
+            f"{swapped['clips']} clips are likelier with their own"
+        )
+        # Two standard deviations of a fair coin.
+        if preferred < 0.5 + swapped["clips"] ** -0.5:
+            lines.append("this model ignores captions: another one makes no difference to it")
+    return lines
 
 
 def _print_frames(frames: dict[str, FrameByFrame]) -> None:

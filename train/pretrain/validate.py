@@ -4,14 +4,14 @@ Shapes: M clips, V views, F frames, R rows, C columns, N = F*V*R*C codes a clip,
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handloom.train.model.shape import Shape
-from handloom.train.pretrain.baselines import Score, Validation
+from handloom.train.pretrain.baselines import Dynamics, Score, Swapped, Validation
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.pretrain.data import ClipInputs, Clips
 from handloom.train.trainer.distributed import World
@@ -42,6 +42,20 @@ class Pretraining(Protocol):
         """Mixed precision, where asked for."""
 
 
+class Held(NamedTuple):
+    """A model on one held-out clip: cross entropy and hits [N], and what stands beside them."""
+
+    loss_N: Tensor
+    hit_N: Tensor
+    changed_m: Tensor
+    """bool, of frames 1 and later: the code differs from the one a frame earlier."""
+    swapped_m: Tensor
+    """Cross entropy of frames 1 and later under another clip's caption; of its own where all clips
+    have the same."""
+    is_swapped: Tensor
+    """bool: whether there was another caption."""
+
+
 @torch.no_grad()
 def evaluate(job: Pretraining) -> dict[str, Validation]:
     """Score the model on held-out clips, each code predicted from the true ones before it.
@@ -52,31 +66,79 @@ def evaluate(job: Pretraining) -> dict[str, Validation]:
         By dataset, as clips name it, and of `all`; empty but in rank 0.
     """
     count = min(len(job.val), job.config.val_clips)
-    found: list[tuple[Tensor, Tensor]] = []
-    mine = [job.val[i] for i in job.world.share(count)]
-    for codes_BN, text_BLE in in_parts(job, mine, job.micro_batch):
-        with job.autocast():
-            logits_BNK = job.trained(codes_BN, text_BLE).float()
-        loss_BN = F.cross_entropy(logits_BNK.mT, codes_BN, reduction="none").cpu()
-        hit_BN = (logits_BNK.argmax(-1) == codes_BN).float().cpu()
-        found += zip(loss_BN, hit_BN, strict=True)
+    found: list[Held] = []
+    numbers = list(job.world.share(count))
+    for start in range(0, len(numbers), job.micro_batch):
+        found += _score(job, numbers[start : start + job.micro_batch], count)
     rows = job.world.collect(found, count)
     if not rows:
         return {}
-    loss_MN, hit_MN = (torch.stack(column) for column in zip(*rows, strict=True))
-    each = job.shape.codes_per_frame
+    held = Held(*(torch.stack(column) for column in zip(*rows, strict=True)))
     return {
-        name: _validation(loss_MN[rows], hit_MN[rows], each)
+        name: _validation(Held(*(column[rows] for column in held)))
         for name, rows in by_dataset([job.val[i] for i in range(count)]).items()
     }
 
 
-def _validation(loss_MN: Tensor, hit_MN: Tensor, each: int) -> Validation:
-    first, later = (
-        Score(float(loss_MN[:, span].mean()), float(hit_MN[:, span].mean()))
-        for span in (slice(each), slice(each, None))
+def _score(job: Pretraining, numbers: list[int], count: int) -> Iterator[Held]:
+    samples, each = [job.val[i] for i in numbers], job.shape.codes_per_frame
+    captions = [other_caption(job.val, i, count) for i in numbers]
+    codes_BN, text_BLE = job.inputs(samples)
+    swapped = [
+        sample if words is None else {**sample, "caption": words}
+        for sample, words in zip(samples, captions, strict=True)
+    ]
+    loss_BN, hit_BN = _loss_and_hits(job, codes_BN, text_BLE)
+    other_BN, _ = _loss_and_hits(job, codes_BN, job.inputs(swapped).text_BLE)
+    changed_Bm = (codes_BN[:, each:] != codes_BN[:, :-each]).cpu()
+    is_swapped_B = torch.tensor([words is not None for words in captions])
+    return map(Held, loss_BN, hit_BN, changed_Bm, other_BN[:, each:], is_swapped_B)
+
+
+def _loss_and_hits(job: Pretraining, codes_BN: Tensor, text_BLE: Tensor) -> tuple[Tensor, Tensor]:
+    with job.autocast():
+        logits_BNK = job.trained(codes_BN, text_BLE).float()
+    loss_BN = F.cross_entropy(logits_BNK.mT, codes_BN, reduction="none").cpu()
+    return loss_BN, (logits_BNK.argmax(-1) == codes_BN).float().cpu()
+
+
+def other_caption(clips: Clips, number: int, count: int) -> str | None:
+    """The caption of the next of the first `count` clips that has another one; None without."""
+    own: str = clips[number]["caption"]
+    for step in range(1, count):
+        words: str = clips[(number + step) % count]["caption"]
+        if words != own:
+            return words
+    return None
+
+
+def _validation(held: Held) -> Validation:
+    later = slice(held.loss_N.shape[1] - held.changed_m.shape[1], None)
+    first = slice(later.start)
+    return Validation(
+        clips=len(held.loss_N),
+        loss=float(held.loss_N.mean()),
+        first=_mean(held.loss_N[:, first], held.hit_N[:, first]),
+        later=_mean(held.loss_N[:, later], held.hit_N[:, later]),
+        dynamics=_dynamics(held, held.loss_N[:, later], held.hit_N[:, later]),
     )
-    return Validation(len(loss_MN), float(loss_MN.mean()), first, later)
+
+
+def _mean(loss: Tensor, hit: Tensor) -> Score:
+    return Score(float(loss.mean()), float(hit.mean()))
+
+
+def _dynamics(held: Held, loss_Mm: Tensor, hit_Mm: Tensor) -> Dynamics:
+    changed_Mm, swapped_M = held.changed_m, held.is_swapped
+    rise_M = (held.swapped_m - loss_Mm).mean(1)[swapped_M]
+    return Dynamics(
+        changed_share=float(changed_Mm.float().mean()),
+        changed=_mean(loss_Mm[changed_Mm], hit_Mm[changed_Mm]) if changed_Mm.any() else None,
+        stayed=_mean(loss_Mm[~changed_Mm], hit_Mm[~changed_Mm]) if not changed_Mm.all() else None,
+        swapped=Swapped(len(rise_M), float(rise_M.mean()), float((rise_M > 0).float().mean()))
+        if len(rise_M)
+        else None,
+    )
 
 
 def by_dataset(samples: list[dict[str, Any]]) -> dict[str, list[int]]:
