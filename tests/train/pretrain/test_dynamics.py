@@ -11,10 +11,7 @@ from handloom.train.trainer.run import Run
 from handloom.train.trainer.start import train
 from tests.helpers.stage1_runs import small_run, write_clips
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:torch.distributed is disabled"),
-    pytest.mark.long,
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:torch.distributed is disabled"), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +62,7 @@ def test_a_model_without_its_captions_is_said_to_ignore_them(job: PretrainTask) 
     plain = {"changed_share": 0.1, "changed": None, "stayed": None}
     counted = {"clips": 24, "nats": dynamics.swapped.nats, "right_preferred": 0.5}
     assert any(
-        "ignores captions" in line
-        for line in results._dynamics_lines(plain | {"swapped": counted})
+        "ignores captions" in line for line in results._dynamics_lines(plain | {"swapped": counted})
     )
 
 

@@ -1,0 +1,129 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from handloom.claim import lanes
+from handloom.claim.config import ClaimConfig
+from handloom.claim.plan import Step, cells, steps
+from handloom.claim.results import Count, collect, difference, verdict
+from handloom.claim.run import claim
+from handloom.errors import RunError, UserError
+
+
+@pytest.mark.parametrize(
+    ("done", "tried", "low", "high"),
+    # Wilson's intervals as Newcombe prints them (Statistics in Medicine 17, 1998, table I).
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+     (1, 29, 0.0061, 0.1718)],
+)  # fmt: skip
+def test_intervals_are_those_that_newcombe_prints(done, tried, low, high):
+    assert Count(done, tried).interval == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "low", "high"),
+    # Method 10 of Newcombe's second paper (17, 873 to 890, table II).
+    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090),
+     ((10, 10), (0, 10), 0.6075, 1.0)],
+)  # fmt: skip
+def test_differences_are_those_that_newcombe_prints(one, other, low, high):
+    apart, found_low, found_high = difference(Count(*one), Count(*other))
+    assert apart == pytest.approx(one[0] / one[1] - other[0] / other[1])
+    assert (found_low, found_high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_no_attempt_has_no_rate():
+    assert math.isnan(Count(0, 0).rate)
+    assert all(map(math.isnan, Count(0, 0).interval))
+
+
+def test_every_step_waits_for_steps_before_it_and_writes_a_folder_of_its_own():
+    planned = steps(ClaimConfig())
+    names = [step.name for step in planned]
+    assert len(set(names)) == len(names)
+    for number, step in enumerate(planned):
+        assert set(step.after) <= set(names[:number])
+
+
+def test_the_first_seed_alone_is_a_whole_experiment():
+    config = ClaimConfig(seeds=3)
+    one = cells(replace(config, seeds=1))
+    assert cells(config)[: len(one)] == one
+    assert {(c.kind, c.mode) for c in one} == {
+        *((k, m) for k in ("nothing", "people", "hands", "both") for m in ("frozen", "full")),
+        ("blind", "frozen"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"demonstrations": (50, 5)}, "ascending"), ({"seeds": 0}, "--seeds 0"),
+     ({"demonstrations": ()}, "--demonstrations"), ({"lanes": -1}, "--lanes -1")],
+)  # fmt: skip
+def test_numbers_that_cannot_be_are_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        replace(ClaimConfig(), **changes).sized()
+
+
+SCRIPT = "eval rollout --single --chains 3 --videos 0 --tasks touch_red_block --actor"
+
+
+@pytest.mark.long
+def test_steps_run_once_and_again_where_their_command_changed(tmp_path: Path, capsys):
+    first = Step("a", "rollout.json", (), f"{SCRIPT} oracle")
+    second = Step("b", "rollout.json", ("a",), f"{SCRIPT} blind")
+    lanes.run([first, second], tmp_path, 2)
+    times = [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
+    lanes.run([first, second], tmp_path, 2)
+    assert times == [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
+    assert "2 of 2 steps are done" in capsys.readouterr().out
+    # What uses a step that runs again runs again too.
+    lanes.run([replace(first, line=f"{SCRIPT} random"), second], tmp_path, 2)
+    again = [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
+    assert all(new > old for new, old in zip(again, times, strict=True))
+
+
+@pytest.mark.long
+def test_a_step_that_fails_is_named_and_its_log_says_why(tmp_path: Path):
+    wrong = Step("a", "rollout.json", (), "eval rollout --actor nobody")
+    with pytest.raises(RunError, match=r"a failed; .*/log/a\.txt says why"):
+        lanes.run([wrong, Step("b", "x", ("a",), SCRIPT)], tmp_path, 1)
+    assert "nobody" in (tmp_path / "log" / "a.txt").read_text()
+
+
+def write_cell(folder: Path, done: int, tried: int) -> None:
+    (folder / "rollout").mkdir(parents=True)
+    lengths = [1] * done + [0] * (tried - done)
+    rollout = {"lengths": lengths, "touched_another": 0}
+    (folder / "rollout" / "rollout.json").write_text(json.dumps(rollout))
+    val = {"val": {"prior_mean": {"arm_l1": 0.5}}}
+    (folder / "summary.json").write_text(json.dumps(val))
+
+
+def test_the_verdict_follows_from_the_counts(tmp_path: Path):
+    config = ClaimConfig(out=tmp_path, demonstrations=(5, 50), seeds=2)
+    counts = {("nothing", 5): 3, ("hands", 5): 30, ("nothing", 50): 30, ("hands", 50): 31}
+    for cell in cells(config):
+        if cell.mode == "frozen" and (cell.kind, cell.demonstrations) in counts:
+            write_cell(tmp_path / cell.name, counts[cell.kind, cell.demonstrations], 60)
+    found = collect(config)
+    assert {one.success for one in found} == {Count(6, 120), Count(60, 120), Count(62, 120)}
+    few, many = verdict(found, "frozen")
+    assert few.startswith("5 demonstrations")
+    assert few.endswith("+45% success (+35% to +54%): the claim holds.")
+    assert many.endswith("the claim is not shown.")
+
+
+@pytest.mark.slow
+def test_a_quick_run_goes_through_all_parts(tmp_path: Path):
+    claim(ClaimConfig(out=tmp_path, quick=True))
+    page = (tmp_path / "report.html").read_text()
+    for words in ("these hands and robot video", "features set to zero", "blind", "next frame"):
+        assert words in page
+    assert "<svg" in page
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert len(found["cells"]) == 2 * 9
+    assert all(one["success"]["tried"] == 6 for one in found["cells"])
