@@ -1,7 +1,8 @@
 """Commands that join folders: shards are inspected, miniatures written, jobs submitted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,12 @@ from handloom.flags import choice
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 
 TABLETOP, REACHES, PICTURES = "tabletop", "reaches", "touch-pictures"
+OTHERS = {  # modules that write samples of no published dataset
+    TABLETOP: "handloom.train.tabletop.record",
+    REACHES: "handloom.stages.miniatures.reaches",
+    PICTURES: "handloom.claim.pictures",
+}
+LAYOUTS = {TABLETOP: "calvin", REACHES: "ssv2"}
 SAMPLES = f"""{", ".join(MINIATURES)}; or {TABLETOP}, demonstrations for `handloom eval \
 rollout` in CALVIN's layout; or {REACHES}, hands that touch blocks as the tabletop's robot does, \
 in the layout of ssv2; or {PICTURES}, frames of both for `handloom train vqgan`."""
@@ -51,29 +58,21 @@ class SampleCommand:
 
 def sample(command: SampleCommand) -> None:
     """Write a miniature and say how it is curated."""
-    dataset = choice(command.dataset, (*MINIATURES, TABLETOP, REACHES, PICTURES), "miniature")
+    dataset = choice(command.dataset, (*MINIATURES, *OTHERS), "miniature")
     for option, value, least in (("clips", command.clips, 1), ("seed", command.seed, 0)):
         if value is not None and value < least:
             raise UserError(f"--{option} is {value}, expected at least {least}.")
     options: dict[str, Any] = {} if command.clips is None else {"clips": command.clips}
     if dataset == TABLETOP:
-        from handloom.train.tabletop.record import write
-
         options["names"] = command.tasks or None
-        layout = "calvin"
-    elif dataset == REACHES:
-        from handloom.stages.miniatures.reaches import write
-
-        layout = "ssv2"
-    elif dataset == PICTURES:
-        from handloom.claim.pictures import write
-
-        write(command.out, seed=command.seed, **options)
+    write: Callable[..., None] = (
+        import_module(OTHERS[dataset]).write if dataset in OTHERS else miniature(dataset)
+    )
+    write(command.out, seed=command.seed, **options)
+    if dataset == PICTURES:
         print(f"{command.out} holds frames: `handloom train vqgan --frames {command.out}`")
         return
-    else:
-        write, layout = miniature(dataset), dataset
-    write(command.out, seed=command.seed, **options)
+    layout = LAYOUTS.get(dataset, dataset)
     print(f"{command.out} holds a miniature {dataset}: curate it with `handloom curate {layout} "
           f"--data {command.out} --out OUT`")  # fmt: skip
 

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from handloom.errors import UserError
 
-# The values that --quick puts in the place of the defaults: every part runs, nothing is learned.
-QUICK = {
+# Values that --quick puts in the place of the defaults: every part runs, nothing is learned.
+QUICK: dict[str, Any] = {
     "hand_videos": 45, "people_clips": 24, "demonstrations": (2, 4), "seeds": 1,
     "tokenizer_steps": 10, "stage1_steps": 4, "head_steps": 4, "full_steps": 4, "tries": 6,
 }  # fmt: skip
@@ -39,7 +40,7 @@ class ClaimConfig:
     """Optimiser steps of a fine-tuning of everything."""
     tries: int = 60
     """Attempts of each policy, over all tasks; the same ones for all."""
-    lanes: int = 2
+    workers: int = 2
     """Trainings and evaluations that run side by side, each on a core of its own."""
     quick: bool = False
     """Run through all parts with sizes too small to learn anything, in a minute or two."""
@@ -51,7 +52,7 @@ class ClaimConfig:
             UserError: a number that cannot be.
         """
         config = replace(self, **QUICK) if self.quick else self
-        counts = {name: getattr(config, name) for name in (*QUICK, "lanes")}
+        counts = {name: getattr(config, name) for name in (*QUICK, "workers")}
         for name, value in counts.items():
             if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
                 flag = name.replace("_", "-")

@@ -9,7 +9,7 @@ from typing import Any
 from handloom import svg
 from handloom.claim.config import ClaimConfig
 from handloom.claim.plan import KINDS, NAMES, STAGE1
-from handloom.claim.results import Found, collect, read, scripts, verdict
+from handloom.claim.results import CellResult, collect, read, scripts, verdict
 from handloom.files import write_text
 
 MODES = {"frozen": "the GPT stays as it is", "full": "everything is trained"}
@@ -22,35 +22,35 @@ seeds; seeds stand beside them, for trainings differ too.</p>"""
 
 def write(config: ClaimConfig) -> None:
     """Write report.html and results.json of what is done so far."""
-    found = collect(config)
-    sections = [INTRODUCTION, *_verdicts(found), *_charts(found), _table(found)]
+    results = collect(config)
+    sections = [INTRODUCTION, *_verdicts(results), *_charts(results), _table(results)]
     sections += [*_scripts(config), *_stage1(config.out), *_imagined(config.out)]
     sections += _pictures(config.out)
     plain = {
-        "cells": [asdict(one) | {"interval": one.success.interval} for one in found],
+        "cells": [asdict(one) | {"interval": one.success.interval} for one in results],
         "scripts": {name: asdict(count) for name, count in scripts(config).items()},
     }
     write_text(config.out / "results.json", json.dumps(plain, indent=1) + "\n")
     write_text(config.out / "report.html", svg.page("What videos of hands are worth", sections))
 
 
-def _verdicts(found: Sequence[Found]) -> Iterator[str]:
-    lines = [line for mode in MODES for line in verdict(found, mode)]
+def _verdicts(results: Sequence[CellResult]) -> Iterator[str]:
+    lines = [line for mode in MODES for line in verdict(results, mode)]
     if lines:
         yield "<h2>Does pre-training on hands help?</h2>"
         yield svg.table((), [(line,) for line in lines], words=(0,))
 
 
-def _charts(found: Sequence[Found]) -> Iterator[str]:
+def _charts(results: Sequence[CellResult]) -> Iterator[str]:
     yield "<h2>Success against demonstrations</h2><div class=charts>"
     for mode, says in MODES.items():
-        shown = [one for one in found if one.mode == mode]
+        shown = [one for one in results if one.mode == mode]
         if shown:
             yield _chart(f"{mode}: {says}", shown)
     yield "</div>"
 
 
-def _chart(title: str, shown: Sequence[Found]) -> str:
+def _chart(title: str, shown: Sequence[CellResult]) -> str:
     most = max(one.demonstrations for one in shown)
     least = min(one.demonstrations for one in shown)
     axes = svg.Axes(58, 34, 460, 240, (least / 1.4, most * 1.4), (0.0, 1.0), log_x=True)
@@ -73,11 +73,11 @@ def _chart(title: str, shown: Sequence[Found]) -> str:
     return svg.drawing(axes.x + axes.width + 20, axes.bottom + 60 + 18 * len(kinds), parts)
 
 
-def _table(found: Sequence[Found]) -> str:
+def _table(results: Sequence[CellResult]) -> str:
     heads = ("stage 1", "GPT", "demonstrations", "success", "95 %", "by seed", "another block",
              "arm error")  # fmt: skip
     rows = []
-    for one in found:
+    for one in results:
         low, high = one.success.interval
         rows.append(
             (

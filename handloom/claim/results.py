@@ -1,4 +1,4 @@
-"""What the runs of `handloom claim` found: successes with their intervals, and differences."""
+"""Results of the runs of `handloom claim`: successes with their intervals, and differences."""
 
 import json
 import math
@@ -50,8 +50,8 @@ def difference(one: Count, other: Count) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the fine-tunings of one kind on so many demonstrations reached, all seeds together."""
+class CellResult:
+    """Success of the fine-tunings of one kind on so many demonstrations, all seeds together."""
 
     kind: str
     mode: str
@@ -65,22 +65,22 @@ class Found:
     """Mean over seeds of the arm's error on held-out windows, standard deviations."""
 
 
-def collect(config: ClaimConfig) -> list[Found]:
+def collect(config: ClaimConfig) -> list[CellResult]:
     """Read the results of the fine-tunings that are done."""
     groups: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in cells(config):
         if (config.out / cell.name / "rollout" / "rollout.json").is_file():
             groups.setdefault(cell[:3], []).append(cell)
-    return [_found(config.out, group) for group in groups.values()]
+    return [_result(config.out, group) for group in groups.values()]
 
 
-def _found(out: Path, group: Sequence[Cell]) -> Found:
+def _result(out: Path, group: Sequence[Cell]) -> CellResult:
     rollouts = [read(out / cell.name / "rollout" / "rollout.json") for cell in group]
     counts = [count_of(rollout) for rollout in rollouts]
     errors = [
         read(out / cell.name / "summary.json")["val"]["prior_mean"]["arm_l1"] for cell in group
     ]
-    return Found(
+    return CellResult(
         *group[0][:3],
         success=Count(sum(c.done for c in counts), sum(c.tried for c in counts)),
         by_seed=tuple(c.rate for c in counts),
@@ -101,16 +101,16 @@ def count_of(rollout: dict[str, Any]) -> Count:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A file of JSON."""
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    """The object in a JSON file."""
+    values: dict[str, Any] = json.loads(file.read_text())
+    return values
 
 
-def verdict(found: Sequence[Found], mode: str) -> list[str]:
+def verdict(results: Sequence[CellResult], mode: str) -> list[str]:
     """A sentence for each number of demonstrations: is pre-training on videos worth something?"""
-    by = {(one.kind, one.demonstrations): one for one in found if one.mode == mode}
+    by = {(one.kind, one.demonstrations): one for one in results if one.mode == mode}
     lines = []
-    for count in sorted({one.demonstrations for one in found}):
+    for count in sorted({one.demonstrations for one in results}):
         start = by.get(("nothing", count))
         if start is None:
             continue

@@ -1,6 +1,6 @@
 """`handloom claim`: all steps, then the report."""
 
-from handloom.claim import lanes, report
+from handloom.claim import report, scheduler
 from handloom.claim.config import ClaimConfig
 from handloom.claim.plan import steps
 from handloom.claim.results import collect, verdict
@@ -16,12 +16,12 @@ def claim(config: ClaimConfig) -> None:
     """
     sized = config.sized()
     try:
-        lanes.run(steps(sized), sized.out, sized.lanes)
+        scheduler.run(steps(sized), sized.out, sized.workers)
     except (RunError, KeyboardInterrupt):
         report.write(sized)
         print(f"{sized.out / 'report.html'} shows what is done so far")
         raise
     report.write(sized)
-    found = collect(sized)
-    print("\n".join(line for mode in ("frozen", "full") for line in verdict(found, mode)))
+    results = collect(sized)
+    print("\n".join(line for mode in ("frozen", "full") for line in verdict(results, mode)))
     print(f"open {sized.out / 'report.html'}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from handloom.claim import lanes
+from handloom.claim import scheduler
 from handloom.claim.config import ClaimConfig
 from handloom.claim.plan import Step, cells, steps
 from handloom.claim.results import Count, collect, difference, verdict
@@ -61,7 +61,7 @@ def test_the_first_seed_alone_is_a_whole_experiment():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [({"demonstrations": (50, 5)}, "ascending"), ({"seeds": 0}, "--seeds 0"),
-     ({"demonstrations": ()}, "--demonstrations"), ({"lanes": -1}, "--lanes -1")],
+     ({"demonstrations": ()}, "--demonstrations"), ({"workers": -1}, "--workers -1")],
 )  # fmt: skip
 def test_numbers_that_cannot_be_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
@@ -75,13 +75,13 @@ SCRIPT = "eval rollout --single --chains 3 --videos 0 --tasks touch_red_block --
 def test_steps_run_once_and_again_where_their_command_changed(tmp_path: Path, capsys):
     first = Step("a", "rollout.json", (), f"{SCRIPT} oracle")
     second = Step("b", "rollout.json", ("a",), f"{SCRIPT} blind")
-    lanes.run([first, second], tmp_path, 2)
+    scheduler.run([first, second], tmp_path, 2)
     times = [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
-    lanes.run([first, second], tmp_path, 2)
+    scheduler.run([first, second], tmp_path, 2)
     assert times == [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
     assert "2 of 2 steps are done" in capsys.readouterr().out
     # What uses a step that runs again runs again too.
-    lanes.run([replace(first, line=f"{SCRIPT} random"), second], tmp_path, 2)
+    scheduler.run([replace(first, line=f"{SCRIPT} random"), second], tmp_path, 2)
     again = [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
     assert all(new > old for new, old in zip(again, times, strict=True))
 
@@ -90,7 +90,7 @@ def test_steps_run_once_and_again_where_their_command_changed(tmp_path: Path, ca
 def test_a_step_that_fails_is_named_and_its_log_says_why(tmp_path: Path):
     wrong = Step("a", "rollout.json", (), "eval rollout --actor nobody")
     with pytest.raises(RunError, match=r"a failed; .*/log/a\.txt says why"):
-        lanes.run([wrong, Step("b", "x", ("a",), SCRIPT)], tmp_path, 1)
+        scheduler.run([wrong, Step("b", "x", ("a",), SCRIPT)], tmp_path, 1)
     assert "nobody" in (tmp_path / "log" / "a.txt").read_text()
 
 

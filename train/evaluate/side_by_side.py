@@ -1,7 +1,7 @@
 """Attempts at single tasks on the tabletop that are made side by side.
 
-The pictures of all attempts go through the model at once, and are drawn only when the policy looks.
-An attempt then costs a tenth of one that is made alone.
+The images of all attempts go through the model in one batch, and are rendered only when the policy
+needs them: an attempt costs a tenth of one that is made alone.
 """
 
 from collections import Counter
@@ -22,29 +22,29 @@ from handloom.train.tabletop.spread import SUBSTEPS, SpreadOut
 Actions = npt.NDArray[np.float32]
 
 
-class Handed:
-    """A ChunkPolicy whose actions are handed to it before it is asked."""
+class GivenActions:
+    """A ChunkPolicy that returns the actions set from outside."""
 
     actions: Actions
 
     def reset(self) -> None:
-        """Does nothing: the policy itself is reset by `Attempt`."""
+        """Does nothing: `Attempt` resets the policy itself."""
 
     def act(self, obs: Mapping[str, Any], instruction: str, /) -> Actions:
-        """The actions [n, 7] that were handed over last."""
+        """The actions [n, 7] that were set last."""
         return self.actions
 
 
 class Attempt:
-    """An attempt at a task: its table, its policy's memory, and the way to the table's actions."""
+    """An attempt at a task: its environment, its policy, and the adapter between their actions."""
 
     def __init__(self, chain: Chain, instruction: str, policy: Policy) -> None:
         self.task, self.instruction, self.policy = chain.tasks[0], instruction, policy
         self.env = TabletopEnv(render=False, scene=tasks.scene_of(self.task))
         self.env.reset(*starts.tabletop_start(chain))
         self._start = self.env.get_info()
-        self._handed = Handed()
-        self._spread = SpreadOut(self._handed)
+        self._given = GivenActions()
+        self._spread = SpreadOut(self._given)
         self._spread.reset()
         self.policy.reset()
         self.steps = 0
@@ -57,7 +57,7 @@ class Attempt:
 
     def execute(self, actions: Actions, most: int) -> None:
         """Execute actions [n, 7], until the task is done or `most` steps of the attempt are."""
-        self._handed.actions = actions
+        self._given.actions = actions
         for _ in range(min(SUBSTEPS * len(actions), most - self.steps)):
             action = self._spread.step(self.env.get_obs(), self.instruction)
             _, _, _, info = self.env.step(action)
@@ -89,7 +89,7 @@ def evaluate(
     policies = [make_policy() for _ in range(min(at_once, len(chains)))]
     for first in range(0, len(chains), at_once):
         some = chains[first : first + at_once]
-        attempts += _make(some, instructions, policies[: len(some)], steps)
+        attempts += _run_batch(some, instructions, policies[: len(some)], steps)
     return attempts
 
 
@@ -108,7 +108,7 @@ def touched_another(attempts: Sequence[Attempt]) -> int:
     return sum(a.env.touched_first is not None and not a.done for a in attempts)
 
 
-def _make(
+def _run_batch(
     chains: Sequence[Chain], instructions: Mapping[str, str], policies: Sequence[Policy], steps: int
 ) -> list[Attempt]:
     pairs = zip(chains, policies, strict=True)

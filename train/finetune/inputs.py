@@ -62,10 +62,12 @@ class Masked(NamedTuple):
 
 def joined(parts: Sequence[Inputs]) -> Inputs:
     """Windows of several inputs as one; all of them with features, or none."""
-    columns = zip(*parts, strict=True)
-    values = [torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns]
+    values = parts[0]._asdict()
+    for name, first in values.items():
+        if isinstance(first, Tensor):
+            values[name] = torch.cat([getattr(part, name) for part in parts])
     visible = all(part.all_visible for part in parts)
-    return Inputs(*values)._replace(all_visible=visible, masked=None)
+    return Inputs(**values)._replace(all_visible=visible, masked=None)
 
 
 class DeviceWindows(NamedTuple):

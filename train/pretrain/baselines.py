@@ -30,7 +30,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Swapped:
-    """What the model loses when clips are given the captions of other ones."""
+    """Loss of the model when clips are given the captions of others."""
 
     clips: int
     """Clips that were given another caption than their own."""
@@ -42,7 +42,7 @@ class Swapped:
 
 @dataclass(frozen=True)
 class Dynamics:
-    """Scores on frames 1 and later that repeating the last frame does not have."""
+    """Scores of frames 1 and later that tell prediction from repetition."""
 
     changed_share: float
     """Share of the codes that differ from the one at the same place a frame earlier."""

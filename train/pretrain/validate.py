@@ -42,11 +42,13 @@ class Pretraining(Protocol):
         """Mixed precision, where asked for."""
 
 
-class Held(NamedTuple):
-    """A model on one held-out clip: cross entropy and hits [N], and what stands beside them."""
+class ClipScores(NamedTuple):
+    """Scores of one held-out clip, code by code."""
 
     loss_N: Tensor
+    """Cross entropy, nats."""
     hit_N: Tensor
+    """1 where the likeliest code is the true one."""
     changed_m: Tensor
     """bool, of frames 1 and later: the code differs from the one a frame earlier."""
     swapped_m: Tensor
@@ -66,21 +68,21 @@ def evaluate(job: Pretraining) -> dict[str, Validation]:
         By dataset, as clips name it, and of `all`; empty but in rank 0.
     """
     count = min(len(job.val), job.config.val_clips)
-    found: list[Held] = []
+    found: list[ClipScores] = []
     numbers = list(job.world.share(count))
     for start in range(0, len(numbers), job.micro_batch):
         found += _score(job, numbers[start : start + job.micro_batch], count)
     rows = job.world.collect(found, count)
     if not rows:
         return {}
-    held = Held(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    scores = ClipScores(*(torch.stack(column) for column in zip(*rows, strict=True)))
     return {
-        name: _validation(Held(*(column[rows] for column in held)))
+        name: _validation(ClipScores(*(column[rows] for column in scores)))
         for name, rows in by_dataset([job.val[i] for i in range(count)]).items()
     }
 
 
-def _score(job: Pretraining, numbers: list[int], count: int) -> Iterator[Held]:
+def _score(job: Pretraining, numbers: list[int], count: int) -> Iterator[ClipScores]:
     samples, each = [job.val[i] for i in numbers], job.shape.codes_per_frame
     captions = [other_caption(job.val, i, count) for i in numbers]
     codes_BN, text_BLE = job.inputs(samples)
@@ -92,7 +94,7 @@ def _score(job: Pretraining, numbers: list[int], count: int) -> Iterator[Held]:
     other_BN, _ = _loss_and_hits(job, codes_BN, job.inputs(swapped).text_BLE)
     changed_Bm = (codes_BN[:, each:] != codes_BN[:, :-each]).cpu()
     is_swapped_B = torch.tensor([words is not None for words in captions])
-    return map(Held, loss_BN, hit_BN, changed_Bm, other_BN[:, each:], is_swapped_B)
+    return map(ClipScores, loss_BN, hit_BN, changed_Bm, other_BN[:, each:], is_swapped_B)
 
 
 def _loss_and_hits(job: Pretraining, codes_BN: Tensor, text_BLE: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,15 +114,15 @@ def other_caption(clips: Clips, number: int, count: int) -> str | None:
     return None
 
 
-def _validation(held: Held) -> Validation:
-    later = slice(held.loss_N.shape[1] - held.changed_m.shape[1], None)
+def _validation(scores: ClipScores) -> Validation:
+    later = slice(scores.loss_N.shape[1] - scores.changed_m.shape[1], None)
     first = slice(later.start)
     return Validation(
-        clips=len(held.loss_N),
-        loss=float(held.loss_N.mean()),
-        first=_mean(held.loss_N[:, first], held.hit_N[:, first]),
-        later=_mean(held.loss_N[:, later], held.hit_N[:, later]),
-        dynamics=_dynamics(held, held.loss_N[:, later], held.hit_N[:, later]),
+        clips=len(scores.loss_N),
+        loss=float(scores.loss_N.mean()),
+        first=_mean(scores.loss_N[:, first], scores.hit_N[:, first]),
+        later=_mean(scores.loss_N[:, later], scores.hit_N[:, later]),
+        dynamics=_dynamics(scores, scores.loss_N[:, later], scores.hit_N[:, later]),
     )
 
 
@@ -128,9 +130,9 @@ def _mean(loss: Tensor, hit: Tensor) -> Score:
     return Score(float(loss.mean()), float(hit.mean()))
 
 
-def _dynamics(held: Held, loss_Mm: Tensor, hit_Mm: Tensor) -> Dynamics:
-    changed_Mm, swapped_M = held.changed_m, held.is_swapped
-    rise_M = (held.swapped_m - loss_Mm).mean(1)[swapped_M]
+def _dynamics(scores: ClipScores, loss_Mm: Tensor, hit_Mm: Tensor) -> Dynamics:
+    changed_Mm, swapped_M = scores.changed_m, scores.is_swapped
+    rise_M = (scores.swapped_m - loss_Mm).mean(1)[swapped_M]
     return Dynamics(
         changed_share=float(changed_Mm.float().mean()),
         changed=_mean(loss_Mm[changed_Mm], hit_Mm[changed_Mm]) if changed_Mm.any() else None,

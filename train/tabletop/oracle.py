@@ -46,10 +46,10 @@ class Oracle:
     Args:
         seed: for the speed, the side of a pillar and the noise.
         noise: standard deviation of the noise on the six motion numbers of a relative action, which
-            are within -1 and 1.
+            are within -1 and 1; one for all, or one for each.
     """
 
-    def __init__(self, seed: int = 0, noise: float = 0.0) -> None:
+    def __init__(self, seed: int = 0, noise: float | Floats = 0.0) -> None:
         self._rng = np.random.default_rng(seed)
         self._noise = noise
         self.reset()

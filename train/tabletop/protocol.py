@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from handloom.errors import UserError
 from handloom.train.tabletop import starts, tasks
 from handloom.train.tabletop.chains import LENGTH, Chain
-from handloom.train.tabletop.env import Scene, TabletopEnv
+from handloom.train.tabletop.env import TabletopEnv
+from handloom.train.tabletop.tasks import Scene
 from handloom.train.tabletop.world import Floats
 
 STEPS_PER_TASK = 360

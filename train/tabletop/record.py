@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from handloom.errors import RunError, UserError
 from handloom.files import sync_tree, write_text
-from handloom.train.tabletop import tasks
+from handloom.train.tabletop import tasks, touching
 from handloom.train.tabletop import world as w
 from handloom.train.tabletop.env import TabletopEnv, initial_state, relative_action
 from handloom.train.tabletop.oracle import Oracle
@@ -184,7 +184,9 @@ def _move_gripper_aside(world: TableWorld, rng: np.random.Generator) -> None:
 
 
 def _attempt(task: str, rng: np.random.Generator, noise: float) -> dict[str, NDArray[Any]] | None:
-    env, oracle = TabletopEnv(scene=tasks.scene_of(task)), Oracle(int(rng.integers(2**31)), noise)
+    scene = tasks.scene_of(task)
+    noises = noise * touching.MOVES if scene == "touch" else noise
+    env, oracle = TabletopEnv(scene=scene), Oracle(int(rng.integers(2**31)), noises)
     obs, judge = env.reset(*start(task, rng)), tasks.TaskOracle()
     info, start_info, rows = env.get_info(), env.get_info(), []
     for _ in range(MAX_STEPS):

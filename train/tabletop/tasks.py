@@ -57,7 +57,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "turn_off_led": ("turn off the green light", "turn off the led", "press to put the led out"),
     GO_ROUND: ("go round the pillar to the goal", "reach the goal behind the pillar"),
 }
-VALIDATION: dict[str, str] = {  # one for each task, none of them among those above
+# One for each task, none of them among those above but for the touches: they are about seeing.
+VALIDATION: dict[str, str] = {
     "move_slider_left": "push the sliding door to the left side",
     "move_slider_right": "push the sliding door to the right side",
     "open_drawer": "pull the handle to open the drawer",
@@ -87,7 +88,7 @@ for _colour in COLOURS:
         f"touch the {_colour} block",
         f"reach for the {_colour} block",
     )
-    VALIDATION[f"touch_{_colour}_block"] = f"put a finger on the {_colour} block"
+    VALIDATION[f"touch_{_colour}_block"] = TRAINING[f"touch_{_colour}_block"][0]
 
 TASK_BY_INSTRUCTION = {
     text: task for task, texts in TRAINING.items() for text in (*texts, VALIDATION[task])

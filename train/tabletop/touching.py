@@ -12,7 +12,10 @@ from handloom.train.tabletop.world import Floats, TableWorld
 LOW, HIGH = np.array([-0.17, -0.18]), np.array([0.17, 0.03])  # x and y of the blocks
 APART_M = 0.1  # between the centres of two blocks
 START = w.NEUTRAL - np.array([0.0, 0.06, 0.0, 0.0, 0.0, 0.0])
-SPREAD = np.array([0.15, 0.04, 0.05, 0.03, 0.03, 0.1])  # of the gripper's pose at the start
+# Numbers of a pose that change. The gripper never turns: else half of an action's numbers would be
+# noise that nothing explains.
+MOVES = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+SPREAD = np.array([0.15, 0.04, 0.05, 0.0, 0.0, 0.0])  # of the gripper's pose at the start
 # From the tip to the centre of a block that the fingers touch, along x and y.
 ASIDE_M = w.BLOCK / 2 + w.FINGERS_M
 TOP_Z = w.TABLE_Z + w.BLOCK  # upper face of a block

@@ -63,11 +63,12 @@ class Reach:
 
 def random_reach(rng: np.random.Generator, target: int) -> Reach:
     """A random scene in which a block is touched; the scene does not depend on the block."""
-    appearance = scene.Appearance(
-        *(palette[int(rng.integers(len(palette)))] for palette in
-          (scene.TABLES, scene.WALLS, scene.SKINS, scene.SLEEVES)),
-        second_hand=False, seed=int(rng.integers(1 << 16)),
-    )  # fmt: skip
+    table, wall, skin, sleeve = (
+        palette[int(rng.integers(len(palette)))]
+        for palette in (scene.TABLES, scene.WALLS, scene.SKINS, scene.SLEEVES)
+    )
+    background_seed = int(rng.integers(1 << 16))
+    appearance = scene.Appearance(table, wall, skin, sleeve, False, background_seed)
     red, green, blue = rng.uniform(0.85, 1.1, 3).tolist()
     rest = float(160 + rng.uniform(-60, 60)), float(200 + rng.uniform(-15, 25))
     way_s = float(rng.uniform(0.7, 1.3))

@@ -22,7 +22,7 @@ RECORD = "claim.json"
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # read when torch is imported
 
 
-def run(steps: Sequence[Step], out: Path, lanes: int) -> None:
+def run(steps: Sequence[Step], out: Path, workers: int) -> None:
     """Do the steps that are not done, in their order as far as they need not wait.
 
     A step is done if its command is recorded and its marker is there. One that runs makes those
@@ -40,8 +40,8 @@ def run(steps: Sequence[Step], out: Path, lanes: int) -> None:
     os.environ.update(THREADS)
     try:
         # Spawned: a fork of a process with threads may hang.
-        with ProcessPoolExecutor(lanes, get_context("spawn")) as pool:
-            _run_all(left, done, out, lanes, pool)
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            _run_all(left, done, out, workers, pool)
     finally:
         for name, value in before.items():
             os.environ.pop(name)
@@ -50,12 +50,12 @@ def run(steps: Sequence[Step], out: Path, lanes: int) -> None:
 
 
 def _run_all(
-    left: list[Step], done: dict[str, str], out: Path, lanes: int, pool: ProcessPoolExecutor
+    left: list[Step], done: dict[str, str], out: Path, workers: int, pool: ProcessPoolExecutor
 ) -> None:
     total, failed = len(left) + len(done), list[str]()
     running: dict[Future[int], Step] = {}
     while left or running:
-        while not failed and (step := _next(left, done, running, lanes)):
+        while not failed and (step := _next(left, done, running, workers)):
             left.remove(step)
             log = out / "log" / f"{step.name.replace('/', '_')}.txt"
             running[pool.submit(_work, words_of(step, out), log)] = step
@@ -76,10 +76,10 @@ def _run_all(
 
 
 def _next(
-    left: Sequence[Step], done: Mapping[str, str], running: Mapping[Future[int], Step], lanes: int
+    left: Sequence[Step], done: Mapping[str, str], running: Mapping[Future[int], Step], workers: int
 ) -> Step | None:
     """The first step that can begin now, if any."""
-    if len(running) == lanes or any(step.whole_machine for step in running.values()):
+    if len(running) == workers or any(step.whole_machine for step in running.values()):
         return None
     ready = [step for step in left if all(name in done for name in step.after)]
     for step in ready:
