@@ -30,11 +30,14 @@ class ClaimConfig:
     """Demonstrations of each task to fine-tune on, ascending; so many as the last are recorded."""
     seeds: int = 3
     """Fine-tunings of each kind, from other random numbers and on other demonstrations."""
+    full_seeds: int = 1
+    """Of these, seeds for which everything is fine-tuned too, which takes most of the time; 0 for
+    none."""
     tokenizer_steps: int = 300
     """Optimiser steps of the image tokenizer's decoder."""
-    stage1_steps: int = 1500
+    stage1_steps: int = 1200
     """Optimiser steps of each pre-training."""
-    head_steps: int = 400
+    head_steps: int = 600
     """Optimiser steps of a fine-tuning that leaves the GPT as it is."""
     full_steps: int = 150
     """Optimiser steps of a fine-tuning of everything."""
@@ -52,11 +55,12 @@ class ClaimConfig:
             UserError: a number that cannot be.
         """
         config = replace(self, **QUICK) if self.quick else self
-        counts = {name: getattr(config, name) for name in (*QUICK, "workers")}
+        counts = {name: getattr(config, name) for name in (*QUICK, "workers", "full_seeds")}
         for name, value in counts.items():
-            if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
+            least = 0 if name == "full_seeds" else 1
+            if min(value if isinstance(value, tuple) else (value,), default=0) < least:
                 flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {value} cannot be: give numbers of 1 or more.")
+                raise UserError(f"--{flag} {value} cannot be: give numbers of {least} or more.")
         if list(config.demonstrations) != sorted(set(config.demonstrations)):
             numbers = " ".join(map(str, config.demonstrations))
             raise UserError(f"--demonstrations {numbers}: give ascending numbers, each once.")

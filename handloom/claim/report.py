@@ -8,7 +8,7 @@ from typing import Any
 
 from handloom import svg
 from handloom.claim.config import ClaimConfig
-from handloom.claim.plan import KINDS, NAMES, STAGE1
+from handloom.claim.plan import FROZEN, NAMES, STAGE1
 from handloom.claim.results import CellResult, collect, read, scripts, verdict
 from handloom.files import write_text
 
@@ -56,7 +56,7 @@ def _chart(title: str, shown: Sequence[CellResult]) -> str:
     axes = svg.Axes(58, 34, 460, 240, (least / 1.4, most * 1.4), (0.0, 1.0), log_x=True)
     parts = [*axes.box(title, "demonstrations of each task"), *axes.grid("{:.0%}".format)]
     parts += axes.numbers()
-    kinds = [kind for kind in (*KINDS, "blind") if any(one.kind == kind for one in shown)]
+    kinds = [kind for kind in FROZEN if any(one.kind == kind for one in shown)]
     for number, kind in enumerate(kinds):
         colour, dashed = svg.COLOURS[number % len(svg.COLOURS)], kind in ("nothing", "blind")
         rows = sorted((o for o in shown if o.kind == kind), key=lambda one: one.demonstrations)
@@ -102,24 +102,33 @@ def _scripts(config: ClaimConfig) -> Iterator[str]:
 
 
 def _stage1(out: Path) -> Iterator[str]:
-    """Validation of each pre-training, and its picture."""
+    """Validation of each pre-training, and its predictions."""
     yield "<h2>Stage 1</h2>"
     rows: list[Sequence[object]] = []
     for kind in STAGE1:
         file = out / "stage1" / kind / "summary.json"
         if file.is_file():
-            for dataset, parts in read(file)["val_by_dataset"].items():
-                later = parts["frames 1 and later"]
-                mine, copied = later["model"], later["copy last frame"]
-                rows.append(
-                    (NAMES[kind], dataset, f"{mine['cross_entropy']:.3f}",
-                     f"{copied['cross_entropy']:.3f}", f"{mine['accuracy']:.1%}",
-                     f"{copied['accuracy']:.1%}")
-                )  # fmt: skip
-    heads = ("stage 1", "held out", "nats a code", "copying", "right", "copying")
+            summary = read(file)
+            for dataset in sorted(set(summary["val_by_dataset"]) - {"all"}):
+                rows.append((NAMES[kind], dataset, *_validation(summary, dataset)))
+    heads = ("stage 1", "held out", "nats a code", "copying", "changed codes right",
+             "own caption preferred", "PSNR", "last frame repeated")  # fmt: skip
     yield svg.table(heads, rows)
     for kind in STAGE1:
         yield from _figure(out / "stage1" / kind / "predictions.png", NAMES[kind])
+
+
+def _validation(summary: dict[str, Any], dataset: str) -> Iterator[str]:
+    """Cells of a row: the model and copying, what changes, captions, pictures."""
+    later = summary["val_by_dataset"][dataset]["frames 1 and later"]
+    for who in ("model", "copy last frame"):
+        yield f"{later[who]['cross_entropy']:.3f}"
+    dynamics = summary["dynamics"][dataset]
+    for part, score in (("changed", "accuracy"), ("swapped", "right_preferred")):
+        yield f"{dynamics[part][score]:.1%}" if dynamics[part] else ""
+    pictures = summary["pictures"].get(dataset, {})
+    for who in ("predicted", "last given repeated"):
+        yield f"{pictures[who]['psnr_db']:.2f} dB" if who in pictures else ""
 
 
 def _imagined(out: Path) -> Iterator[str]:

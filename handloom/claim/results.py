@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from handloom.claim.config import ClaimConfig
-from handloom.claim.plan import SCRIPTS, Cell, cells
+from handloom.claim.plan import NAMES, SCRIPTS, Cell, cells
 
+# A kind of stage 1, and the one that it should beat. The last asks what hands add to robot video.
+COMPARED = (("hands", "nothing"), ("both", "nothing"), ("both", "robot"))
 Z95 = 1.959964  # of the normal distribution
 
 
@@ -107,20 +109,18 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def verdict(results: Sequence[CellResult], mode: str) -> list[str]:
-    """A sentence for each number of demonstrations: is pre-training on videos worth something?"""
+    """A sentence for each comparison and number of demonstrations: are videos worth something?"""
     by = {(one.kind, one.demonstrations): one for one in results if one.mode == mode}
     lines = []
     for count in sorted({one.demonstrations for one in results}):
-        start = by.get(("nothing", count))
-        if start is None:
-            continue
-        for kind in ("hands", "both"):
-            if (one := by.get((kind, count))) is None:
+        for kind, other in COMPARED:
+            if not by.keys() >= {(kind, count), (other, count)}:
                 continue
-            apart, low, high = difference(one.success, start.success)
-            says = "holds" if low > 0 else "is reversed" if high < 0 else "is not shown"
+            apart, low, high = difference(by[kind, count].success, by[other, count].success)
+            outcome = "holds" if low > 0 else "is reversed" if high < 0 else "is not shown"
             lines.append(
-                f"{count} demonstrations a task, {mode} GPT, stage 1 on {kind} against nothing: "
-                f"{apart:+.0%} success ({low:+.0%} to {high:+.0%}): the claim {says}."
+                f"{count} demonstrations a task, {mode} GPT, stage 1 on {NAMES[kind]} against "
+                f"{NAMES[other]}: {apart:+.0%} success ({low:+.0%} to {high:+.0%}): the claim "
+                f"{outcome}."
             )
     return lines

@@ -48,20 +48,22 @@ def test_every_step_waits_for_steps_before_it_and_writes_a_folder_of_its_own():
         assert set(step.after) <= set(names[:number])
 
 
-def test_the_first_seed_alone_is_a_whole_experiment():
-    config = ClaimConfig(seeds=3)
-    one = cells(replace(config, seeds=1))
-    assert cells(config)[: len(one)] == one
-    assert {(c.kind, c.mode) for c in one} == {
-        *((k, m) for k in ("nothing", "people", "hands", "both") for m in ("frozen", "full")),
-        ("blind", "frozen"),
-    }
+def test_more_seeds_leave_the_first_ones_as_they_are():
+    one = cells(ClaimConfig(seeds=1, full_seeds=0))
+    every = cells(ClaimConfig(seeds=3, full_seeds=2))
+    assert every[: len(one)] == one
+    kinds = ("nothing", "people", "hands", "both")
+    frozen = {(kind, "frozen") for kind in (*kinds, "robot", "blind")}
+    assert {(c.kind, c.mode) for c in one} == frozen
+    assert {(c.kind, c.mode) for c in every} == frozen | {(kind, "full") for kind in kinds}
+    assert {c.seed for c in every if c.mode == "full"} == {0, 1}
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [({"demonstrations": (50, 5)}, "ascending"), ({"seeds": 0}, "--seeds 0"),
-     ({"demonstrations": ()}, "--demonstrations"), ({"workers": -1}, "--workers -1")],
+     ({"demonstrations": ()}, "--demonstrations"), ({"workers": -1}, "--workers -1"),
+     ({"full_seeds": -1}, "--full-seeds -1")],
 )  # fmt: skip
 def test_numbers_that_cannot_be_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
@@ -125,5 +127,5 @@ def test_a_quick_run_goes_through_all_parts(tmp_path: Path):
         assert words in page
     assert "<svg" in page
     found = json.loads((tmp_path / "results.json").read_text())
-    assert len(found["cells"]) == 2 * 9
+    assert len(found["cells"]) == 2 * 10
     assert all(one["success"]["tried"] == 6 for one in found["cells"])
