@@ -85,6 +85,9 @@ class FrameByFrame:
 
     clips: int
     temporally_teacher_forced: float
+    changed: float | None
+    """Temporally teacher-forced, of the codes that differ from the one a frame earlier; None where
+    none does. Copying has none of them right."""
     teacher_forced: float
     """The same model on the same clips with all codes before being true."""
     copy_last_frame: float

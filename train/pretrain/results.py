@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from handloom.errors import UserError
 from handloom.files import write_text
@@ -55,11 +56,12 @@ def finish(job: Pretraining, step: int, scores: dict[str, Any]) -> None:
         rows[name] = {"frames 1 and later": later, "frame 0": first}
     for name in datasets_to_print(rows):
         _print_table(name, rows[name], scores[name]["clips"])
-        print("\n".join(_dynamics_lines(scores[name]["dynamics"])))
+        print("\n".join(dynamics_lines(scores[name]["dynamics"])))
     frames = frame_by_frame(job)
     _print_frames(frames)
     pixels = quality.scores(draw_predictions(job))
-    print("\n".join(["", "as pictures, from the caption and frame 0:", *quality.table(pixels)]))
+    lines = [*quality.table(pixels), *pixel_lines(pixels)]
+    print("\n".join(["", "as pictures, from the caption and frame 0:", *lines]))
     plain = {
         name: {part: {who: asdict(s) for who, s in row.items()} for part, row in parts.items()}
         for name, parts in rows.items()
@@ -112,26 +114,30 @@ def frame_by_frame(job: Pretraining, clips: int = GENERATED_CLIPS) -> dict[str, 
         clips: the first so many held-out ones are asked.
     """
     samples, each = _samples(job)[:clips], job.shape.codes_per_frame
-    own, forced, copied = [], [], []
+    own, forced, copied = list[Tensor](), list[Tensor](), list[Tensor]()
     for codes_BN, text_BLE in in_parts(job, samples, clips):
         true_Bm = codes_BN[:, each:]
         own.append(predict_each_frame(job.model, codes_BN, text_BLE) == true_Bm)
         forced.append(job.model(codes_BN, text_BLE)[:, each:].argmax(-1) == true_Bm)
         copied.append(codes_BN[:, :-each] == true_Bm)
-    own_M, forced_M, copied_M = (
-        torch.cat(hits).float().mean(1).cpu() for hits in (own, forced, copied)
-    )
+    own_Mm, forced_Mm, copied_Mm = (torch.cat(hits).cpu() for hits in (own, forced, copied))
+    own_M, forced_M, copied_M = (hits.float().mean(1) for hits in (own_Mm, forced_Mm, copied_Mm))
     baselines = baseline_scores(job, samples)
     return {
         name: FrameByFrame(
             clips=len(rows),
             temporally_teacher_forced=float(own_M[rows].mean()),
+            changed=_share(own_Mm[rows], ~copied_Mm[rows]),
             teacher_forced=float(forced_M[rows].mean()),
             copy_last_frame=float(copied_M[rows].mean()),
             unigram=baselines[name]["frames 1 and later"]["unigram"].accuracy,
         )
         for name, rows in by_dataset(samples).items()
     }
+
+
+def _share(hits: Tensor, where: Tensor) -> float | None:
+    return float(hits[where].float().mean()) if where.any() else None
 
 
 def draw_predictions(job: Pretraining) -> list[quality.PredictedView]:
@@ -187,8 +193,12 @@ def _print_table(dataset: str, rows: Rows, clips: int) -> None:
             print(f"{part:<20}{name:<16}{score.cross_entropy:>11.3f} nats{score.accuracy:>11.1%}")
 
 
-def _dynamics_lines(dynamics: dict[str, Any]) -> list[str]:
-    """What changes, and whether captions matter, in words."""
+def dynamics_lines(dynamics: dict[str, Any]) -> list[str]:
+    """Scores of what changes, and whether captions matter, in words.
+
+    Args:
+        dynamics: `Dynamics` as a dict.
+    """
     share, lines = dynamics["changed_share"], []
     for name, part in (("changed", share), ("stayed", 1 - share)):
         if (score := dynamics[name]) is not None:
@@ -203,15 +213,32 @@ def _dynamics_lines(dynamics: dict[str, Any]) -> list[str]:
             f"{swapped['clips']} clips are likelier with their own"
         )
         # Two standard deviations of a fair coin.
-        if preferred < 0.5 + swapped["clips"] ** -0.5:
-            lines.append("this model ignores captions: another one makes no difference to it")
+        matters = preferred >= 0.5 + swapped["clips"] ** -0.5 and swapped["nats"] > 0
+        lines.append(
+            "captions matter: the right one makes a clip likelier"
+            if matters
+            else "this model ignores captions: another one makes no difference to it"
+        )
+    return lines
+
+
+def pixel_lines(pixels: dict[str, dict[str, Any]]) -> list[str]:
+    """Whether predicted frames are nearer to the true ones than the last given frame, in words."""
+    lines = []
+    for name in datasets_to_print(pixels):
+        gain = pixels[name]["predicted"]["psnr_db"] - pixels[name]["last given repeated"]["psnr_db"]
+        verdict = "beats" if gain > 0 else "does not beat"
+        lines.append(f"{name}: it {verdict} repeating the last given frame ({gain:+.2f} dB)")
     return lines
 
 
 def _print_frames(frames: dict[str, FrameByFrame]) -> None:
     print("\naccuracy on frames 1 and later, of the model in a frame of its own codes after true")
-    print("frames; the same model after true codes; copy last frame; unigram:")
+    print("frames; of these the codes that changed; the same model after true codes; copy last")
+    print("frame; unigram:")
     for name in datasets_to_print(frames):
         f = frames[name]
-        shares = (f.temporally_teacher_forced, f.teacher_forced, f.copy_last_frame, f.unigram)
-        print(f"{name + f', {f.clips} clips':<36}" + "".join(f"{share:>9.1%}" for share in shares))
+        own = (f.temporally_teacher_forced, f.changed)
+        shares = (*own, f.teacher_forced, f.copy_last_frame, f.unigram)
+        columns = ("" if share is None else f"{share:.1%}" for share in shares)
+        print(f"{name + f', {f.clips} clips':<36}" + "".join(f"{text:>9}" for text in columns))

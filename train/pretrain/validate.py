@@ -52,8 +52,8 @@ class ClipScores(NamedTuple):
     changed_m: Tensor
     """bool, of frames 1 and later: the code differs from the one a frame earlier."""
     swapped_m: Tensor
-    """Cross entropy of frames 1 and later under another clip's caption; of its own where all clips
-    have the same."""
+    """Cross entropy of frames 1 and later under the caption of another clip of the dataset; under
+    its own where all clips have the same."""
     is_swapped: Tensor
     """bool: whether there was another caption."""
 
@@ -105,11 +105,15 @@ def _loss_and_hits(job: Pretraining, codes_BN: Tensor, text_BLE: Tensor) -> tupl
 
 
 def other_caption(clips: Clips, number: int, count: int) -> str | None:
-    """The caption of the next of the first `count` clips that has another one; None without."""
-    own: str = clips[number]["caption"]
+    """A caption of another of the first `count` clips of the same dataset, unlike the clip's own.
+
+    None where all of that dataset have the same one.
+    """
+    own = clips[number]
     for step in range(1, count):
-        words: str = clips[(number + step) % count]["caption"]
-        if words != own:
+        other = clips[(number + step) % count]
+        words: str = other["caption"]
+        if other.get("dataset") == own.get("dataset") and words != own["caption"]:
             return words
     return None
 
