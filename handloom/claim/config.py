@@ -35,7 +35,7 @@ class ClaimConfig:
     none."""
     tokenizer_steps: int = 300
     """Optimiser steps of the image tokenizer's decoder."""
-    stage1_steps: int = 1200
+    stage1_steps: int = 1600
     """Optimiser steps of each pre-training."""
     head_steps: int = 600
     """Optimiser steps of a fine-tuning that leaves the GPT as it is."""

@@ -22,10 +22,10 @@ STRIDE = 8  # steps of 0.1 s: the same in stage 2
 SIZE = "little"
 
 STAGE1 = {  # shards of each kind of stage 1
-    "people": ("people",),
-    "hands": ("hands",),
     "both": ("hands", "robot"),
     "robot": ("robot",),
+    "hands": ("hands",),
+    "people": ("people",),
 }
 KINDS = ("nothing", "people", "hands", "both")
 CONTROLS = ("robot", "blind")  # with a frozen GPT alone
@@ -89,13 +89,13 @@ class Cell(NamedTuple):
 
 def cells(config: ClaimConfig) -> list[Cell]:
     """All fine-tunings, the cheap ones first: each seed alone is a whole experiment."""
-    frozen = [(kind, "frozen", seed) for seed in range(config.seeds) for kind in FROZEN]
-    full_seeds = min(config.seeds, config.full_seeds)
-    full = [(kind, "full", seed) for seed in range(full_seeds) for kind in KINDS]
+    frozen = [("frozen", seed, FROZEN) for seed in range(config.seeds)]
+    full = [("full", seed, KINDS) for seed in range(min(config.seeds, config.full_seeds))]
     return [
         Cell(kind, mode, count, seed)
-        for kind, mode, seed in [*frozen, *full]
+        for mode, seed, kinds in [*frozen, *full]
         for count in config.demonstrations
+        for kind in kinds
     ]
 
 
@@ -156,13 +156,12 @@ def _stage2(config: ClaimConfig, out: str) -> Iterator[Step]:
             f"eval rollout --checkpoint {out}/{cell.name} {_attempts(config)} --at-once 30 "
             "--execute-n 4 --threads 1",
         )  # fmt: skip
-    if config.full_seeds:
-        best = Cell("both", "full", config.demonstrations[-1], 0).name
-        yield Step(
-            "imagined", "scores.json", (best,),
-            f"eval policy --checkpoint {out}/{best} --shards {out}/robot/shards --windows 100 "
-            "--clips 8 --frames 1 --threads 1",
-        )  # fmt: skip
+    best = Cell("both", "frozen", config.demonstrations[-1], 0).name
+    yield Step(
+        "imagined", "scores.json", (best,),
+        f"eval policy --checkpoint {out}/{best} --shards {out}/robot/shards --windows 100 "
+        "--clips 24 --frames 1 --threads 1",
+    )  # fmt: skip
 
 
 def _finetuning(config: ClaimConfig, out: str, cell: Cell) -> Step:

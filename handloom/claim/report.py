@@ -132,10 +132,10 @@ def _validation(summary: dict[str, Any], dataset: str) -> Iterator[str]:
 
 
 def _imagined(out: Path) -> Iterator[str]:
-    """Pictures of the policy that everything was trained for: does it imagine too?"""
+    """Next frames that the policy imagines whose GPT is frozen: it acts and predicts."""
     file = out / "imagined" / "scores.json"
     if file.is_file():
-        yield "<h2>The policy of both, all demonstrations, imagines the next frame</h2>"
+        yield "<h2>The policy of hands and robot video also imagines the next frame</h2>"
         yield svg.table(("", "PSNR"), list(_psnr(read(file))))
         yield from _figure(out / "imagined" / "pictures.png", "next frames")
 
