@@ -21,7 +21,7 @@ from handloom.train.policy.policy import Execution, Policy
 from handloom.train.tabletop import chains, protocol, tasks
 from handloom.train.tabletop.controls import Blind, Deaf
 from handloom.train.tabletop.oracle import Oracle, RandomPolicy
-from handloom.train.tabletop.spread import SpreadOut
+from handloom.train.tabletop.spread import SpreadOut, state_of
 
 STATE = 7  # of an ee_delta policy with one arm, as CALVIN's robot has
 SIDE, CAPTION = 200, 24  # pixels of the films
@@ -62,13 +62,6 @@ class CalvinAdapter:
         chunk = self.policy.act(instruction, images, state_of(obs["robot_obs"]))
         self.times_s.append(time.perf_counter() - began)
         return chunk.execute
-
-
-def state_of(robot_obs: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """State [7] of robot_obs [15]: position, angles in (-pi, pi], the last command's gripper."""
-    obs = np.asarray(robot_obs, np.float64)
-    angles = np.pi - (np.pi - obs[3:6]) % (2 * np.pi)
-    return np.concatenate([obs[:3], angles, [(obs[14] + 1) / 2]]).astype(np.float32)
 
 
 def run(config: RolloutEval) -> dict[str, Any]:

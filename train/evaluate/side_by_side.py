@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from handloom.train.evaluate.rollout import state_of
 from handloom.train.policy.policy import Policy, act_together
 from handloom.train.tabletop import starts, tasks
 from handloom.train.tabletop.chains import Chain
 from handloom.train.tabletop.env import TabletopEnv
 from handloom.train.tabletop.protocol import Result
-from handloom.train.tabletop.spread import SUBSTEPS, SpreadOut
+from handloom.train.tabletop.spread import SUBSTEPS, SpreadOut, state_of
 
 Actions = npt.NDArray[np.float32]
 

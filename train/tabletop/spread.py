@@ -86,6 +86,13 @@ def rpy_difference(rotation: ArrayLike, angles: ArrayLike) -> Floats:
     return np.asarray((turned.as_euler("xyz") - before + np.pi) % (2 * np.pi) - np.pi)
 
 
+def state_of(robot_obs: ArrayLike) -> NDArray[np.float32]:
+    """State [7] of robot_obs [15]: position, angles in (-pi, pi], the last command's gripper."""
+    obs = np.asarray(robot_obs, np.float64)
+    angles = np.pi - (np.pi - obs[3:6]) % (2 * np.pi)
+    return np.concatenate([obs[:3], angles, [(obs[14] + 1) / 2]]).astype(np.float32)
+
+
 def _validated(actions: ArrayLike) -> Floats:
     values = np.asarray(actions, np.float64)
     if values.ndim != 2 or values.shape[1] != 7 or not len(values) or not np.isfinite(values).all():

@@ -10,7 +10,7 @@ from handloom.cli import main
 from handloom.errors import UserError
 from handloom.stages.datasets.calvin import adapter as calvin
 from handloom.tokenize import vqgan
-from handloom.train.evaluate.rollout import CalvinAdapter, state_of
+from handloom.train.evaluate.rollout import CalvinAdapter
 from handloom.train.evaluate.rollout import run as evaluate
 from handloom.train.evaluate.rollout_config import RolloutEval
 from handloom.train.finetune import export
@@ -21,6 +21,7 @@ from handloom.train.model import text
 from handloom.train.model.shape import Shape
 from handloom.train.policy.policy import Policy
 from handloom.train.tabletop.env import TabletopEnv
+from handloom.train.tabletop.spread import state_of
 
 
 def write_policy(
