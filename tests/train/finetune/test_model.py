@@ -1,15 +1,17 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from handloom.train.finetune import stage1
+from handloom.train.finetune import export, stage1
 from handloom.train.finetune.config import HeadOptions, LossOptions
 from handloom.train.finetune.heads.cvae import ConditionalVAE, Posterior, active_dimensions
 from handloom.train.finetune.heads.head import Demonstration
 from handloom.train.finetune.inputs import Inputs
 from handloom.train.finetune.model import RobotModel, RobotShape
+from handloom.train.finetune.space import Space
 from handloom.train.model.gpt import GPT
 from handloom.train.model.shape import Shape
 from tests.helpers.stage1_trunk import as_stage1
@@ -100,6 +102,16 @@ def test_next_features_are_those_that_predict_the_last_frame_again(inputs: Input
         last_BMD = features_BMX[..., TRUNK.width :]  # of the last block
         again = trunk._predict(last_BMD, codes[:, :-32])
     assert torch.allclose(again, logits_BNK[:, 32:], atol=1e-4)
+
+
+def test_an_export_keeps_what_actions_are_read_from(inputs: Inputs, tmp_path: Path) -> None:
+    space = Space("ee_delta", 10.0, *[(0.0,) * 7, (1.0,) * 7] * 2).to_dict()
+    for reads_next in (False, True):
+        export.save(tmp_path / str(reads_next), robot(reads_next), {"space": space})
+        loaded, _, facts = export.load(tmp_path / str(reads_next))
+        assert torch.equal(acts(loaded, inputs), acts(robot(reads_next), inputs))
+        # As in exports of former versions, which know only one kind.
+        assert ("reads_next" in facts["shape"]) == reads_next
 
 
 def test_one_pass_with_the_next_frame_gives_the_features_of_one_without(inputs: Inputs) -> None:
