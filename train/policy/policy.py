@@ -180,7 +180,7 @@ class Policy:
             UserError: an unknown view, a picture or a state of another kind.
         """
         self._remember(images, state)
-        return self._chunk(self._predict(self._inputs(instruction))[0])
+        return self._chunk(self._predict(self._inputs(instruction)))
 
     def _chunk(self, predicted: Floats) -> Chunk:
         """What is executed of the actions [k, A] that the model predicts now."""
@@ -230,8 +230,13 @@ class Policy:
                 pictures[view] = self.tokenizer.decode(np.ascontiguousarray(codes_fVRC[:, v]))
         return pictures
 
-    @torch.no_grad()
     def _predict(self, inputs: Inputs) -> Floats:
+        """Actions [k, A] of one observation."""
+        chunk: Floats = self._predict_batch(inputs)[0]
+        return chunk
+
+    @torch.no_grad()
+    def _predict_batch(self, inputs: Inputs) -> Floats:
         """Actions [B, k, A], physical units, of B observations."""
         context_BQW = self.model.context(self.model.features(inputs), inputs)
         noise, shape = None, self.model.head.noise_shape
@@ -349,7 +354,7 @@ def act_together(
     for policy, words, pictures, state in zip(policies, instructions, images, states, strict=True):
         policy._remember(pictures, state)
         inputs.append(policy._inputs(words))
-    predicted = policies[0]._predict(joined(inputs))
+    predicted = policies[0]._predict_batch(joined(inputs))
     return [policy._chunk(actions) for policy, actions in zip(policies, predicted, strict=True)]
 
 
