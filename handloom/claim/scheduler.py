@@ -1,4 +1,4 @@
-"""Steps side by side: each in one of a few processes that have loaded torch already.
+"""Runs steps concurrently, each in one of a few processes that keep torch loaded.
 
 OUT/claim.json    the steps that are done and the commands they were done with
 OUT/log/          what each command printed
@@ -9,9 +9,10 @@ import json
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from handloom.claim.plan import Step
@@ -40,7 +41,8 @@ def run(steps: Sequence[Step], out: Path, workers: int) -> None:
     os.environ.update(THREADS)
     try:
         # Spawned: a fork of a process with threads may hang.
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        spawned = get_context("spawn")
+        with ProcessPoolExecutor(workers, spawned, _end_with_parent) as pool:
             _run_all(left, done, out, workers, pool)
     finally:
         for name, value in before.items():
@@ -109,6 +111,18 @@ def words_of(step: Step, out: Path) -> list[str]:
 def command_of(step: Step, out: Path) -> str:
     """A step's command as a shell has it."""
     return shlex.join(["handloom", *words_of(step, out)])
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does, even by a kill: nobody would record what it does."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(words: list[str], log: Path) -> int:

@@ -1,5 +1,9 @@
 import json
 import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +90,47 @@ def test_steps_run_once_and_again_where_their_command_changed(tmp_path: Path, ca
     scheduler.run([replace(first, line=f"{SCRIPT} random"), second], tmp_path, 2)
     again = [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
     assert all(new > old for new, old in zip(again, times, strict=True))
+
+
+KILLED = f"""
+from pathlib import Path
+from handloom.claim import scheduler
+from handloom.claim.plan import Step
+line = "{SCRIPT} random".replace("--chains 3", "--chains 100000")
+if __name__ == "__main__":
+    scheduler.run([Step("a", "rollout.json", (), line)], Path("out"), 1)
+"""
+
+
+@pytest.mark.long
+def test_no_worker_outlives_a_run_that_is_killed(tmp_path: Path):
+    (tmp_path / "script.py").write_text(KILLED)
+    run = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path)
+    log = tmp_path / "out" / "log" / "a.txt"
+    wait_until(log.is_file, 60)
+    (worker,) = [pid for pid in children(run.pid) if "spawn_main" in command(pid)]
+    run.kill()
+    run.wait()
+    wait_until(lambda: not command(worker), 20)
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command(pid: int) -> str:
+    """Empty for a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def wait_until(happened: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.long
