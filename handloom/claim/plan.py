@@ -22,14 +22,13 @@ STRIDE = 8  # steps of 0.1 s: the same in stage 2
 SIZE = "little"
 
 STAGE1 = {  # shards of each kind of stage 1
+    "people": ("people",),
+    "hands": ("hands",),
     "both": ("hands", "robot"),
     "robot": ("robot",),
-    "hands": ("hands",),
-    "people": ("people",),
 }
 KINDS = ("nothing", "people", "hands", "both")
-CONTROLS = ("robot", "blind")  # with a frozen GPT alone
-FROZEN = (*KINDS, *CONTROLS)
+FROZEN = ("nothing", "both", "hands", "robot", "blind", "people")  # in the order of their use
 NAMES = {
     "nothing": "nothing",
     "people": "unrelated people",
@@ -89,20 +88,30 @@ class Cell(NamedTuple):
 
 def cells(config: ClaimConfig) -> list[Cell]:
     """All fine-tunings, the cheap ones first: each seed alone is a whole experiment."""
-    frozen = [("frozen", seed, FROZEN) for seed in range(config.seeds)]
-    full = [("full", seed, KINDS) for seed in range(min(config.seeds, config.full_seeds))]
-    return [
-        Cell(kind, mode, count, seed)
-        for mode, seed, kinds in [*frozen, *full]
+    frozen = [
+        Cell(kind, "frozen", count, seed)
+        for seed in range(config.seeds)
+        for kind in FROZEN
         for count in config.demonstrations
-        for kind in kinds
     ]
+    full = [
+        Cell(kind, "full", count, seed)
+        for seed in range(min(config.seeds, config.full_seeds))
+        for count in config.demonstrations
+        for kind in KINDS
+    ]
+    return [*frozen, *full]
 
 
 def steps(config: ClaimConfig) -> list[Step]:
-    """All steps, those that others wait for first."""
+    """All steps, those that others wait for before them; pre-trainings right before their use."""
     out = shlex.quote(str(config.out))
-    return [*_data(config, out), *_stage1(config, out), *_stage2(config, out), *_scripts(config)]
+    planned, stage1 = list(_data(config, out)), {s.name: s for s in _stage1(config, out)}
+    planned += _scripts(config)
+    for step in _stage2(config, out):
+        planned += [stage1.pop(name) for name in step.after if name in stage1]
+        planned.append(step)
+    return planned
 
 
 def _data(config: ClaimConfig, out: str) -> Iterator[Step]:
