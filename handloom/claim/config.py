@@ -41,7 +41,7 @@ class ClaimConfig:
     """Optimiser steps of a fine-tuning that leaves the GPT as it is."""
     full_steps: int = 150
     """Optimiser steps of a fine-tuning of everything."""
-    tries: int = 60
+    tries: int = 120
     """Attempts of each policy, over all tasks; the same ones for all."""
     workers: int = 2
     """Trainings and evaluations that run side by side, each on a core of its own."""
