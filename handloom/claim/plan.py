@@ -185,7 +185,7 @@ def _finetuning(config: ClaimConfig, out: str, cell: Cell) -> Step:
     return Step(
         cell.name, "summary.json", ("robot", *([f"stage1/{stage1}"] if stage1 else [])),
         f"train finetune --shards {out}/robot/shards --views static {start} {control} --mode "
-        f"{mode} --readout next --history 1 --stride {STRIDE} --episodes-per-task "
+        f"{mode} --history 1 --stride {STRIDE} --episodes-per-task "
         f"{cell.demonstrations} --seed {cell.seed} --subset-seed {cell.seed} --batch-size 32 "
         f"--steps {steps} --val-every {steps} --save-every {steps} --val-windows 200 {MODEL} "
         f"{ALONE}",

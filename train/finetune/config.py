@@ -17,7 +17,6 @@ from handloom.train.trainer.options import Added, Free, GPTOptions
 Mode = Literal["full", "frozen", "frozen+cached"]
 HeadName = Literal["cvae", "flow"]
 Control = Literal["", "random", "blind"]
-Readout = Literal["given", "next"]
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,6 @@ class FinetuneConfig(GPTOptions):
     settings for little data."""
     subset_seed: int = 0
     """Seed of the choice of these episodes."""
-    readout: Added[Readout] = "given"
-    """Features of the GPT that actions are read from: `given`, at the codes of the frames given; or
-    `next`, where the GPT predicts the frame after each of them, the last one repeated in place of a
-    next frame. What is going to change is known there alone; it costs a pass over one more
-    frame."""
     action_head: HeadName = "cvae"
     """Action head: `cvae`, GR-2's conditional VAE, or `flow`, flow matching as in pi0."""
     head: HeadOptions = field(default_factory=HeadOptions)

@@ -26,12 +26,11 @@ def save(folder: Path, model: RobotModel, facts: dict[str, Any]) -> None:
         model: to write.
         facts: plain JSON beside it: `space`, `stride`, `tokenizer`, `text_encoder`, ….
     """
-    shape = asdict(model.shape)  # without a choice, as in exports from before there was one
+    shape = asdict(model.shape)
     if shape["other_head"] is None:
-        del shape["other_head"]
-    for name in ("blind", "reads_next"):
-        if not shape[name]:
-            del shape[name]
+        del shape["other_head"]  # as in exports from before there was a choice
+    if not shape["blind"]:
+        del shape["blind"]
     config = {"format": FORMAT, "version": VERSION, "shape": shape, **facts}
     export.write(folder, model, config)
 

@@ -21,15 +21,14 @@ def flops_of_trunk(shape: RobotShape, mode: Mode) -> int:
     trunk, text = shape.trunk, shape.trunk.text_length
     d, m = trunk.width, trunk.codes_per_frame
     caption = text * d * d + text * trunk.text_width * d
-    t = text + shape.given + m - 1
     if mode == "frozen":
-        t = t if shape.reads_next else text + shape.given
+        t = text + shape.given
         return trunk.layers * (24 * t * d * d + 4 * t * t * d) + 2 * caption
+    t = text + shape.given + m - 1
     logits = 6 * m * d * trunk.codebook_size + 6 * m * d
     # The text features are frozen: the first text layer has no way further back.
     layers = trunk.layers * (72 * t * d * d + 12 * t * t * d)
-    passes = 2 if shape.reads_next else 1  # one more for features without the true next frame
-    return logits + passes * (layers + 6 * caption - 2 * text * trunk.text_width * d)
+    return layers + logits + 6 * caption - 2 * text * trunk.text_width * d
 
 
 def flops_of_head(shape: RobotShape, mode: Mode) -> int:

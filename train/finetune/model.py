@@ -47,8 +47,6 @@ class RobotShape:
     """`name` and options of an action head that is not the cVAE."""
     blind: bool = False
     """A control: the readout gets zeros for the GPT's features."""
-    reads_next: bool = False
-    """The readout attends to features at which the next frames are predicted."""
 
     @property
     def given(self) -> int:
@@ -136,15 +134,8 @@ class RobotModel(nn.Module):
         return total
 
     def features(self, inputs: Inputs) -> Tensor:
-        """Features of the GPT of the frames given: [B, M, X], M = h*V*R/p*C/p of `pool` p.
-
-        With `reads_next` those at which the frames after them are predicted.
-        """
-        if self.shape.reads_next:
-            stream = self._hidden(self._with_repeated(inputs), inputs.codes_Bn.shape[1] - 1)
-        else:
-            stream = self._hidden(inputs, self.shape.given)
-        return _in_order(self._features(stream), inputs)
+        """Features of the GPT of the frames given: [B, M, X], M = h*V*R/p*C/p of `pool` p."""
+        return _in_order(self._features(self._hidden(inputs, self.shape.given)), inputs)
 
     def context(self, features_BMX: Tensor, inputs: Inputs) -> Tensor:
         """Context tokens of the action head: [B, Q, W]."""
@@ -187,22 +178,6 @@ class RobotModel(nn.Module):
             codes_Bn, text_BLE, None if visible_Bn is None else visible_Bn[:, :codes]
         )
 
-    def _with_repeated(self, inputs: Inputs) -> Inputs:
-        """Windows with the last frame given in place of the next one, which is unknown."""
-        given, frame = self.shape.given, self.shape.trunk.codes_per_frame
-
-        def repeated(x_Bn: Tensor) -> Tensor:
-            return torch.cat([x_Bn[:, :given], x_Bn[:, given - frame : given]], dim=1)
-
-        visible_BhV, masked = inputs.visible_BFV[:, :-1], inputs.masked
-        if masked is not None:
-            masked = masked._replace(visible_bn=repeated(masked.visible_bn))
-        return inputs._replace(
-            codes_Bn=repeated(inputs.codes_Bn),
-            visible_BFV=torch.cat([visible_BhV, visible_BhV[:, -1:]], dim=1),
-            masked=masked,
-        )
-
     def _run_with_next_frame(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Features [B, M, X], and the loss of the next picture's codes, nats [B, V]."""
         codes_Bn, masked = inputs.codes_Bn, inputs.masked
@@ -214,14 +189,10 @@ class RobotModel(nn.Module):
         true_Bm = codes_Bn[:, self.shape.given :]
         loss = F.cross_entropy(logits_BmK.flatten(0, 1), true_Bm.flatten(), reduction="none")
         loss_BV = loss.view(len(codes_Bn), self.shape.trunk.views, -1).mean(-1)
-        if self.shape.reads_next:  # features that do not see the true next frame
-            return self.features(inputs), _in_order(loss_BV, inputs)
         return _in_order(self._features(stream), inputs), _in_order(loss_BV, inputs)
 
     def _features(self, stream: list[Tensor]) -> Tensor:
         start, shape = self.shape.trunk.text_length, self.shape
-        if shape.reads_next:  # code i of a frame is predicted one position before it
-            start += shape.trunk.codes_per_frame - 1
         layers = torch.cat([stream[layer] for layer in shape.layers], dim=-1)
         features_BnX, pool = layers[:, start : start + shape.given], shape.head.pool
         h, views, rows, cols = shape.grid

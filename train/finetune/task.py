@@ -75,8 +75,7 @@ class FinetuneTask(Task):
         tokenizer, shape = self.manifest["tokenizer"], asdict(self.shape)
         stage_1 = self.stage1_facts["weights_sha256"][:12] if self.stage1_facts else "none"
         # The configuration has them, option by option.
-        for name in ("head", "other_head", "blind", "reads_next"):
-            del shape[name]
+        del shape["head"], shape["other_head"], shape["blind"]
         return {
             **self.config.identity(),
             **shape.pop("trunk"),
@@ -257,7 +256,6 @@ class FinetuneTask(Task):
             head=config.head,
             other_head=config.other_head(),
             blind=config.control == "blind",
-            reads_next=config.readout == "next",
         )
         return shape, weights
 
@@ -268,7 +266,6 @@ class FinetuneTask(Task):
     def _features_depend_on(self, windows: Windows) -> list[Any]:
         shape = self.shape
         conditions = [asdict(shape.trunk), shape.history, self.config.stride, shape.head.pool]
-        conditions += ["next"] * shape.reads_next
         stage_1 = self.identity()["stage 1"]
         if self.stage1_facts is None:
             stage_1 = f"random weights of seed {self.config.seed}"

@@ -15,13 +15,11 @@ TRUNK = Shape(2, 32, 2, codebook_size=50, views=2, frames=3, rows=4, cols=4,
 B, K, S, A = 8, 5, 10, 7
 
 
-@pytest.fixture(params=[False, True], ids=["given", "next"])
-def model(request: pytest.FixtureRequest) -> RobotModel:
+@pytest.fixture
+def model() -> RobotModel:
     torch.manual_seed(0)
     small = HeadOptions(width=32, layers=2, latent=0, vae_width=32, vae_blocks=1)
-    model = RobotModel(
-        RobotShape(TRUNK, ("static", "wrist"), 2, K, S, A, (6,), small, reads_next=request.param)
-    )
+    model = RobotModel(RobotShape(TRUNK, ("static", "wrist"), 2, K, S, A, (6,), small))
     for block in model.trunk.blocks:  # untrained blocks end in zeros, which hide what they read
         torch.nn.init.normal_(block.down.weight, std=0.1)
     return model
@@ -95,8 +93,7 @@ def test_only_windows_that_need_it_are_attended_with_a_mask(
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
     for visible, _ in (CASES["behind the end"], CASES["one before the start"]):
         model.loss(windows(visible).part(slice(None)), LossOptions())
-    blocks = 4 if model.shape.reads_next else 2  # features take a pass of their own
-    assert calls == [(8, True)] * blocks + [(6, True), (2, False)] * blocks
+    assert calls == [(8, True)] * 2 + [(6, True), (2, False)] * 2
 
 
 def test_a_window_that_shows_all_or_ends_the_episode_needs_no_mask() -> None:
