@@ -217,6 +217,7 @@ def test_non_finite_windows_are_skipped_and_named(shards: Path, tmp_path: Path) 
 
 REFUSED = {
     "frozen without stage 1": ({"mode": "frozen", "stage1": None}, "without --stage1"),
+    "random and stage 1": ({"control": "random"}, "--control random is a GPT of random weights"),
     "odd pool": ({"head": HeadOptions(pool=3)}, "--head.pool 3 does not divide"),
     "too long a history": ({"history": 3}, "lower --history to 2"),
     "no frame": ({"history": 0}, "1 or more"),
@@ -232,6 +233,13 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     changes, words = REFUSED[case]
     with pytest.raises(UserError, match=words):
         Run(small_finetune(shards, tmp_path, **{"stage1": stage_1, **changes}))
+
+
+def test_a_control_run_may_freeze_random_weights(shards: Path, tmp_path: Path) -> None:
+    control = {"mode": "frozen", "stage1": None, "control": "random", "size": "nano"}
+    task = Run(small_finetune(shards, tmp_path, **control)).task
+    assert "random weights, frozen" in task.describe()[0]
+    assert not any(p.requires_grad for p in task.trained.trunk.parameters())
 
 
 def test_stage_1_of_another_tokenizer_or_grid_is_refused(stage_1: Path, tmp_path: Path) -> None:
