@@ -37,7 +37,10 @@ def write(config: ClaimConfig) -> None:
 def _verdicts(results: Sequence[CellResult]) -> Iterator[str]:
     lines = [line for mode in MODES for line in verdict(results, mode)]
     if lines:
-        yield "<h2>Does pre-training on hands help?</h2>"
+        yield "<h2>Does pre-training help, and is it the hands?</h2>"
+        yield "<p>Intervals count attempts, not trainings. A frozen GPT without stage 1 has random "
+        yield "weights, a weak rival: one that is trained on the demonstrations stands under "
+        yield "<i>full</i>, where it was run.</p>"
         yield svg.table((), [(line,) for line in lines], words=(0,))
 
 

@@ -10,8 +10,13 @@ from typing import Any
 from handloom.claim.config import ClaimConfig
 from handloom.claim.plan import NAMES, SCRIPTS, Cell, cells
 
-# A kind of stage 1, and the one that it should beat. The last asks what hands add to robot video.
-COMPARED = (("hands", "nothing"), ("both", "nothing"), ("both", "robot"))
+# A kind of stage 1, the one that it should beat, and what that would show. Only the first and the
+# last are about hands: robot video alone may be why both beat nothing.
+COMPARED = (
+    ("hands", "nothing", "hands help"),
+    ("both", "nothing", "videos help, of hands or of the robot"),
+    ("both", "robot", "hands help beside robot video"),
+)
 Z95 = 1.959964  # of the normal distribution
 
 
@@ -113,14 +118,14 @@ def verdict(results: Sequence[CellResult], mode: str) -> list[str]:
     by = {(one.kind, one.demonstrations): one for one in results if one.mode == mode}
     lines = []
     for count in sorted({one.demonstrations for one in results}):
-        for kind, other in COMPARED:
+        for kind, other, statement in COMPARED:
             if not by.keys() >= {(kind, count), (other, count)}:
                 continue
             apart, low, high = difference(by[kind, count].success, by[other, count].success)
-            outcome = "holds" if low > 0 else "is reversed" if high < 0 else "is not shown"
+            outcome = "shown" if low > 0 else "the reverse is shown" if high < 0 else "not shown"
             lines.append(
                 f"{count} demonstrations a task, {mode} GPT, stage 1 on {NAMES[kind]} against "
-                f"{NAMES[other]}: {apart:+.0%} success ({low:+.0%} to {high:+.0%}): the claim "
-                f"{outcome}."
+                f"{NAMES[other]}: {apart:+.0%} success ({low:+.0%} to {high:+.0%}). That "
+                f"{statement}: {outcome}."
             )
     return lines

@@ -160,8 +160,17 @@ def test_the_verdict_follows_from_the_counts(tmp_path: Path):
     assert {one.success for one in found} == {Count(6, 120), Count(60, 120), Count(62, 120)}
     few, many = verdict(found, "frozen")
     assert few.startswith("5 demonstrations")
-    assert few.endswith("+45% success (+35% to +54%): the claim holds.")
-    assert many.endswith("the claim is not shown.")
+    assert few.endswith("+45% success (+35% to +54%). That hands help: shown.")
+    assert many.endswith("That hands help: not shown.")
+
+
+def test_robot_video_in_stage_1_is_no_evidence_for_hands(tmp_path: Path):
+    config = ClaimConfig(out=tmp_path, demonstrations=(50,), seeds=1)
+    for kind, done in (("nothing", 5), ("both", 50), ("robot", 50)):
+        write_cell(tmp_path / f"cells/{kind}-frozen-50-0", done, 60)
+    videos, beside = verdict(collect(config), "frozen")
+    assert videos.endswith("That videos help, of hands or of the robot: shown.")
+    assert beside.endswith("That hands help beside robot video: not shown.")
 
 
 @pytest.mark.slow
