@@ -123,6 +123,8 @@ def verdict(results: Sequence[CellResult], mode: str) -> list[str]:
                 continue
             apart, low, high = difference(by[kind, count].success, by[other, count].success)
             outcome = "shown" if low > 0 else "the reverse is shown" if high < 0 else "not shown"
+            if min(len(by[one, count].by_seed) for one in (kind, other)) == 1:
+                outcome += ", by one training"  # the interval knows nothing of other trainings
             lines.append(
                 f"{count} demonstrations a task, {mode} GPT, stage 1 on {NAMES[kind]} against "
                 f"{NAMES[other]}: {apart:+.0%} success ({low:+.0%} to {high:+.0%}). That "

@@ -169,8 +169,8 @@ def test_robot_video_in_stage_1_is_no_evidence_for_hands(tmp_path: Path):
     for kind, done in (("nothing", 5), ("both", 50), ("robot", 50)):
         write_cell(tmp_path / f"cells/{kind}-frozen-50-0", done, 60)
     videos, beside = verdict(collect(config), "frozen")
-    assert videos.endswith("That videos help, of hands or of the robot: shown.")
-    assert beside.endswith("That hands help beside robot video: not shown.")
+    assert videos.endswith("That videos help, of hands or of the robot: shown, by one training.")
+    assert beside.endswith("That hands help beside robot video: not shown, by one training.")
 
 
 @pytest.mark.slow
