@@ -1,4 +1,4 @@
-"""The three kinds of error that handloom reports in one sentence instead of a traceback."""
+"""The kinds of error that handloom reports in one sentence instead of a traceback."""
 
 
 class UserError(Exception):
@@ -10,6 +10,10 @@ class UserError(Exception):
 
 class RunError(Exception):
     """The run itself failed: exit status 1."""
+
+
+class StoreError(RunError):
+    """An object store, or a disk, refuses to go on: it ends the run, and counts for no clip."""
 
 
 class MediaError(Exception):

@@ -1,4 +1,8 @@
-"""Files that are whole or absent: written under a temporary name, synced, renamed."""
+"""Files that are whole or absent: written under a temporary name, synced, renamed.
+
+An object store cannot rename: its files are written on this node's disk, and uploaded under their
+own name when they are complete.
+"""
 
 import hashlib
 import os
@@ -7,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from handloom.copies import copies
+from handloom.places import StorePath
 
 
 @contextmanager
@@ -23,8 +30,13 @@ def whole(path: Path, suffix: str = "", sync: bool = True) -> Iterator[Path]:
             without bytes: for thousands of small files that a marker completes, see `sync_tree`.
 
     Yields:
-        The temporary path, beside `path`.
+        The temporary path, beside `path`; of one in a store on this node's disk.
     """
+    if isinstance(path, StorePath):
+        with copies().temporary(f"{path.name}{suffix}") as temporary:
+            yield temporary
+            _upload(temporary, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp{suffix}")
     try:
@@ -49,8 +61,31 @@ def publish(temporary: Path, path: Path, sync: bool = True) -> None:
         _sync(path.parent)
 
 
+def _upload(source: Path, path: StorePath) -> None:
+    """Upload a file, or the files of a folder in the order of their names.
+
+    Each of them appears whole, but not all at once: readers look for one that is written last.
+    """
+    if not source.is_dir():
+        path.upload(source)
+        return
+    for child in sorted(source.iterdir()):
+        _upload(child, path / child.name)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a file another name, in the place of one that has it."""
+    if isinstance(path, StorePath) and isinstance(target, StorePath):
+        path.move(target)
+    else:
+        os.replace(path, target)
+
+
 def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
     """Write a file whole or not at all; `sync` as in `whole`."""
+    if isinstance(path, StorePath):
+        path.write_bytes(content)
+        return
     with whole(path, sync=sync) as temporary:
         temporary.write_bytes(content)
 
@@ -62,6 +97,8 @@ def write_text(path: Path, text: str, sync: bool = True) -> None:
 
 def remove_temporaries(folder: Path) -> None:
     """Delete what killed processes left half-written in a folder; nobody else may be writing."""
+    if isinstance(folder, StorePath):
+        return  # nothing of it is visible
     for path in folder.glob("*.tmp*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -17,8 +17,27 @@ import tyro
 import yaml
 
 from handloom.errors import UserError
+from handloom.places import place
 
 T = TypeVar("T")
+
+_PATHS = tyro.constructors.ConstructorRegistry()
+
+
+@_PATHS.primitive_rule
+def _path_or_url(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+    """Every option that is a path may also be a URL: `Path("s3://b")` would be a folder `s3:`."""
+    if info.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: place(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def choice(name: str, known: Collection[str], what: str) -> str:
@@ -40,9 +59,10 @@ def parse(kind: type[T], args: Sequence[str], command: str, **more: Any) -> T:
         more: what `tyro.cli` takes beside, such as `default` and `description`.
     """
     parsed: T
-    parsed, unknown = tyro.cli(
-        kind, args=args, prog=f"handloom {command}", return_unknown_args=True, **more
-    )
+    with _PATHS:
+        parsed, unknown = tyro.cli(
+            kind, args=args, prog=f"handloom {command}", return_unknown_args=True, **more
+        )
     if unknown:
         asked = unknown[0].split("=")[0].replace("_", "-")
         close = difflib.get_close_matches(asked, list(_flags(kind)), n=1, cutoff=0.5)

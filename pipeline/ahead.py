@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from handloom.listings import forget_listings
 from handloom.pipeline.batch import Batch
 from handloom.pipeline.batches import count_remaining, in_batches, remaining
 from handloom.pipeline.job import Job
@@ -73,6 +74,7 @@ class Ahead:
         yield from self._foreseen()
         while not (self.pool.is_idle and self._has_ended(self.gate.name)):
             yield None
+        forget_listings()
         left = count_remaining(self.job, self.name) or 0
         self.reporter.line.total = self.reporter.line.done + left
         yield from remaining(self.job, self.name)
@@ -112,6 +114,7 @@ class Ahead:
             FileNotFoundError: parts are being merged.
         """
         found = defaultdict(list)
+        forget_listings(self.source.folder)
         for path in self.source.parts():
             if path.name not in self.seen and self.seen.isdisjoint(merged_from(path)):
                 found[path.name.split("-")[0]].append(path)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +10,16 @@ from typing import Annotated
 import tyro
 
 from handloom.errors import RunError, UserError
+from handloom.files import whole
 from handloom.flags import choice
+from handloom.listings import forget_listings
 from handloom.pipeline import costs, output, watching
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.configuration import read_command, recorded_job
 from handloom.pipeline.display import closing_table
 from handloom.pipeline.failures import FAILURES, FailedClip, failed_clips, sentences, write_failures
 from handloom.pipeline.job import Job
+from handloom.places import check_bucket, is_remote, trust
 from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
@@ -36,21 +40,24 @@ def curate(args: Sequence[str]) -> None:
     about = "From a dataset's videos or robot episodes to token shards; run it again to resume."
     job = read_command(args, "curate", about)
     _check_places(job)
+    forget_listings()
     output.check(job.out, job.dataset)
     if not _renders_its_data(job):
         _check_inputs(job)
-    with output.claimed(job):
+    with output.claimed(job) as is_ours:
         if _renders_its_data(job):
             if not (job.data / MARKER).is_file():
                 print(f"rendering a miniature Ego4D into {job.data}", flush=True)
-            miniature("ego4d")(job.data, seed=0)
+            with whole(job.data) if is_remote(job.data) else nullcontext(job.data) as folder:
+                miniature("ego4d")(folder, seed=0)
             _check_inputs(job)
         for stage in job.stages:
             if changes := job.changes(stage):
                 print(f"{stage}: computing again, since {', '.join(changes)}")
         from handloom.pipeline import dag  # Ray: not before the arguments are known to be right
 
-        dag.curate(job)
+        dag.curate(job, is_ours)
+        forget_listings()
         result = funnel.count(job.tables)
     closing_table(job.out, result, fidelity_lines.lines(job.tables))
     failed = list(failed_clips(job.tables))
@@ -71,18 +78,22 @@ def curate(args: Sequence[str]) -> None:
 
 
 def _check_places(job: Job) -> None:
-    """Refuse an output folder inside the dataset, where the next run would find it."""
+    """Refuse an output folder inside the dataset, where the next run would find it; and buckets
+    that are not there."""
     out, data = job.out.absolute(), job.data.absolute()
     if data in out.parents:
         raise UserError(
             f"--out {job.out} lies in the data folder {job.data}; name a folder outside of it."
         )
+    check_bucket(data)
+    check_bucket(out)
 
 
 def plan(args: Sequence[str]) -> None:
     """Print what `curate` would do with the same arguments; write nothing."""
     about = "Print what `handloom curate` would do with the same arguments; write nothing."
     job = read_command(args, "plan", about)
+    _check_places(job)
     output.check(job.out, job.dataset)
     if _renders_its_data(job) and not job.data.is_dir():
         print(f"would render a miniature Ego4D into {job.data}, then compute every stage")
@@ -193,6 +204,7 @@ def _check_inputs(job: Job) -> None:
             f"{job.data} is not there; name the {job.dataset} folder with --data (make: DATA=…). "
             f"{ingest.adapter.how_to_get}{rehearse if job.dataset in MINIATURES else ''}"
         )
+    trust(job.data)
     check_licences([ingest.licence_class], job.config.pack.licences)
     _ = job.tables
 

@@ -13,6 +13,7 @@ from handloom.flags import parse, read_yaml, value_of, yaml_flags
 from handloom.pipeline.job import Job
 from handloom.pipeline.output import read_run
 from handloom.pipeline.recipes import RECIPES, CurateConfig, EpisodeConfig, dataset_name, recipe
+from handloom.places import place
 from handloom.stages.outside import is_outside, load, search
 from handloom.stages.stage import Stage
 
@@ -205,7 +206,7 @@ def recorded_job(out: Path) -> Job:
     adapter = stored.get("ingest", {}).get("format", "")
     base = recipe(adapter if is_outside(adapter) else record["dataset"])
     config = {f.name: _restore(getattr(base, f.name), stored.get(f.name, {})) for f in fields(base)}
-    return Job(record["dataset"], Path(record["data"]), out, type(base)(**config))
+    return Job(record["dataset"], place(record["data"]), out, type(base)(**config))
 
 
 def _restore(default: Any, stored: dict[str, Any]) -> Any:

@@ -9,7 +9,9 @@ GPUs begins while hands are looked for, with the clips that `select` will hardly
 (`pipeline/ahead.py`).
 """
 
-from collections.abc import Iterator, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from threading import Timer
 from typing import Any
@@ -19,6 +21,7 @@ from ray._private.state import state as ray_state
 from ray.exceptions import RayTaskError
 
 from handloom.errors import RunError, UserError, first_line
+from handloom.listings import forget_listings
 from handloom.pipeline import progress
 from handloom.pipeline.ahead import Ahead, going_ahead, rejected_after_all
 from handloom.pipeline.batches import (
@@ -40,6 +43,7 @@ from handloom.pipeline.recipes import Run
 from handloom.pipeline.record import Record
 from handloom.pipeline.session import import_path, session
 from handloom.pipeline.worker import Counts, work
+from handloom.places import is_remote, trust
 from handloom.stages.ingest import card
 from handloom.stages.stage import TableStage
 from handloom.stages.tables.merging import complete_merges, drop_repeated, merge_parts
@@ -47,8 +51,13 @@ from handloom.stages.tables.merging import complete_merges, drop_repeated, merge
 COUNT_AFTER_S = 5.0
 
 
-def curate(job: Job) -> None:
-    """Run the whole DAG; rows that are already stored are not computed again."""
+def curate(job: Job, is_ours: Callable[[], None] = lambda: None) -> None:
+    """Run the whole DAG; rows that are already stored are not computed again.
+
+    Args:
+        job: the run.
+        is_ours: raises RunError once another run may have taken the output folder over.
+    """
     progress.clear(job.out)
     _ = job.expected  # made here, so that all nodes are compared with this machine
     heartbeat = progress.Heartbeat(job.run_id, [*job.flow, "pack", "report"])
@@ -60,6 +69,7 @@ def curate(job: Job) -> None:
             display.say(too_many_workers(job))
             try:
                 while not tasks.are_done:
+                    is_ours()
                     tasks.step(timeout_s=0.5)
                     display.show(tasks.lines(), is_last=tasks.are_done)
                     heartbeat.beat(job.out)
@@ -112,6 +122,8 @@ class Tasks:
         self.conducted: dict[str, Any] = {}  # the process of each running stage
         self.running: dict[Any, str] = {}
         self.ended: dict[str, Line] = {}
+        self.told: dict[str, Line] = {}
+        self.told_s = -math.inf
         self.losses: dict[str, tuple[int, int]] = {}  # by stage: in a row, and clips done at that
 
     @property
@@ -121,7 +133,12 @@ class Tasks:
 
     def lines(self) -> dict[str, Line]:
         """Progress of all stages, in order."""
-        return read_lines(self.job.out, self.before) | self.ended
+        if is_remote(self.job.out) and time.monotonic() - self.told_s < progress.REMOTE_S:
+            return self.told | self.ended
+        running = read_lines(self.job.out, self.running.values())
+        self.told = {name: running.get(name, Line()) for name in self.before}
+        self.told_s = time.monotonic()
+        return self.told | self.ended
 
     def step(self, timeout_s: float) -> None:
         """Submit what can be done, and wait for what ends; raises the first error of a task."""
@@ -198,6 +215,8 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
         ahead: the stages that go ahead of their gates, as `going_ahead` has them.
         crew: workers of earlier stages.
     """
+    forget_listings()  # other processes have written since
+    trust(job.data)
     job.expected.check()
     table, reporter = job.tables[name], Reporter(job.out, name)
     complete_merges(table)
@@ -214,6 +233,7 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
     reporter.start(left)
     if left != 0:
         _compute(job, name, _work(job, name, attempts, reporter, ahead, crew), record, reporter)
+    forget_listings(table.folder)
     if name in ahead:
         record.facts["rejected_after_all"] = rejected_after_all(job, name)
     if record.resumes:  # a worker of the task before may have written until now

@@ -10,12 +10,14 @@ from typing import Any
 import ray
 
 from handloom.files import remove_temporaries
+from handloom.listings import forget_listings
 from handloom.pipeline import progress
 from handloom.pipeline.crew import Crew
 from handloom.pipeline.job import Job
 from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
 from handloom.pipeline.progress import Line, Reporter
 from handloom.pipeline.recipes import EpisodeConfig
+from handloom.places import trust
 from handloom.stages.pack.fidelity.measure import measured
 from handloom.stages.pack.stage import plan_shards, write_planned
 from handloom.stages.pack.statistics import Trajectories, shard_trajectories
@@ -29,6 +31,8 @@ CLIPS_HERE = 512  # up to so many are packed by the task itself, before a worker
 
 def pack(job: Job, crew: Crew) -> Line:
     """Write the shards, unless those in the folder were made from the same rows."""
+    forget_listings()
+    trust(job.data)
     job.expected.check()
     reporter = Reporter(job.out, "pack")
     inputs, root = job.pack_inputs(), job.folder("pack")
@@ -96,6 +100,7 @@ def _taken(job: Job, plan: Any, ref: Any) -> tuple[ShardInfo, Trajectories]:
 
 @ray.remote(num_cpus=1, max_retries=0)
 def _write_shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
+    forget_listings()
     return _shard(job, plan, root)
 
 
@@ -113,6 +118,8 @@ def _shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
 
 def measure_tokenizer(job: Job) -> dict[str, Any]:
     """PSNR and the like of a sample of the kept clips, for the manifest; {} where there is none."""
+    forget_listings()
+    trust(job.data)
     found: dict[str, Any] = measured(job.tables, job.stages).get("fidelity", {})
     return found
 
@@ -142,6 +149,8 @@ def _sampling(job: Job) -> dict[str, Any]:
 
 def draw_report(job: Job) -> report.Draft:
     """Draw the report's pictures; checks the node first, which may be any."""
+    forget_listings()
+    trust(job.data)
     job.expected.check()
     return report.draft(job.tables, job.stages)
 
@@ -151,6 +160,7 @@ def write_report(job: Job, crew: Crew) -> Line:
 
     Its pictures are drawn while `pack` measures the tokenizer, whose numbers it shows.
     """
+    forget_listings()
     job.expected.check()
     reporter = Reporter(job.out, "report")
     inputs, root = job.pack_inputs(), job.out / "report"

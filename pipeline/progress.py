@@ -18,8 +18,10 @@ from typing import Any
 
 from handloom.errors import RunError
 from handloom.files import write_text
+from handloom.places import is_remote
 
 EVERY_S = 1.0
+REMOTE_S = 5.0  # where the files lie in a store, which counts requests
 SILENT_S = 30.0  # a run that has said nothing for so long has been killed, or its machine is gone
 
 
@@ -72,6 +74,7 @@ class Reporter:
     def __init__(self, out: Path, name: str) -> None:
         self.path, self.line = _folder(out) / f"{name}.json", Line()
         self.told, self.gauges = 0.0, Gauges(name)
+        self.every_s = _every_s(out)
 
     def start(self, total: int | None) -> None:
         """Begin; `total` clips are to be done, None if it is not known."""
@@ -92,7 +95,7 @@ class Reporter:
 
     def tell(self, now: bool = False) -> None:
         """Write the line, unless that was done a moment ago."""
-        if now or time.monotonic() - self.told > EVERY_S:
+        if now or time.monotonic() - self.told > self.every_s:
             self._write()
 
     def finish(self) -> Line:
@@ -152,7 +155,7 @@ class Heartbeat:
 
     def beat(self, out: Path, state: str = "running", error: str = "") -> None:
         """Write it, at most once a second while the state is the same."""
-        if state == self.state and time.time() - self.updated < EVERY_S:
+        if state == self.state and time.time() - self.updated < _every_s(out):
             return
         self.updated, self.state, self.error = time.time(), state, error
         write_text(_folder(out) / "_run.json", json.dumps(asdict(self)) + "\n", sync=False)
@@ -183,8 +186,14 @@ def read_run(out: Path) -> Heartbeat | None:
     return run
 
 
+_looked_s: dict[Path, float] = {}  # when a run in a store was last looked at
+
+
 def check_goes_on(out: Path, run_id: str) -> None:
     """Raise RunError where a run has failed or another has begun, so that its stages end too."""
+    if is_remote(out) and time.monotonic() - _looked_s.get(out, -REMOTE_S) < REMOTE_S:
+        return
+    _looked_s[out] = time.monotonic()
     told = _read(_folder(out) / "_run.json")
     if told and (told["run_id"] != run_id or told["state"] == "failed"):
         raise RunError("the run has ended; run the same command again, it goes on from there.")
@@ -194,6 +203,10 @@ def has_ended(out: Path, run_id: str, stage: str) -> bool:
     """Whether a stage has ended; raises RunError if the run has, since it then never will."""
     check_goes_on(out, run_id)
     return read_lines(out, [stage])[stage].state in ("done", "up to date")
+
+
+def _every_s(out: Path) -> float:
+    return REMOTE_S if is_remote(out) else EVERY_S
 
 
 def _folder(out: Path) -> Path:

@@ -38,6 +38,9 @@ class Run:
     """Clips in a batch of a worker, all from one bucket."""
     clip_timeout_s: float = 120.0
     """Seconds that a clip may take; a slower worker is killed and the clip fails."""
+    cache_gb: float | None = None
+    """Room on each machine's disk for copies of files that lie in an object store, GB; by default
+    $HANDLOOM_CACHE_GB, or 20. They lie in $HANDLOOM_CACHE, or in the folder for temporary files."""
 
 
 @dataclass(frozen=True)

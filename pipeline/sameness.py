@@ -11,6 +11,7 @@ from typing import Any
 
 import handloom
 from handloom.errors import UserError
+from handloom.places import is_remote
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
 
@@ -59,6 +60,8 @@ class Sameness:
             )
         if stage is not None:
             self._same_models(here, stage)
+        if is_remote(self.lock):
+            return  # whether a store may be written to shows when it is
         if table is not None and not os.access(table.folder, os.W_OK):
             raise UserError(
                 f"the node {here} cannot write to {table.folder}; give the user of its workers the "

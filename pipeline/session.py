@@ -11,6 +11,7 @@ import ray
 from ray._private import ray_constants  # the only switch that keeps all of Ray on loopback
 from ray._private.node import Node
 
+from handloom.copies import GIGABYTES
 from handloom.errors import RunError, first_line
 from handloom.pipeline.job import Job
 
@@ -39,10 +40,11 @@ def session(job: Job) -> Iterator[bool]:
     It is the one that this process has already, or the cluster of a submitted job, or else this
     machine alone.
     """
+    os.environ.update(cache_room(job))
     if ray.is_initialized():
         yield True
     elif "RAY_ADDRESS" in os.environ:
-        ray.init(runtime_env={"env_vars": WORKER_ENV | import_path(job)}, **QUIET)
+        ray.init(runtime_env={"env_vars": WORKER_ENV | import_path(job) | cache_room(job)}, **QUIET)
         try:
             yield False
         finally:
@@ -169,6 +171,12 @@ def _children() -> set[Any]:
     import psutil  # comes with Ray
 
     return set(psutil.Process().children(recursive=True))
+
+
+def cache_room(job: Job) -> dict[str, str]:
+    """Environment by which a run's processes know how much room copies of remote files have."""
+    room = job.config.run.cache_gb
+    return {} if room is None else {GIGABYTES: str(room)}
 
 
 def import_path(job: Job) -> dict[str, str]:

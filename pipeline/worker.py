@@ -12,8 +12,10 @@ from typing import Any
 
 import ray
 
+from handloom.listings import forget_listings
 from handloom.pipeline.batch import Batch
 from handloom.pipeline.sameness import Sameness
+from handloom.places import fetch_ahead, is_remote, trust
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Row
@@ -45,6 +47,8 @@ class Worker:
         self.clip_timeout_s = clip_timeout_s
         if expected:
             expected.check(stage, table)
+        forget_listings()
+        trust(stage.data)
         stage.setup()
         node_id: str = ray.get_runtime_context().get_node_id()
         return node_id
@@ -55,6 +59,8 @@ class Worker:
 
     def work(self, batch: Batch) -> Counts:
         """Compute a batch and write its part; a clip that takes too long ends the process."""
+        if is_remote(self.stage.data):
+            fetch_ahead(self.stage.data, [one[0].media_path for one in batch.inputs])
         if self.stage.takes_batches:
             return work(self.stage, self.table, batch, self.attempts)
         rows = rows_in_time(self.stage, batch, self.clip_timeout_s)

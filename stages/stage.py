@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import pyarrow as pa
 
-from handloom.errors import MediaError, RunError
+from handloom.errors import MediaError, RunError, StoreError
 from handloom.stages.tables.parts import Table, Tables
 from handloom.stages.tables.rows import Clip, Row
 
@@ -181,7 +181,13 @@ def run_isolated(stage: Stage, inputs: tuple[Any, ...]) -> list[Row]:
 
 
 def sentence(error: Exception) -> str:
-    """An error as a row stores it; a `MediaError` is a sentence by itself."""
+    """An error as a row stores it; a `MediaError` is a sentence by itself.
+
+    Raises:
+        StoreError: the error is one, and no clip's fault: it ends the run.
+    """
+    if isinstance(error, StoreError):
+        raise error
     return str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
 
 

@@ -23,9 +23,14 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from handloom.cli import main
+from handloom.copies import copies
+from handloom.listings import forget_listings
+from handloom.places import place
 from handloom.stages.miniatures import ego4d
+from handloom.stores import filesystem
 from tests.helpers.folders import CHECKOUT
 from tests.helpers.miniatures import once
+from tests.helpers.s3_server import BUCKET, ENVIRONMENT, S3Server, s3_server
 
 # A busy machine stalls for longer than a law takes.
 settings.register_profile("shared", deadline=None)
@@ -103,6 +108,36 @@ def frames_thwc() -> NDArray[np.uint8]:
     smooth = interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
     pixels: NDArray[np.uint8] = (smooth.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
     return pixels
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[S3Server]:
+    """An S3 server on loopback, which the environment names while the tests run."""
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
+            patch.setenv(name, value)
+        filesystem("s3").mkdir(BUCKET)
+        yield server
+
+
+@pytest.fixture
+def s3(
+    s3_endpoint: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[S3Server]:
+    """The same with its counts at zero and listings forgotten; copies lie in the test's folder."""
+    monkeypatch.setenv("HANDLOOM_CACHE", str(tmp_path / "copies"))
+    copies.cache_clear()
+    forget_listings()
+    s3_endpoint.requests.clear()
+    s3_endpoint.sent.clear()
+    yield s3_endpoint
+    copies.cache_clear()
+
+
+@pytest.fixture
+def folder(s3: S3Server, tmp_path: Path) -> Path:
+    """A folder of the test's own in the bucket."""
+    return place(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 @pytest.fixture(scope="session")

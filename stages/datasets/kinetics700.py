@@ -15,7 +15,6 @@ If several releases lie below the folder the newest is read: a large part of the
 video is in val or test are rejected.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from handloom.errors import UserError
+from handloom.places import listdir
 from handloom.stages.datasets.media import VIDEO_SUFFIXES, contents, files_below, read_rows
 from handloom.stages.datasets.source import TO_THE_END, Adapter, CutRule, SourceVideo, Span
 
@@ -195,7 +195,7 @@ def _find_lists(root: Path) -> tuple[str, dict[str, Path]]:
     """The version of the newest release below root, and its lists by split."""
     by_release: dict[tuple[int, int], dict[str, Path]] = {}
     for order, folder in enumerate(_list_folders(root)):
-        for name in sorted(os.listdir(folder)):
+        for name in sorted(listdir(folder)):
             match = _LIST.fullmatch(name)
             if match and match.group(1).lower() in SPLITS and (folder / name).is_file():
                 rank = VERSIONS.index(_release_of(root, folder / name))
@@ -226,7 +226,7 @@ def _list_folders(root: Path) -> Iterator[Path]:
 
     `kinetics700_2020_delta` is left out: it only lists what is new since 700.
     """
-    names = sorted(os.listdir(root)) if root.is_dir() else []
+    names = sorted(listdir(root)) if root.is_dir() else []
     releases = [name for name in names if _VERSION.search(name) and "delta" not in name.lower()]
     for base in (root, *(root / name for name in releases)):
         for folder in (base, base / "annotations"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from handloom.errors import UserError
+from handloom.places import Entry, scandir
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def files_below(
                 yield in_utf8(prefix + entry.name)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: Entry | os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -59,9 +60,9 @@ def in_utf8(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> list[Entry | os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as entries:
+        with scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except PermissionError:
         raise UserError(

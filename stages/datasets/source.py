@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
+from handloom.places import is_remote
 from handloom.stages.datasets.joints import JointUnit
 
 TO_THE_END = math.inf
@@ -284,6 +285,8 @@ def is_inside(root: Path, path: str) -> bool:
     pure = PurePosixPath(path.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "\0" in path:
         return False
+    if is_remote(root):
+        return True  # a store has no links
     # Links are followed on both sides: the data folder may itself be a link.
     real_root = os.path.realpath(root)
     return os.path.commonpath([real_root, os.path.realpath(root / path)]) == real_root

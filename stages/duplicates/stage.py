@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from handloom.places import place
 from handloom.stages.duplicates.candidates import ClipFrames, near_duplicates
 from handloom.stages.duplicates.fingerprints import BYTES
 from handloom.stages.duplicates.rows import DuplicateRow, Match
@@ -66,14 +67,14 @@ class Duplicates(TableStage):
 
     def settings(self) -> dict[str, Any]:
         """The options; another run counts by the state of its `select` table, not by its path."""
-        states = [open_tables(Path(out))["select"].state() for out in self.against]
+        states = [open_tables(place(out))["select"].state() for out in self.against]
         return super().settings() | {"against": states}
 
     def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
         """Rows of all clips of this run, bucket by bucket, after comparing each with each other."""
         own = list(_read_clips(tables, other_run=False))
         others = (
-            c for out in self.against for c in _read_clips(open_tables(Path(out)), other_run=True)
+            c for out in self.against for c in _read_clips(open_tables(place(out)), other_run=True)
         )
         every = {clip.clip_id: clip for clip in (*others, *own)}  # this run's own clips win
         matches: dict[str, list[Match]] = defaultdict(list)

@@ -5,6 +5,7 @@ says, a walk begins at a key frame that was read and found to be shown early eno
 leads to none, at the start of the file.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -211,7 +212,7 @@ def opened(path: Path) -> Any:
     """
     refuse_special(path)
     try:
-        return av.open(str(path), metadata_errors="replace")
+        return av.open(os.fspath(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path.name}: not a readable video file ({why(error)})") from None
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from handloom.errors import UserError
+from handloom.places import place
 from handloom.stages.datasets.source import EpisodeOptions
 from handloom.stages.media.clip_frames import ClipFrames, Framing, whole
 from handloom.stages.media.episode_views import EpisodeViews
@@ -39,7 +40,7 @@ class RecordedRun:
         Raises:
             UserError: run.yaml cannot be read or does not say.
         """
-        return Path(str(self._record["data"]))
+        return place(str(self._record["data"]))
 
     @cached_property
     def pictures(self) -> ClipFrames | EpisodeViews:

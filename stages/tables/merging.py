@@ -12,12 +12,12 @@ A run that dies after 1 is completed by the next one; a reader never sees a row 
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from handloom.files import rename
 from handloom.stages.tables.parts import Table, replace_part
 
 MANY = 8  # parts of a bucket that are worth merging
@@ -44,7 +44,7 @@ def complete_merges(table: Table) -> None:
     for path in sorted(table.folder.glob("*.parquet.merging")):
         for name in merged_from(path):
             (table.folder / name).unlink(missing_ok=True)
-        os.replace(path, path.with_suffix(""))
+        rename(path, path.with_suffix(""))
 
 
 def merged_from(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ Readers such as pyarrow and DuckDB skip names that begin with an underscore.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -105,9 +106,8 @@ class Table:
         from pyarrow.dataset import dataset  # with pandas: workers that only write do without
 
         with _damage_named(*paths):
-            return dataset(
-                [str(path) for path in paths], format="parquet", schema=pq.read_schema(paths[0])
-            ).to_table(columns=list(names))
+            files, schema = [os.fspath(path) for path in paths], pq.read_schema(paths[0])
+            return dataset(files, format="parquet", schema=schema).to_table(columns=list(names))
 
     def read(self, row_type: type[R], bucket: str = "*") -> Iterator[R]:
         """Rows of a bucket, or of all; only the columns that `row_type` names are read."""

@@ -1,5 +1,6 @@
 """The tars of a split on the local disk: memory maps that are gathered from as if they were one."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,11 @@ class Files(Protocol):
 
     def gather(self, files: Integers, offsets: Integers, size: int) -> npt.NDArray[np.void]:
         """`size` bytes from each of B places, void [B]; always a copy."""
+
+
+def index_of(path: Path) -> Path:
+    """The index beside a shard."""
+    return path.with_name(index_name(path.name))
 
 
 def read_index(path: str) -> pa.Table:
@@ -65,7 +71,7 @@ class LocalFiles:
     def __init__(self, folder: Path, names: Sequence[str], indexed: bool = True) -> None:
         self._paths = [folder / name for name in names]
         for path in self._paths:
-            if not path.is_file() or (indexed and not Path(index_name(str(path))).is_file()):
+            if not path.is_file() or (indexed and not index_of(path).is_file()):
                 raise UserError(
                     f"{path} or its index is missing though the manifest names it; copy the whole "
                     "shards folder, or run `handloom curate` again."
@@ -77,7 +83,7 @@ class LocalFiles:
 
     def index(self, file: int) -> pa.Table:
         """The index of a shard, mapped."""
-        return read_index(index_name(str(self._paths[file])))
+        return read_index(os.fspath(index_of(self._paths[file])))
 
     def size(self, file: int) -> int:
         """Bytes of a tar."""

@@ -11,12 +11,12 @@ from handloom.files import remove_temporaries, whole
 from handloom.tokenize.shards import packed as shard_packed
 from handloom.tokenize.shards import samples as shard_samples
 from handloom.tokenize.shards import tar as shard_tar
+from handloom.tokenize.shards.files import index_of
 from handloom.tokenize.shards.format import (
     LAYOUTS,
     Layout,
     Sample,
     ShardInfo,
-    index_name,
     sha256_file,
     shard_path,
 )
@@ -48,7 +48,7 @@ def write_shard(path: Path, samples: Iterable[Sample], layout: Layout = "samples
                 shard_samples.write(tar, samples)
             shard_tar.finish(tar)
         index = build_index(temporary)
-        index_path = Path(index_name(str(path)))
+        index_path = index_of(path)
         write_index(index, index_path)  # before the tar gets its name: no tar is without one
     samples_here = int((index.schema.metadata or {}).get(b"samples", index.num_rows))
     return ShardInfo(

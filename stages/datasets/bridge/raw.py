@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
+from handloom.places import Entry, is_remote, scandir
 from handloom.stages.datasets.bridge import convention, recordings
 from handloom.stages.datasets.bridge.recordings import BridgeRecording
 from handloom.stages.datasets.formats import tfrecord
@@ -195,10 +196,10 @@ def _find_recordings(root: Path, max_folders: int = 0) -> Iterator[Item]:
             waiting += [_below(path, name) for name in folders]
 
 
-def _list_folder(root: Path, path: str) -> list[os.DirEntry[str]]:
+def _list_folder(root: Path, path: str) -> list[Entry | os.DirEntry[str]]:
     """Entries of a folder; links only if they stay below the root and lead in no circle."""
-    here = os.path.realpath(root / path)
-    with os.scandir(here) as entries:
+    here = root / path if is_remote(root) else Path(os.path.realpath(root / path))
+    with scandir(here) as entries:
         return [
             entry
             for entry in entries
@@ -207,9 +208,9 @@ def _list_folder(root: Path, path: str) -> list[os.DirEntry[str]]:
         ]
 
 
-def _leads_inside(root: Path, here: str, link: str) -> bool:
+def _leads_inside(root: Path, here: Path, link: str) -> bool:
     target = os.path.realpath(root / link)
-    return is_inside(root, link) and os.path.commonpath([here, target]) != target
+    return is_inside(root, link) and os.path.commonpath([str(here), target]) != target
 
 
 def _is_trajectory(path: str, names: set[str]) -> bool:

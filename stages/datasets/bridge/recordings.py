@@ -5,7 +5,6 @@ images and states and T - 1 actions; the official conversion pairs them, and wri
 N next observations and N actions.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError
+from handloom.places import listdir, scandir
 from handloom.stages.datasets.formats import pickles, tensor_proto, tf_example, tfrecord
 from handloom.stages.datasets.formats.images import ArrayImages, EncodedImages
 from handloom.stages.datasets.media import cached_by_file
@@ -267,17 +267,18 @@ def _raw_actions(stored: Any) -> list[Any]:
 
 def _list_views(folder: Path, count: int, steps: range) -> dict[str, Images]:
     """The colour cameras of a raw folder; depth_images0 and so on are left out."""
-    cameras = sorted(
-        (int(match[1]), entry.name)
-        for entry in os.scandir(folder)
-        if (match := _CAMERA.fullmatch(entry.name)) and entry.is_dir()
-    )
+    with scandir(folder) as entries:
+        cameras = sorted(
+            (int(match[1]), entry.name)
+            for entry in entries
+            if (match := _CAMERA.fullmatch(entry.name)) and entry.is_dir()
+        )
     views: dict[str, Images] = {}
     for _, camera in cameras:
         # im_10.jpg comes after im_9.jpg
         numbered = {
             int(match[1]): name
-            for name in os.listdir(folder / camera)
+            for name in listdir(folder / camera)
             if (match := _PICTURE.fullmatch(name))
         }
         if not numbered:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import operator
-import os
 import re
 import struct
 import zipfile
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handloom.errors import MediaError, UserError
+from handloom.places import scandir
 from handloom.stages.datasets.formats import pickles
 from handloom.stages.datasets.media import cached_by_file
 
@@ -74,7 +74,7 @@ def list_frames(folder: Path) -> tuple[FrameNaming, Ids]:
     """
     ids: dict[str, array[int]] = defaultdict(functools.partial(array, "q"))
     digits: dict[str, int] = {}
-    with os.scandir(folder) as entries:
+    with scandir(folder) as entries:
         for entry in entries:
             match = _FRAME.fullmatch(entry.name)
             if match:

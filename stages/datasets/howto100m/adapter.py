@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from handloom.errors import UserError
+from handloom.places import scandir
 from handloom.stages.datasets.formats.json_stream import MAX_VALUE, load_value, stream_values
 from handloom.stages.datasets.howto100m.speech import cut_speech
 from handloom.stages.datasets.media import VIDEO_SUFFIXES, files_below
@@ -183,7 +184,7 @@ def _find_captions(root: Path) -> Path:
 def _list_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"{root} is no folder, expected HowTo100M in it. {HOW_TO_GET}")
-    with os.scandir(root) as entries:
+    with scandir(root) as entries:
         below = sorted(entry.name for entry in entries if entry.is_dir())
     below.sort(key=lambda name: name != "annotations")  # stable: that one first, others by name
     return [root, *(root / name for name in below)]
@@ -191,7 +192,7 @@ def _list_folders(root: Path) -> list[Path]:
 
 def _holds_tables(folder: Path) -> bool:
     """Whether a folder holds a caption table; `annotations.csv` has a matching name, too."""
-    with os.scandir(folder) as entries:
+    with scandir(folder) as entries:
         names = [entry.name for entry in entries if _CSV_NAME.fullmatch(entry.name)]
     return any(_is_table(folder / name) for name in names)
 

@@ -5,7 +5,6 @@ Layout 3 (v3.0) puts many episodes into a file; the episode table names the file
 numbers of Parquet files and of every camera's videos are independent.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from handloom.errors import MediaError, UserError
+from handloom.places import scandir
 from handloom.stages.datasets.formats.json_stream import load_value
 from handloom.stages.datasets.media import files_below
 from handloom.stages.datasets.source import is_inside, refuse_outside, refuse_special
@@ -152,7 +152,8 @@ def find_datasets(root: Path, depth: int = 3) -> Iterator[Dataset]:
         if (root / folder / INFO).is_file():
             yield open_dataset(root, folder)
         elif level < depth and (root / folder).is_dir():
-            names = sorted(e.name for e in os.scandir(root / folder) if e.is_dir())
+            with scandir(root / folder) as entries:
+                names = sorted(e.name for e in entries if e.is_dir())
             below = [f"{folder}/{name}" if folder else name for name in names if name[0] != "."]
             waiting += [(path, level + 1) for path in reversed(below) if is_inside(root, path)]
 
