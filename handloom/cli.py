@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from handloom.errors import RunError, UserError
+from handloom.errors import MediaError, RunError, UserError
 
 
 class Command(NamedTuple):
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
     except UserError as error:
         return _say(error, 2)
-    except (RunError, OSError) as error:
+    except (RunError, MediaError, OSError) as error:
         return _say(error, 1)
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on where this one stopped", 130)

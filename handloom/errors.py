@@ -1,5 +1,7 @@
 """The kinds of error that handloom reports in one sentence instead of a traceback."""
 
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
+
 
 class UserError(Exception):
     """The command line, configuration or data folder is wrong: exit status 2.
@@ -14,6 +16,31 @@ class RunError(Exception):
 
 class StoreError(RunError):
     """An object store, or a disk, refuses to go on: it ends the run, and counts for no clip."""
+
+
+class DiskError(StoreError, OSError):
+    """A file cannot be written here: the disk is full, or may not be written to."""
+
+
+FULL = frozenset({ENOSPC, EDQUOT, EROFS})  # what no clip can be blamed for
+CLOSED = frozenset({EACCES, EPERM})
+
+
+def unwritable(path: object, error: OSError) -> OSError:
+    """A `DiskError` on a file that could not be written; other errors as they are."""
+    if isinstance(error, DiskError) or error.errno not in FULL | CLOSED:
+        return error
+    out = "the disk is full: free some of it, inodes too"
+    ways = {
+        EROFS: "the file system is read-only: mount it for writing",
+        EDQUOT: "your quota is used up: free some of it",
+        ENOSPC: out,
+    }
+    way = ways.get(error.errno or 0, "permission denied: give yourself the right to write there")
+    return DiskError(
+        f"{path} cannot be written ({way}); what was there is as it was. Then run the same command "
+        "again, it goes on from there."
+    )
 
 
 class MediaError(Exception):

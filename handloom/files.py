@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from handloom.copies import copies
+from handloom.errors import unwritable
 from handloom.places import StorePath
 
 
@@ -22,6 +23,9 @@ def whole(path: Path, suffix: str = "", sync: bool = True) -> Iterator[Path]:
 
     What is renamed has reached the disk first, so that a power cut leaves no name without bytes.
     If the body raises, `path` stays as it was and the temporary is removed.
+
+    Raises:
+        DiskError: the disk is full, read-only or closed to this user.
 
     Args:
         path: a file, or a folder if the body makes one; one that exists is replaced.
@@ -33,15 +37,31 @@ def whole(path: Path, suffix: str = "", sync: bool = True) -> Iterator[Path]:
         The temporary path, beside `path`; of one in a store on this node's disk.
     """
     if isinstance(path, StorePath):
-        with copies().temporary(f"{path.name}{suffix}") as temporary:
+        with _told_of(path), copies().temporary(f"{path.name}{suffix}") as temporary:
             yield temporary
             _upload(temporary, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp{suffix}")
-    try:
+    with _told_of(path), _removed_on_error(temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         publish(temporary, path, sync)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Turns the errors of a full or closed disk into a sentence about a file."""
+    try:
+        yield
+    except OSError as error:
+        told = unwritable(path, error)
+        raise told from (None if told is not error else error.__cause__)
+
+
+@contextmanager
+def _removed_on_error(temporary: Path) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 
 from handloom import prefetch, stores
 from handloom.copies import copies
-from handloom.errors import MediaError, StoreError, UserError
+from handloom.errors import CLOSED, FULL, MediaError, StoreError, UserError, unwritable
 from handloom.listings import (
     CHANGED,
     UNKNOWN,
@@ -255,7 +255,12 @@ def local(path: Path) -> Path:
         if partial.stat().st_size != whole.size or (is_trusted(url) and info_now(url) != whole):
             raise MediaError(f"{path.name}: {CHANGED}")
 
-    return copies().get(url, whole.tag, whole.size, fetch)
+    try:
+        return copies().get(url, whole.tag, whole.size, fetch)
+    except OSError as error:
+        if error.errno not in FULL | CLOSED:
+            raise
+        raise unwritable(f"the copy of {url} in {copies().folder}", error) from None
 
 
 def fetch_ahead(folder: Path, names: Sequence[str]) -> None:

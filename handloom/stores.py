@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from handloom.errors import StoreError, UserError, first_line
+from handloom.errors import FULL, StoreError, UserError, first_line
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "gs": {"use_listings_cache": False},
 }
-OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+OF_THE_DISK = FULL | {errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Info:
 FOLDER = Info(True)
 
 
-def filesystem(protocol: str) -> Any:
-    """The file system of a protocol; one for each process.
+def filesystem(protocol: str, **more: Any) -> Any:
+    """The file system of a protocol; one for each process, and for the same further options.
 
     Raises:
         UserError: the protocol is unknown, or its package is not installed.
@@ -71,7 +71,7 @@ def filesystem(protocol: str) -> Any:
 
     known = "gs" if protocol == "gcs" else protocol
     try:
-        return fsspec.filesystem(protocol, **OPTIONS.get(known, {}))
+        return fsspec.filesystem(protocol, **OPTIONS.get(known, {}), **more)
     except ImportError:
         package = PACKAGES.get(protocol, f"fsspec's package for {protocol}://")
         raise UserError(
@@ -86,18 +86,19 @@ def filesystem(protocol: str) -> Any:
         ) from None
 
 
-def ask(url: str, work: Callable[[Any], T]) -> T:
+def ask(url: str, work: Callable[[Any], T], options: dict[str, Any] | None = None) -> T:
     """Ask a store for something, again while it does not answer.
 
     Args:
         url: what is asked about, for the error.
         work: is given the file system.
+        options: of the file system, beside those of the environment.
 
     Raises:
         OSError: there is no such file, or one that should not be there; or this machine's own disk.
         StoreError: access is refused, or the store did not answer for minutes.
     """
-    opened = filesystem(url.partition("://")[0])
+    opened = filesystem(url.partition("://")[0], **(options or {}))
     for pause_s in (*PAUSES_S, None):
         try:
             return work(opened)

@@ -47,12 +47,12 @@ class Line:
     def rate(self) -> float:
         """Clips per second so far."""
         seconds = self.seconds or time.time() - self.started
-        return self.done / seconds if seconds else 0.0
+        return self.done / seconds if seconds > 0 else 0.0  # a clock may run backwards
 
     @property
     def eta_s(self) -> float | None:
         """Seconds left; None while they cannot be estimated."""
-        if self.state != "running" or not self.total or not self.done:
+        if self.state != "running" or not self.total or not self.rate:
             return None
         return max(0, self.total - self.done) / self.rate
 
@@ -101,7 +101,7 @@ class Reporter:
     def finish(self) -> Line:
         """End, and return the final line."""
         line = self.line
-        line.seconds = time.time() - line.started if line.started else 0.0
+        line.seconds = max(0.0, time.time() - line.started) if line.started else 0.0
         is_report = self.path.stem == "report" and line.started
         line.state = "done" if line.done or is_report else "up to date"
         line.workers, line.note = 0, ""
@@ -155,7 +155,7 @@ class Heartbeat:
 
     def beat(self, out: Path, state: str = "running", error: str = "") -> None:
         """Write it, at most once a second while the state is the same."""
-        if state == self.state and time.time() - self.updated < _every_s(out):
+        if state == self.state and abs(time.time() - self.updated) < _every_s(out):
             return
         self.updated, self.state, self.error = time.time(), state, error
         write_text(_folder(out) / "_run.json", json.dumps(asdict(self)) + "\n", sync=False)

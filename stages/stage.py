@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import pyarrow as pa
 
-from handloom.errors import MediaError, RunError, StoreError
+from handloom.errors import FULL, MediaError, RunError, StoreError, unwritable
 from handloom.stages.tables.parts import Table, Tables
 from handloom.stages.tables.rows import Clip, Row
 
@@ -184,10 +184,12 @@ def sentence(error: Exception) -> str:
     """An error as a row stores it; a `MediaError` is a sentence by itself.
 
     Raises:
-        StoreError: the error is one, and no clip's fault: it ends the run.
+        StoreError: no clip's fault, such as a full disk: it ends the run.
     """
     if isinstance(error, StoreError):
         raise error
+    if isinstance(error, OSError) and error.errno in FULL:
+        raise unwritable(error.filename or "a file", error) from None
     return str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
 
 

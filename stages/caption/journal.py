@@ -2,6 +2,9 @@
 
     <folder>/<bucket>/<host>-<process>-<random>.jsonl
 
+In an object store, which cannot append, a process writes its files again every few seconds, and
+when a batch is done.
+
 Each process appends to files of its own, one line per answer. A kill can cut the last line of a
 file off; such a line is not read, and nothing is appended behind it, since the next process has
 another file. A line that holds no answer (a damaged disk, another program's file) is left out with
@@ -15,16 +18,21 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from handloom.files import write_bytes
+from handloom.listings import forget_listings
+from handloom.places import is_remote
 from handloom.stages.caption.requests import LONGEST_ANSWER, Answer
 from handloom.stages.tables.texts import shown
 
 OPEN_BUCKETS = 16  # more than a worker has batches at a time; 150,000 answers each at most
+STORE_EVERY_S = 5.0  # seconds of answers that a kill may cost, where they lie in a store
 LONGEST_LINE = 12 * LONGEST_ANSWER + 1000  # bytes; JSON writes a character in up to 12
 
 _token = secrets.token_hex(4)  # process ids are used again
@@ -37,6 +45,14 @@ class _Bucket:
     answers: dict[str, Answer] = field(default_factory=dict)
     read_to: dict[str, int] = field(default_factory=dict)
     """Bytes read of each file."""
+    own: Path | None = None
+    """This process's file, where it lies in a store."""
+    lines: bytearray = field(default_factory=bytearray)
+    """What is in it, or will be."""
+    written: int = 0
+    """Bytes of that which are."""
+    told_s: float = 0.0
+    """When it was written last."""
 
 
 class Journal:
@@ -62,14 +78,25 @@ class Journal:
         with self._lock:
             entry = self._bucket(bucket)
             entry.answers[key] = answer
-            while line and self._folder is not None:
+            if entry.own:
+                entry.lines += line
+                if time.monotonic() - entry.told_s > STORE_EVERY_S:
+                    _store(entry)
+            while line and entry.file >= 0:
                 line = line[os.write(entry.file, line) :]  # it may write a part only
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        with self._lock:
+            for entry in self._buckets.values():
+                _store(entry)
 
     def refresh(self, bucket: str) -> None:
         """Read what other processes have written since; call it before a batch."""
         with self._lock:
             entry = self._bucket(bucket)
             if self._folder is not None:
+                forget_listings(self._folder / bucket)
                 _read_on(self._folder / bucket, entry)
 
     def _bucket(self, name: str) -> _Bucket:
@@ -82,11 +109,27 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             _read_on(folder, entry)
             own = folder / f"{socket.gethostname()}-{os.getpid()}-{_token}.jsonl"
-            entry.file = os.open(own, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            if is_remote(own):  # another one each time, since it holds what is new alone
+                entry.own = own.with_stem(f"{own.stem}-{secrets.token_hex(4)}")
+            else:
+                entry.file = os.open(own, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._buckets[name] = entry
         if self._folder is not None and len(self._buckets) > OPEN_BUCKETS:
-            os.close(self._buckets.popitem(last=False)[1].file)
+            _closed(self._buckets.popitem(last=False)[1])
         return entry
+
+
+def _store(entry: _Bucket) -> None:
+    """Write a file in a store, if there is something new for it."""
+    if entry.own and len(entry.lines) > entry.written:
+        write_bytes(entry.own, bytes(entry.lines))
+        entry.written, entry.told_s = len(entry.lines), time.monotonic()
+
+
+def _closed(entry: _Bucket) -> None:
+    _store(entry)
+    if entry.file >= 0:
+        os.close(entry.file)
 
 
 def _read_on(folder: Path, entry: _Bucket) -> None:

@@ -190,6 +190,10 @@ class Caption(Stage):
             for (clip, framing), row in zip(inputs, rows, strict=True)
         ]
 
+    def flush(self) -> None:
+        """Write down the model's answers."""
+        self._answers.flush()
+
     @property
     def instructions(self) -> Prompt:
         """The content of `prompt`."""

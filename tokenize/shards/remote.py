@@ -1,4 +1,4 @@
-"""Shards on s3:// or gs://: ranged reads of the tars, with indexes and blocks kept.
+"""Shards in an object store: ranged reads of the tars, with indexes and blocks kept.
 
 Indexes are downloaded whole into a folder, under their SHA-256, and mapped from there. Of the tars
 only the blocks that are asked for are fetched, many at a time, and the last used stay in memory.
@@ -7,11 +7,11 @@ only the blocks that are asked for are fetched, many at a time, and the last use
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ import pyarrow as pa
 
 from handloom.errors import UserError
 from handloom.files import write_bytes
+from handloom.listings import key_of
+from handloom.stores import ask
 from handloom.tokenize.shards.files import Bytes, check_range, read_index
 from handloom.tokenize.shards.format import Integers, index_name
 
@@ -26,21 +28,49 @@ BLOCK = 16 << 10  # a handful of clips; random reads of 3 kB would waste most of
 KEPT_BYTES = 256 << 20
 THREADS = 32  # a request waits 10 to 50 ms, nearly all of it for the network
 
+T = TypeVar("T")
 Block = tuple[int, int]  # file, number of the block in it
 
 
 def is_remote(path: str | Path) -> bool:
     """True for the URL of an object store."""
-    return str(path).startswith(("s3://", "gs://", "gcs://"))
+    return "://" in str(path) and not str(path).startswith(("file://", "local://"))
+
+
+class RemoteFile:
+    """A file of an object store, for reading ranges of it.
+
+    Args:
+        url: of the file.
+        options: of the file system, beside those of the environment.
+    """
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self.url, self._options = url, options
+        found = self._ask(lambda opened: opened.info(key_of(url)))
+        if found["type"] == "directory":
+            raise FileNotFoundError(url)
+        self.size = int(found["size"])
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        """A range; less than `size` bytes at the end of the file."""
+        end, key = min(offset + size, self.size), key_of(self.url)
+        return self._ask(lambda opened: bytes(opened.cat_file(key, start=offset, end=end)))
+
+    def pieces(self, size: int = 1 << 22) -> Iterator[bytes]:
+        """The whole file, in pieces."""
+        return (self.read_at(size, offset) for offset in range(0, self.size, size))
+
+    def _ask(self, work: Callable[[Any], T]) -> T:
+        return ask(self.url, work, self._options)
 
 
 class RemoteFolder:
     """A folder of an object store; credentials come from the environment.
 
     Args:
-        url: such as `s3://bucket/shards`; options of pyarrow.fs may follow, for example
-            `?endpoint_override=http://127.0.0.1:9000&region=us-east-1` for another server than
-            Amazon's.
+        url: such as `s3://bucket/shards`; for another server than Amazon's without AWS_ENDPOINT_URL
+            `?endpoint_override=http://127.0.0.1:9000&region=us-east-1` may follow.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,21 +81,11 @@ class RemoteFolder:
         base, mark, options = self.url.partition("?")
         return RemoteFolder(f"{base.rstrip('/')}/{name}{mark}{options}")
 
-    @cached_property
-    def _opened(self) -> tuple[Any, str]:
-        from pyarrow import fs  # here, because it takes a tenth of a second
-
+    def open(self, name: str) -> RemoteFile:
+        """A file of the folder. Raises UserError where there is none."""
+        base, _, query = self.url.partition("?")
         try:
-            filesystem, path = fs.FileSystem.from_uri(self.url)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{self.url} cannot be opened: {error}.") from None
-        return filesystem, path.rstrip("/")
-
-    def open(self, name: str) -> Any:
-        """A pyarrow random access file. Raises UserError where there is none."""
-        filesystem, path = self._opened
-        try:
-            return filesystem.open_input_file(f"{path}/{name}")
+            return RemoteFile(f"{base.rstrip('/')}/{name}", _options(self.url, query))
         except FileNotFoundError:
             raise UserError(
                 f"{self.url} holds no {name}; name the `shards` folder of a finished run, and copy "
@@ -76,8 +96,20 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes:
         """A whole file."""
-        with self.open(name) as file:
-            return bytes(file.read())
+        return b"".join(self.open(name).pieces())
+
+
+def _options(url: str, query: str) -> dict[str, Any]:
+    """The file system's options that the query of a URL names."""
+    found = dict(parse_qsl(query))
+    endpoint, region = found.pop("endpoint_override", ""), found.pop("region", "")
+    if found:
+        raise UserError(
+            f"{url} cannot be opened: {', '.join(found)} behind the ? is not known, expected "
+            "endpoint_override and region."
+        )
+    options: dict[str, Any] = {"endpoint_url": endpoint} if endpoint else {}
+    return options | ({"client_kwargs": {"region_name": region}} if region else {})
 
 
 class RemoteFiles:
@@ -100,7 +132,7 @@ class RemoteFiles:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self._folder, self._names, self._hashes = folder, names, index_hashes
         self._cache = cache or Path(home) / "handloom/indexes"
-        self._handles: dict[int, Any] = {}
+        self._handles: dict[int, RemoteFile] = {}
         self._blocks: OrderedDict[Block, bytes] = OrderedDict()
 
     def index(self, file: int) -> pa.Table:
@@ -119,7 +151,7 @@ class RemoteFiles:
 
     def size(self, file: int) -> int:
         """Bytes of a tar."""
-        return int(self._handle(file).size())
+        return self._handle(file).size
 
     def view(self, file: int, offset: int, size: int) -> Bytes:
         """A range of a tar, uint8 [size]."""
@@ -134,7 +166,7 @@ class RemoteFiles:
         data = b"".join(self._range(file, offset, size) for file, offset in places)
         return np.frombuffer(data, f"V{size}")
 
-    def _handle(self, file: int) -> Any:
+    def _handle(self, file: int) -> RemoteFile:
         if file not in self._handles:
             self._handles[file] = self._folder.open(self._names[file])
         return self._handles[file]
@@ -158,7 +190,7 @@ class RemoteFiles:
     def _download(self, block: Block) -> bytes:
         file, number = block
         try:
-            return bytes(self._handle(file).read_at(BLOCK, number * BLOCK))
+            return self._handle(file).read_at(BLOCK, number * BLOCK)
         except OSError as error:
             raise UserError(
                 f"{self._folder.url}/{self._names[file]} cannot be read: {error}."

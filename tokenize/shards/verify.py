@@ -90,9 +90,8 @@ def _hash(root: Path | str, name: str) -> str | None:
         return sha256_file(path) if path.is_file() else None
     digest = hashlib.sha256()
     try:
-        with RemoteFolder(str(root)).open(name) as file:
-            while piece := file.read(1 << 22):
-                digest.update(piece)
+        for piece in RemoteFolder(str(root)).open(name).pieces():
+            digest.update(piece)
     except UserError:
         return None
     return digest.hexdigest()
