@@ -18,12 +18,14 @@ class Command(NamedTuple):
         target: `module:function`; see `flags.call`.
         operand: what it works on, for the help.
         options: `module:Class` of its options, where the function's module imports torch.
+        stores: whether it works on folders in an object store as they are; see `flags.call`.
     """
 
     says: str
     target: str
     operand: str = ""
     options: str = ""
+    stores: bool = False
 
 
 PIPELINE, TRAIN = "handloom.pipeline.commands", "handloom.train"
@@ -39,10 +41,17 @@ COMMANDS = {
         "handloom.commands:submit",
         "DATASET",
     ),
-    "status": Command("what a run kept, rejected and failed", f"{PIPELINE}:status", "OUT"),
-    "report": Command("write report/index.html of a run again", f"{PIPELINE}:report", "OUT"),
+    "status": Command(
+        "what a run kept, rejected and failed", f"{PIPELINE}:status", "OUT", stores=True
+    ),
+    "report": Command(
+        "write report/index.html of a run again", f"{PIPELINE}:report", "OUT", stores=True
+    ),
     "inspect": Command(
-        "what is in a folder of shards, or in one shard", "handloom.commands:inspect", "SHARDS"
+        "what is in a folder of shards, or in one shard",
+        "handloom.commands:inspect",
+        "SHARDS",
+        stores=True,
     ),
     "sample": Command(
         "write a miniature of a dataset in its official layout",
@@ -136,7 +145,8 @@ def _run(args: list[str]) -> int:
         seconds = [name.split()[1] for name in COMMANDS if name.startswith(f"{first} ")]
         name = f"{first} {choice(rest[0], seconds, f'{first} command')}"
         rest = rest[1:]
-    call(COMMANDS[name].target, rest, name, COMMANDS[name].options)
+    command = COMMANDS[name]
+    call(command.target, rest, name, command.options, command.stores)
     return 0
 
 

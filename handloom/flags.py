@@ -7,6 +7,7 @@ import argparse
 import difflib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from inspect import signature
@@ -17,6 +18,7 @@ import tyro
 import yaml
 
 from handloom.errors import UserError
+from handloom.mirror import on_this_disk
 from handloom.places import place
 
 T = TypeVar("T")
@@ -73,7 +75,9 @@ def parse(kind: type[T], args: Sequence[str], command: str, **more: Any) -> T:
     return parsed
 
 
-def call(target: str, args: Sequence[str], command: str, options: str = "") -> None:
+def call(
+    target: str, args: Sequence[str], command: str, options: str = "", stores: bool = False
+) -> None:
     """Import a function and call it with the parsed arguments.
 
     Args:
@@ -82,13 +86,19 @@ def call(target: str, args: Sequence[str], command: str, options: str = "") -> N
         args: the words behind the command.
         command: its name, for the help and for errors.
         options: `module:Class` of the dataclass; by default as the function is annotated.
+        stores: whether the function works on folders in an object store as they are; for others
+            these are brought to this disk, and what they write is uploaded (`mirror.py`).
     """
     # Threads that spin while they wait make a step five times slower where cores are shared; OpenMP
     # reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     kind = _named(options) if options else options_of(_named(target))
-    parsed = args if kind is None else parse(kind, args, command)
-    _named(target)(parsed)
+    if kind is None:
+        _named(target)(args)
+        return
+    parsed = parse(kind, args, command)
+    with nullcontext(parsed) if stores else on_this_disk(parsed) as here:
+        _named(target)(here)
 
 
 def _named(place: str) -> Any:
