@@ -25,6 +25,7 @@ from handloom.places import StorePath, check_bucket
 from handloom.stores import ask
 
 EVERY_S = 5.0
+LEASE = ".lease"
 LATEST = "latest"  # a file that says which of the others count
 State = tuple[int, int]  # size, modification time in ns
 
@@ -68,7 +69,7 @@ def mirrored(out: StorePath) -> Iterator[Path]:
     check_bucket(out)
     name = blake2b(str(out).encode(), digest_size=8).hexdigest()
     local = Path(f"{copies().folder}-mirrors") / name / out.name
-    with Lease(out / ".lease", uuid4().hex).held() as lease:
+    with Lease(out / LEASE, uuid4().hex).held() as lease:
         shutil.rmtree(local, ignore_errors=True)  # of a process that was killed
         mirror = _Mirror(local, out, lease)
         try:
@@ -175,13 +176,16 @@ def _named(path: str, content: bytes) -> str:
 
 
 def _download(folder: StorePath, target: Path) -> None:
-    """Bring all files below a folder here, those of hidden names left out."""
+    """Bring all files below a folder here."""
     target.mkdir(parents=True, exist_ok=True)
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         if path.is_dir():
             _download(path, target / path.name)
-        elif not path.name.startswith("."):
-            url, here = path.key, str(target / path.name)
-            ask(str(path), lambda opened, url=url, here=here: opened.get_file(url, here))
+        elif path.name != LEASE:
+            _fetch(path, target / path.name)
+
+
+def _fetch(path: StorePath, target: Path) -> None:
+    ask(str(path), lambda opened: opened.get_file(path.key, str(target)))
