@@ -27,7 +27,7 @@ from tests.helpers.s3_server import BUCKET, ENVIRONMENT, S3Server, s3_server
 
 def run(data: object, out: object, cache: Path) -> float:
     """Seconds of a whole run."""
-    small = ["--tokens.resolution", "64", "--tokens.frames", "3", "--run.num-cpus", "2"]
+    small = ["--tokens.frames", "3", "--run.num-cpus", "2"]
     places = ["--data", str(data), "--out", str(out)]
     command = [sys.executable, "-m", "handloom", "curate", "ego4d", *places, *small]
     began = time.monotonic()

@@ -112,7 +112,12 @@ def ask(url: str, work: Callable[[Any], T], options: dict[str, Any] | None = Non
             if refused := _refused(error):
                 raise StoreError(_refusal(url, refused)) from None
             if not _may_pass(error):
-                raise
+                if isinstance(error, OSError):
+                    raise
+                raise StoreError(
+                    f"{bucket_of(url)} cannot be used ({type(error).__name__}: "
+                    f"{first_line(error)}); see docs/storage.md."
+                ) from error
             if pause_s is None:
                 raise StoreError(
                     f"{bucket_of(url)} does not answer ({first_line(error)}); run the same command "
@@ -200,7 +205,8 @@ def _broken() -> tuple[type[Exception], ...]:
     try:
         from botocore import exceptions as boto
 
-        found += [boto.HTTPClientError, boto.IncompleteReadError, boto.ResponseStreamingError]
+        found += [boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError]
+        found += [boto.ResponseStreamingError]
     except ImportError:
         pass
     return tuple(found)

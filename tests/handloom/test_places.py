@@ -189,6 +189,17 @@ def test_a_store_that_is_away_is_told_in_a_sentence(
     assert "run the same command again" in str(caught.value)
 
 
+def test_a_server_that_is_unplugged_is_told_in_a_sentence(
+    folder: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    type(stores.filesystem("s3")).clear_instance_cache()
+    with pytest.raises(StoreError, match="s3://bucket does not answer"):
+        check_bucket(folder)
+    monkeypatch.undo()
+    type(stores.filesystem("s3")).clear_instance_cache()
+
+
 def test_refused_access_names_the_bucket_and_what_to_set(folder: Path, s3: S3Server) -> None:
     with s3.failing(lambda method, path: 403), pytest.raises(StoreError) as caught:
         check_bucket(folder)
