@@ -52,8 +52,8 @@ def info(url: str) -> Info | None:
     if not is_trusted(url):
         return info_now(url)
     folder, _, name = url.rpartition("/")
-    if folder in _listings:
-        return _listings[folder].get(name)
+    if (siblings := _listings.get(folder)) is not None:
+        return siblings.get(name)
     asked_s, before = _asked.get(url, (-ASK_AGAIN_S, None))
     if time.monotonic() - asked_s < ASK_AGAIN_S:
         return before
@@ -74,7 +74,8 @@ def info_now(url: str) -> Info | None:
 
 def listing(url: str) -> dict[str, Info]:
     """What a folder holds, by name; nothing where there is no folder, since none is empty."""
-    if url not in _listings:
+    found = _listings.get(url)
+    if found is None:
         key = key_of(url)
         try:
             entries = ask(url, lambda opened: opened.ls(key, detail=True, refresh=True))
@@ -83,8 +84,9 @@ def listing(url: str) -> dict[str, Info]:
         paths = ((PurePosixPath(entry["name"]), entry) for entry in entries)
         # Some tools write an empty object named like the folder.
         depth = len(PurePosixPath(key).parts) + 1
-        _listings[url] = {p.name: described(e) for p, e in paths if len(p.parts) == depth}
-    return _listings[url]
+        found = {p.name: described(e) for p, e in paths if len(p.parts) == depth}
+        _listings[url] = found
+    return dict(found)  # threads may write meanwhile
 
 
 def note(url: str, found: Info | None) -> None:
@@ -93,10 +95,8 @@ def note(url: str, found: Info | None) -> None:
     if found is None:
         _listings.get(folder, {}).pop(name, None)
         return
-    if folder in _listings:
-        _listings[folder][name] = found
+    _listings.get(folder, {})[name] = found
     while folder.count("/") > 2:
         above, _, name = folder.rpartition("/")
-        if above in _listings:
-            _listings[above].setdefault(name, FOLDER)
+        _listings.get(above, {}).setdefault(name, FOLDER)
         folder = above
