@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def impatient(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("s3://b/run/", "s3://b/run"),
         ("s3://b", "s3://b"),
+        ("hf://datasets/owner/name/train", "hf://datasets/owner/name/train"),
         ("runs/sample", "runs/sample"),
         ("file:///data/a%20b", "/data/a b"),
         ("/data//x", "/data/x"),
@@ -228,6 +230,9 @@ def test_places_that_cannot_be_are_refused(s3: S3Server) -> None:
         check_bucket(place("s3://"))
     with pytest.raises(UserError, match=r"abc:// is not known"):
         place("abc://x/y")
+    if find_spec("gcsfs") is None:
+        with pytest.raises(UserError, match=r"gs:// needs gcsfs, .*: pip install gcsfs"):
+            place("gs://bucket/run")
 
 
 def test_a_dataset_file_that_changes_fails_by_name(
