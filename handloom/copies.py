@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import gettempdir
 from uuid import uuid4
 
+from handloom.errors import UserError
+
 FOLDER, GIGABYTES = "HANDLOOM_CACHE", "HANDLOOM_CACHE_GB"  # of the environment
 DEFAULT_GB = 20.0
 PINNED = 4  # files that each process keeps from being removed: the last that it asked for
@@ -40,7 +42,9 @@ class Copies:
         self._pins: OrderedDict[str, int] = OrderedDict()  # key -> descriptor of its lock
         self._turns: dict[str, tuple[threading.Lock, int]] = {}  # and how many threads want it
         self._lock = threading.Lock()
-        (folder / "tmp").mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for made in (folder, folder / "tmp"):  # what is copied is nobody else's business
+            made.mkdir(exist_ok=True, mode=0o700)
 
     def get(self, url: str, tag: str, size: int, fetch: Callable[[Path], None]) -> Path:
         """The copy of a file; fetched where there is none.
@@ -205,4 +209,9 @@ def copies() -> Copies:
     """This node's copies: the folder and size that the environment names."""
     default = Path(gettempdir()) / f"handloom-{os.getuid()}"
     folder = Path(os.environ.get(FOLDER) or default)
+    if folder == default and folder.exists() and folder.stat().st_uid != os.getuid():
+        raise UserError(
+            f"{folder} belongs to another user, who could change what is read from it: name "
+            f"another folder for copies with {FOLDER}."
+        )
     return Copies(folder, int(float(os.environ.get(GIGABYTES) or DEFAULT_GB) * 1e9))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import tempfile
 import time
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from handloom import prefetch
-from handloom.copies import PINNED, Copies
+from handloom.copies import PINNED, Copies, copies
+from handloom.errors import UserError
 
 
 def writer(content: bytes, log: Path | None = None, pause_s: float = 0.0):  # type: ignore[no-untyped-def]
@@ -72,6 +74,20 @@ def test_a_failed_fetch_leaves_nothing(tmp_path: Path) -> None:
     assert copies.used_bytes() == 0
     assert not list((tmp_path / "tmp").iterdir())
     assert get(copies, 1, 100).read_bytes() == b"\x01" * 100
+
+
+def test_copies_are_closed_to_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HANDLOOM_CACHE", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = Copies(tmp_path / "c", 1_000)
+    assert own.folder.stat().st_mode & 0o077 == 0
+    foreign = tmp_path / f"handloom-{os.getuid()}"
+    foreign.mkdir()
+    if os.getuid() == 0:  # only root may give files away
+        os.chown(foreign, 65534, 65534)
+        copies.cache_clear()
+        with pytest.raises(UserError, match="belongs to another user"):
+            copies()
 
 
 def work(folder: Path, log: Path, seed: int) -> int:
