@@ -150,9 +150,9 @@ def test_an_autoscaler_sees_what_is_asked_for(tmp_path: Path) -> None:
     with cluster() as nodes:
 
         def watch(workers: int, note: str) -> None:
-            if note and not asked:
-                (demand,) = get_cluster_status(nodes.address).resource_demands.ray_task_actor_demand
-                (of_workers,) = demand.bundles_by_count
+            demands = get_cluster_status(nodes.address).resource_demands.ray_task_actor_demand
+            if note and demands and not asked:  # nodes report theirs every second
+                (of_workers,) = demands[0].bundles_by_count
                 asked.append((of_workers.bundle, of_workers.count))
                 nodes.add_node(**small(1))
 
