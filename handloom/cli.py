@@ -3,11 +3,12 @@
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from handloom.errors import MediaError, RunError, UserError
+from handloom.errors import MediaError, RunError, Terminated, UserError
 
 
 class Command(NamedTuple):
@@ -104,7 +105,12 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0 done, 1 the run failed, 2 the command line or data is wrong."""
+    """Run a command.
+
+    Returns:
+        0 done, 1 the run failed, 2 the command line or data is wrong; 130 interrupted, 143 ended by
+        SIGTERM.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
@@ -113,8 +119,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
     except UserError as error:
         return _say(error, 2)
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains at exit
+        return _say("nobody reads the output any more; the same command goes on from here", 1)
     except (RunError, MediaError, OSError) as error:
         return _say(error, 1)
+    except Terminated:
+        return _say("ended by SIGTERM; the same command goes on where this one stopped", 143)
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on where this one stopped", 130)
 

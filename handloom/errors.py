@@ -47,6 +47,10 @@ class MediaError(Exception):
     """One media file cannot be read. It costs the clips of that file and nothing else."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was received, as containers, batch systems and `timeout` send it."""
+
+
 def first_line(error: BaseException) -> str:
     """An error's message in one line of at most 200 characters; its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

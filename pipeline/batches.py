@@ -38,7 +38,9 @@ def count_remaining(job: Job, stage: str) -> int | None:
     if isinstance(job.stages[stage], TableStage):
         marker = read_marker(job.folder(stage))
         current = {"fingerprint": job.tables[stage].fingerprint, "inputs": job.inputs(stage)}
-        if marker.get("finished") and current.items() <= marker.items():
+        # A part may have been deleted since: the marker says how many rows there were.
+        is_whole = marker.get("stored", 0) <= job.tables[stage].row_count()
+        if marker.get("finished") and current.items() <= marker.items() and is_whole:
             return 0
         return sum(len(coming(job.tables, stage, bucket)) for bucket in buckets)
     return sum(len(_missing(job, stage, bucket)) for bucket in buckets)

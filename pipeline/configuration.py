@@ -124,12 +124,13 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
 # Options that must be more than 0.
 POSITIVE = frozenset(
     {"frames", "frames_per_second", "num_cpus", "workers", "gpu_cores", "clip_timeout_s",
+     "batch_clips", "in_flight", "clips_at_once", "max_tokens", "timeout_s",
      "short_side", "min_frames", "max_pixels", "resolution", "samples_per_shard", "spacing_s"}
 )  # fmt: skip
 
 
 def refuse_numbers(part: str, options: Any) -> None:
-    """Raise UserError for an option that is NaN, negative, or a share of more than all.
+    """Raise UserError for an option that is no number, negative, or a share of more than all.
 
     Args:
         part: the prefix of the options on the command line, such as `select`.
@@ -149,7 +150,8 @@ def refuse_numbers(part: str, options: Any) -> None:
             if "percent" in name
             else math.inf
         )
-        if math.isnan(value) or value < 0 or value > most or (name in POSITIVE and value == 0):
+        is_finite = math.isfinite(value)
+        if not is_finite or value < 0 or value > most or (name in POSITIVE and value == 0):
             least = "more than 0" if name in POSITIVE else "at least 0"
             upto = f" and at most {most:g}" if most < math.inf else ""
             raise UserError(f"--{flag} is {value}, expected {least}{upto}.")

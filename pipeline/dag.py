@@ -41,7 +41,7 @@ from handloom.pipeline.pool import Pool
 from handloom.pipeline.progress import Line, Reporter, read_lines
 from handloom.pipeline.recipes import Run
 from handloom.pipeline.record import Record
-from handloom.pipeline.session import import_path, session
+from handloom.pipeline.session import check_alive, import_path, session
 from handloom.pipeline.worker import Counts, work
 from handloom.places import is_remote, trust
 from handloom.stages.ingest import card
@@ -69,19 +69,20 @@ def curate(job: Job, is_ours: Callable[[], None] = lambda: None) -> None:
             display.say(too_many_workers(job))
             try:
                 while not tasks.are_done:
+                    check_alive()
                     is_ours()
                     tasks.step(timeout_s=0.5)
                     display.show(tasks.lines(), is_last=tasks.are_done)
                     heartbeat.beat(job.out)
             except BaseException as error:
-                heartbeat.beat(job.out, "failed", first_line(error))  # the other stages end by it
+                heartbeat.fail(job.out, error)  # the other stages end by it
                 if is_shared:  # or they would go on after the run
                     tasks.wait()
                 raise
             finally:
                 tasks.end()
     except BaseException as error:
-        heartbeat.beat(job.out, "failed", first_line(error))
+        heartbeat.fail(job.out, error)
         raise
     heartbeat.beat(job.out, "finished")
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handloom.errors import RunError
+from handloom.errors import RunError, Terminated, first_line
 from handloom.files import write_text
 from handloom.places import is_remote
 
@@ -155,10 +155,19 @@ class Heartbeat:
 
     def beat(self, out: Path, state: str = "running", error: str = "") -> None:
         """Write it, at most once a second while the state is the same."""
-        if state == self.state and abs(time.time() - self.updated) < _every_s(out):
+        told = (state, error) == (self.state, self.error)
+        if told and abs(time.time() - self.updated) < _every_s(out):
             return
         self.updated, self.state, self.error = time.time(), state, error
         write_text(_folder(out) / "_run.json", json.dumps(asdict(self)) + "\n", sync=False)
+
+    def fail(self, out: Path, error: BaseException) -> None:
+        """Write that the run has failed, and why."""
+        stopped: dict[type, str] = {
+            Terminated: "ended by SIGTERM",
+            KeyboardInterrupt: "interrupted",
+        }
+        self.beat(out, "failed", stopped.get(type(error)) or first_line(error))
 
 
 def clear(out: Path) -> None:

@@ -53,7 +53,8 @@ class Record:
 
     def finish(self) -> None:
         """Write the final marker."""
-        write_marker(self.table.folder, self._counts() | {"finished": True})
+        state = {"finished": True, "stored": self.table.row_count()}
+        write_marker(self.table.folder, self._counts() | state)
 
     def _write(self) -> None:
         self.told = time.monotonic()

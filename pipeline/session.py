@@ -2,17 +2,21 @@
 
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import ray
 from ray._private import ray_constants  # the only switch that keeps all of Ray on loopback
+from ray._private import worker as ray_worker
 from ray._private.node import Node
 
 from handloom.copies import GIGABYTES
-from handloom.errors import RunError, first_line
+from handloom.errors import RunError, Terminated, UserError, first_line
 from handloom.pipeline.job import Job
 
 # Environment of workers. Without the thresholds glibc returns big blocks to the kernel and faults
@@ -26,6 +30,7 @@ WORKER_ENV = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 STARTS = 3
+SIGTERM = threading.Event()  # it was received
 QUIET: dict[str, Any] = {
     "log_to_driver": False,
     "logging_level": "ERROR",
@@ -43,16 +48,52 @@ def session(job: Job) -> Iterator[bool]:
     os.environ.update(cache_room(job))
     if ray.is_initialized():
         yield True
-    elif "RAY_ADDRESS" in os.environ:
-        ray.init(runtime_env={"env_vars": WORKER_ENV | import_path(job) | cache_room(job)}, **QUIET)
-        try:
+        return
+    try:
+        with _own_session(job):
             yield False
+    except KeyboardInterrupt:
+        if SIGTERM.is_set():  # whatever was raised for it: Ray knows Ctrl-C alone
+            raise Terminated from None
+        raise
+
+
+@contextmanager
+def _own_session(job: Job) -> Iterator[None]:
+    raise_on_sigterm()
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(runtime_env={"env_vars": WORKER_ENV | import_path(job) | cache_room(job)}, **QUIET)
+        raise_on_sigterm()
+        try:
+            yield
         finally:
             ray.shutdown()
     else:
         os.environ.update(import_path(job))
         with local_ray(job.config.run.num_cpus):
-            yield False
+            raise_on_sigterm()  # Ray has set a handler of its own
+            yield
+
+
+def raise_on_sigterm() -> None:
+    """Let SIGTERM raise `Terminated` in the main thread, so that a run ends as by Ctrl-C."""
+
+    def terminate(number: int, frame: Any) -> None:
+        SIGTERM.set()
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def check_alive() -> None:
+    """Raise RunError if the Ray that this process has started has ended."""
+    node = ray_worker._global_node
+    if node and {"raylet", "gcs_server"} & {kind for kind, _ in node.dead_processes()}:
+        raise RunError(
+            "Ray has ended on this machine: it was killed, or had no memory left (see the messages "
+            "above); the same command goes on where this one stopped."
+        )
 
 
 @contextmanager
@@ -124,9 +165,22 @@ def keep_token_private(path: Path, env: Mapping[str, str]) -> None:
     Args:
         path: where Ray looks for it.
         env: the environment, which may hold a token or name another file.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & env.keys():
         return
+    try:
+        _make_private(path)
+    except OSError as error:
+        raise UserError(
+            f"Ray keeps the token of its processes in {path}, which cannot be written "
+            f"({error.strerror}); set HOME to a folder of yours, or RAY_AUTH_TOKEN to a secret."
+        ) from None
+
+
+def _make_private(path: Path) -> None:
     if path.exists():
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
@@ -160,6 +214,11 @@ def _until_up(start: Callable[[], Any]) -> None:
             ray.shutdown()
             for process in _children() - before:  # what has started slows the next try down
                 process.kill()
+            if "AF_UNIX path length" in str(error):
+                raise UserError(
+                    f"the path of the temporary folder {gettempdir()} is too long for Ray's "
+                    "sockets; set TMPDIR to a shorter one, such as /tmp."
+                ) from None
             if left == 0:
                 raise RunError(
                     f"Ray was not up within 30 s, {STARTS} times in a row ({first_line(error)}); "

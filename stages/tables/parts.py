@@ -69,7 +69,7 @@ class Table:
 
     def row_count(self) -> int:
         """Number of rows, from the parts' metadata alone."""
-        return sum(pq.read_metadata(path).num_rows for path in self.parts())
+        return sum(_row_count(path) for path in self.parts())
 
     def write(self, bucket: str, batch: str, rows: Iterable[Row], row_type: type[Row]) -> None:
         """Write one part, whole or not at all."""
@@ -258,9 +258,20 @@ def _damage_named(*paths: Path) -> Iterator[None]:
         if bad is None:
             raise
         raise RunError(
-            f"{bad} is damaged ({str(error).splitlines()[0][-80:]}): delete it and run the same "
+            f"{bad} is damaged ({_reason(error)}): delete it and run the same "
             "command again, which computes its rows anew."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What Arrow says, without the name of what it had opened."""
+    return str(error).splitlines()[0].rpartition("': ")[2][:80]
+
+
+def _row_count(path: Path) -> int:
+    with _damage_named(path):
+        count: int = pq.read_metadata(path).num_rows
+    return count
 
 
 def read_parts(row_type: type[R], paths: Iterable[Path]) -> Iterator[R]:
