@@ -113,24 +113,21 @@ class _Mirror:
     def upload(self) -> None:
         """Upload what has changed, pointers last, and remove what is gone."""
         self.lease.check()
-        pointers = self._pointers()  # first: what they name is complete, and looked at after them
-        now = _states(self.local)
-        changed = [path for path, state in now.items() if self.uploaded.get(path) != state]
-        for path in sorted(set(changed) - pointers.keys()):
-            try:
-                with (self.local / path).open("rb"):
+        before, now, after = self._pointers(), _states(self.local), self._pointers()
+        # What a pointer names was whole when it was looked at, unless the pointer has moved on.
+        pointers = {path: told for path, told in before.items() if after.get(path) == told}
+        for path in sorted(now.keys() - before.keys() - after.keys()):
+            if self.uploaded.get(path) != now[path]:
+                with suppress(FileNotFoundError):  # removed meanwhile
                     self._put(path, now[path])
-            except FileNotFoundError:  # removed meanwhile
-                continue
-        # Where a pointer has moved meanwhile, what it named may have been removed half uploaded.
-        stays = {
-            path: told for path, told in self._pointers().items() if pointers.get(path) == told
-        }
-        for path, (state, content) in stays.items():
-            if self.uploaded.get(path) != state:
+        for path, (state, content) in pointers.items():
+            folder = _named(path, content)
+            files = [file for file in now if file.startswith(folder)]
+            is_there = files and all(self.uploaded.get(file) == now[file] for file in files)
+            if is_there and self.uploaded.get(path) != state:
                 (self.out / path).write_bytes(content)
                 self.uploaded[path] = state
-                self.named[path] = _named(path, content)
+                self.named[path] = folder
         gone = sorted(self.uploaded.keys() - now.keys(), key=lambda path: path not in self.named)
         for path in gone:  # pointers first
             if not path.startswith(tuple(self.named.values())):
@@ -150,7 +147,8 @@ class _Mirror:
 
     def _put(self, path: str, state: State) -> None:
         source, target = str(self.local / path), self.out / path
-        ask(str(target), lambda opened: opened.put_file(source, target.key))
+        with open(source, "rb"):
+            ask(str(target), lambda opened: opened.put_file(source, target.key))
         self.uploaded[path] = state
 
 

@@ -75,20 +75,23 @@ def test_the_store_always_holds_a_whole_checkpoint(
 ) -> None:
     """Looked at while checkpoints come and go, as another machine would find it after a kill."""
     monkeypatch.setattr(mirror, "EVERY_S", 0.01)
-    done = threading.Event()
+    done, last = threading.Event(), list[int]()
     with mirrored(folder) as local:  # type: ignore[arg-type]
 
         def train() -> None:
-            for step in range(1, 40):
+            for step in range(1, 10_000):
                 save(local, step)
                 time.sleep(0.05)
-            done.set()
+                if done.is_set():
+                    break
+            last.append(step)
 
         thread = threading.Thread(target=train)
         thread.start()
-        seen = set()
+        seen: set[str] = set()
+        until = time.monotonic() + 120
         try:
-            while not done.is_set():
+            while len(seen) < 4 and time.monotonic() < until:
                 latest = pointed(folder)
                 try:
                     found = (folder / "checkpoints" / latest / "weights").read_bytes()
@@ -98,9 +101,10 @@ def test_the_store_always_holds_a_whole_checkpoint(
                 assert found == f"weights {int(latest)}".encode()
                 seen.add(latest)
         finally:
+            done.set()
             thread.join()
-    assert len(seen) > 2
-    assert contents(folder)["checkpoints/latest"] == b"00000039"
+    assert len(seen) == 4
+    assert contents(folder)["checkpoints/latest"] == f"{last[0]:08d}".encode()
 
 
 def test_half_written_files_are_not_uploaded(folder: Path) -> None:
