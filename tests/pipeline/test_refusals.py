@@ -27,6 +27,8 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
         ("--run.num-cpus", "-1"),
         ("--tokens.frames", "0"),
         ("--tokens.spacing-s", "0"),
+        ("--tokens.spacing-s", "inf"),
+        ("--run.batch-clips", "0"),
         ("--hands.frames-per-second", "0"),
     ],
 )
@@ -47,7 +49,8 @@ def test_a_damaged_part_is_named_with_the_way_out(tmp_path: Path) -> None:
     (part,) = table.parts()
     part.write_bytes(part.read_bytes()[:100])
     for read in (lambda: list(table.read(Row)), lambda: table.values("clip_id"),
-                 lambda: table.columns(["clip_id"]), lambda: table.find(Row, ["a"])):  # fmt: skip
+                 lambda: table.columns(["clip_id"]), lambda: table.find(Row, ["a"]),
+                 table.row_count):  # fmt: skip
         with pytest.raises(RunError, match=rf"{part.name} is damaged .*: delete it and run"):
             read()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handloom.errors import RunError
+from handloom.errors import RunError, UserError
 from handloom.pipeline import session
 from tests.helpers.folders import CHECKOUT
 
@@ -49,6 +49,59 @@ def test_a_token_that_all_may_read_is_closed_and_kept(tmp_path: Path) -> None:
 def test_a_token_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     session.keep_token_private(tmp_path / "auth_token", {"RAY_AUTH_TOKEN": "secret"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_cannot_be_written_names_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        UserError, match=r"in .*file/auth_token, which cannot be written .*set HOME"
+    ):
+        session.keep_token_private(tmp_path / "file/auth_token", {})
+
+
+def test_a_temporary_folder_that_is_too_deep_is_not_tried_again() -> None:
+    tries: list[int] = []
+
+    def start() -> None:
+        tries.append(1)
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes: /tmp/…")
+
+    with pytest.raises(UserError, match="too long for Ray's sockets; set TMPDIR"):
+        session._until_up(start)
+    assert len(tries) == 1
+
+
+ENDED = """
+import os, signal, sys, time
+from handloom.errors import RunError, Terminated
+from handloom.pipeline.session import check_alive, local_ray, raise_on_sigterm
+import psutil, ray
+with local_ray(num_cpus=1):
+    raise_on_sigterm()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except Terminated:
+        print("terminated")
+    check_alive()
+    [raylet] = [p for p in psutil.Process().children(recursive=True) if p.name() == "raylet"]
+    raylet.kill()
+    raylet.wait(20)
+    try:
+        check_alive()
+    except RunError as error:
+        print(error)
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
+def test_sigterm_and_the_end_of_ray_are_noticed(tmp_path: Path) -> None:
+    env = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(CHECKOUT)}
+    run = subprocess.run(
+        [sys.executable, "-c", ENDED], env=env, capture_output=True, text=True, timeout=300
+    )
+    told = [line for line in run.stdout.splitlines() if line.startswith(("terminated", "Ray has"))]
+    assert [line[:9] for line in told] == ["terminate", "Ray has e"], run.stdout + run.stderr
 
 
 def test_a_ray_that_does_not_come_up_is_tried_again_and_ended() -> None:

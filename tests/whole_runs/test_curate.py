@@ -155,6 +155,30 @@ def test_a_finished_run_does_nothing_again(
     assert "tokens up to date | pack up to date | report up to date" in run.stdout
 
 
+@pytest.mark.parametrize("stage", ["select", "duplicates", "tokens"])
+def test_a_deleted_part_is_computed_again(
+    stage: str, finished: Path, miniature: Path, tiny_vqgan: Path, here: Cli, copy_of: Copy
+) -> None:
+    out = copy_of(finished, "out")
+    part = min((out / "tables" / stage).glob("*.parquet"))
+    content = part.read_bytes()
+    part.unlink()
+    assert here(*options(miniature, out, tiny_vqgan)).returncode == 0
+    assert part.read_bytes() == content
+    assert shard_bytes(out) == shard_bytes(finished)
+
+
+def test_a_damaged_part_is_named_by_the_run_too(
+    finished: Path, miniature: Path, tiny_vqgan: Path, here: Cli, copy_of: Copy
+) -> None:
+    out = copy_of(finished, "out")
+    part = min((out / "tables/select").glob("*.parquet"))
+    os.truncate(part, 100)
+    run = here(*options(miniature, out, tiny_vqgan))
+    assert run.returncode == 1
+    assert f"{part} is damaged (Parquet magic bytes not found" in run.stderr
+
+
 def test_a_changed_setting_recomputes_its_stage_and_what_depends_on_it(
     finished: Path, miniature: Path, tiny_vqgan: Path, here: Cli, copy_of: Copy
 ) -> None:
