@@ -78,22 +78,25 @@ def curate(args: Sequence[str]) -> None:
 
 
 def _check_places(job: Job) -> None:
-    """Refuse an output folder inside the dataset, where the next run would find it; and buckets
-    that are not there."""
+    """Refuse an output folder inside the dataset, where the next run would find it."""
     out, data = job.out.absolute(), job.data.absolute()
     if data in out.parents:
         raise UserError(
             f"--out {job.out} lies in the data folder {job.data}; name a folder outside of it."
         )
-    check_bucket(data)
-    check_bucket(out)
+    _check_buckets(job)
+
+
+def _check_buckets(job: Job) -> None:
+    check_bucket(job.data)
+    check_bucket(job.out)
 
 
 def plan(args: Sequence[str]) -> None:
     """Print what `curate` would do with the same arguments; write nothing."""
     about = "Print what `handloom curate` would do with the same arguments; write nothing."
     job = read_command(args, "plan", about)
-    _check_places(job)
+    _check_buckets(job)
     output.check(job.out, job.dataset)
     if _renders_its_data(job) and not job.data.is_dir():
         print(f"would render a miniature Ego4D into {job.data}, then compute every stage")

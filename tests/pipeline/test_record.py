@@ -49,13 +49,14 @@ def test_a_task_that_starts_again_within_a_run_goes_on_counting(table: Table) ->
     assert (computed, last) == (4, 4)
 
 
-def test_a_finished_marker_says_what_it_always_said(table: Table) -> None:
+def test_what_a_finished_marker_says(table: Table) -> None:
     record = begun(table, "one")
     record.add(write(table, "a", "1"))
     record.finish()
     assert read_marker(table.folder).keys() == {
-        "fingerprint", "computed", "computed_last", "seconds", "finished",
+        "fingerprint", "computed", "computed_last", "seconds", "finished", "stored",
     }  # fmt: skip
+    assert read_marker(table.folder)["stored"] == 1
 
 
 def test_rows_of_another_fingerprint_do_not_count(table: Table) -> None:
