@@ -140,12 +140,13 @@ def on_loopback() -> Iterator[None]:
 
 @contextmanager
 def without_services() -> Iterator[None]:
-    """Leave out what Ray starts for others: half of the time until it is up, on two cores.
+    """Leave out what Ray starts for others, which takes seconds on two cores.
 
     That is the process of the dashboard (`include_dashboard=False` starts it too, without its
-    pages), the autoscaler's, and the one that sends workers' logs to the driver.
+    pages) and the one that sends workers' logs to the driver. The autoscaler's stays: without it
+    Ray Train waits for ever.
     """
-    names = ("start_api_server", "start_monitor", "start_log_monitor")
+    names = ("start_api_server", "start_log_monitor")
     # Private to Ray: another version that has none of a name starts what it starts.
     before = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
     for name in before:
