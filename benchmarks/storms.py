@@ -11,7 +11,6 @@ clips, and rows that were computed twice; the last line sums up. docs/decisions.
 """
 
 import argparse
-import hashlib
 import os
 import random
 import signal
@@ -30,7 +29,7 @@ from ray.cluster_utils import Cluster
 from handloom.stages.miniatures import ego4d
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import effort, open_tables
-from tests.helpers.clusters import cluster, kill_node, small
+from tests.helpers.clusters import cluster, kill_node, shard_digests, small, worker_pids
 
 import psutil  # isort: skip  # which Ray brings along, so it is there after the imports above
 
@@ -106,25 +105,12 @@ def strike_cluster(nodes: Cluster) -> Callable[[int], str]:
         if target == "driver":
             os.kill(driver, signal.SIGKILL)
             return target
-        workers = [p for p in processes_below(os.getpid()) if is_worker(p)]
-        if workers:
-            kill(random.choice(workers))
+        if workers := worker_pids():
+            with suppress(ProcessLookupError):
+                os.kill(random.choice(workers), signal.SIGKILL)
         return target
 
     return strike
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """True for workers of pools and for the process of the stages."""
-    with suppress(psutil.Error):
-        return "".join(process.cmdline()[:1]).startswith(("ray::Worker", "ray::Conductor"))
-    return False
-
-
-def digests(out: Path) -> dict[str, str]:
-    """SHA-256 of every file of the shards."""
-    paths = sorted((out / "shards").glob("*/*.*"))
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
 @dataclass
@@ -148,7 +134,7 @@ def outcome(out: Path, undisturbed: Path) -> Outcome:
     computed = sum(effort(out / "tables" / name)[0] for name in STAGES)
     temporary = [*out.rglob("*.tmp"), *out.rglob("*.merging")]
     return Outcome(
-        digests(out) == digests(undisturbed),
+        shard_digests(out) == shard_digests(undisturbed),
         count.failed - expected.failed,
         expected.ingested - count.ingested,
         computed - rows,

@@ -5,11 +5,13 @@ own name when they are complete.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from handloom.copies import copies
@@ -155,3 +157,12 @@ def file_digest(path: Path) -> str:
                 file.seek((size - megabyte) * i // 15)
                 digest.update(file.read(megabyte))
     return digest.hexdigest()
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} where there is no file or it cannot be read."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content

@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "gs": {"use_listings_cache": False},
 }
+ANSWERS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 OF_THE_DISK = FULL | {errno.EMFILE, errno.ENFILE}
 
 
@@ -102,9 +103,7 @@ def ask(url: str, work: Callable[[Any], T], options: dict[str, Any] | None = Non
     for pause_s in (*PAUSES_S, None):
         try:
             return work(opened)
-        except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError):
-            raise
-        except (StoreError, UserError):
+        except (*ANSWERS, StoreError, UserError):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in OF_THE_DISK:

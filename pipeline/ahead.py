@@ -13,11 +13,11 @@ from typing import Any
 
 from handloom.listings import forget_listings
 from handloom.pipeline.batch import Batch
-from handloom.pipeline.batches import count_remaining, in_batches, remaining
+from handloom.pipeline.batches import count_remaining, in_batches, joined, remaining
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Pool
 from handloom.pipeline.progress import Reporter, has_ended
-from handloom.stages.stage import Foresight, clip_order
+from handloom.stages.stage import Foresight
 from handloom.stages.tables.funnel import coming
 from handloom.stages.tables.merging import merged_from
 from handloom.stages.tables.parts import read_parts
@@ -104,8 +104,7 @@ class Ahead:
             else tables[name].find(row_type, clip_ids, bucket)
             for name, row_type in stage.reads.items()
         ]
-        ordered = sorted(clips.values(), key=clip_order)
-        return [(clip, *(rows[clip.clip_id] for rows in by_id)) for clip in ordered]
+        return joined(clips.values(), by_id)
 
     def _new_parts(self) -> dict[str, list[Path]]:
         """Parts that were written since the last look, by bucket; not those merged from old ones.

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,6 +160,11 @@ def _bucket_items(job: Job, stage: str, bucket: str) -> list[tuple[Any, ...]]:
         {row.clip_id: row for row in job.tables[name].read(row_type, bucket)}
         for name, row_type in reads.items()
     ]
+    return joined(clips, by_id)
+
+
+def joined(clips: Iterable[Clip], by_id: Sequence[Mapping[str, Row]]) -> list[tuple[Any, ...]]:
+    """Clips in the order of their videos, each with its row of every table."""
     ordered = sorted(clips, key=clip_order)
     return [(clip, *(rows[clip.clip_id] for rows in by_id)) for clip in ordered]
 

@@ -14,10 +14,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from handloom.errors import RunError, Terminated, first_line
-from handloom.files import write_text
+from handloom.files import read_facts, write_text
 from handloom.places import is_remote
 
 EVERY_S = 1.0
@@ -178,7 +177,7 @@ def clear(out: Path) -> None:
 
 def read_lines(out: Path, names: Iterable[str]) -> dict[str, Line]:
     """The lines of some stages; one that has told nothing yet is `waiting`."""
-    return {name: Line(**_read(_folder(out) / f"{name}.json")) for name in names}
+    return {name: Line(**read_facts(_folder(out) / f"{name}.json")) for name in names}
 
 
 def read_run(out: Path) -> Heartbeat | None:
@@ -186,7 +185,7 @@ def read_run(out: Path) -> Heartbeat | None:
 
     A run that has been silent for long is `stopped`, whatever it said last.
     """
-    told = _read(_folder(out) / "_run.json")
+    told = read_facts(_folder(out) / "_run.json")
     if not told:
         return None
     run = Heartbeat(**told)
@@ -203,7 +202,7 @@ def check_goes_on(out: Path, run_id: str) -> None:
     if is_remote(out) and time.monotonic() - _looked_s.get(out, -REMOTE_S) < REMOTE_S:
         return
     _looked_s[out] = time.monotonic()
-    told = _read(_folder(out) / "_run.json")
+    told = read_facts(_folder(out) / "_run.json")
     if told and (told["run_id"] != run_id or told["state"] == "failed"):
         raise RunError("the run has ended; run the same command again, it goes on from there.")
 
@@ -220,11 +219,3 @@ def _every_s(out: Path) -> float:
 
 def _folder(out: Path) -> Path:
     return out / "progress"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content

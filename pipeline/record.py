@@ -53,7 +53,7 @@ class Record:
 
     def finish(self) -> None:
         """Write the final marker."""
-        state = {"finished": True, "stored": self.table.row_count()}
+        state = {"finished": True, "stored": self.rows}
         write_marker(self.table.folder, self._counts() | state)
 
     def _write(self) -> None:

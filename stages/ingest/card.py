@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handloom.files import write_text
+from handloom.files import read_facts, write_text
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.probes import Probe, probe_table
 from handloom.stages.ingest.videos import Ingest
@@ -82,11 +82,7 @@ def write(table: Table, ingest: Ingest | EpisodeIngest, cache: Path) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
     """The card of a clips table; {} where there is none."""
-    try:
-        card: dict[str, Any] = json.loads((folder / NAME).read_text())
-    except (OSError, ValueError):
-        return {}
-    return card
+    return read_facts(folder / NAME)
 
 
 def _told(ingest: Ingest | EpisodeIngest) -> dict[str, str]:

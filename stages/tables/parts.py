@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from handloom.errors import RunError, UserError
-from handloom.files import remove_temporaries, whole, write_text
+from handloom.files import read_facts, remove_temporaries, whole, write_text
 from handloom.stages.tables.rows import Row, arrow_schema
 from handloom.stages.tables.texts import encodable, storable_name
 
@@ -214,7 +214,7 @@ def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, T
 
 def read_flow(out: Path) -> dict[str, str]:
     """Gates by stage, in the order of the data flow; {} where none are recorded."""
-    return _read_json(out / "tables" / FLOW)
+    return read_facts(out / "tables" / FLOW)
 
 
 def write_flow(out: Path, flow: Mapping[str, str]) -> None:
@@ -224,15 +224,7 @@ def write_flow(out: Path, flow: Mapping[str, str]) -> None:
 
 def read_marker(folder: Path) -> dict[str, Any]:
     """A stage's marker, {} where there is none or it cannot be read."""
-    return _read_json(folder / "_stage.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content
+    return read_facts(folder / "_stage.json")
 
 
 def effort(folder: Path) -> tuple[int, float, int]:

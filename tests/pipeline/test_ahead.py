@@ -1,6 +1,5 @@
 """What goes ahead of `select` on GPUs changes no byte of the shards, and does go ahead."""
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from handloom.pipeline.output import claimed
 from handloom.stages.tables.parts import open_tables, read_marker
 from handloom.stages.tables.rows import Row
 from tests.helpers import costly_stages
-from tests.helpers.clusters import cluster, small
+from tests.helpers.clusters import cluster, shard_digests, small
 from tests.helpers.costly_stages import CostlyTokens, costly_job, noted
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
@@ -49,10 +48,7 @@ def test_clips_are_encoded_while_hands_are_looked_for(runs: tuple[Path, Path]) -
 
 
 def test_the_shards_are_the_same(runs: tuple[Path, Path]) -> None:
-    digests = [
-        {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.glob("shards/*/*.*")}
-        for out in runs
-    ]
+    digests = [shard_digests(out) for out in runs]
     assert digests[0]
     assert digests[0] == digests[1]
 

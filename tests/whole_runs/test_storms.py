@@ -1,6 +1,5 @@
 """Nodes and workers killed under whole runs: no clip fails, and the shards are the same."""
 
-import hashlib
 import os
 import random
 import signal
@@ -15,7 +14,7 @@ from handloom.cli import main
 from handloom.pipeline.progress import read_run
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import effort, open_tables
-from tests.helpers.clusters import cluster, kill_node, small
+from tests.helpers.clusters import cluster, kill_node, shard_digests, small, worker_pids
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 
@@ -24,11 +23,6 @@ def curate(data: Path, out: Path, vqgan: Path) -> int:
     small_pictures = ["--tokens.model", vqgan, "--tokens.resolution", 64, "--tokens.frames", 3]
     places = ["--data", data, "--out", out, "--run.batch-clips", 2]
     return main(list(map(str, ["curate", "sample", *places, *small_pictures])))
-
-
-def shard_digests(out: Path) -> dict[str, str]:
-    paths = sorted((out / "shards").glob("*/*.*"))
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
 def through(storm: Callable[[], None], data: Path, out: Path, vqgan: Path) -> None:
@@ -70,7 +64,7 @@ def test_storms_leave_the_shards_as_they_are(
 
         def processes_die() -> None:
             for _ in range(6):
-                own = [pid for pid in workers(nodes) if os.path.exists(f"/proc/{pid}")]
+                own = [pid for pid in worker_pids() if os.path.exists(f"/proc/{pid}")]
                 if own:
                     os.kill(random.Random(len(own)).choice(own), signal.SIGKILL)
                 time.sleep(2)
@@ -80,18 +74,3 @@ def test_storms_leave_the_shards_as_they_are(
     computed, _, _ = effort(tmp_path / "undisturbed/tables/hands")
     for storm in ("nodes", "processes"):
         assert effort(tmp_path / storm / "tables/hands")[0] == computed
-
-
-def workers(nodes: object) -> list[int]:
-    """Processes of workers and of stages' tasks, of this test's own nodes."""
-    import psutil
-
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            name = "".join(process.cmdline()[:1])
-        except psutil.Error:
-            continue
-        if name.startswith(("ray::Worker", "ray::Conductor")):
-            found.append(process.pid)
-    return found

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from handloom.files import write_text
+from handloom.files import read_facts, write_text
 from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import CONFIDENT, Framing, Hand
 from handloom.stages.ingest.episodes import EpisodeIngest
@@ -48,10 +48,7 @@ def read(tables: Tables) -> dict[str, Any]:
     """What was measured of a run as its tables are now; {} where nothing was."""
     if "tokens" not in tables:
         return {}
-    try:
-        stored: dict[str, Any] = json.loads(_path(tables).read_text())
-    except (OSError, ValueError):
-        return {}
+    stored = read_facts(_path(tables))
     return stored if stored.get("inputs") == _state(tables) else {}
 
 
