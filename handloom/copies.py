@@ -1,12 +1,13 @@
 """Files of an object store on this node's disk: each fetched once, and not more than fit.
 
-    <folder>/<key>/<name>     a whole file; its folder's time is that of its last use
-    <folder>/<key>.lock       held shared by processes that use the file, exclusive to fetch it
-    <folder>/tmp/             what is being written
+    <folder>/<key>/<name>   a whole file, locked shared by processes that use it; its folder's time
+                            is that of its last use
+    <folder>/<key>.lock     while the file is fetched: held exclusively by the one who does
+    <folder>/tmp/           what is being written
 
 The key is a hash of the URL and the file's ETag, so that another content is another copy. When room
 is needed the least recently used copies go, but for those that a process has used last: it may be
-about to open them.
+about to open them. Nobody waits for those: a process may hold its last files for hours.
 """
 
 import fcntl
@@ -69,9 +70,8 @@ class Copies:
     def adopt(self, partial: Path, url: str, tag: str) -> None:
         """Take a file over that was just written to the store, since it may be read soon."""
         key, path = self._place(url, tag)
-        with self._turn(key):
-            self._unpin(key)
-            with self._alone(key):
+        with self._turn(key), self._alone(key):
+            if not path.exists():
                 self._make_room(partial.stat().st_size)
                 self._publish(partial, path)
 
@@ -100,43 +100,31 @@ class Copies:
     def _in_use(self, key: str, path: Path) -> bool:
         """Note that a copy is used, so that nobody removes it; False where there is none."""
         with self._lock:
-            if key in self._pins:
-                self._pins.move_to_end(key)
-            else:
-                self._pins[key] = self._locked(key, fcntl.LOCK_SH)
+            pin = self._pins.pop(key, None)
+            if pin is not None and not _is_open(path, pin):  # removed by hand
+                os.close(pin)
+                pin = None
+            pin = _locked(path, os.O_RDONLY, fcntl.LOCK_SH) if pin is None else pin
+            if pin is None:
+                return False
+            self._pins[key] = pin
             while len(self._pins) > PINNED:
                 os.close(self._pins.popitem(last=False)[1])
-        with suppress(FileNotFoundError):  # not fetched yet, or removed by hand
+        with suppress(FileNotFoundError):
             os.utime(path.parent)
-            if path.exists():
-                return True
-        self._unpin(key)
-        return False
-
-    def _unpin(self, key: str) -> None:
-        with self._lock:
-            if key in self._pins:
-                os.close(self._pins.pop(key))
+        return True
 
     @contextmanager
     def _alone(self, key: str) -> Iterator[None]:
-        """Hold a file's lock exclusively: one process fetches, the others wait."""
-        descriptor = self._locked(key, fcntl.LOCK_EX)
+        """Be the one who fetches a file, in all processes; the others wait meanwhile."""
+        path = self.folder / f"{key}.lock"
+        while (lock := _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)) is None:
+            pass  # another had fetched it, and removed the lock before we held it
         try:
             yield
         finally:
-            os.close(descriptor)
-
-    def _locked(self, key: str, how: int) -> int:
-        """Descriptor of a file's lock, which is held until it is closed."""
-        path = self.folder / f"{key}.lock"
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, how)
-            with suppress(FileNotFoundError):
-                if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                    return descriptor
-            os.close(descriptor)  # the copy was removed, with this lock, before we held it
+            path.unlink(missing_ok=True)
+            os.close(lock)
 
     @contextmanager
     def _turn(self, key: str) -> Iterator[None]:
@@ -190,18 +178,46 @@ class Copies:
         return used
 
     def _remove(self, folder: Path) -> bool:
-        """Remove a copy, unless a process uses it."""
-        path = folder.with_name(f"{folder.name}.lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Remove a copy, unless a process uses it; True where it is gone."""
+        pins: list[int] = []
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-            path.unlink(missing_ok=True)
+            for path in folder.iterdir():
+                pin = _locked(path, os.O_RDONLY, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                pins += [] if pin is None else [pin]
+            if pins:  # an empty folder waits for its file
+                with self.temporary(folder.name) as away:
+                    folder.rename(away)  # at once: the next may fetch it while it is removed
         except BlockingIOError:
             return False
+        except FileNotFoundError:
+            return True  # another process was faster
         finally:
-            os.close(descriptor)
-        return True
+            for pin in pins:
+                os.close(pin)
+        return bool(pins)
+
+
+def _locked(path: Path, flags: int, how: int) -> int | None:
+    """A descriptor that locks a file until it is closed; None where the file is gone."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, how)
+        if _is_open(path, descriptor):
+            return descriptor
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)  # removed, and perhaps written anew, before we held it
+    return None
+
+
+def _is_open(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 @cache

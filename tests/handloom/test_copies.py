@@ -62,6 +62,32 @@ def test_files_in_use_stay_though_they_do_not_fit(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in used] == [bytes([n]) * 100 for n in range(PINNED)]
 
 
+def test_who_waited_for_a_file_has_it_though_the_one_who_fetched_it_holds_it(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    fetch = writer(b"text", log, pause_s=0.3)
+
+    def want(copies: Copies) -> bytes:
+        return copies.get("s3://b/x", "t", 4, fetch).read_bytes()
+
+    both = [Copies(tmp_path / "c", 1_000) for _ in range(2)]  # both hold it until the end
+    with ThreadPool(2) as threads:
+        assert threads.map_async(want, both).get(timeout=20) == [b"text"] * 2
+    assert log.read_bytes() == b"."
+    assert not list((tmp_path / "c").glob("*.lock"))
+
+
+def test_a_file_removed_by_hand_is_fetched_again(tmp_path: Path) -> None:
+    copies, other = Copies(tmp_path, 1_000), Copies(tmp_path, 1_000)
+    for _ in range(2):
+        path = get(copies, 1, 100)
+        assert get(other, 1, 100).read_bytes() == bytes([1]) * 100
+        path.unlink()
+    get(other, 1, 100)
+    assert get(copies, 1, 100).exists()
+
+
 def test_a_failed_fetch_leaves_nothing(tmp_path: Path) -> None:
     copies = Copies(tmp_path, 1_000)
 
@@ -104,9 +130,11 @@ def test_processes_and_threads_share_whole_files(tmp_path: Path) -> None:
     folder, log = tmp_path / "c", tmp_path / "log"
     context = multiprocessing.get_context("spawn")
     with context.Pool(3) as pool:
-        assert sum(pool.starmap(work, [(folder, log, seed) for seed in range(3)])) == 0
+        done = pool.starmap_async(work, [(folder, log, seed) for seed in range(3)])
+        assert sum(done.get(timeout=60)) == 0
     with ThreadPool(4) as threads:
-        assert sum(threads.starmap(work, [(folder, log, seed) for seed in range(4)])) == 0
+        done = threads.starmap_async(work, [(folder, log, seed) for seed in range(4)])
+        assert sum(done.get(timeout=60)) == 0
 
 
 def once(folder: Path, log: Path) -> bytes:
@@ -117,7 +145,7 @@ def once(folder: Path, log: Path) -> bytes:
 def test_two_processes_that_want_a_file_fetch_it_once(tmp_path: Path) -> None:
     arguments = (tmp_path / "c", tmp_path / "log")
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.starmap(once, [arguments] * 2) == [b"text"] * 2
+        assert pool.starmap_async(once, [arguments] * 2).get(timeout=60) == [b"text"] * 2
     assert (tmp_path / "log").read_bytes() == b"."
 
 

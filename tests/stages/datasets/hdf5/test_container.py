@@ -206,7 +206,7 @@ def test_pictures_cross_a_fork(tmp_path: Path) -> None:
     shown = loaded(tmp_path).views["cam_high"]
     before = fingerprints(shown)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(fingerprints, [shown] * 4) == [before] * 4
+        assert pool.map_async(fingerprints, [shown] * 4).get(timeout=60) == [before] * 4
 
 
 def test_a_file_rewritten_meanwhile_is_noticed(tmp_path: Path) -> None:
