@@ -27,7 +27,7 @@ TRIES         ?=
 TASKS         ?=
 
 # Files stay together, for they share fixtures; all that use one Ray come first (tests/conftest.py).
-PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 PLACES   = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 OPTIONS  = $(PLACES) $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
