@@ -14,8 +14,9 @@ alone      this process: only decoding, detector and encoder of handloom on the 
            thread; its CPU seconds over the cores are what a run could take at best
 
 Prints seconds of wall time, CPU seconds of all processes (as they were last seen, every fifth of a
-second), and the peak of their memory, where what several share counts once (PSS). `--processes`
-adds each process of handloom with its CPU seconds. docs/decisions.md quotes it.
+second), the peak of their memory, where what several share counts once (PSS), and CPU seconds that
+all else on the machine took meanwhile: more than a few make a round worthless. `--processes` adds
+each process of handloom with its CPU seconds. docs/decisions.md quotes it.
 """
 
 import argparse
@@ -54,6 +55,8 @@ class Used:
 
     wall_s: float = 0.0
     peak_bytes: int = 0
+    machine_s: float = 0.0
+    """CPU seconds of everything on the machine meanwhile."""
     cpu_s: dict[tuple[int, float], float] = field(default_factory=dict)
     """By process: its id and when it began."""
     names: dict[tuple[int, float], str] = field(default_factory=dict)
@@ -61,7 +64,7 @@ class Used:
 
 def measure(command: list[str], log: Path) -> Used:
     """Run a command and watch its processes until it ends."""
-    used, began, weighed = Used(), time.monotonic(), 0.0
+    used, began, weighed = Used(machine_s=-busy_s()), time.monotonic(), 0.0
     with log.open("w") as out:
         running = subprocess.Popen(command, stdout=out, stderr=out)
     while running.poll() is None:
@@ -70,9 +73,18 @@ def measure(command: list[str], log: Path) -> Used:
         _watch(used, running.pid, heavy)
         time.sleep(EVERY_S)
     used.wall_s = time.monotonic() - began
+    used.machine_s += busy_s()
     if running.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {running.returncode}; see {log}")
     return used
+
+
+def busy_s() -> float:
+    """CPU seconds that all processes of the machine have used."""
+    import psutil  # comes with Ray
+
+    times = psutil.cpu_times()
+    return float(times.user + times.system + times.nice)
 
 
 def _watch(used: Used, pid: int, heavy: bool) -> None:
@@ -174,7 +186,10 @@ def compare(args: argparse.Namespace, root: Path, clips: int) -> None:
         "handloom": [*curate, str(data), "--out", str(out), "--tokens.model", args.model],
     }
     used: dict[str, list[Used]] = {name: [] for name in commands}
-    print(f"{count} clips, {CORES} cores\n{'':10}{'wall s':>8}{'CPU s':>8}{'MB':>7}", flush=True)
+    print(
+        f"{count} clips, {CORES} cores\n{'':10}{'wall s':>8}{'CPU s':>8}{'MB':>7}{'else':>7}",
+        flush=True,
+    )
     for _ in range(args.rounds):
         shutil.rmtree(out, ignore_errors=True)
         for name, command in commands.items():
@@ -196,7 +211,8 @@ def compare(args: argparse.Namespace, root: Path, clips: int) -> None:
 
 def line(name: str, used: Used) -> str:
     cpu_s, memory = sum(used.cpu_s.values()), used.peak_bytes / 1e6
-    return f"{name:10}{used.wall_s:8.1f}{cpu_s:8.1f}{memory:7.0f}"
+    others_s = used.machine_s - cpu_s
+    return f"{name:10}{used.wall_s:8.1f}{cpu_s:8.1f}{memory:7.0f}{others_s:7.1f}"
 
 
 def print_processes(used: Used) -> None:
