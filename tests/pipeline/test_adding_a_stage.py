@@ -176,6 +176,7 @@ def test_what_is_no_stage_or_adapter_is_said(
     assert sentence in error
 
 
+@pytest.mark.slow
 def test_in_the_checkout_each_touches_two_files(
     data: Path, tiny_vqgan: Path, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_nodes_that_die_and_nodes_that_come_cost_no_clip(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 def test_workers_killed_one_after_another_cost_no_clip(tmp_path: Path) -> None:
     table, work = Table(tmp_path, "f" * 64), batches(30, 4)

@@ -74,7 +74,7 @@ def faulty_run(videos: Path, out: Path, clips: int) -> None:
     assert_bound(list(table.read(CaptionRow)), clips)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_faults_put_no_caption_on_another_clip(videos: Path, tmp_path: Path) -> None:
     faulty_run(videos, tmp_path, FEW)
 

@@ -78,7 +78,7 @@ class AtFork:
         return actions[..., 0].mean(1) / SIDE_M
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_latent_covers_both_sides_and_a_head_without_goes_between(
     shards: Path, tmp_path: Path, seed: int

@@ -240,7 +240,7 @@ except Exception as error:
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_into_memory_says_what_to_lower(
     config: PretrainConfig, tmp_path: Path
 ) -> None:

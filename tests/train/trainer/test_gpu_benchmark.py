@@ -19,7 +19,7 @@ def bench(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_part_runs_at_a_toy_size() -> None:
     done = bench("--device", "cpu", "--tiny")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
