@@ -4,8 +4,9 @@
     second line    JSON: host, process, when both began, seconds of silence after which it ends
 
 An object store creates a file only if there is none (`If-None-Match`), and replaces it only if it
-is what it was (`If-Match`): of two runs that begin at once one gets it. On a file system without
-locks it is a file that is created exclusively.
+is what it was (`If-Match`): of two runs that begin at once one gets it. Some servers answer such
+conditions with success and ignore them; on these a run looks before it writes, and waits afterwards
+whether another wrote too. On a file system without locks it is a file that is created exclusively.
 
 Clocks may differ, or run backwards. So a lease that looks old is watched: only one that does not
 change for longer than a holder ever waits is taken over.
@@ -45,6 +46,7 @@ class Lease:
         self.tag = ""
         self.renewed_s = time.monotonic()
         self._lost = ""
+        self._is_conditional = False  # whether the store heeds conditions
         self._stopped = threading.Event()
 
     @contextmanager
@@ -78,10 +80,6 @@ class Lease:
                 "same command again, it goes on from there."
             )
 
-    @property
-    def _is_conditional(self) -> bool:
-        return isinstance(self.path, StorePath) and self.path.protocol == "s3"
-
     def _content(self) -> bytes:
         facts = {
             "host": socket.gethostname(),
@@ -98,14 +96,24 @@ class Lease:
         if not isinstance(self.path, StorePath):
             self.tag = content.decode()
             return _create_file(self.path, content)
-        key = self.path.key
-        try:
-            ask(str(self.path), lambda opened: opened.pipe_file(key, content, mode="create"))
-        except FileExistsError:
+        if self._state():
+            return False
+        if not _create_object(self.path, content):
             # A request whose answer was lost is sent again, and finds what it wrote.
             return self._read() == content
+        self._try_conditions(content)
         self.tag = self._state()
-        return True
+        return self._is_conditional or self._wrote_last()
+
+    def _try_conditions(self, content: bytes) -> None:
+        """Create the object once more: a store that takes it ignores conditions."""
+        if isinstance(self.path, StorePath) and self.path.protocol == "s3":
+            self._is_conditional = not _create_object(self.path, content)
+
+    def _wrote_last(self) -> bool:
+        """Of two runs that wrote at once, the last to write has the lease."""
+        time.sleep(POLL_S)
+        return self._read().partition(b"\n")[0] == self.run_id.encode()
 
     def _take_over(self, waits_s: float | None) -> None:
         """Take a lease that has ended. Raises UserError where it has not."""
@@ -123,10 +131,11 @@ class Lease:
                 if self._state() != state:
                     raise UserError(self._refusal(holder, 0.0))
         self.tag = state
+        self._try_conditions(self._content())
+        self.tag = state if self._is_conditional else self._state()
         self._replace()
-        if not self._is_conditional:
-            time.sleep(POLL_S)  # of two runs that saw the same, the last to write has it
-            self._lost = self._lost or ("" if self._state() == self.tag else "was taken over")
+        if not self._is_conditional and not self._wrote_last():
+            self._lost = self._lost or "was taken over"
         if self._lost:
             raise UserError(self._refusal(_parsed(self._read().partition(b"\n")[2]), 0.0))
 
@@ -149,7 +158,7 @@ class Lease:
         """Write the lease again, if it is still what this run wrote or saw last."""
         self.beats += 1
         began_s, content = time.monotonic(), self._content()
-        if isinstance(self.path, StorePath) and self.path.protocol == "s3":
+        if self._is_conditional and isinstance(self.path, StorePath):
             bucket, _, key = self.path.key.partition("/")
             request = {"Bucket": bucket, "Key": key, "Body": content, "IfMatch": f'"{self.tag}"'}
             try:
@@ -192,6 +201,14 @@ class Lease:
             return abs(time.time() - self.path.stat().st_mtime)
         except FileNotFoundError:
             return SILENT_S
+
+
+def _create_object(path: StorePath, content: bytes) -> bool:
+    """Create an object, in one request with its content; False where the store has it already."""
+    with suppress(FileExistsError):
+        ask(str(path), lambda opened: opened.pipe_file(path.key, content, mode="create"))
+        return True
+    return False
 
 
 def _create_file(path: Path, content: bytes) -> bool:

@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -15,11 +17,13 @@ from handloom.lease import Lease
 from handloom.listings import forget_listings
 
 
-@pytest.fixture(params=["disk", "store"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture(params=["disk", "store", "store that ignores conditions"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if request.param == "disk":
         return tmp_path / ".lease"
     folder: Path = request.getfixturevalue("folder")
+    server = request.getfixturevalue("s3")
+    monkeypatch.setattr(server, "is_careless", "ignores" in request.param)
     return folder / ".lease"
 
 
@@ -37,6 +41,27 @@ def test_the_second_is_refused_by_the_first_ones_name(path: Path) -> None:
     assert not path.exists()
     with Lease(path, "two").held():
         pass
+
+
+def test_of_two_that_begin_at_once_one_has_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "POLL_S", 1.0)  # longer than a request takes on a busy machine
+    both = Barrier(2)
+
+    def begin(name: str) -> str:
+        both.wait()
+        try:
+            with Lease(path, name).held() as lease:
+                both.wait()
+                lease.check()
+                return name
+        except UserError as error:
+            both.wait()
+            return str(error)
+
+    with ThreadPool(2) as threads:
+        said = threads.map_async(begin, ["one", "two"]).get(timeout=60)
+    assert len({"one", "two"} & set(said)) == 1
+    assert any("another run is writing" in text for text in said)
 
 
 def test_a_held_lease_is_renewed(path: Path) -> None:

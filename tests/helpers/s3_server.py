@@ -29,11 +29,16 @@ class S3Server:
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes of the bodies of answers to GET, by path."""
     fault: Fault | None = None
+    is_careless: bool = False
+    """Whether it ignores If-Match and If-None-Match, as some servers do."""
     app: Any = None
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.requests[f"{method} {path}"] += 1
+        if self.is_careless:
+            environ.pop("HTTP_IF_MATCH", None)
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         status = self.fault(method, path) if self.fault else 0
         if status < 0:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
