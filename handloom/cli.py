@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from handloom.errors import MediaError, RunError, Terminated, UserError
+from handloom.errors import JobFailed, MediaError, RunError, Terminated, UserError
 
 
 class Command(NamedTuple):
@@ -38,9 +38,7 @@ COMMANDS = {
     ),
     "plan": Command("what curate would do; writes nothing", f"{PIPELINE}:plan", "DATASET"),
     "submit": Command(
-        "curate on a running Ray cluster, as a Ray job; or `submit pretrain`",
-        "handloom.commands:submit",
-        "DATASET",
+        "run one of these on a Ray cluster, as a Ray job", "handloom.commands:submit", "COMMAND"
     ),
     "status": Command(
         "what a run kept, rejected and failed", f"{PIPELINE}:status", "OUT", stores=True
@@ -124,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # or Python complains at exit
         return _say("nobody reads the output any more; the same command goes on from here", 1)
+    except JobFailed as error:
+        return _say(error, error.status)
     except (RunError, MediaError, OSError) as error:
         return _say(error, 1)
     except Terminated:

@@ -78,8 +78,7 @@ def sample(command: SampleCommand) -> None:
 
 
 def submit(args: Sequence[str]) -> None:
-    """Hand a curation or a pre-training to a cluster."""
+    """Hand a command to a cluster."""
     from handloom.pipeline import submit as submission
-    from handloom.train.pretrain.config import PretrainConfig
 
-    submission.submit(args, pretrain_out=PretrainConfig.out)
+    submission.submit(args)

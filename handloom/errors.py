@@ -14,6 +14,14 @@ class RunError(Exception):
     """The run itself failed: exit status 1."""
 
 
+class JobFailed(RunError):
+    """A job on a cluster did not succeed: our exit status is its own."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class StoreError(RunError):
     """An object store, or a disk, refuses to go on: it ends the run, and counts for no clip."""
 

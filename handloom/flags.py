@@ -92,13 +92,18 @@ def call(
     # Threads that spin while they wait make a step five times slower where cores are shared; OpenMP
     # reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    kind = _named(options) if options else options_of(_named(target))
+    kind = options_class(target, options)
     if kind is None:
         _named(target)(args)
         return
     parsed = parse(kind, args, command)
     with nullcontext(parsed) if stores else on_this_disk(parsed) as here:
         _named(target)(here)
+
+
+def options_class(target: str, options: str = "") -> type[Any] | None:
+    """The dataclass of a command's options; arguments as of `call`."""
+    return _named(options) if options else options_of(_named(target))
 
 
 def _named(place: str) -> Any:
