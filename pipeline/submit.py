@@ -32,6 +32,10 @@ from handloom.pipeline.recipes import RECIPES, dataset_name
 from handloom.stages.outside import is_outside, search, source_of
 
 AGENT_TRIES, AGENT_WAIT_S = 6, 2.0  # the cluster itself waits ten seconds in each
+# Parts of Ray that log each upload and connection; importing them sets their level.
+TALKATIVE = (
+    "dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"
+)  # fmt: skip
 FIRST_WORDS = ("curate", "train", "generate", "eval")
 NAMES = [name for name in COMMANDS if name.split()[0] in FIRST_WORDS]
 WHAT = f"""One of {", ".join(NAMES)}, and its options; or a dataset, for curate, or `pretrain`."""
@@ -137,7 +141,9 @@ def prepare(words: list[str]) -> Job:
     if first in COMMANDS:
         return _other(first, words[1:])
     seconds = [name.split()[1] for name in NAMES if name.startswith(f"{first} ")]
-    second = choice((words[1:] or [""])[0], seconds, f"{first} command")
+    if len(words) == 1:
+        raise UserError(f"{first} alone is no command; it goes on with {', '.join(seconds)}.")
+    second = choice(words[1], seconds, f"{first} command")
     return _other(f"{first} {second}", words[2:])
 
 
@@ -172,6 +178,8 @@ def _other(name: str, words: list[str]) -> Job:
     """A training, generation or evaluation."""
     kind = options_class(COMMANDS[name].target, COMMANDS[name].options)
     options: Any = parse(kind, words, name)
+    if hasattr(options, "check"):
+        options.check()
     rest, out = _take(words, "--out", str(options.out))
     placed = [*name.split(), *with_absolute_places(rest, kind), "--out", absolute(out)]
     if hasattr(options, "workers"):
@@ -189,7 +197,8 @@ def _client(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for module in TALKATIVE:
+        logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:

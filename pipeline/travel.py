@@ -54,19 +54,24 @@ def gather(folder: Path, modules: Sequence[Path]) -> Luggage:
     Raises:
         UserError: together they are too large for Ray.
     """
-    left_out, sizes = [], {}
-    for source in (Path(handloom.__file__).parent, *modules):
-        for path in _files(source):
-            size = path.stat().st_size
-            if size > LARGEST_FILE:
-                left_out.append((path, size))
-                continue
-            target = folder / path.relative_to(source.parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-            sizes[path] = size
-    total = sum(sizes.values())
-    if total > LARGEST:
+    sources = (Path(handloom.__file__).parent, *modules)
+    names = {path: path.relative_to(source.parent) for source in sources for path in _files(source)}
+    sizes = {path: path.stat().st_size for path in names}
+    left_out = [(path, size) for path, size in sizes.items() if size > LARGEST_FILE]
+    for path, _ in left_out:
+        del sizes[path]
+    _check(sizes)
+    for path in sizes:
+        target = folder / names[path]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    _write_requirements(folder)
+    return Luggage(sum(sizes.values()), left_out)
+
+
+def _check(sizes: dict[Path, int]) -> None:
+    """Raise UserError if the files are more than Ray takes."""
+    if (total := sum(sizes.values())) > LARGEST:
         largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:3]
         names = ", ".join(f"{path} ({sizes[path] / MB:.0f} MB)" for path in largest)
         raise UserError(
@@ -74,8 +79,6 @@ def gather(folder: Path, modules: Sequence[Path]) -> Luggage:
             f"{LARGEST // MB}, for Ray takes no more: move data out of their folders; the largest "
             f"files are {names}."
         )
-    _write_requirements(folder)
-    return Luggage(total, left_out)
 
 
 def _files(source: Path) -> Iterator[Path]:

@@ -1,115 +1,272 @@
-"""Ray job submission: the log comes to its end, and the exit status is the job's."""
+"""Laws of what is sent to a cluster: the command line, the files, and what is refused at once.
 
+`test_submitted_jobs.py` runs jobs on a real one.
+"""
+
+import ast
+import json
 import os
-import re
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from tests.helpers.pages import code_of
-from tests.helpers.stage1_runs import losses, write_clips
+from handloom.cli import COMMANDS, main
+from handloom.errors import UserError
+from handloom.flags import options_class, parse
+from handloom.pipeline import on_cluster, travel
+from handloom.pipeline.configuration import read_command
+from handloom.pipeline.sameness import code_here
+from handloom.pipeline.submit import NAMES, prepare
+from tests.helpers.folders import CHECKOUT
 
-Cli = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Ray head of two cores on loopback, ended by its pid; yields the dashboard's address."""
-    port = free_port()
-    ray = Path(sys.executable).parent / "ray"
-    command = [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
-    command += [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
-    # Any other Ray on this machine has taken the agent's usual port, and jobs go to the agent.
-    command += [f"--dashboard-agent-listen-port={free_port()}"]
-    # Its workers find the same Python; its log would otherwise fill the test's output.
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
-    log = (tmp_path_factory.mktemp("head") / "log").open("w")
-    process = subprocess.Popen(list(map(str, command)), env=env, stdout=log, stderr=log)
-    try:
-        wait_for(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(600)  # a busy machine takes its time
-        log.close()
+# A command line for each command, with paths in every way that they are written, each with a `/`.
+LINES = {
+    "curate": "ssv2 --data v/x --out=runs/x --tokens.model ./mine --duplicates.against a/b s3://b/c",
+    "train pretrain": "--shards ./a ./b=0.5 s3://c/d --init runs/x --text-encoder ./mine",
+    "train finetune": "--shards=./a --stage1 runs/x --features=./kept --out ~/robot",
+    "train vqgan": "--frames runs/x runs/y=2 --held-out ./z --begin-with ./mine --out models/new",
+    "train scaling": "--shards ./a --sizes nano tiny",
+    "train export": "--out runs/x",
+    "train report": "--out runs/x",
+    "generate": "--checkpoint s3://b/run --image ./a.png --text lift --lpips ~/weights",
+    "eval tokenizer": "--frames runs/x=1 --model ./mine --out runs/y",
+    "eval policy": "--checkpoint runs/x --shards ./a ./b --tokenizer ./mine",
+    "eval rollout": "--checkpoint runs/x --calvin ~/calvin",
+}
 
 
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        with socket.socket() as attempt:
-            if attempt.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise TimeoutError(f"nothing answers on port {port}")
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder, which holds a model of its own."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_a_submitted_run_streams_its_log_and_leaves_shards(
-    head: str, miniature: Path, tiny_vqgan: Path, cli: Cli, tmp_path: Path
+def places(options: Any) -> Iterator[str]:
+    """All values of options that are paths, or texts with a `/`."""
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if is_dataclass(value):
+            yield from places(value)
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Path) or (isinstance(each, str) and "/" in each):
+                yield str(each)
+
+
+def places_of(name: str, words: list[str]) -> list[str]:
+    """All paths of a command line, as the command reads them in the present folder."""
+    if name == "curate":
+        job = read_command(words, name)
+        return [str(job.data), str(job.out), *places(job.config)]
+    kind = options_class(COMMANDS[name].target, COMMANDS[name].options)
+    assert kind
+    return list(places(parse(kind, words, name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_of_every_command_hold_in_another_folder(
+    name: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = tmp_path / "mine"  # a stage of one's own travels with its configuration
-    mine.mkdir()
-    (mine / "close_up.py").write_text(code_of("adding-a-stage.md"))
-    options = {"stages": ["close_up:CloseUp"], "close_up": {"min_height": 0.31}}
-    (mine / "mine.yaml").write_text(yaml.safe_dump(options))
-    places = ["--data", miniature, "--out", tmp_path / "out", "--config", mine / "mine.yaml"]
-    small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64, "--run.workers", 1]
-    run = cli("submit", "sample", "--address", head, *places, *small)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "clips ingested =" in run.stdout
-    assert re.search(r"close_up .* small_hands", run.stdout)
-    assert (tmp_path / "out/shards/manifest.json").is_file()
+    words = LINES[name].split()
+    meant = [
+        place if "://" in place else os.path.normpath(here / os.path.expanduser(place))
+        for place in places_of(name, words)
+    ]
+    assert len(meant) >= sum("/" in word for word in words)
+    sent = prepare([*name.split(), *words]).words
+    assert sent[: len(name.split())] == name.split()
+    monkeypatch.chdir("/")
+    assert places_of(name, sent[len(name.split()) :]) == meant
 
 
-@pytest.mark.slow
-def test_a_submitted_pretraining_runs_in_several_processes(
-    head: str, cli: Cli, tmp_path: Path
+def test_a_model_is_a_path_only_where_one_is(here: Path) -> None:
+    sent = prepare(["eval", "tokenizer", "--frames", "a", "--model", "mine"]).words
+    assert f"{here}/mine" in sent
+    sent = prepare(["eval", "tokenizer", "--frames", "a", "--model", "bundled-128"]).words
+    assert "bundled-128" in sent
+
+
+def test_a_dataset_alone_is_curated_and_pretrain_is_a_training(here: Path) -> None:
+    assert prepare(["ssv2", "--data", "x"]) == prepare(["curate", "ssv2", "--data", "x"])
+    line = ["pretrain", "--shards", "x"]
+    assert prepare(line) == prepare(["train", *line])
+
+
+def test_a_configuration_travels_as_flags(here: Path) -> None:
+    Path("mine.yaml").write_text("dataset: ssv2\ntokens: {model: mine}\n")
+    sent = prepare(["--config", "mine.yaml"]).words
+    assert sent[:2] == ["curate", "ssv2"]
+    assert "--config" not in sent
+    assert sent[sent.index("--tokens.model") + 1] == f"{here}/mine"
+
+
+def test_training_is_done_by_processes_of_the_cluster_and_the_rest_where_a_core_or_gpu_is(
+    here: Path,
 ) -> None:
-    run = cli("submit", "pretrain", "--address", head, *pretraining(tmp_path))
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "a step is 4 clips: 2 processes on cpu" in run.stdout
-    assert len(losses(tmp_path / "out")) == 4
-    assert (tmp_path / "out/summary.json").is_file()
+    training = prepare(["train", "vqgan", "--frames", "a", "--out", "b", "--workers", "0"])
+    assert training.words[-2:] == ["--workers", "1"]
+    assert training.resources == {}
+    evaluation = ["eval", "policy", "--checkpoint", "a", "--shards", "b"]
+    assert prepare(evaluation).resources == {"entrypoint_num_cpus": 1}
+    assert prepare([*evaluation, "--device", "cuda:0"]).resources == {"entrypoint_num_gpus": 1}
 
 
-@pytest.mark.slow
-def test_what_a_process_of_a_pretraining_refuses_is_what_the_job_says(
-    head: str, cli: Cli, tmp_path: Path
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "submit needs a command"),
+        ("egod4 --data x", "did you mean 'ego4d'"),
+        ("status x", "unknown command or dataset 'status'"),
+        ("eval", "eval alone is no command"),
+        ("eval polcy --shards x", "did you mean 'policy'"),
+        ("curate ego4d --dta x", "did you mean --data"),
+        ("train pretrain --shards x --sise s", "did you mean --size"),
+        ("train finetune --shards x --decay-steps 3", "give --schedule wsd"),
+        ("curate ego4d --stages nowhere:Stage", "nowhere:Stage cannot be imported"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_before_anything_is_sent(
+    line: str, says: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = cli("submit", "pretrain", "--address", head, *pretraining(tmp_path), "--size", "huge")
+    assert main(["submit", *line.split(), "--address", "http://127.0.0.1:1"]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_what_travels_is_code_that_runs_and_nothing_else(tmp_path: Path) -> None:
+    luggage = travel.gather(tmp_path, [])
+    assert luggage.left_out == []
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "handloom", travel.REQUIREMENTS, travel.CONSTRAINTS
+    }  # fmt: skip
+    assert not [path for path in files if path.suffix == ".pyc"]
+    assert luggage.size == sum(path.stat().st_size for path in (tmp_path / "handloom").rglob("*.*"))
+    assert luggage.size < 20 * travel.MB
+    code = (
+        "import handloom.pipeline.sameness as s; print(s.__file__, s.code_here(), sep='\\n')\n"
+        "from handloom.stages.hands.stage import Hands; print(Hands().files)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True
+    )  # fmt: skip
+    place, digest, *_ = run.stdout.splitlines()
+    assert place.startswith(str(tmp_path))
+    assert digest == code_here()  # or a node would be told to have other code
+
+
+def sparse(path: Path, size: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    os.truncate(path, size)
+    return path
+
+
+def test_large_files_stay_and_are_named(tmp_path: Path) -> None:
+    model = sparse(tmp_path / "mine/weights.bin", travel.LARGEST_FILE + 1)
+    (tmp_path / "mine/__init__.py").write_text("x = 1\n")
+    (tmp_path / "mine/again").symlink_to(tmp_path / "mine")  # a link that leads back
+    luggage = travel.gather(tmp_path / "sent", [tmp_path / "mine"])
+    assert luggage.left_out == [(model, travel.LARGEST_FILE + 1)]
+    assert [path.name for path in (tmp_path / "sent/mine").iterdir()] == ["__init__.py"]
+    assert any(f"{model} stays here: it has 32 MB" in line for line in luggage.sentences())
+
+
+def test_too_much_code_is_refused_with_the_largest_files(tmp_path: Path) -> None:
+    for number in range(4):
+        sparse(tmp_path / f"mine/{number}.npy", travel.LARGEST_FILE - 1)
+    (tmp_path / "sent").mkdir()
+    with pytest.raises(UserError, match=r"1\d\d MB, expected at most 100.*mine/0.npy \(32 MB\)"):
+        travel.gather(tmp_path / "sent", [tmp_path / "mine"])
+    assert list((tmp_path / "sent").iterdir()) == []
+
+
+def test_the_first_file_of_a_job_is_read_by_old_pythons_and_knows_what_it_needs() -> None:
+    source = Path(on_cluster.__file__).read_text()
+    ast.parse(source, feature_version=(3, 8))
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=" + ".".join(map(str, on_cluster.NEEDS))
+
+
+def begin(folder: Path, code: str = "") -> subprocess.CompletedProcess[str]:
+    """The beginning of a job in a folder that has travelled."""
+    code += "\nfrom handloom.pipeline import on_cluster; sys.exit(on_cluster.main())"
+    command = [sys.executable, "-c", f"import sys{code}", "--help"]
+    env = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def test_a_cluster_without_the_dependencies_says_which(tmp_path: Path) -> None:
+    (tmp_path / travel.REQUIREMENTS).write_text("numpy>=2\nno-such.package[a]>=1\n")
+    run = begin(tmp_path)
     assert run.returncode == 2
-    assert "unknown size 'huge'" in run.stdout.splitlines()[-1]
+    assert "lacks no-such.package: install handloom on its nodes, or submit with --install" in (
+        run.stderr
+    )
+    (tmp_path / travel.REQUIREMENTS).write_text("\n".join(travel.requirements()))
+    assert begin(tmp_path).returncode == 0
 
 
-def pretraining(folder: Path) -> list[object]:
-    options = {"batch-size": 4, "steps": 4, "text-length": 8, "log-every": 2, "workers": 2}
-    flags = [text for name, value in options.items() for text in (f"--{name}", value)]
-    return ["--shards", write_clips(folder / "shards"), "--out", folder / "out", *flags]
-
-
-def test_the_exit_status_is_the_jobs(head: str, cli: Cli, tmp_path: Path) -> None:
-    run = cli("submit", "ego4d", "--address", head, "--data", tmp_path / "nowhere")
+def test_a_cluster_with_an_old_python_is_refused(tmp_path: Path) -> None:
+    run = begin(tmp_path, "; sys.version_info = (3, 9, 18)")
     assert run.returncode == 2
-    assert "nowhere is not there" in run.stdout
-    assert "ended as FAILED" in run.stderr
-
-
-def test_no_cluster_is_said_in_one_sentence(cli: Cli) -> None:
-    run = cli("submit", "sample", "--address", f"http://127.0.0.1:{free_port()}")
-    assert run.returncode == 2
+    assert "the cluster's Python is 3.9.18" in run.stderr
     assert run.stderr.count("\n") == 1
-    assert "no Ray job server answers" in run.stderr
+
+
+@pytest.mark.long
+def test_pip_takes_the_lines_that_ray_is_given(tmp_path: Path) -> None:
+    travel.gather(tmp_path, [])
+    lines = travel.runtime_env(tmp_path, install=True)["pip"]["packages"]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps"]
+    env = os.environ | {"RAY_RUNTIME_ENV_CREATE_WORKING_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [*command, "-r", str(tmp_path / "lines.txt")], env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Would install" not in run.stdout  # all of it is here, in the tested versions
+
+
+@contextmanager
+def dashboard(version: str) -> Iterator[str]:
+    """A server that answers as the dashboard of a cluster of some version does."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"version": "4", "ray_version": version, "ray_commit": "x"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_cluster_with_another_ray_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with dashboard("2.40.0") as address:
+        assert main(["submit", "sample", "--address", address]) == 2
+    said = capsys.readouterr().err
+    assert "runs Ray 2.40.0, expected" in said
+    assert said.count("\n") == 1
