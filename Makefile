@@ -36,6 +36,14 @@ PRETRAIN = pretrain --shards $(SHARDS) --size $(SIZE) $(if $(OUT),--out "$(OUT)"
 FINETUNE = finetune --shards $(SHARDS) $(if $(STAGE1),--stage1 "$(STAGE1)") $(if $(OUT),--out "$(OUT)") $(ARGS)
 EVAL     = $(WHAT) --checkpoint "$(CHECKPOINT)" $(if $(filter policy,$(WHAT)),--shards $(SHARDS)) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
+SCALING  = scaling --shards $(SHARDS) $(if $(OUT),--out "$(OUT)") $(ARGS)
+# What JOB names, for `make submit`.
+JOB_curate   = curate $(DATASET) $(OPTIONS)
+JOB_pretrain = train $(PRETRAIN)
+JOB_finetune = train $(FINETUNE)
+JOB_scaling  = train $(SCALING)
+JOB_eval     = eval $(EVAL)
+
 STEPS    = $(if $(STAGE1_STEPS),--stage1-steps $(STAGE1_STEPS)) $(if $(STAGE2_STEPS),--stage2-steps $(STAGE2_STEPS)) $(if $(PICTURE_STEPS),--picture-steps $(PICTURE_STEPS))
 DEMO     = $(if $(OUT),--out "$(OUT)") $(if $(EPISODES),--episodes $(EPISODES)) $(STEPS) $(if $(TRIES),--tries $(TRIES)) $(if $(TASKS),--tasks $(TASKS)) $(ARGS)
 
@@ -59,8 +67,8 @@ curate: $(READY)  ## videos to token shards: DATASET=sample|ego4d|rt1|... [DATA=
 plan: $(READY)  ## what curate would do
 	$(BIN)/python -m handloom plan $(DATASET) $(OPTIONS)
 
-submit: $(READY)  ## curate, or JOB=pretrain WORKERS=8, on a running Ray cluster: ADDRESS=http://HOST:8265
-	$(BIN)/python -m handloom submit $(if $(filter pretrain,$(JOB)),$(PRETRAIN),$(DATASET) $(OPTIONS)) $(if $(ADDRESS),--address $(ADDRESS))
+submit: $(READY)  ## JOB=curate|pretrain|finetune|scaling|eval on a running Ray cluster: ADDRESS=http://HOST:8265
+	$(BIN)/python -m handloom submit $(or $(JOB_$(JOB)),$(error JOB=$(JOB) is not curate, pretrain, finetune, scaling or eval)) $(if $(ADDRESS),--address $(ADDRESS))
 
 pretrain: $(READY)  ## stage-1 training: SHARDS="DIR ..." SIZE=tiny|s|b|l|xl [OUT=...] [WORKERS=...]
 	$(BIN)/python -m handloom train $(PRETRAIN)
@@ -72,7 +80,7 @@ eval: $(READY)  ## a policy on held-out episodes, or WHAT=rollout on the tableto
 	$(BIN)/python -m handloom eval $(EVAL)
 
 scaling: $(READY)  ## validation loss against size and tokens: SHARDS="DIR ..." [OUT=...] [ARGS="--sizes s b l xl"]
-	$(BIN)/python -m handloom train scaling --shards $(SHARDS) $(if $(OUT),--out "$(OUT)") $(ARGS)
+	$(BIN)/python -m handloom train $(SCALING)
 
 train-sample: $(READY)  ## raw videos and episodes to a policy and OUT/report.html, 15 minutes on 2 cores: [OUT=...]
 	$(BIN)/python -m handloom demo $(DEMO)

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.folders import CHECKOUT
 
 PAGES = sorted([*(CHECKOUT / "docs").glob("*.md"), *CHECKOUT.glob("*.md")])
-FOLDERS = "handloom|pipeline|stages|tokenize|train|tests|docs|benchmarks"
+FOLDERS = "handloom|pipeline|stages|tokenize|train|tests|docs|benchmarks|deploy"
 A_PATH = re.compile(rf"(?<![\w/.<>-])(?:{FOLDERS})/[\w./*-]*[\w/*]")
 AN_IMPORT = re.compile(r"^from handloom[\w.]* import [\w, ]+$", re.MULTILINE)
 # Files that a page tells its reader to write.

@@ -67,7 +67,7 @@ wait_for_head() {
 }
 
 end_cluster() { # by its steps: `ray stop` would end the Ray of other jobs too
-    kill -TERM "${steps[@]}" 2>/dev/null
+    kill -TERM "${steps[@]}"
     wait "${steps[@]}"
     srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --overlap rm -rf "$ray_files"
 } 2>/dev/null

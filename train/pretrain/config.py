@@ -3,7 +3,7 @@
     handloom train pretrain --shards DIR …                          one process
     torchrun --nproc-per-node 8 -m handloom train pretrain …        one process for each GPU
     handloom train pretrain --workers 8 …                           the same by Ray Train
-    handloom submit pretrain --workers 8 …                          that, on a Ray cluster
+    handloom submit train pretrain --workers 8 …                    that, on a Ray cluster
 
 This file imports no torch, so that `--help` answers at once.
 """

@@ -100,7 +100,7 @@ def _check_gpus(config: TrainOptions) -> None:
     if config.device.startswith("cuda") and gpus < config.workers:
         raise UserError(
             f"--workers {config.workers} with --device cuda need as many GPUs, this machine has "
-            f"{gpus}: lower --workers, or use a cluster with `handloom submit pretrain`."
+            f"{gpus}: lower --workers, or use a cluster with `handloom submit train …`."
         )
 
 
