@@ -49,7 +49,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
     # Any other Ray on this machine has taken the agent's usual port, and jobs go to the agent.
     command += [f"--dashboard-agent-listen-port={free_port()}"]
-    env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+    env = os.environ | {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # or its end takes half a minute
+    }
     log = (folder / "log").open("w")  # it would otherwise fill the test's output
     process = subprocess.Popen(list(map(str, command)), env=env, stdout=log, stderr=log)
     try:
@@ -195,6 +199,7 @@ def test_every_training_runs_on_the_cluster(what: str, head: str, cli: Cli, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")  # in Ray's client
 def test_a_broken_connection_costs_nothing_of_the_log(
     head: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
