@@ -32,7 +32,7 @@ ray_node() { # NODE OPTIONS …: Ray on one node, until its step is ended
 run() { # COMMAND …
     steps=() driver='' requeue=''
     # --signal=B:TERM@120 sends this to the script alone; a preemption sends it to all processes.
-    trap 'requeue=yes; [[ -n $driver ]] && kill -TERM "$driver"' TERM
+    trap stop_command TERM
     trap end_cluster EXIT
 
     ray_node "${nodes[0]}" --head --port="$port" --include-dashboard=false
@@ -49,10 +49,6 @@ run() { # COMMAND …
         wait "$driver" && status=0 || status=$?
         kill -0 "$driver" 2>/dev/null || break
     done
-    if [[ -n $requeue && $status != 0 ]]; then
-        echo "requeued: job $SLURM_JOB_ID goes on from what it has stored"
-        scontrol requeue "$SLURM_JOB_ID"
-    fi
     exit "$status"
 }
 
@@ -66,8 +62,21 @@ wait_for_head() {
     exit 1
 }
 
-end_cluster() { # by its steps: `ray stop` would end the Ray of other jobs too
-    kill -TERM "${steps[@]}"
-    wait "${steps[@]}"
-    srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --overlap rm -rf "$ray_files"
-} 2>/dev/null
+stop_command() {
+    requeue=yes
+    [[ -n $driver ]] || exit 143
+    kill -TERM "$driver"
+}
+
+end_cluster() {
+    local status=$?
+    {   # by its steps: `ray stop` would end the Ray of other jobs too
+        kill -TERM "${steps[@]}"
+        wait "${steps[@]}"
+        srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --overlap rm -rf "$ray_files"
+    } 2>/dev/null
+    if [[ -n $requeue && $status != 0 ]]; then
+        echo "requeued: job $SLURM_JOB_ID goes on from what it has stored"
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
+}
