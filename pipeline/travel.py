@@ -35,7 +35,7 @@ class Luggage(NamedTuple):
 
     def sentences(self) -> list[str]:
         """What to print before the job is sent."""
-        lines = [f"sending handloom's code and your modules, {self.size / MB:.1f} MB"]
+        lines = [f"code that travels: {self.size / MB:.1f} MB"]
         for path, size in self.left_out:
             lines.append(
                 f"{path} stays here: it has {size / MB:.0f} MB, and code travels in files of up to "
