@@ -107,8 +107,12 @@ def _write_requirements(folder: Path) -> None:
 
 
 def requirements() -> list[str]:
-    """handloom's dependencies as pip writes them, without extras."""
-    return [line for line in metadata.requires("handloom") or [] if "extra ==" not in line]
+    """handloom's dependencies as pip writes them, without extras; [] where it is not installed."""
+    try:
+        lines = metadata.requires("handloom") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [line for line in lines if "extra ==" not in line]
 
 
 def pip_packages(folder: Path) -> list[str]:
