@@ -44,18 +44,15 @@ def _trouble() -> str:
             f"the cluster's Python is {version} ({sys.executable}), expected {wanted} or newer: "
             "start Ray on its nodes from such a Python."
         )
-    if missing := [name for name in _required() if not _is_installed(name)]:
+    path = Path(REQUIREMENTS)
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [re.split(r"[^\w.-]", line)[0] for line in lines]
+    if missing := [name for name in names if not _is_installed(name)]:
         return (
             f"the cluster's Python ({sys.executable}) lacks {', '.join(missing)}: install handloom "
             "on its nodes, or submit with --install."
         )
     return ""
-
-
-def _required():  # type: ignore[no-untyped-def]  # old Pythons cannot read `list[str]`
-    path = Path(REQUIREMENTS)
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [re.split(r"[^\w.-]", line)[0] for line in lines]
 
 
 def _is_installed(name: str) -> bool:

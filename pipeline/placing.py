@@ -23,7 +23,8 @@ def with_absolute_places(words: Sequence[str], kind: type) -> list[str]:
         words: options, `--flag value …` or `--flag=value`.
         kind: the dataclass of these options.
     """
-    rules, rule = dict(_rules(kind, "")), _unchanged
+    rules = dict(_rules(kind, ""))
+    rule: Rule = _unchanged
     placed = []
     for word in words:
         flag, equals, value = word.partition("=")

@@ -177,6 +177,7 @@ def _own_modules(request: Request) -> Iterator[Path]:
 def _other(name: str, words: list[str]) -> Job:
     """A training, generation or evaluation."""
     kind = options_class(COMMANDS[name].target, COMMANDS[name].options)
+    assert kind  # only `curate` and commands like it read the words themselves
     options: Any = parse(kind, words, name)
     if hasattr(options, "check"):
         options.check()

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from handloom.pipeline.submit import prepare
-from tests.helpers.folders import CHECKOUT, sums
+from tests.helpers.folders import CHECKOUT, shard_sums
 from tests.helpers.stage1_runs import losses, write_clips
 
 DEPLOY = CHECKOUT / "deploy"
@@ -257,7 +257,7 @@ def test_a_curation_that_is_preempted_is_requeued_and_goes_on(
     assert not Path(f"/tmp/ray-{slurm['SLURM_JOB_ID']}").exists()
     assert Path(slurm["SCONTROL_LOG"]).read_text().count("requeue") == 1
     cli("curate", "ego4d", *options, "--out", tmp_path / "local")
-    assert sums(out / "shards") == sums(tmp_path / "local/shards")
+    assert shard_sums(out) == shard_sums(tmp_path / "local")
 
 
 @pytest.mark.slow

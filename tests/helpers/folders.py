@@ -15,6 +15,11 @@ def sums(root: Path) -> dict[str, str]:
     return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
+def shard_sums(out: Path) -> dict[str, str]:
+    """The same of a run's shards and their manifest, less the marker, which holds times."""
+    return {name: digest for name, digest in sums(out / "shards").items() if name[0] != "_"}
+
+
 @contextmanager
 def another_user() -> Iterator[None]:
     """Not root, to whom no file is closed."""

@@ -18,7 +18,7 @@ import yaml
 from handloom.errors import JobFailed
 from handloom.pipeline.following import follow
 from handloom.pipeline.submit import _client
-from tests.helpers.folders import sums
+from tests.helpers.folders import shard_sums
 from tests.helpers.pages import code_of
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, write_clips
@@ -177,7 +177,7 @@ def test_a_stopped_run_goes_on_when_it_is_submitted_again(
     assert again.returncode == 0, again.stdout + again.stderr
     (done,) = re.findall(r"│ hands +│ +(\d+) │[^│]*│[^│]*│[^│]*│ +(\d+) │", again.stdout)
     assert int(done[1]) <= int(done[0]) - len(parts)  # what was stored is not computed again
-    assert sums(out / "shards") == sums(whole / "shards")
+    assert shard_sums(out) == shard_sums(whole)
 
 
 @pytest.mark.slow
