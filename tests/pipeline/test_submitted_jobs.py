@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import yaml
 from handloom.errors import JobFailed
 from handloom.pipeline.following import follow
 from handloom.pipeline.submit import _client
-from tests.helpers.folders import shard_sums
+from tests.helpers.folders import CHECKOUT, shard_sums
 from tests.helpers.pages import code_of
 from tests.helpers.robot_shards import write_robot_shards
 from tests.helpers.stage1_runs import losses, write_clips
@@ -162,10 +163,16 @@ def test_a_stopped_run_goes_on_when_it_is_submitted_again(
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert cli(*line, "--out", whole).returncode == 0
 
-    sent = cli(*line, "--out", out, "--no-wait")
-    (job_id,) = re.findall(r"--follow (\S+)", sent.stdout)
+    command = [sys.executable, "-m", "handloom", *map(str, line), "--out", str(out)]
+    shown = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
     while len(list(out.glob("tables/hands/*.parquet"))) < 2:
+        assert shown.poll() is None
         time.sleep(0.1)
+    shown.send_signal(signal.SIGINT)  # ends the showing, not the job
+    said = shown.communicate(timeout=300)[1]
+    assert shown.returncode == 130
+    (job_id,) = re.findall(r"the job goes on.*--follow (\S+)", said, re.DOTALL)
+    assert _client(head).get_job_status(job_id).value == "RUNNING"
     _client(head).stop_job(job_id)
     stopped = cli("submit", "--follow", job_id, "--address", head)
     assert stopped.returncode not in (0, 2)
