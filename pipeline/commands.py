@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from handloom.flags import choice
 from handloom.listings import forget_listings
 from handloom.pipeline import costs, output, watching
 from handloom.pipeline.batches import count_remaining
-from handloom.pipeline.configuration import read_command, recorded_job
+from handloom.pipeline.configuration import check_options, read_command, recorded_job
 from handloom.pipeline.display import closing_table
 from handloom.pipeline.failures import FAILURES, FailedClip, failed_clips, sentences, write_failures
 from handloom.pipeline.job import Job
@@ -38,7 +38,23 @@ from handloom.stages.tables.parts import Table, open_tables, read_flow, read_mar
 def curate(args: Sequence[str]) -> None:
     """Run the DAG and print the outcome of every clip."""
     about = "From a dataset's videos or robot episodes to token shards; run it again to resume."
-    job = read_command(args, "curate", about)
+    run_job(read_command(args, "curate", about))
+
+
+def run_job(job: Job) -> None:
+    """Run the DAG and print the outcome of every clip; a job that is run again resumes.
+
+    This is `handloom curate` for programs, which make a job of a recipe (`examples/`).
+
+    Args:
+        job: its places may be relative to the present folder.
+
+    Raises:
+        UserError: an option, the data or the output folder is wrong.
+        RunError: the run failed, or kept no clip.
+    """
+    job = replace(job, data=job.data.absolute(), out=job.out.absolute())
+    check_options(job)
     _check_places(job)
     forget_listings()
     output.check(job.out, job.dataset)

@@ -115,10 +115,15 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
         added=tuple(value for value in options.values() if isinstance(value, Stage)),
         folders=request.folders,
     )
-    _ = job.flow  # refuses stages that cannot be placed
-    for part, options in configured.items():
-        refuse_numbers(part, options)
+    check_options(job)
     return job
+
+
+def check_options(job: Job) -> None:
+    """Raise UserError for stages that cannot be placed, and for numbers that cannot be."""
+    _ = job.flow
+    for part in fields(job.config):
+        refuse_numbers(part.name, getattr(job.config, part.name))
 
 
 # Options that must be more than 0.
