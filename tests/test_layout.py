@@ -157,7 +157,7 @@ def test_workers_import_no_stage_but_their_own() -> None:
     assert heavy == "[]"
 
 
-SOURCE = [*FOLDERS, "benchmarks"]
+SOURCE = [*FOLDERS, "benchmarks", "examples"]
 
 
 def sources() -> list[Path]:

@@ -7,8 +7,10 @@ import pytest
 
 from tests.helpers.folders import CHECKOUT
 
-PAGES = sorted([*(CHECKOUT / "docs").glob("*.md"), *CHECKOUT.glob("*.md")])
-FOLDERS = "handloom|pipeline|stages|tokenize|train|tests|docs|benchmarks|deploy"
+PAGES = sorted(
+    [*(CHECKOUT / "docs").glob("*.md"), *CHECKOUT.glob("*.md"), CHECKOUT / "examples/README.md"]
+)
+FOLDERS = "handloom|pipeline|stages|tokenize|train|tests|docs|benchmarks|deploy|examples"
 A_PATH = re.compile(rf"(?<![\w/.<>-])(?:{FOLDERS})/[\w./*-]*[\w/*]")
 AN_IMPORT = re.compile(r"^from handloom[\w.]* import [\w, ]+$", re.MULTILINE)
 # Files that a page tells its reader to write.
