@@ -55,7 +55,7 @@ def lay_out(folder: Path, run: Path) -> None:
     files = sorted({clip.media_path for clip in clips})[:3]
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        shutil.copy(run / "source" / file, folder)
+        shutil.copy2(run / "source" / file, folder)
     with (folder / "clips.csv").open("w", newline="") as table:
         rows = csv.writer(table)
         rows.writerow(("file", "start_s", "end_s", "text"))
