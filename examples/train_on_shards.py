@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from handloom.tokenize.shards import ShardDataset
-from handloom.train.model import continuation, export, text
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer.start import train
 
@@ -20,6 +19,9 @@ def main(
 ) -> None:
     """Train on a folder of shards, or its URL, for some steps."""
     train(PretrainConfig(shards=(shards,), out=Path(out), steps=int(steps), size="mini"))
+
+    # Not before: `train` says how torch's threads wait, which they read when torch is imported.
+    from handloom.train.model import continuation, export, text
 
     model, facts = export.load(Path(out))
     encoder = text.load_again(facts["text_encoder"])
