@@ -2,17 +2,20 @@
 
     torchrun --nproc-per-node 2 -m tests.helpers.train_together CONFIGS
 
-CONFIGS is a pickled list of TrainOptions. `Outs` named `poisoned` are made not finite in rank 1.
+CONFIGS is a pickled list of TrainOptions. Outs named `poisoned` are made not finite in rank 1; of
+those named `apart` each process has another, as on machines that share no disk.
 """
 
+import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from handloom.errors import RunError
+from handloom.errors import RunError, UserError
 from handloom.train.pretrain.config import PretrainConfig
 from handloom.train.trainer import loop
 from handloom.train.trainer.run import Run
@@ -39,6 +42,18 @@ def poison_step_2(config: PretrainConfig) -> None:
         (config.out / f"moved-{world.rank}").write_text(str(moved))
 
 
+def train_apart(config: PretrainConfig) -> None:
+    """Train with another output folder in each process."""
+    rank = os.environ["RANK"]
+    config.out.mkdir(exist_ok=True)
+    try:
+        train(replace(config, out=config.out / f"node-{rank}"))
+    except UserError as error:
+        (config.out / f"refused-{rank}").write_text(str(error))
+
+
+WAYS = {"poisoned": poison_step_2, "apart": train_apart}
+
 if __name__ == "__main__":
     for config in pickle.loads(Path(sys.argv[1]).read_bytes()):
-        poison_step_2(config) if config.out.name == "poisoned" else train(config)
+        WAYS.get(config.out.name, train)(config)

@@ -7,10 +7,11 @@ below is the same for both; without them there is one process and no communicati
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,6 +91,26 @@ class World:
     def barrier(self) -> None:
         """Wait until all processes are here."""
         self.any(False)
+
+
+def check_shared(folder: Path, world: World) -> None:
+    """Raise UserError unless all processes see one folder: a checkpoint has a part of each."""
+    if world.size == 1:
+        return
+    mine = folder / f".process-{world.rank}"
+    folder.mkdir(parents=True, exist_ok=True)
+    mine.touch()
+    world.barrier()
+    apart = world.any(not (folder / ".process-0").exists())
+    mine.unlink(missing_ok=True)
+    if apart:
+        with suppress(OSError):  # not empty: an earlier run lies there
+            folder.rmdir()
+        raise UserError(
+            f"{folder} is not the same folder for all {world.size} processes of this training; "
+            "expected an --out on a disk that all machines share (of --out in a store each machine "
+            "has a mirror of its own: train on one machine, or on a shared disk)."
+        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from handloom.errors import RunError, UserError
-from handloom.train.trainer.distributed import World, join
+from handloom.train.trainer.distributed import World, check_shared, join
 from handloom.train.trainer.options import TrainOptions
 from handloom.train.trainer.run import Run
 
@@ -22,6 +22,7 @@ def run(config: TrainOptions) -> None:
     """Train from the newest checkpoint, or from the start, to the results."""
     sharded = getattr(config, "parallel", "ddp") == "fsdp"
     with join(config.device, sharded) as world:
+        check_shared(config.out, world)
         job = Run(config, world)
         if job.is_finished:
             if world.is_first:

@@ -69,6 +69,7 @@ def together(alone: PretrainConfig, others: dict[str, TrainOptions]) -> dict[str
         "fsdp": {"parallel": "fsdp"},
         "resumed": {},
         "poisoned": {"skip_nonfinite": 1, "steps": 2},
+        "apart": {},
     }
     runs = {
         name: replace(alone, out=alone.out.with_name(name), **options)
@@ -170,6 +171,14 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(
     skipped = [row for row in rows(out) if "skipped" in row]
     assert [row["step"] for row in skipped] == [2]
     assert len(skipped[0]["skipped"]) == 4  # the clips of both
+
+
+@pytest.mark.long
+def test_machines_without_a_common_folder_are_refused(together: dict[str, PretrainConfig]) -> None:
+    out = together["apart"].out
+    for rank in range(2):
+        assert "not the same folder for all 2 processes" in (out / f"refused-{rank}").read_text()
+    assert {path.name for path in out.iterdir()} == {"refused-0", "refused-1"}  # nothing is left
 
 
 @pytest.mark.slow
