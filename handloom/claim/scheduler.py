@@ -16,8 +16,8 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from handloom.claim.plan import Step
-from handloom.errors import RunError
-from handloom.files import write_text
+from handloom.errors import RunError, UserError
+from handloom.files import read_facts, write_text
 
 RECORD = "claim.json"
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # read when torch is imported
@@ -30,12 +30,14 @@ def run(steps: Sequence[Step], out: Path, workers: int) -> None:
     undone that use its results.
 
     Raises:
+        UserError: results are there that other commands made.
         RunError: a step failed; the others that were running are finished first.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "log").mkdir(exist_ok=True)
     done = _done(steps, out)
     left = [step for step in steps if step.name not in done]
+    _refuse_to_replace(left, out)
     print(f"{len(done)} of {len(steps)} steps are done", flush=True)
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(THREADS)
@@ -92,8 +94,7 @@ def _next(
 
 def _done(steps: Sequence[Step], out: Path) -> dict[str, str]:
     """Commands of the steps that are done, by name."""
-    file = out / RECORD
-    recorded: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
+    recorded = read_facts(out / RECORD)
     done: dict[str, str] = {}
     for step in steps:  # those that a step uses come before it
         whole = (out / step.name / step.marker).is_file()
@@ -101,6 +102,21 @@ def _done(steps: Sequence[Step], out: Path) -> dict[str, str]:
         if whole and same and all(name in done for name in step.after):
             done[step.name] = recorded[step.name]
     return done
+
+
+def _refuse_to_replace(left: Sequence[Step], out: Path) -> None:
+    """Raise UserError where results that are there would be made anew by another command."""
+    recorded = read_facts(out / RECORD)
+    there = [step for step in left if (out / step.name / step.marker).is_file()]
+    other = [step for step in there if recorded.get(step.name) != command_of(step, out)]
+    if other:
+        name = other[0].name
+        was = recorded.get(name, "a command that is not recorded")
+        raise UserError(
+            f"{out} holds an experiment of other sizes, {len(there)} of whose results would be "
+            f"lost: {name} was made by `{was}`, expected `{command_of(other[0], out)}`; name another "
+            f"--out, or remove {out} first."
+        )
 
 
 def words_of(step: Step, out: Path) -> list[str]:

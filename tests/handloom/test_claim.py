@@ -78,7 +78,7 @@ SCRIPT = "eval rollout --single --chains 3 --videos 0 --tasks touch_red_block --
 
 
 @pytest.mark.long
-def test_steps_run_once_and_again_where_their_command_changed(tmp_path: Path, capsys):
+def test_steps_run_once_and_results_of_other_commands_stay(tmp_path: Path, capsys):
     first = Step("a", "rollout.json", (), f"{SCRIPT} oracle")
     second = Step("b", "rollout.json", ("a",), f"{SCRIPT} blind")
     scheduler.run([first, second], tmp_path, 2)
@@ -86,8 +86,13 @@ def test_steps_run_once_and_again_where_their_command_changed(tmp_path: Path, ca
     scheduler.run([first, second], tmp_path, 2)
     assert times == [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
     assert "2 of 2 steps are done" in capsys.readouterr().out
+    other = replace(first, line=f"{SCRIPT} random")
+    with pytest.raises(UserError, match=r"other sizes, 2 of whose results would be lost: a was"):
+        scheduler.run([other, second], tmp_path, 2)
+    assert times == [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
     # What uses a step that runs again runs again too.
-    scheduler.run([replace(first, line=f"{SCRIPT} random"), second], tmp_path, 2)
+    (tmp_path / "a" / "rollout.json").unlink()
+    scheduler.run([first, second], tmp_path, 2)
     again = [(tmp_path / name / "rollout.json").stat().st_mtime_ns for name in "ab"]
     assert all(new > old for new, old in zip(again, times, strict=True))
 
