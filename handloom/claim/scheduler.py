@@ -114,8 +114,8 @@ def _refuse_to_replace(left: Sequence[Step], out: Path) -> None:
         was = recorded.get(name, "a command that is not recorded")
         raise UserError(
             f"{out} holds an experiment of other sizes, {len(there)} of whose results would be "
-            f"lost: {name} was made by `{was}`, expected `{command_of(other[0], out)}`; name another "
-            f"--out, or remove {out} first."
+            f"lost: {name} was made by `{was}`, expected `{command_of(other[0], out)}`; name "
+            f"another --out, or remove {out} first."
         )
 
 
