@@ -18,8 +18,8 @@ from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Pool
 from handloom.pipeline.progress import Reporter, has_ended
 from handloom.stages.stage import Foresight
-from handloom.stages.tables.funnel import coming
 from handloom.stages.tables.merging import merged_from
+from handloom.stages.tables.outcomes import coming
 from handloom.stages.tables.parts import read_parts
 
 LOOK_EVERY_S = 2.0
@@ -128,6 +128,8 @@ def rejected_after_all(job: Job, name: str) -> int:
     """Rows of a stage whose clips its gate has rejected."""
     table = job.tables[name]
     return sum(
-        len(table.values("clip_id", bucket) - coming(job.tables, name, bucket))
+        len(
+            table.values("clip_id", bucket).difference(coming(job.tables, name, bucket).to_pylist())
+        )
         for bucket in table.buckets()
     )

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from handloom.pipeline.batch import Batch
 from handloom.pipeline.job import Job
 from handloom.stages.datasets.source import SourceEpisode, SourceVideo
@@ -14,8 +17,8 @@ from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.probes import Probe, probe_table
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.stage import TableStage, clip_order
-from handloom.stages.tables.funnel import coming
-from handloom.stages.tables.parts import bucket_of, read_marker
+from handloom.stages.tables.outcomes import coming
+from handloom.stages.tables.parts import Tables, bucket_of, listed, read_marker
 from handloom.stages.tables.rows import Clip, EpisodeClip, Row, clip_id
 
 Source = SourceVideo | SourceEpisode
@@ -34,7 +37,8 @@ def count_remaining(job: Job, stage: str) -> int | None:
     """Clips that a stage has not written yet; None for `ingest`, whose annotations are streamed."""
     if stage == "ingest":
         return None
-    buckets = job.tables[job.flow[stage]].buckets()
+    tables = listed(job.tables)
+    buckets = tables[job.flow[stage]].buckets()
     if isinstance(job.stages[stage], TableStage):
         marker = read_marker(job.folder(stage))
         current = {"fingerprint": job.tables[stage].fingerprint, "inputs": job.inputs(stage)}
@@ -42,8 +46,8 @@ def count_remaining(job: Job, stage: str) -> int | None:
         is_whole = marker.get("stored", 0) <= job.tables[stage].row_count()
         if marker.get("finished") and current.items() <= marker.items() and is_whole:
             return 0
-        return sum(len(coming(job.tables, stage, bucket)) for bucket in buckets)
-    return sum(len(_missing(job, stage, bucket)) for bucket in buckets)
+        return sum(len(coming(tables, stage, bucket)) for bucket in buckets)
+    return sum(len(_missing(tables, stage, bucket)) for bucket in buckets)
 
 
 def count_listed(job: Job) -> int:
@@ -152,7 +156,7 @@ def in_batches(bucket: str, items: Sequence[tuple[Any, ...]], size: int) -> Iter
 def _bucket_items(job: Job, stage: str, bucket: str) -> list[tuple[Any, ...]]:
     """Inputs of one bucket: each clip with its rows of the tables that the stage reads."""
     clip_type, reads = job.stages[stage].clip_type, job.stages[stage].reads
-    missing = _missing(job, stage, bucket)
+    missing = set(_missing(job.tables, stage, bucket).to_pylist())
     if not missing:
         return []
     clips = [c for c in job.tables["ingest"].read(clip_type, bucket) if c.clip_id in missing]
@@ -169,6 +173,7 @@ def joined(clips: Iterable[Clip], by_id: Sequence[Mapping[str, Row]]) -> list[tu
     return [(clip, *(rows[clip.clip_id] for rows in by_id)) for clip in ordered]
 
 
-def _missing(job: Job, stage: str, bucket: str) -> set[str]:
+def _missing(tables: Tables, stage: str, bucket: str) -> pa.Array:
     """Ids of the clips that come to a stage and have no row there yet."""
-    return coming(job.tables, stage, bucket) - job.tables[stage].values("clip_id", bucket)
+    clips, rows = coming(tables, stage, bucket), tables[stage].columns(["clip_id"], [bucket])
+    return clips.filter(pc.invert(pc.is_in(clips, value_set=rows["clip_id"].cast(pa.string()))))

@@ -1,16 +1,19 @@
 """The failed clips of a run: on the screen the most frequent errors, in `failed.csv` all."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import pyarrow.compute as pc
+
 from handloom.files import whole
-from handloom.stages.tables.parts import Table
+from handloom.stages.tables.parts import Table, listed
 from handloom.stages.tables.rows import Row
 from handloom.stages.tables.texts import shown
 
 FAILURES = "failed.csv"
+COLUMNS = "clip_id", "status", "attempts", "error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +42,19 @@ class FailedClip:
         return shown(told.removeprefix(":").strip())
 
 
-def failed_clips(tables: dict[str, Table]) -> Iterator[FailedClip]:
+def failed_clips(tables: Mapping[str, Table]) -> Iterator[FailedClip]:
     """All of a run, stage by stage and bucket by bucket."""
-    for stage, table in tables.items():
+    found = listed(tables)
+    for stage, table in found.items():
         for bucket in table.buckets():
-            rows = [row for row in table.read(Row, bucket) if row.status == "failed"]
-            ids = [row.clip_id for row in rows]
-            paths = tables["ingest"].find(_Place, ids, bucket) if ids else {}
+            rows = table.columns(COLUMNS, [bucket])
+            rows = rows.filter(pc.equal(rows["status"], "failed")).to_pylist()
+            ids = [row["clip_id"] for row in rows]
+            paths = found["ingest"].find(_Place, ids, bucket) if ids else {}
             for row in rows:
-                path = paths[row.clip_id].media_path if row.clip_id in paths else ""
-                yield FailedClip(stage, row.clip_id, path, row.attempts, row.error)
+                clip_id = row["clip_id"]
+                path = paths[clip_id].media_path if clip_id in paths else ""
+                yield FailedClip(stage, clip_id, path, row["attempts"], row["error"])
 
 
 def sentences(failed: Iterable[FailedClip], most: int = 10) -> list[str]:

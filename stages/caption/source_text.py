@@ -72,8 +72,10 @@ def clean(text: str, kind: str) -> Cleaned:
 
 def normalise(text: str) -> str:
     """Unicode NFC, plain quotes, single spaces; no entities, controls or invisible characters."""
-    plain = unicodedata.normalize("NFC", html.unescape(text)).translate(_QUOTES)
-    plain = _INVISIBLE.sub("", plain)
+    plain = html.unescape(text)
+    if plain.isascii() and plain.isprintable():  # nearly all; a million texts are counted
+        return " ".join(plain.split())
+    plain = _INVISIBLE.sub("", unicodedata.normalize("NFC", plain).translate(_QUOTES))
     return " ".join("".join(c if c.isprintable() else " " for c in plain).split())
 
 

@@ -5,19 +5,23 @@ nor on the workers; every shard can be written by itself.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from handloom.errors import RunError, UserError
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.hands.rows import Framing
 from handloom.stages.stage import clip_order
-from handloom.stages.tables.funnel import ok_ids, reached
+from handloom.stages.tables.columns import numbered
+from handloom.stages.tables.funnel import frequencies
+from handloom.stages.tables.outcomes import all_outcomes, outcomes
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip, EpisodeClip, Row
 from handloom.stages.tokens import TokenRow
@@ -71,14 +75,13 @@ def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
     """Plan all shards. Raises RunError where a video is in both splits."""
     counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
     licences: set[str] = set()
-    for bucket in tables["ingest"].buckets():
-        splits: dict[str, str] = {}
-        for clip in kept_clips(tables, bucket):
-            # All clips of a video lie in one bucket, so a leak shows within it.
-            if splits.setdefault(clip.video_id, clip.split) != clip.split:
-                raise RunError(f"video {clip.video_id} has clips in train and in val")
-            counts[clip.split][bucket] = counts[clip.split].get(bucket, 0) + 1
-            licences.add(clip.licence)
+    for found in all_outcomes(tables, {"ingest": ["video_id", "split", "licence"]}):
+        ingest = found.stages["ingest"]
+        rows = ingest.table.filter(pa.array(found.kept[ingest.clip]))
+        _check_leaks(rows)
+        for split, count in frequencies(rows["split"]).items():
+            counts[split][found.bucket] = count
+        licences.update(pc.unique(rows["licence"]).to_pylist())
     check_licences(licences, pack.licences)
     return [plan for split in SPLITS for plan in _plan_split(split, counts[split], pack)]
 
@@ -92,9 +95,22 @@ def write_planned(tables: Tables, plan: ShardPlan, root: Path) -> ShardInfo:
 
 def kept_clips(tables: Tables, bucket: str) -> list[Clip]:
     """The clips of a bucket that passed every stage, in order."""
-    kept = set.intersection(*(ok_ids(rows) for rows in reached(tables, bucket).values()))
-    clips = (clip for clip in tables["ingest"].read(Clip, bucket) if clip.clip_id in kept)
-    return sorted(clips, key=clip_order)
+    names = [f.name for f in fields(Clip)]
+    found = outcomes(tables, bucket, {"ingest": names})
+    ingest = found.stages["ingest"]
+    rows = ingest.table.filter(pa.array(found.kept[ingest.clip])).select(names)
+    return sorted((Clip(**row) for row in rows.to_pylist()), key=clip_order)
+
+
+def _check_leaks(rows: pa.Table) -> None:
+    """Refuse a video in both splits. All its clips lie in one bucket, so that it shows here."""
+    video, split = numbered(rows["video_id"]), numbered(rows["split"])
+    first = np.zeros(len(video), np.int64)
+    first[video[::-1]] = split[::-1]
+    differs = first[video] != split
+    if differs.any():
+        name = pc.min(rows["video_id"].filter(pa.array(differs)))
+        raise RunError(f"video {name} has clips in train and in val")
 
 
 def _plan_split(split: str, counts: dict[str, int], pack: Pack) -> Iterator[ShardPlan]:

@@ -3,15 +3,18 @@
 import html
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from handloom import svg
 from handloom.stages.caption.rows import CaptionRow
-from handloom.stages.tables import funnel
+from handloom.stages.tables.columns import Floats, added
+from handloom.stages.tables.funnel import frequencies
+from handloom.stages.tables.outcomes import Outcomes, all_outcomes
 from handloom.stages.tables.parts import Tables, effort
-from handloom.stages.tables.rows import Clip, Row
-
-T = TypeVar("T")
+from handloom.stages.tables.rows import Clip
 
 PAIRS_SHOWN = 24
 EXAMPLES_SHOWN = 3  # for each flag
@@ -35,17 +38,10 @@ FLAGS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked(Row):
-    """The columns that are counted."""
-
-    source: str
-    flags: list[str]
-    answer_flags: list[str]
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
-    agreement: float | None
+COLUMNS = [
+    "reason", "source", "flags", "answer_flags", "prompt_tokens", "completion_tokens", "seconds",
+    "agreement",
+]  # fmt: skip
 
 
 @dataclass
@@ -69,43 +65,61 @@ class Tally:
     completion_tokens: int = 0
     answer_s: float = 0.0
     """Sum over requests, many of which run at a time."""
-    agreements: list[float] = field(default_factory=list)
+    agreements: list[Floats] = field(default_factory=list)
+    """Bucket by bucket."""
     shown: dict[str, str] = field(default_factory=dict)
     """Buckets by clip id."""
     examples: dict[str, dict[str, str]] = field(default_factory=dict)
     """Buckets by clip id, for each flag."""
 
-    def add(self, row: _Asked, bucket: str) -> None:
-        """Count one row."""
-        if row.status != "ok":
-            self.reasons[row.reason or row.status] += 1
-        else:
-            self.sources[row.source] += 1
-            keep_smallest(self.shown, row.clip_id, bucket, PAIRS_SHOWN)
-        answered = [flag for flags in row.answer_flags for flag in flags.split()]
-        self.flags.update(row.flags)
-        self.answer_flags.update(answered)
-        for flag in {*row.flags, *answered}:
-            keep_smallest(self.examples.setdefault(flag, {}), row.clip_id, bucket, EXAMPLES_SHOWN)
-        self.asked += bool(row.answer_flags)
-        self.fell_back += bool(row.answer_flags) and row.source == "source"
-        self.requests += len(row.answer_flags)
-        self.prompt_tokens += row.prompt_tokens
-        self.completion_tokens += row.completion_tokens
-        self.answer_s += row.seconds
-        if row.agreement is not None:
-            self.agreements.append(row.agreement)
+    def add(self, outcomes: Outcomes) -> None:
+        """Count a bucket's captions, of the clips that came to the stage."""
+        outcome, bucket = outcomes.stages["caption"], outcomes.bucket
+        rows = outcome.table.filter(pa.array(outcome.came[outcome.clip]))
+        if not rows.num_rows:
+            return
+        is_ok = pc.equal(rows["status"], "ok")
+        self.sources.update(frequencies(rows["source"].filter(is_ok)))
+        others = rows.filter(pc.invert(is_ok))
+        why = pc.if_else(pc.equal(others["reason"], ""), others["status"], others["reason"])
+        self.reasons.update(frequencies(why))
+        _show(self.shown, rows["clip_id"].filter(is_ok), bucket, PAIRS_SHOWN)
+        self._add_flags(rows, bucket)
+        self._add_effort(rows)
+
+    def _add_flags(self, rows: pa.Table, bucket: str) -> None:
+        """Count flags, of captions and of answers; those of one answer have spaces between."""
+        for counts, name in ((self.flags, "flags"), (self.answer_flags, "answer_flags")):
+            column = rows[name].combine_chunks()
+            parents, flat = pc.list_parent_indices(column), pc.list_flatten(column)
+            for told in pc.unique(flat).to_pylist():
+                if flags := told.split() if name == "answer_flags" else [told]:
+                    at = parents.filter(pc.equal(flat, told))
+                    for flag in flags:
+                        counts[flag] += len(at)
+                        examples = self.examples.setdefault(flag, {})
+                        _show(examples, rows["clip_id"].take(at), bucket, EXAMPLES_SHOWN)
+
+    def _add_effort(self, rows: pa.Table) -> None:
+        answers = pc.list_value_length(rows["answer_flags"]).to_numpy()
+        of_source = pc.equal(rows["source"], "source").to_numpy()
+        self.asked += int((answers > 0).sum())
+        self.fell_back += int(((answers > 0) & of_source).sum())
+        self.requests += int(answers.sum())
+        self.prompt_tokens += int(rows["prompt_tokens"].to_numpy().sum())
+        self.completion_tokens += int(rows["completion_tokens"].to_numpy().sum())
+        self.answer_s = added(self.answer_s, rows["seconds"].to_numpy())
+        agreement = rows["agreement"].drop_null().to_numpy()
+        self.agreements += [agreement] if len(agreement) else []
 
 
 def tally(tables: Tables) -> Tally:
     """Count the captions of the clips that came to the stage."""
-    counted = Tally()
-    for bucket in tables["ingest"].buckets():
-        reached = funnel.reached(tables, bucket)["caption"]
-        for row in tables["caption"].read(_Asked, bucket):
-            if row.clip_id in reached:
-                counted.add(row, bucket)
-    return counted
+    counted_so_far, names = Tally(), list(tables)
+    gates = {name: tables[name] for name in names[: names.index("caption") + 1]}
+    for outcomes in all_outcomes(gates, {"caption": COLUMNS}):
+        counted_so_far.add(outcomes)
+    return counted_so_far
 
 
 def effort_line(tally: Tally, seconds: float) -> str:
@@ -126,9 +140,8 @@ def effort_line(tally: Tally, seconds: float) -> str:
     )
 
 
-def section(tables: Tables) -> str:
+def section(tables: Tables, counted: Tally) -> str:
     """The report's section on captions, as HTML."""
-    counted = tally(tables)
     _, seconds, _ = effort(tables["caption"].folder)
     sources = ", ".join(f"{count:,} from {name}" for name, count in counted.sources.most_common())
     lines = [f"Captions: {sources or 'none'}."]
@@ -145,9 +158,10 @@ def section(tables: Tables) -> str:
     )
 
 
-def _agreement_line(scores: list[float]) -> str:
-    ordered = sorted(scores)
-    low, middle = ordered[len(ordered) // 20], ordered[len(ordered) // 2]
+def _agreement_line(of_buckets: list[Floats]) -> str:
+    scores = np.concatenate(of_buckets)
+    places = [len(scores) // 20, len(scores) // 2]
+    low, middle = np.partition(scores, places)[places]
     return f"CLIP agreement with the pictures: median {middle:.3f}, a twentieth below {low:.3f}."
 
 
@@ -190,8 +204,11 @@ def _short(text: str, most: int = 160) -> str:
     return plain if len(plain) <= most else f"{plain[: most - 1]}…"
 
 
-def keep_smallest(shown: dict[str, T], clip_id: str, value: T, most: int) -> None:
-    """Add a clip to those shown; beyond `most` the one with the largest id is dropped."""
-    shown[clip_id] = value
-    if len(shown) > most:
-        del shown[max(shown)]
+def _show(shown: dict[str, str], clip_ids: pa.ChunkedArray, bucket: str, most: int) -> None:
+    """Add clips to those shown; beyond `most` those with the smallest ids stay."""
+    if len(shown) == most:
+        clip_ids = clip_ids.filter(pc.less(clip_ids, max(shown)))
+    for clip_id in sorted(clip_ids.to_pylist())[:most]:
+        shown[clip_id] = bucket
+    for clip_id in sorted(shown)[most:]:
+        del shown[clip_id]

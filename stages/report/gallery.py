@@ -1,17 +1,25 @@
 """What the report counts and shows of a run's clips, gathered in one pass over the tables."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from handloom.stages.caption.stage import instruction
-from handloom.stages.pack.stage import kept_clips
+from handloom.stages.report.captions import COLUMNS, Tally
 from handloom.stages.report.sample import Sample
 from handloom.stages.report.words import verb_and_noun
-from handloom.stages.tables import funnel
+from handloom.stages.tables.columns import added, distinct
+from handloom.stages.tables.funnel import Count, Funnel, frequencies
+from handloom.stages.tables.outcomes import Outcome, Outcomes, all_outcomes
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip
 
+CLIP_ORDER = "video_id", "start_s", "end_s", "clip_id"
+CLIP_COLUMNS = [*CLIP_ORDER[:-1], "split", "licence", "text", "text_kind"]
 SHOWN = 24  # of the kept clips, of each reason of a rejection, of each stage's failures
 
 
@@ -39,6 +47,8 @@ class Ended:
 class Gallery:
     """Clips and counts of a run."""
 
+    funnel: Funnel
+    captions: Tally = field(default_factory=Tally)
     kept: Sample[Clip] = field(default_factory=lambda: Sample(SHOWN))
     ended: dict[End, Sample[Ended]] = field(default_factory=dict)
     verbs: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
@@ -62,34 +72,87 @@ class Gallery:
 
 def gather(tables: Tables) -> Gallery:
     """Read all tables once, a bucket at a time."""
-    gallery = Gallery()
-    for bucket in tables["ingest"].buckets():
-        clips = {row.clip_id: row for row in tables["ingest"].read(Clip, bucket)}
-        _count_words(gallery, 0, (clip for clip in clips.values() if clip.status == "ok"))
-        kept = kept_clips(tables, bucket)
-        _count_words(gallery, 1, kept)
-        for clip in kept:
-            _add_kept(gallery, clip)
-        for stage, rows in funnel.reached(tables, bucket).items():
-            for clip_id, row in rows.items():
-                if row.status != "ok":
-                    end = End(row.status, stage, row.reason)
-                    sample = gallery.ended.setdefault(end, Sample(SHOWN))
-                    sample.add(clip_id, Ended(clips[clip_id], row.error))
-    return gallery
+    gallery = Gallery(Funnel({name: Count() for name in tables}))
+    drawn = _Drawn()
+    columns = {name: ["reason", "error"] for name in tables}
+    columns["ingest"] += CLIP_COLUMNS
+    columns["caption"] += COLUMNS
+    for found in all_outcomes(tables, columns):
+        gallery.funnel.add(found)
+        gallery.captions.add(found)
+        _count_words(gallery, found)
+        _add_kept(gallery, drawn, found)
+        for stage, outcome in found.stages.items():
+            _add_ended(drawn, found, stage, outcome)
+    return drawn.shown(gallery, tables)
 
 
-def _add_kept(gallery: Gallery, clip: Clip) -> None:
-    gallery.kept.add(clip.clip_id, clip)
-    gallery.licences[clip.licence] += 1
-    gallery.splits[clip.split] += 1
-    gallery.seconds += clip.end_s - clip.start_s
+@dataclass
+class _Drawn:
+    """Clips to show, of which all columns are read once it is known which they are."""
+
+    kept: Sample[str] = field(default_factory=lambda: Sample(SHOWN))
+    """Of the buckets of clips."""
+    ended: dict[End, Sample[tuple[str, str]]] = field(default_factory=dict)
+    """Of buckets and errors."""
+
+    def shown(self, gallery: Gallery, tables: Tables) -> Gallery:
+        """The gallery with these clips."""
+        buckets = {clip_id: bucket for clip_id, bucket in self.kept.items()}
+        for sample in self.ended.values():
+            buckets |= {clip_id: bucket for clip_id, (bucket, _) in sample.items()}
+        clips: dict[str, Clip] = {}
+        for bucket in sorted(set(buckets.values())):
+            ids = [clip_id for clip_id, its in buckets.items() if its == bucket]
+            clips |= tables["ingest"].find(Clip, ids, bucket)
+        gallery.kept = self.kept.mapped(lambda clip_id, _: clips[clip_id])
+        for end, sample in self.ended.items():
+            gallery.ended[end] = sample.mapped(lambda i, told: Ended(clips[i], told[1]))
+        return gallery
 
 
-def _count_words(gallery: Gallery, selected: int, clips: Iterable[Clip]) -> None:
+def _add_kept(gallery: Gallery, drawn: _Drawn, found: Outcomes) -> None:
+    ingest = found.stages["ingest"]
+    rows = ingest.table.filter(pa.array(found.kept[ingest.clip]))
+    rows = rows.take(pc.sort_indices(rows, [(name, "ascending") for name in CLIP_ORDER]))
+    drawn.kept.add_all(rows["clip_id"].to_pylist(), lambda _: found.bucket)
+    gallery.licences.update(frequencies(rows["licence"]))
+    gallery.splits.update(frequencies(rows["split"]))
+    length_s = rows["end_s"].to_numpy() - rows["start_s"].to_numpy()
+    gallery.seconds = added(gallery.seconds, length_s)
+
+
+def _add_ended(drawn: _Drawn, found: Outcomes, stage: str, outcome: Outcome) -> None:
+    """Add the clips that a stage rejected, by reason, or that failed in it."""
+    for status, clips in (("rejected", outcome.rejected), ("failed", outcome.failed)):
+        rows = outcome.table.take(pa.array(outcome.rows_of(clips)))
+        for reason in pc.unique(rows["reason"]).to_pylist():
+            some = rows.filter(pc.equal(rows["reason"], reason))
+            errors = some["error"]
+            sample = drawn.ended.setdefault(End(status, stage, reason), Sample(SHOWN))
+            sample.add_all(
+                some["clip_id"].to_pylist(),
+                lambda i, errors=errors: (found.bucket, errors[i].as_py()),  # type: ignore[misc]
+            )
+
+
+def _count_words(gallery: Gallery, found: Outcomes) -> None:
     """Count verbs and nouns of the datasets' own texts, which are there before captions are."""
-    for clip in clips:
-        words = verb_and_noun(instruction(clip.text, clip.text_kind))
-        for counters, word in zip((gallery.verbs, gallery.nouns), words, strict=True):
+    ingest = found.stages["ingest"]
+    rows = ingest.rows_of(ingest.ok)
+    kept = found.kept[ingest.clip[rows]]
+    texts = ingest.table.select(["text", "text_kind"]).take(pa.array(rows))
+    names, number = distinct(texts)
+    counts = np.bincount(number, minlength=len(names))
+    kept_counts = np.bincount(number[kept], minlength=len(names))
+    for name, count, kept_count in zip(names, counts.tolist(), kept_counts.tolist(), strict=True):
+        for counters, word in zip((gallery.verbs, gallery.nouns), words_of(*name), strict=True):
             if word:
-                counters[selected][word] += 1
+                counters[0][word] += count
+                counters[1][word] += kept_count
+
+
+@lru_cache(maxsize=1 << 17)  # 50 MB; short texts come again and again
+def words_of(text: str, kind: str) -> tuple[str, str]:
+    """The verb and the noun of a dataset's text."""
+    return verb_and_noun(instruction(text, kind))

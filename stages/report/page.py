@@ -21,7 +21,6 @@ from handloom.stages.report.pictures import Pictures
 from handloom.stages.report.sample import Sample
 from handloom.stages.select import Select
 from handloom.stages.stage import Stage
-from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip
 from handloom.stages.tokens import Encoding, TokenRow
@@ -71,8 +70,9 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path, drawn: Draft | No
     """
     drawn = drawn or draft(tables, stages)
     gallery = drawn.gallery
+    gallery.funnel.check()
     sections = [
-        charts.funnel_section(funnel.count(tables), out),
+        charts.funnel_section(gallery.funnel, out),
         charts.card_section(card.lines(card.read(tables["ingest"].folder))),
         _facts_section(gallery),
         charts.words_section("Verbs", *gallery.verbs),
@@ -105,7 +105,7 @@ def _clip_sections(drawn: Draft, tables: Tables, stages: dict[str, Stage]) -> It
         yield from thresholds.section(thresholds.thresholds(tables, select))
         yield strip.legend()
         yield from scores.section(tables, drawn.scores, pictures.uncut_card)
-    yield captions.section(tables)
+    yield captions.section(tables, drawn.gallery.captions)
     yield fidelity.section(tables, stages)
     yield drawn.codes
     yield _kept_section(pictures, drawn.gallery)

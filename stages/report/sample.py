@@ -2,10 +2,12 @@
 
 import hashlib
 import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 SEED = 0
 
@@ -28,15 +30,34 @@ class Sample(Generic[T]):
     def add(self, clip_id: str, value: T) -> None:
         """Add the value of a clip; each clip may be added once."""
         self.total += 1
-        entry = -self._rank(clip_id), clip_id, value
-        if len(self._drawn) < self.most:
-            heapq.heappush(self._drawn, entry)
-        elif entry[0] > self._drawn[0][0]:
-            heapq.heapreplace(self._drawn, entry)
+        self._draw(self._rank(clip_id), clip_id, value)
+
+    def add_all(self, clip_ids: Sequence[str], value: Callable[[int], T]) -> None:
+        """Add clips; `value` makes that of one from its place, and is asked of few."""
+        self.total += len(clip_ids)
+        ranks = [self._rank(clip_id) for clip_id in clip_ids]
+        for place in heapq.nsmallest(self.most, range(len(ranks)), key=ranks.__getitem__):
+            self._draw(ranks[place], clip_ids[place], value(place))
+
+    def mapped(self, change: Callable[[str, T], U]) -> "Sample[U]":
+        """The same sample with other values, made of each clip's id and value."""
+        drawn = [(rank, clip_id, change(clip_id, value)) for rank, clip_id, value in self._drawn]
+        return Sample(self.most, self.seed, self.total, drawn)
+
+    def items(self) -> list[tuple[str, T]]:
+        """The ids of the clips drawn with their values."""
+        return [(clip_id, value) for _, clip_id, value in self._drawn]
 
     def values(self) -> list[T]:
         """The values drawn, in random order."""
         return [value for _, _, value in sorted(self._drawn, key=lambda entry: -entry[0])]
+
+    def _draw(self, rank: int, clip_id: str, value: T) -> None:
+        entry = -rank, clip_id, value
+        if len(self._drawn) < self.most:
+            heapq.heappush(self._drawn, entry)
+        elif entry[0] > self._drawn[0][0]:
+            heapq.heapreplace(self._drawn, entry)
 
     def _rank(self, clip_id: str) -> int:
         digest = hashlib.blake2b(f"{self.seed} {clip_id}".encode(), digest_size=8).digest()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,3 +118,22 @@ def rank_within(keys: Sequence[npt.NDArray[np.int64]], order: npt.NDArray[np.int
     rank = np.empty(len(by))
     rank[by] = np.arange(len(by)) - start
     return rank
+
+
+def added(total: float, values: Floats) -> float:
+    """A sum with further values added one after the other: the same however they are grouped."""
+    return float(np.cumsum(np.append(total, values))[-1])
+
+
+def distinct(rows: pa.Table) -> tuple[list[tuple[Any, ...]], npt.NDArray[np.int64]]:
+    """The distinct rows of a table, in the order in which they come, and the number of each row."""
+    pair = np.zeros(rows.num_rows, np.int64)
+    for name in rows.column_names:
+        number = numbered(rows[name])
+        pair = pair * (number.max(initial=0) + 1) + number
+    first, number = np.unique(pair, return_index=True, return_inverse=True)[1:]
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    named = rows.take(pa.array(first[order])).to_pydict()
+    return list(zip(*named.values(), strict=True)), place[number]

@@ -113,7 +113,7 @@ def test_the_report_counts_flags_and_shows_what_was_said(tmp_path: Path) -> None
     assert (found.asked, found.requests) == (4, 6)
     line = report_captions.effort_line(found, seconds=2.0)
     assert line.startswith("6 requests for 4 clips, 3.0 requests/s and 330 tokens/s; 600 prompt")
-    page = report_captions.section(tables)
+    page = report_captions.section(tables, report_captions.tally(tables))
     assert "I&#x27;m sorry, I cannot do that." in page
     assert "&lt;b&gt;red&lt;/b&gt; towel" in page
     assert "<b>" not in page
