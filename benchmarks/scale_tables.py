@@ -61,12 +61,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=1_000_000)
     parser.add_argument("--codes", type=int, default=256, help="codes of each of five frames")
+    parser.add_argument("--buckets", type=int, default=BUCKETS, help="fewer, to try a step quickly")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    write_run(options.out, options.clips, options.codes, options.seed)
+    write_run(options.out, options.clips, options.codes, options.seed, options.buckets)
 
 
-def write_run(out: Path, clips: int, codes: int = 256, seed: int = 0) -> dict[str, Table]:
+def write_run(
+    out: Path, clips: int, codes: int = 256, seed: int = 0, buckets: int = BUCKETS
+) -> dict[str, Table]:
     """Write run.yaml and all tables, bucket by bucket.
 
     Args:
@@ -74,11 +77,13 @@ def write_run(out: Path, clips: int, codes: int = 256, seed: int = 0) -> dict[st
         clips: number of clips, spread evenly over the buckets.
         codes: of each of a clip's five frames.
         seed: of all that is made up.
+        buckets: that hold clips.
     """
     flow = graph.gates(row_stages(ego4d()))
     tables = {name: Table(out / "tables" / name, PRINT, gate) for name, gate in flow.items()}
-    for number, count in enumerate(np.bincount(np.arange(clips) % BUCKETS, minlength=BUCKETS)):
-        write_bucket(tables, number, int(count), codes, seed)
+    for number in range(buckets):
+        count = clips // buckets + (number < clips % buckets)
+        write_bucket(tables, number, count, codes, seed)
     for table in tables.values():
         write_marker(table.folder, {"fingerprint": PRINT, "finished": True, "stored": clips})
     write_marker(out / "shards", {"finished": True})

@@ -98,7 +98,7 @@ class _Drawn:
 
     def shown(self, gallery: Gallery, tables: Tables) -> Gallery:
         """The gallery with these clips."""
-        buckets = {clip_id: bucket for clip_id, bucket in self.kept.items()}
+        buckets = dict(self.kept.items())
         for sample in self.ended.values():
             buckets |= {clip_id: bucket for clip_id, (bucket, _) in sample.items()}
         clips: dict[str, Clip] = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from handloom import svg
 from handloom.stages.select import Criterion, Select
@@ -67,7 +68,7 @@ class Distribution:
         """The largest value of the histogram's axis."""
         return MOST_REPEATS if self.criterion.score == "repeats" else 1.0
 
-    def add(self, bucket: str, ids: list[str], scores: npt.NDArray[np.float64]) -> None:
+    def add(self, bucket: str, ids: pa.ChunkedArray, scores: npt.NDArray[np.float64]) -> None:
         """Count a bucket's clips."""
         bins = (scores / self.top * BINS).astype(int).clip(0, BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)
@@ -78,8 +79,8 @@ class Distribution:
         for mask, side in ((~fails, self.passed), (fails, self.failed)):
             rows = np.flatnonzero(mask)
             # Python tuples only of the few that can be among the nearest, not of every clip.
-            few = rows[np.argsort(distance[rows], kind="stable")[: SHOWN * 4]]
-            examples = [(float(distance[i]), ids[i], bucket, float(scores[i])) for i in few]
+            few = rows[nearest(distance[rows], SHOWN * 4)]
+            examples = [(float(distance[i]), ids[i].as_py(), bucket, float(scores[i])) for i in few]
             side.add(examples, distance[rows])
 
 
@@ -87,12 +88,23 @@ def distributions(table: Table, select: Select) -> list[Distribution]:
     """Every criterion's score, counted over the select table, a bucket at a time."""
     all_scores = [Distribution(criterion) for criterion in select.criteria()]
     names = ["clip_id", *(one.criterion.score for one in all_scores)]
-    for bucket in table.buckets():
-        rows = table.columns(names, [bucket])
-        ids = rows["clip_id"].to_pylist()
+    found = table.listed()
+    for bucket in found.buckets():
+        rows = found.columns(names, [bucket])
         for one in all_scores:
-            one.add(bucket, ids, rows[one.criterion.score].to_numpy())
+            one.add(bucket, rows["clip_id"], rows[one.criterion.score].to_numpy())
     return all_scores
+
+
+def nearest(distances: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.int64]:
+    """Places of the smallest distances in ascending order; of equal ones the first."""
+    limit = np.partition(distances, most - 1)[most - 1] if len(distances) > most else np.nan
+    if np.isnan(limit):
+        return np.argsort(distances, kind="stable")[:most]
+    less = np.flatnonzero(distances < limit)
+    equal = np.flatnonzero(distances == limit)[: most - len(less)]
+    places = np.concatenate([less, equal])
+    return places[np.argsort(distances[places], kind="stable")]
 
 
 def shown(tables: Tables, found: list[Distribution]) -> Iterator[Clip]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from handloom.stages.select import CLIP_COLUMNS, Bools, Select, repeats
 from handloom.stages.tables.columns import Floats, bucket_groups, matched
-from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.parts import Tables, listed
 
 Value = float | bool | None
 
@@ -48,15 +48,16 @@ def thresholds(tables: Tables, select: Select) -> list[Threshold]:
         if (values := _values(select, f.name))
     ]
     names = sorted({criterion.score for criterion in select.criteria()})
-    for buckets in bucket_groups(tables["select"]):
-        rows = tables["select"].columns(["clip_id", *names], buckets)
-        clips = matched(rows, tables["ingest"].columns(CLIP_COLUMNS, buckets))
+    stored = listed(tables)
+    for buckets in bucket_groups(stored["select"]):
+        rows = stored["select"].columns(["clip_id", *names], buckets)
+        clips = matched(rows, stored["ingest"].columns(CLIP_COLUMNS, buckets))
         length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
         scores = {name: rows[name].to_numpy() for name in names}
+        decisions = _Decisions(select, scores, clips)
         for threshold in found:
             for step in threshold.steps:
-                other = _with(select, threshold.option, step.value)
-                kept = _kept(other, scores, clips)
+                kept = decisions.kept(_with(select, threshold.option, step.value))
                 step.clips += int(kept.sum())
                 step.seconds += float(length_s[kept].sum())
     return found
@@ -112,12 +113,40 @@ def _with(select: Select, option: str, value: Value) -> Select:
     return replace(select, **changed)
 
 
-def _kept(select: Select, scores: dict[str, Floats], clips: pa.Table) -> Bools:
-    """Mask of the clips that pass all criteria."""
-    kept = np.ones(clips.num_rows, bool)
-    for criterion in select.criteria():
-        if criterion.at_least is None and criterion.at_most is None:
-            continue
-        values = repeats(clips, kept) if criterion.score == "repeats" else scores[criterion.score]
-        kept &= ~criterion.fails(values)
-    return kept
+class _Decisions:
+    """What `select` decides on some clips, again and again with one option changed.
+
+    Most criteria stay as they are, so the number that each clip fails is counted once.
+
+    Args:
+        select: with the present options.
+        scores: by name, each float64 [clips].
+        clips: CLIP_COLUMNS of the clips.
+    """
+
+    def __init__(self, select: Select, scores: dict[str, Floats], clips: pa.Table) -> None:
+        self.scores, self.clips = scores, clips
+        self.present = [one for one in select.criteria() if one.score != "repeats"]
+        self.masks = {one: one.fails(scores[one.score]) for one in self.present}
+        self.failed = np.sum([*self.masks.values()], axis=0, dtype=np.int8)
+        self.counted: dict[bytes, Floats] = {}
+
+    def kept(self, select: Select) -> Bools:
+        """Mask of the clips that pass all criteria."""
+        failed, added = self.failed, []
+        for old, new in zip(self.present, select.criteria(), strict=False):
+            if old != new:
+                failed = failed - self.masks[old]
+                added.append(new.fails(self.scores[new.score]))
+        kept = np.logical_and.reduce([failed == 0, *(~fails for fails in added)])
+        (repeat,) = (one for one in select.criteria() if one.score == "repeats")
+        if repeat.at_most is not None:
+            kept &= ~repeat.fails(self._repeats(kept))
+        return kept
+
+    def _repeats(self, kept: Bools) -> Floats:
+        """Repeats among the clips that are kept otherwise; those last asked for are remembered."""
+        key = kept.tobytes()
+        if key not in self.counted:
+            self.counted = {key: repeats(self.clips, kept)}
+        return self.counted[key]

@@ -76,7 +76,7 @@ def count(tables: Tables, complete: bool = True) -> Funnel:
         RunError: ingested is not kept + rejected + failed, which means a clip was lost.
     """
     funnel = Funnel({name: Count() for name in tables})
-    for outcomes in all_outcomes(tables, dict.fromkeys(tables, ["reason"])):
+    for outcomes in all_outcomes(tables, {name: ["reason"] for name in tables}):
         funnel.add(outcomes)
     if complete:
         funnel.check()
