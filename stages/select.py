@@ -27,7 +27,7 @@ from handloom.stages.tables.columns import (
     numbered,
     rank_within,
 )
-from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.parts import Tables, listed
 from handloom.stages.tables.rows import Row
 
 Bools = npt.NDArray[np.bool_]
@@ -154,6 +154,7 @@ class Select(TableStage):
 
     def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
         """Decide on all clips, some buckets at a time."""
+        tables = listed(tables)
         for buckets in bucket_groups(tables["hands"]):
             hands = tables["hands"].columns(HAND_COLUMNS, buckets)
             hands = hands.filter(pc.equal(hands["status"], "ok"))
@@ -183,15 +184,18 @@ class Select(TableStage):
             clips: CLIP_COLUMNS of the same clips, in the same order.
             duplicates: DUPLICATE_COLUMNS of the same clips, in the same order.
         """
-        scores = self.scores(hands, clips, duplicates)
-        reason = np.full(hands.num_rows, "", object)
-        for criterion in self.criteria():
+        scores, criteria = self.scores(hands, clips, duplicates), self.criteria()
+        rejected_by = np.zeros(hands.num_rows, np.int8)  # the first criterion failed, from 1; or 0
+        for number, criterion in enumerate(criteria, 1):
             if criterion.score == "repeats":  # counted among the clips that are kept so far
-                scores["repeats"] = repeats(clips, reason == "")
-            reason[(reason == "") & criterion.fails(scores[criterion.score])] = criterion.reason
-        decision = {"status": np.where(reason == "", "ok", "rejected"), "reason": reason}
-        columns = {name: pa.array(values) for name, values in (decision | scores).items()}
-        return pa.table({"clip_id": hands["clip_id"]} | columns)
+                scores["repeats"] = repeats(clips, rejected_by == 0)
+            fails = criterion.fails(scores[criterion.score])
+            rejected_by[(rejected_by == 0) & fails] = number
+        status = pa.array(["ok", "rejected"]).take(pa.array((rejected_by > 0).astype(np.int8)))
+        reason = pa.array(["", *(one.reason for one in criteria)]).take(pa.array(rejected_by))
+        columns = {name: pa.array(values) for name, values in scores.items()}
+        decision = {"clip_id": hands["clip_id"], "status": status, "reason": reason}
+        return pa.table(decision | columns)
 
     def criteria(self) -> list[Criterion]:
         """All criteria, in the order in which reasons are given."""
@@ -250,7 +254,12 @@ def repeats(clips: pa.Table, counts: Bools) -> Floats:
     The order is that of the ids, which are hashes: a fair sample of the video. Clips that do not
     count come last.
     """
-    text = pc.utf8_lower(pc.utf8_trim_whitespace(clips["text"]))
-    order = numbered(clips["clip_id"], ascending=True) + np.where(counts, 0, clips.num_rows)
-    rank = rank_within([numbered(text), numbered(clips["video_id"])], order)
-    return np.where(counts, rank, 0.0)
+    text = numbered(pc.utf8_lower(pc.utf8_trim_whitespace(clips["text"])))
+    group = text * clips.num_rows + numbered(clips["video_id"])
+    some = group[counts]
+    some.sort()
+    rows = np.flatnonzero(counts & np.isin(group, some[1:][some[1:] == some[:-1]]))  # few
+    order = numbered(clips["clip_id"].take(pa.array(rows)), ascending=True)
+    found = np.zeros(clips.num_rows)
+    found[rows] = rank_within([group[rows]], order)
+    return found

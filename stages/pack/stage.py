@@ -19,8 +19,7 @@ from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.hands.rows import Framing
 from handloom.stages.stage import clip_order
-from handloom.stages.tables.columns import numbered
-from handloom.stages.tables.funnel import frequencies
+from handloom.stages.tables.columns import frequencies, numbered
 from handloom.stages.tables.outcomes import all_outcomes, outcomes
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip, EpisodeClip, Row

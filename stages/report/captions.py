@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 
 from handloom import svg
 from handloom.stages.caption.rows import CaptionRow
-from handloom.stages.tables.columns import Floats, added
-from handloom.stages.tables.funnel import frequencies
+from handloom.stages.tables.columns import Floats, added, frequencies
 from handloom.stages.tables.outcomes import Outcomes, all_outcomes
 from handloom.stages.tables.parts import Tables, effort
 from handloom.stages.tables.rows import Clip

@@ -12,8 +12,8 @@ from handloom.stages.caption.stage import instruction
 from handloom.stages.report.captions import COLUMNS, Tally
 from handloom.stages.report.sample import Sample
 from handloom.stages.report.words import verb_and_noun
-from handloom.stages.tables.columns import added, distinct
-from handloom.stages.tables.funnel import Count, Funnel, frequencies
+from handloom.stages.tables.columns import added, distinct, frequencies
+from handloom.stages.tables.funnel import Count, Funnel
 from handloom.stages.tables.outcomes import Outcome, Outcomes, all_outcomes
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip

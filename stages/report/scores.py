@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from handloom import svg
 from handloom.stages.select import Criterion, Select
@@ -68,7 +67,7 @@ class Distribution:
         """The largest value of the histogram's axis."""
         return MOST_REPEATS if self.criterion.score == "repeats" else 1.0
 
-    def add(self, bucket: str, ids: pa.ChunkedArray, scores: npt.NDArray[np.float64]) -> None:
+    def add(self, bucket: str, ids: list[str], scores: npt.NDArray[np.float64]) -> None:
         """Count a bucket's clips."""
         bins = (scores / self.top * BINS).astype(int).clip(0, BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)
@@ -80,7 +79,7 @@ class Distribution:
             rows = np.flatnonzero(mask)
             # Python tuples only of the few that can be among the nearest, not of every clip.
             few = rows[nearest(distance[rows], SHOWN * 4)]
-            examples = [(float(distance[i]), ids[i].as_py(), bucket, float(scores[i])) for i in few]
+            examples = [(float(distance[i]), ids[i], bucket, float(scores[i])) for i in few]
             side.add(examples, distance[rows])
 
 
@@ -91,8 +90,9 @@ def distributions(table: Table, select: Select) -> list[Distribution]:
     found = table.listed()
     for bucket in found.buckets():
         rows = found.columns(names, [bucket])
+        ids = rows["clip_id"].to_pylist()
         for one in all_scores:
-            one.add(bucket, rows["clip_id"], rows[one.criterion.score].to_numpy())
+            one.add(bucket, ids, rows[one.criterion.score].to_numpy())
     return all_scores
 
 

@@ -53,14 +53,26 @@ def matched(left: pa.Table, right: pa.Table) -> pa.Table:
 
 def by_bucket(rows: pa.Table, bucket: pa.ChunkedArray) -> Iterator[tuple[str, pa.Table]]:
     """The buckets with their rows, each in the order of the ids."""
-    names = np.asarray(bucket.to_pylist(), object)
-    order = np.lexsort(
-        (numbered(rows["clip_id"], ascending=True), numbered(bucket, ascending=True))
+    encoded = bucket.combine_chunks().dictionary_encode()
+    names, place = np.unique(
+        np.asarray(encoded.dictionary.to_pylist(), object), return_inverse=True
     )
-    starts = np.flatnonzero(np.append(True, names[order][1:] != names[order][:-1])[: len(order)])
+    number = place[encoded.indices.to_numpy()].astype(np.int16)  # sorted in one pass over 16 bits
+    order = np.argsort(number, kind="stable")
+    ids = rows["clip_id"].take(pa.array(order)).combine_chunks()
+    spans = list(pairwise([0, *np.cumsum(np.bincount(number, minlength=len(names))).tolist()]))
+    for start, stop in spans:
+        order[start:stop] = order[start:stop][pc.sort_indices(ids[start:stop]).to_numpy()]
+    # Taken at once: the name of a part is a hash of bytes, which depend on how slices were cut.
     sorted_rows = rows.take(pa.array(order))
-    for start, stop in pairwise([*starts.tolist(), len(order)]):
-        yield names[order[start]], sorted_rows.slice(start, stop - start)
+    for name, (start, stop) in zip(names.tolist(), spans, strict=True):
+        yield name, sorted_rows.slice(start, stop - start)
+
+
+def frequencies(values: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value comes, in the order in which they first come."""
+    found = pc.value_counts(values)
+    return dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
 
 
 def numbered(values: pa.ChunkedArray, ascending: bool = False) -> npt.NDArray[np.int64]:

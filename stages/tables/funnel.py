@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from handloom.errors import RunError
+from handloom.stages.tables.columns import frequencies
 from handloom.stages.tables.outcomes import Outcome, Outcomes, all_outcomes
 from handloom.stages.tables.parts import Tables
 
@@ -81,9 +81,3 @@ def count(tables: Tables, complete: bool = True) -> Funnel:
     if complete:
         funnel.check()
     return funnel
-
-
-def frequencies(values: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value comes, in the order in which they first come."""
-    found = pc.value_counts(values)
-    return dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
