@@ -24,7 +24,8 @@ from handloom.pipeline.commands import StatusCommand, status
 from handloom.pipeline.recipes import ego4d
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.hands.rows import Framing
-from handloom.stages.pack.stage import Pack, plan_shards, write_planned
+from handloom.stages.pack.stage import Pack, kept_counts, plan_shards
+from handloom.stages.pack.stretches import plan_stretches, seams, write_seam, write_stretch
 from handloom.stages.report import captions, gallery, scores, sections, thresholds
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table, Tables, open_tables
@@ -93,10 +94,15 @@ def plan(tables: Tables, out: Path) -> str:
 
 def shards(tables: Tables, out: Path) -> str:
     """All shards, without statistics and manifest."""
-    plans = plan_shards(tables, Pack())
+    counts = kept_counts(tables, Pack())
+    stretches = plan_stretches(counts, Pack().samples_per_shard, Pack().layout)
+    written = sum(sum(of_split.values()) for of_split in counts.values())
     started = cpu_seconds()
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        written = sum(write_planned(tables, one, Path(folder)).samples for one in plans)
+        for stretch in stretches:
+            write_stretch(tables, stretch, Path(folder))
+        for pieces in seams(stretches).values():
+            write_seam(pieces, Path(folder))
     return f"{written:,} samples, of it {cpu_seconds() - started:.2f} CPU s to write them"
 
 

@@ -2,8 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,26 @@ from handloom.pipeline.progress import Line, Reporter
 from handloom.pipeline.recipes import EpisodeConfig
 from handloom.places import trust
 from handloom.stages.pack.fidelity.measure import measured
-from handloom.stages.pack.stage import plan_shards, write_planned
+from handloom.stages.pack.stage import kept_counts, shards_of
 from handloom.stages.pack.statistics import Trajectories, shard_trajectories
+from handloom.stages.pack.stretches import (
+    Share,
+    Stretch,
+    clear_pieces,
+    plan_stretches,
+    seams,
+    write_seam,
+    write_stretch,
+)
 from handloom.stages.report import page as report
 from handloom.stages.tables.parts import read_marker, write_marker
 from handloom.tokenize.shards import SPLITS, ShardInfo, sha256_file, shard_path, write_manifest
 
 POLL_S = 0.1
+Key = tuple[str, int]  # split and number of a shard
+Written = tuple[ShardInfo, Trajectories]
+Writer = Callable[[Job, Any], dict[Key, Written]]
+
 CLIPS_HERE = 512  # up to so many are packed by the task itself, before a worker would have started
 
 
@@ -48,18 +61,25 @@ def pack(job: Job, crew: Crew) -> Line:
         write_marker(root, {"inputs": inputs, "finished": False})
     for split in SPLITS:
         remove_temporaries(root / split)
-    plans = plan_shards(job.tables, job.config.pack)
+    counts = kept_counts(job.tables, job.config.pack)
+    plans = shards_of(counts, job.config.pack)
+    stretches = plan_stretches(counts, job.config.pack.samples_per_shard, job.config.pack.layout)
     count = sum(plan.count for plan in plans)
     if count > CLIPS_HERE:  # the tasks that write shards take cores
         crew.dismiss()
     measuring = crew.start(measure_tokenizer, job)
     reporter.start(count)
+    written: dict[Key, Written] = {}
+    for some in _write_all(job, stretches, here=count <= CLIPS_HERE):
+        written |= some
+        reporter.advance({"ok": sum(info.samples for info, _ in some.values())})
     shards: dict[str, list[ShardInfo]] = {"train": [], "val": []}
     trajectories = Trajectories()
-    for plan, (info, of_shard) in zip(plans, _write_all(job, plans), strict=True):
+    for plan in plans:
+        info, of_shard = written[plan.split, plan.number]
         shards[plan.split].append(info)
         trajectories = trajectories.merged(of_shard)
-        reporter.advance({"ok": info.samples})
+    clear_pieces(root)
     facts = {"trajectories": trajectories.facts()} if "episodes" in job.stages else {}
     write_manifest(root, shards, **_manifest_facts(job, measuring()) | facts)
     seconds = round(time.monotonic() - started, 2) if count else 0.0
@@ -68,52 +88,77 @@ def pack(job: Job, crew: Crew) -> Line:
     return reporter.finish()
 
 
-def _write_all(job: Job, plans: list[Any]) -> Iterator[tuple[ShardInfo, Trajectories]]:
-    """Write the shards in parallel, each in a task of one core; those already there are kept."""
-    root = job.folder("pack")
-    if sum(plan.count for plan in plans) <= CLIPS_HERE:
-        yield from (_shard(job, plan, root) for plan in plans)
+def _write_all(job: Job, stretches: list[Stretch], here: bool) -> Iterator[dict[Key, Written]]:
+    """Write the shards; those already there are kept. Each stretch is a task of one core, and then
+    each shard that lies across stretches.
+
+    Args:
+        job: the run.
+        stretches: what to write.
+        here: write all in this process.
+    """
+    yield from _work(job, [(_stretch, stretch) for stretch in stretches], here)
+    yield from _work(job, [(_seam, pieces) for pieces in seams(stretches).values()], here)
+
+
+def _work(job: Job, tasks: list[tuple[Writer, Any]], here: bool) -> Iterator[dict[Key, Written]]:
+    if here:
+        yield from (write(job, work) for write, work in tasks)
         return
-    written: deque[tuple[Any, Any]] = deque()
-    for plan in plans:
-        written.append((plan, _write_shard.remote(job, plan, root)))
-        # Two tasks a core keep all cores busy while results are taken in the order of the shards.
-        while len(written) > max(4, 2 * int(ray.cluster_resources().get("CPU", 0))):
-            yield _taken(job, *written.popleft())
-    while written:
-        yield _taken(job, *written.popleft())
+    running: deque[tuple[Writer, Any, Any]] = deque()
+    for write, work in tasks:
+        running.append((write, work, _remote.remote(write, job, work)))
+        # Two tasks a core keep all cores busy while results are taken in order.
+        while len(running) > max(4, 2 * int(ray.cluster_resources().get("CPU", 0))):
+            yield _taken(job, *running.popleft())
+    while running:
+        yield _taken(job, *running.popleft())
 
 
-def _taken(job: Job, plan: Any, ref: Any) -> tuple[ShardInfo, Trajectories]:
-    """A shard's result; one whose task was lost is written again."""
+def _taken(job: Job, write: Writer, work: Any, ref: Any) -> dict[Key, Written]:
+    """A task's shards; one that was lost is done again."""
     deaths = 0
     while True:
         try:
-            result: tuple[ShardInfo, Trajectories] = ray.get(ref)
+            result: dict[Key, Written] = ray.get(ref)
             return result
         except Exception as error:
             deaths += not is_of_cluster(error)
             if not is_loss(error) or deaths >= DEATHS:
                 raise
-            ref = _write_shard.remote(job, plan, job.folder("pack"))
+            ref = _remote.remote(write, job, work)
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _write_shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
+def _remote(write: Writer, job: Job, work: Any) -> dict[Key, Written]:
     forget_listings()
-    return _shard(job, plan, root)
+    return write(job, work)
 
 
-def _shard(job: Job, plan: Any, root: Path) -> tuple[ShardInfo, Trajectories]:
-    path = shard_path(root, plan.split, plan.number)
-    index = path.with_suffix(".index.arrow")
-    if path.exists() and index.exists():  # from a killed run with the same inputs
-        size = path.stat().st_size
-        info = ShardInfo(path.name, plan.count, size, sha256_file(path), sha256_file(index))
-    else:
-        info = write_planned(job.tables, plan, root)
+def _stretch(job: Job, stretch: Stretch) -> dict[Key, Written]:
+    """Write a stretch; returns the shards that are whole by it."""
+    root = job.folder("pack")
+    write_stretch(job.tables, stretch, root)
+    return {(one.split, one.shard): _written(job, one, root) for one in stretch.written()}
+
+
+def _seam(job: Job, pieces: list[tuple[Stretch, Share]]) -> dict[Key, Written]:
+    """Put a shard together, unless that was done before a kill."""
+    root, (_, share) = job.folder("pack"), pieces[0]
+    path = shard_path(root, share.split, share.shard)
+    if not (path.exists() and path.with_suffix(".index.arrow").exists()):
+        write_seam(pieces, root)
+    samples = sum(one.count for _, one in pieces)
+    return {(share.split, share.shard): _written(job, replace(share, count=samples), root)}
+
+
+def _written(job: Job, share: Share, root: Path) -> Written:
+    """The manifest's line on a shard that lies there, and its trajectories."""
+    path = shard_path(root, share.split, share.shard)
+    hashes = sha256_file(path), sha256_file(path.with_suffix(".index.arrow"))
+    info = ShardInfo(path.name, share.count, path.stat().st_size, *hashes)
     robots = "episodes" in job.stages
-    return info, shard_trajectories(path, plan.split) if robots else Trajectories()
+    return info, shard_trajectories(path, share.split) if robots else Trajectories()
 
 
 def measure_tokenizer(job: Job) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""Samples of the kept clips, from the columns of their tables: each row is read once.
+
+Tables are joined a bucket at a time and handed on in blocks of rows, whose columns are named
+`<stage>.<column>`. A block becomes samples only where a shard is written.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from handloom.stages.tables.outcomes import outcomes
+from handloom.stages.tables.parts import Tables
+from handloom.tokenize.shards import Sample
+
+BLOCK = 1024  # rows, some megabytes
+CLIP_ORDER = [(name, "ascending") for name in ("video_id", "start_s", "end_s", "clip_id")]
+
+COLUMNS = {
+    "ingest": ["text", "text_kind", "dataset", "version", "split", "licence", "video_id", "annotation_id", "start_s", "end_s", "fps"],
+    "caption": ["caption", "source", "flags"],
+    "tokens": ["codes", "shape", "times_s"],
+    "hands": ["shot_start_s", "shot_end_s", "picture_xyxy"],
+    "episodes": ["hz", "idle", "state", "action"],
+}
+OF_EPISODES = ["views", "hz", "action_kind", "success", "unit", "facts"]
+
+
+def blocks(tables: Tables, bucket: str) -> Iterator[pa.Table]:
+    """The joined rows of a bucket's kept clips, in the order in which they go into shards."""
+    columns = {stage: names for stage, names in COLUMNS.items() if stage in tables}
+    if "episodes" in tables:
+        columns["ingest"] = COLUMNS["ingest"] + OF_EPISODES
+    found = outcomes(tables, bucket, columns)
+    ingest = found.stages["ingest"]
+    rows = np.flatnonzero(found.kept[ingest.clip])
+    order = pc.sort_indices(ingest.table.take(pa.array(rows)), CLIP_ORDER).to_numpy()
+    clips = ingest.clip[rows[order]]
+    stored = {name: found.stages[name].table.combine_chunks() for name in columns}
+    for start in range(0, len(clips), BLOCK):
+        some = clips[start : start + BLOCK]
+        joined = {"clip_id": found.clip_ids.take(pa.array(some))}
+        for stage, names in columns.items():
+            at = found.stages[stage].row[some]
+            taken = stored[stage].select(names).take(pa.array(at, mask=at < 0))
+            joined |= {f"{stage}.{name}": taken[name] for name in names}
+        yield pa.table(joined)
+
+
+def samples(block: pa.Table) -> Iterator[Sample]:
+    """The samples of a block of rows."""
+    columns = [column.to_pylist() for column in block.columns]
+    for values in zip(*columns, strict=True):
+        yield _sample(dict(zip(block.column_names, values, strict=True)))
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    codes = np.frombuffer(row["tokens.codes"], "<u2").reshape(row["tokens.shape"])
+    meta, arrays = _metadata(row), {}
+    if row.get("hands.shot_start_s") is not None:
+        meta |= _visible(row)
+    if "episodes.state" in row:
+        meta |= _trajectory(row)
+        arrays = {name: np.asarray(row[f"episodes.{name}"], np.float32) for name in
+                  ("state", "action")}  # fmt: skip
+    return Sample(row["clip_id"], codes.astype(np.uint16, copy=False), meta, arrays)
+
+
+def _visible(row: dict[str, Any]) -> dict[str, Any]:
+    """The part of the clip in its codes: its longest shot, without bars."""
+    span = {"start_s": row["hands.shot_start_s"], "end_s": row["hands.shot_end_s"]}
+    picture = row["hands.picture_xyxy"]
+    return span if picture == [0.0, 0.0, 1.0, 1.0] else span | {"picture_xyxy": picture}
+
+
+def _trajectory(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "views": row["ingest.views"],
+        "fps": row["episodes.hz"],
+        "source_hz": row["ingest.hz"],
+        "action_kind": row["ingest.action_kind"],
+        "idle_steps": np.flatnonzero(row["episodes.idle"]).tolist(),
+        "success": row["ingest.success"],
+        "unit": row["ingest.unit"],
+        "facts": row["ingest.facts"],
+    }
+
+
+def _metadata(row: dict[str, Any]) -> dict[str, Any]:
+    """The sample's provenance; docs/shard-format.md shows the fields."""
+    return {
+        "caption": row["caption.caption"],
+        "caption_source": row["caption.source"],
+        "caption_flags": row["caption.flags"],
+        "text": row["ingest.text"],
+        "text_kind": row["ingest.text_kind"],
+        "dataset": row["ingest.dataset"],
+        "version": row["ingest.version"],
+        "split": row["ingest.split"],
+        "licence": row["ingest.licence"],
+        "source_id": row["ingest.video_id"],
+        "annotation_id": row["ingest.annotation_id"],
+        "start_s": row["ingest.start_s"],
+        "end_s": row["ingest.end_s"],
+        "fps": row["ingest.fps"],
+        "frame_times_s": row["tokens.times_s"],
+        "views": ["main"],
+    }
