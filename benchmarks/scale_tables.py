@@ -9,7 +9,7 @@ measured reads them. The same seed gives the same tables.
 """
 
 import argparse
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,8 @@ def write_bucket(tables: dict[str, Table], number: int, clips: int, codes: int, 
     write(tables, bucket, "hands", shuffled(rng, searched))
     write(tables, bucket, "duplicates", alike(rng, passed(searched)))
     stage = Select()
-    one = {name: _OfBucket(table, bucket) for name, table in tables.items()}
-    for _, rows in stage.rows(one):  # type: ignore[arg-type]
+    one = {n: _OfBucket(t.folder, t.fingerprint, t.gate, bucket) for n, t in tables.items()}
+    for _, rows in stage.rows(one):
         tables["select"].write_columns(bucket, rows, stage.row_type)
         kept = passed(rows).select(["clip_id"])
         texts = pc.index_in(kept["clip_id"], value_set=entered["clip_id"])
@@ -115,19 +115,15 @@ def write_bucket(tables: dict[str, Table], number: int, clips: int, codes: int, 
         )
 
 
-class _OfBucket:
+@dataclass(frozen=True)
+class _OfBucket(Table):
     """A table of which one bucket alone is read."""
 
-    def __init__(self, table: Table, bucket: str) -> None:
-        self.table, self.bucket = table, bucket
+    only: str = ""
 
-    def parts(self) -> list[Path]:
+    def parts(self, bucket: str = "*") -> list[Path]:
         """Parts of the bucket."""
-        return self.table.parts(self.bucket)
-
-    def columns(self, names: Any, buckets: Any = None) -> pa.Table:
-        """Columns of the bucket."""
-        return self.table.columns(names, [self.bucket])
+        return super().parts(self.only)
 
 
 def ingested(rng: Rng, bucket: str, clips: int) -> Columns:

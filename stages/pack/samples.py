@@ -19,7 +19,19 @@ BLOCK = 1024  # rows, some megabytes
 CLIP_ORDER = [(name, "ascending") for name in ("video_id", "start_s", "end_s", "clip_id")]
 
 COLUMNS = {
-    "ingest": ["text", "text_kind", "dataset", "version", "split", "licence", "video_id", "annotation_id", "start_s", "end_s", "fps"],
+    "ingest": [
+        "text",
+        "text_kind",
+        "dataset",
+        "version",
+        "split",
+        "licence",
+        "video_id",
+        "annotation_id",
+        "start_s",
+        "end_s",
+        "fps",
+    ],
     "caption": ["caption", "source", "flags"],
     "tokens": ["codes", "shape", "times_s"],
     "hands": ["shot_start_s", "shot_end_s", "picture_xyxy"],
