@@ -1,5 +1,7 @@
 """Decisions from stored numbers: each criterion, its switch, its order, and what it counts."""
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from handloom.stages.select import Select
+from handloom.stages.tables.columns import by_bucket
 
 OFF = Select(
     **{
@@ -128,3 +131,95 @@ def test_the_order_of_the_rows_changes_no_decision() -> None:
     assert straight == dict(
         zip(turned[0]["clip_id"].to_pylist(), reasons(select, *turned), strict=True)
     )
+
+
+def random_clips(seed: int, count: int = 300) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Clips of which many are at a threshold, with texts that come again; some numbers are NaN."""
+    rng = np.random.default_rng(seed)
+    steps = [0.0, 0.03, 0.04, 0.05, 0.1, 0.35, 0.4, 0.45, 0.5, 0.8, 1.0]
+    kinds = "brightness", "contrast", "sharpness", "flat_share", "confidence"
+    frames = {name: rng.choice(steps, (count, FRAMES)).tolist() for name in kinds}
+    plain = {
+        name: rng.choice([*steps, np.nan], count).tolist()
+        for name in ("change", "bar_share", "stereo_score", "similarity", "leak_similarity")
+    }
+    fine = rng.random(count) < 0.5  # else hardly any clip would get beyond the first criteria
+    for name, value in (("brightness", 0.5), ("contrast", 0.6), ("flat_share", 0.1),
+                        ("sharpness", 0.8)):  # fmt: skip
+        frames[name] = [
+            [value] * FRAMES if f else v for f, v in zip(fine, frames[name], strict=True)
+        ]
+    more = {
+        "detector_ran": (rng.random((count, FRAMES)) < 0.8).tolist(),
+        "shot_end_s": rng.choice([1.0, 3.0, 4.0], count).tolist(),
+        "text": rng.choice(["Stir ", "stir", "cut", " CUT", "Öl", "öl"], count).tolist(),
+        "video_id": rng.choice(["a", "b", "c"], count).tolist(),
+    }
+    tables = clips(count, **frames, **plain, **more)
+    order = pa.array(rng.permutation(count))
+    return tables[0].take(order), tables[1].take(order), tables[2].take(order)
+
+
+def decided_row_by_row(select: Select, *tables: pa.Table) -> list[tuple[str, float]]:
+    """Reason and repeats of each clip, decided one after the other in the order of the ids."""
+    rows = zip(*(table.to_pylist() for table in tables), strict=True)
+    found: dict[str, tuple[str, float]] = {}
+    seen = Counter[tuple[str, str]]()
+    for hands, clip, alike in sorted(rows, key=lambda row: row[0]["clip_id"]):
+        shown = [i for i, t in enumerate(hands["times_s"]) if 0.0 <= t <= hands["shot_end_s"]]
+        searched = [i for i in shown if hands["detector_ran"][i]]
+        seen_hands = [hands["confidence"][i] for i in searched]
+        hits = sum(c >= select.min_confidence for c in seen_hands)
+        alone = hits == 1 and len(searched) >= 4 and max(seen_hands) < 1.0
+
+        def share(name: str, holds: Callable[[float], bool], shown: list[int] = shown,
+                  hands: dict[str, Any] = hands) -> float:  # fmt: skip
+            return sum(holds(hands[name][i]) for i in shown) / max(len(shown), 1)
+
+        failing = {
+            "dark": share("brightness", lambda v: v < 0.04) > 0.5,
+            "blank": share("contrast", lambda v: v < 0.03) > 0.5,
+            "stereo": hands["stereo_score"] > 0.45,
+            "too_little_picture": hands["bar_share"] > 0.5,
+            "title_card": share("flat_share", lambda v: v >= 0.8) > 0.5,
+            "still": hands["change"] < 0.05,
+            "shot_change": min(hands["shot_end_s"] / 4.0, 1.0) < 0.5,
+            "blurred": max((hands["sharpness"][i] for i in shown), default=0.0) < 0.4,
+            "no_hands": hits / max(len(searched), 1) < 0.1,
+            "lone_hand": alone,
+            "leak": alike["leak_similarity"] > 0.5,
+            "duplicate": alike["similarity"] > 0.5,
+        }
+        reason, repeats = next((name for name, fails in failing.items() if fails), ""), 0
+        if not reason:
+            key = clip["video_id"], clip["text"].strip().lower()
+            repeats, seen[key] = seen[key], seen[key] + 1
+            reason = "repeat" if select.max_repeats and repeats >= select.max_repeats else ""
+        found[hands["clip_id"]] = reason, float(repeats)
+    return [found[clip_id] for clip_id in tables[0]["clip_id"].to_pylist()]
+
+
+@pytest.mark.parametrize("max_repeats", [None, 2])
+def test_columns_decide_as_a_loop_over_the_clips(max_repeats: int | None) -> None:
+    told = Counter[str]()
+    for seed in range(5):
+        tables, select = random_clips(seed), Select(max_repeats=max_repeats)
+        decided = select.decide(*tables)
+        columns = (decided[name].to_pylist() for name in ("reason", "repeats"))
+        expected = decided_row_by_row(select, *tables)
+        assert list(zip(*columns, strict=True)) == expected
+        told.update(reason for reason, _ in expected)
+    assert len(told) == (13 if max_repeats is None else 14)  # every reason, and the kept
+
+
+def test_buckets_come_in_order_each_sorted_by_id() -> None:
+    rng = np.random.default_rng(0)
+    buckets = rng.choice(["ff", "00", "3a"], 100).tolist()
+    ids = [rng.bytes(10).hex() for _ in buckets]
+    found = list(by_bucket(pa.table({"clip_id": ids}), pa.chunked_array([buckets])))
+    assert [(name, rows["clip_id"].to_pylist()) for name, rows in found] == [
+        (name, sorted(i for i, b in zip(ids, buckets, strict=True) if b == name))
+        for name in ("00", "3a", "ff")
+    ]
+    empty = pa.table({"clip_id": pa.array([], pa.string())})
+    assert list(by_bucket(empty, pa.chunked_array([[]], pa.string()))) == []

@@ -130,9 +130,7 @@ class Watched(Table):
 
 
 @pytest.mark.parametrize("per_shard", [2, 5, 40])
-def test_codes_are_read_once_however_shards_and_buckets_lie(
-    tmp_path: Path, per_shard: int
-) -> None:
+def test_codes_are_read_once_however_shards_and_buckets_lie(tmp_path: Path, per_shard: int) -> None:
     plain = random_run(tmp_path, 6)
     tables = {n: Watched(t.folder, t.fingerprint, t.gate) for n, t in plain.items()}
     pack = Pack(samples_per_shard=per_shard)

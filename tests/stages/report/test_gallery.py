@@ -1,0 +1,118 @@
+"""What the report counts by columns is what a loop over the rows counts, order and sample too."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handloom.stages.caption.rows import CaptionRow
+from handloom.stages.caption.stage import instruction
+from handloom.stages.pack.stage import kept_clips
+from handloom.stages.report.captions import EXAMPLES_SHOWN, PAIRS_SHOWN, tally
+from handloom.stages.report.gallery import SHOWN, End, gather
+from handloom.stages.report.sample import Sample
+from handloom.stages.report.scores import nearest
+from handloom.stages.report.words import verb_and_noun
+from handloom.stages.tables.outcomes import outcomes
+from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.rows import Clip, Row
+from tests.helpers.random_tables import BUCKETS, random_run
+
+SEEDS = range(4)
+
+
+def came(tables: Tables, stage: str, bucket: str) -> set[str]:
+    """Ids of the clips that came to a stage and have a row there."""
+    found = outcomes(tables, bucket, {})
+    return set(np.asarray(found.clip_ids)[found.stages[stage].came])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_clips_words_and_hours_are_counted(tmp_path: Path, seed: int) -> None:
+    tables, seconds = random_run(tmp_path, seed, clips=200), 0.0
+    verbs, nouns = (Counter[str](), Counter[str]()), (Counter[str](), Counter[str]())
+    kept = Sample[Clip](SHOWN)
+    found = gather(tables)
+    for bucket in BUCKETS:
+        clips = {clip.clip_id: clip for clip in tables["ingest"].read(Clip, bucket)}
+        kept_here = kept_clips(tables, bucket)
+        entered = [clip for clip in clips.values() if clip.status == "ok"]
+        for selected, some in enumerate((entered, kept_here)):
+            for clip in some:
+                verb, noun = verb_and_noun(instruction(clip.text, clip.text_kind))
+                verbs[selected].update([verb] if verb else [])
+                nouns[selected].update([noun] if noun else [])
+        for clip in kept_here:
+            kept.add(clip.clip_id, clip)
+            seconds += clip.end_s - clip.start_s
+    for words, expected in ((found.verbs, verbs), (found.nouns, nouns)):
+        assert words[0].most_common() == expected[0].most_common()
+        assert +words[1] == expected[1]
+    assert found.seconds == seconds
+    assert (found.kept.total, found.kept.values()) == (kept.total, kept.values())
+    assert found.splits.total() == found.licences.total() == kept.total > SHOWN
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_clips_that_were_not_kept_are_drawn_by_reason(tmp_path: Path, seed: int) -> None:
+    tables, expected = random_run(tmp_path, seed, clips=200), dict[End, Sample[tuple[str, str]]]()
+    for bucket in BUCKETS:
+        for name, table in tables.items():
+            here = came(tables, name, bucket)
+            for row in {row.clip_id: row for row in table.read(Row, bucket)}.values():
+                if row.clip_id in here and row.status != "ok":
+                    sample = expected.setdefault(End(row.status, name, row.reason), Sample(SHOWN))
+                    sample.add(row.clip_id, (row.clip_id, row.error))
+    found = gather(tables)
+    assert found.ended.keys() == expected.keys()
+    for end, sample in found.ended.items():
+        shown = [(one.clip.clip_id, one.error) for one in sample.values()]
+        assert (sample.total, shown) == (expected[end].total, expected[end].values())
+    assert found.funnel.stages["ingest"].entered == 200 * len(BUCKETS)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_captions_are_counted(tmp_path: Path, seed: int) -> None:
+    tables = random_run(tmp_path, seed, clips=200)
+    rows = [
+        (bucket, row)
+        for bucket in BUCKETS
+        for here in [came(tables, "caption", bucket)]
+        for row in tables["caption"].read(CaptionRow, bucket)
+        if row.clip_id in here
+    ]
+    found, every = tally(tables), [row for _, row in rows]
+    assert found.flags == Counter(flag for row in every for flag in row.flags)
+    assert found.answer_flags == Counter(
+        flag for row in every for answer in row.answer_flags for flag in answer.split()
+    )
+    sources = Counter(row.source for row in every if row.status == "ok")
+    reasons = Counter(row.reason or row.status for row in every if row.status != "ok")
+    assert found.sources.most_common() == sources.most_common()
+    assert found.reasons.most_common() == reasons.most_common()
+    asked = [row for row in every if row.answer_flags]
+    assert (found.asked, found.requests) == (len(asked), sum(len(r.answer_flags) for r in asked))
+    assert found.fell_back == sum(row.source == "source" for row in asked)
+    assert found.prompt_tokens == sum(row.prompt_tokens for row in every)
+    assert found.completion_tokens == sum(row.completion_tokens for row in every)
+    assert found.answer_s == sum(row.seconds for row in every)
+    agreements = [row.agreement for row in every if row.agreement is not None]
+    assert np.concatenate(found.agreements).tolist() == agreements
+    shown = {row.clip_id: bucket for bucket, row in rows if row.status == "ok"}
+    assert found.shown == {i: shown[i] for i in sorted(shown)[:PAIRS_SHOWN]}
+    for flag, examples in found.examples.items():
+        of_flag = {
+            r.clip_id: b for b, r in rows if flag in " ".join(r.flags + r.answer_flags).split()
+        }
+        assert examples == {i: of_flag[i] for i in sorted(of_flag)[:EXAMPLES_SHOWN]}
+    assert found.examples.keys() == {*found.flags, *found.answer_flags}
+
+
+@pytest.mark.parametrize("most", [1, 4, 16])
+def test_the_nearest_are_the_first_of_a_stable_sort(most: int) -> None:
+    rng = np.random.default_rng(most)
+    for _ in range(200):
+        values = rng.choice([0.0, 0.1, 0.2, 0.5, np.nan], int(rng.integers(0, 40)))
+        expected = np.argsort(values, kind="stable")[:most]
+        assert nearest(values, most).tolist() == expected.tolist()
