@@ -16,7 +16,7 @@ from handloom.stages.datasets.source import SourceEpisode, SourceVideo
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.probes import Probe, probe_table
 from handloom.stages.ingest.videos import Ingest
-from handloom.stages.stage import TableStage, clip_order
+from handloom.stages.stage import Stage, TableStage, clip_order
 from handloom.stages.tables.outcomes import coming
 from handloom.stages.tables.parts import Tables, bucket_of, listed, read_marker
 from handloom.stages.tables.rows import Clip, EpisodeClip, Row, clip_id
@@ -141,8 +141,9 @@ def _unit_batch(bucket: str, sources: list[Source], clips: int) -> Batch:
 
 def _clips(job: Job, stage: str) -> Iterator[Batch]:
     size = CLIPS_WAITING if job.stages[stage].light else job.config.run.batch_clips
-    for bucket in job.tables["ingest"].buckets():
-        yield from in_batches(bucket, _bucket_items(job, stage, bucket), size)
+    tables = listed(job.tables)  # what this stage writes from now on is of buckets that are done
+    for bucket in tables["ingest"].buckets():
+        yield from in_batches(bucket, _bucket_items(job.stages[stage], tables, bucket), size)
 
 
 def in_batches(bucket: str, items: Sequence[tuple[Any, ...]], size: int) -> Iterator[Batch]:
@@ -153,16 +154,15 @@ def in_batches(bucket: str, items: Sequence[tuple[Any, ...]], size: int) -> Iter
         yield Batch(bucket, keys, tuple(batch), len(batch))
 
 
-def _bucket_items(job: Job, stage: str, bucket: str) -> list[tuple[Any, ...]]:
+def _bucket_items(stage: Stage, tables: Tables, bucket: str) -> list[tuple[Any, ...]]:
     """Inputs of one bucket: each clip with its rows of the tables that the stage reads."""
-    clip_type, reads = job.stages[stage].clip_type, job.stages[stage].reads
-    missing = set(_missing(job.tables, stage, bucket).to_pylist())
+    missing = set(_missing(tables, stage.name, bucket).to_pylist())
     if not missing:
         return []
-    clips = [c for c in job.tables["ingest"].read(clip_type, bucket) if c.clip_id in missing]
+    clips = [c for c in tables["ingest"].read(stage.clip_type, bucket) if c.clip_id in missing]
     by_id = [
-        {row.clip_id: row for row in job.tables[name].read(row_type, bucket)}
-        for name, row_type in reads.items()
+        {row.clip_id: row for row in tables[name].read(row_type, bucket)}
+        for name, row_type in stage.reads.items()
     ]
     return joined(clips, by_id)
 

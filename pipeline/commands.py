@@ -128,7 +128,7 @@ def plan(args: Sequence[str]) -> None:
         else:
             left = count_remaining(job, stage)
             more = "new videos only" if left is None else f"{left} clips to do"
-            print(f"{stage}: {len(table.values('clip_id'))} rows stored, {more}")
+            print(f"{stage}: {table.clip_count()} rows stored, {more}")
     _print_lines([*costs.planned(job, listed), _caption_advice(job)])
 
 
@@ -156,7 +156,7 @@ def status(command: StatusCommand) -> None:
     if missing := [name for name in flow if name not in tables]:
         print(f"not finished: {', '.join(missing)} not begun")
         for name, table in tables.items():
-            print(f"{name}: {len(table.values('clip_id'))} rows")
+            print(f"{name}: {table.clip_count()} rows")
         return
     folders = [*(table.folder for table in tables.values()), command.out / "shards"]
     is_complete = all(read_marker(folder).get("finished") for folder in folders)

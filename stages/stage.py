@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import pyarrow as pa
 
 from handloom.errors import FULL, MediaError, RunError, StoreError, unwritable
-from handloom.stages.tables.columns import frequencies
 from handloom.stages.tables.parts import Table, Tables
 from handloom.stages.tables.rows import Clip, Row
 
@@ -140,7 +139,8 @@ class TableStage(Stage):
         """Write all rows; yields the number of rows by status, bucket by bucket."""
         for bucket, rows in self.rows(tables):
             table.write_columns(bucket, rows, self.row_type)
-            yield Counter(frequencies(rows["status"]))
+            values, counts = rows["status"].value_counts().flatten()
+            yield Counter(dict(zip(values.to_pylist(), counts.to_pylist(), strict=True)))
 
 
 @runtime_checkable

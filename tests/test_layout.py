@@ -49,7 +49,7 @@ DOORS = {"stage", "rows"}
 MORE_DOORS = {  # files of stage folders that others import too
     "ingest": {"videos", "episodes", "card", "probes"},  # two stages, and what a run keeps of files
     "duplicates": {"fingerprints"},  # computed by `hands`, which has decoded the frames
-    "pack": {"statistics", "fidelity"},
+    "pack": {"fidelity", "statistics", "stretches"},
     "report": {"page", "captions"},  # no stages: the driver calls them
 }
 READERS = {"pack", "report"}  # of every stage

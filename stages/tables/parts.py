@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from handloom.errors import RunError, UserError
@@ -69,6 +70,12 @@ class Table:
     def row_count(self) -> int:
         """Number of rows, from the parts' metadata alone."""
         return sum(_row_count(path) for path in self.parts())
+
+    def clip_count(self) -> int:
+        """Number of distinct clips; all rows of one lie in one bucket."""
+        found = self.listed()
+        ids = (found.columns(["clip_id"], [bucket])["clip_id"] for bucket in found.buckets())
+        return sum(pc.count_distinct(of_bucket).as_py() for of_bucket in ids)
 
     def write(self, bucket: str, batch: str, rows: Iterable[Row], row_type: type[Row]) -> None:
         """Write one part, whole or not at all."""
