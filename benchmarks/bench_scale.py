@@ -89,7 +89,9 @@ def count(tables: Tables, out: Path) -> str:
 
 def plan(tables: Tables, out: Path) -> str:
     """The shard plan."""
-    return f"{len(plan_shards(tables, Pack()))} shards"
+    counts = kept_counts(tables, Pack())
+    stretches = plan_stretches(counts, Pack().samples_per_shard, Pack().layout)
+    return f"{len(plan_shards(counts, Pack()))} shards in {len(stretches)} tasks"
 
 
 def shards(tables: Tables, out: Path) -> str:

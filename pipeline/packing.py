@@ -19,12 +19,13 @@ from handloom.pipeline.progress import Line, Reporter
 from handloom.pipeline.recipes import EpisodeConfig
 from handloom.places import trust
 from handloom.stages.pack.fidelity.measure import measured
-from handloom.stages.pack.stage import kept_counts, shards_of
+from handloom.stages.pack.stage import kept_counts, plan_shards
 from handloom.stages.pack.statistics import Trajectories, shard_trajectories
 from handloom.stages.pack.stretches import (
     Share,
     Stretch,
     clear_pieces,
+    is_written,
     plan_stretches,
     seams,
     write_seam,
@@ -62,7 +63,7 @@ def pack(job: Job, crew: Crew) -> Line:
     for split in SPLITS:
         remove_temporaries(root / split)
     counts = kept_counts(job.tables, job.config.pack)
-    plans = shards_of(counts, job.config.pack)
+    plans = plan_shards(counts, job.config.pack)
     stretches = plan_stretches(counts, job.config.pack.samples_per_shard, job.config.pack.layout)
     count = sum(plan.count for plan in plans)
     if count > CLIPS_HERE:  # the tasks that write shards take cores
@@ -138,25 +139,27 @@ def _remote(write: Writer, job: Job, work: Any) -> dict[Key, Written]:
 def _stretch(job: Job, stretch: Stretch) -> dict[Key, Written]:
     """Write a stretch; returns the shards that are whole by it."""
     root = job.folder("pack")
-    write_stretch(job.tables, stretch, root)
-    return {(one.split, one.shard): _written(job, one, root) for one in stretch.written()}
+    infos = write_stretch(job.tables, stretch, root)
+    return {
+        (one.split, one.shard): _written(job, one, root, infos.get(one))
+        for one in stretch.written()
+    }
 
 
 def _seam(job: Job, pieces: list[tuple[Stretch, Share]]) -> dict[Key, Written]:
     """Put a shard together, unless that was done before a kill."""
     root, (_, share) = job.folder("pack"), pieces[0]
-    path = shard_path(root, share.split, share.shard)
-    if not (path.exists() and path.with_suffix(".index.arrow").exists()):
-        write_seam(pieces, root)
-    samples = sum(one.count for _, one in pieces)
-    return {(share.split, share.shard): _written(job, replace(share, count=samples), root)}
+    share = replace(share, count=sum(one.count for _, one in pieces))
+    info = None if is_written(root, share) else write_seam(pieces, root)
+    return {(share.split, share.shard): _written(job, share, root, info)}
 
 
-def _written(job: Job, share: Share, root: Path) -> Written:
-    """The manifest's line on a shard that lies there, and its trajectories."""
+def _written(job: Job, share: Share, root: Path, info: ShardInfo | None) -> Written:
+    """The manifest's line on a shard, None where a killed run has written it; its trajectories."""
     path = shard_path(root, share.split, share.shard)
-    hashes = sha256_file(path), sha256_file(path.with_suffix(".index.arrow"))
-    info = ShardInfo(path.name, share.count, path.stat().st_size, *hashes)
+    if info is None:
+        hashes = sha256_file(path), sha256_file(path.with_suffix(".index.arrow"))
+        info = ShardInfo(path.name, share.count, path.stat().st_size, *hashes)
     robots = "episodes" in job.stages
     return info, shard_trajectories(path, share.split) if robots else Trajectories()
 

@@ -4,7 +4,7 @@ Samples are ordered by (bucket, video, time), so the shards depend neither on th
 nor on the workers. `stretches.py` divides the work.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -52,24 +52,22 @@ def check_licences(licences: Iterable[str], allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Contents of one shard: samples `skip` to `skip + count` of the buckets, in order."""
+    """One shard: samples `number * samples_per_shard` and following of a split."""
 
     split: str
     number: int
-    buckets: tuple[str, ...]
-    skip: int
     count: int
-    layout: Layout = "samples"
 
 
-def plan_shards(tables: Tables, pack: Pack) -> list[ShardPlan]:
-    """Plan all shards. Raises RunError where a video is in both splits."""
-    return shards_of(kept_counts(tables, pack), pack)
-
-
-def shards_of(counts: Counts, pack: Pack) -> list[ShardPlan]:
-    """The shards of so many samples by split and bucket."""
-    return [plan for split in SPLITS for plan in _plan_split(split, counts[split], pack)]
+def plan_shards(counts: Counts, pack: Pack) -> list[ShardPlan]:
+    """The shards of so many samples by split and bucket, in the order of the manifest."""
+    per_shard = pack.samples_per_shard
+    totals = {split: sum(counts[split].values()) for split in SPLITS}
+    return [
+        ShardPlan(split, number, min(per_shard, total - start))
+        for split, total in totals.items()
+        for number, start in enumerate(range(0, total, per_shard))
+    ]
 
 
 def kept_counts(tables: Tables, pack: Pack) -> dict[str, dict[str, int]]:
@@ -110,16 +108,3 @@ def _check_leaks(rows: pa.Table) -> None:
     if differs.any():
         name = pc.min(rows["video_id"].filter(pa.array(differs)))
         raise RunError(f"video {name} has clips in train and in val")
-
-
-def _plan_split(split: str, counts: Mapping[str, int], pack: Pack) -> Iterator[ShardPlan]:
-    per_shard = pack.samples_per_shard
-    buckets = sorted(counts)
-    ends = np.cumsum([counts[bucket] for bucket in buckets])
-    total = int(ends[-1]) if buckets else 0
-    for number, start in enumerate(range(0, total, per_shard)):
-        stop = min(start + per_shard, total)
-        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
-        before = int(ends[first - 1]) if first else 0
-        spanned = tuple(buckets[first : last + 1])
-        yield ShardPlan(split, number, spanned, start - before, stop - start, pack.layout)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from handloom.files import whole
+from handloom.places import is_remote
 from handloom.stages.pack.samples import blocks, samples
 from handloom.stages.tables.parts import Tables
 from handloom.tokenize.shards import Layout, ShardInfo, shard_path, write_shard
@@ -80,10 +81,15 @@ def plan_stretches(counts: Counts, samples_per_shard: int, layout: Layout) -> li
     return stretches
 
 
-def write_stretch(tables: Tables, stretch: Stretch, root: Path) -> None:
-    """Write a stretch's whole shards and its pieces, those that are not there yet."""
+def write_stretch(tables: Tables, stretch: Stretch, root: Path) -> dict[Share, ShardInfo]:
+    """Write a stretch's whole shards and its pieces, those that are not there yet.
+
+    Returns:
+        The shards that it has written now.
+    """
+    infos: dict[Share, ShardInfo] = {}
     if all(_is_there(stretch, share, root) for share in stretch.shares):
-        return
+        return infos
     drawers = {
         split: _Drawer(stretch, [one for one in stretch.shares if one.split == split], root)
         for split in {one.split for one in stretch.shares} - {stretch.main}
@@ -97,10 +103,12 @@ def write_stretch(tables: Tables, stretch: Stretch, root: Path) -> None:
                     pass
             elif share.is_whole:
                 path = shard_path(root, share.split, share.shard)
-                write_shard(path, chain.from_iterable(map(samples, rows)), stretch.layout)
+                each = chain.from_iterable(map(samples, rows))
+                infos[share] = write_shard(path, each, stretch.layout)
             else:
                 _write_piece(stretch.piece(root, share), list(rows))
     stream.end()
+    return infos
 
 
 def seams(stretches: list[Stretch]) -> dict[tuple[str, int], list[tuple[Stretch, Share]]]:
@@ -120,10 +128,18 @@ def write_seam(pieces: list[tuple[Stretch, Share]], root: Path) -> ShardInfo:
     return write_shard(shard_path(root, share.split, share.shard), each, first.layout)
 
 
+def is_written(root: Path, share: Share) -> bool:
+    """Whether a share's shard lies there, with its index: from a killed run."""
+    path = shard_path(root, share.split, share.shard)
+    return path.exists() and path.with_suffix(".index.arrow").exists()
+
+
 def clear_pieces(root: Path) -> None:
     """Remove all pieces, once the shards are written."""
-    for path in (root / PIECES).glob("*.arrow"):
+    for path in (root / PIECES).glob("*"):
         path.unlink(missing_ok=True)
+    if not is_remote(root) and (root / PIECES).is_dir():
+        (root / PIECES).rmdir()
 
 
 def _groups(counts: Counts, samples_at_least: int) -> Iterator[list[str]]:
@@ -202,11 +218,9 @@ class _Drawer:
 
 
 def _is_there(stretch: Stretch, share: Share, root: Path) -> bool:
-    """Whether a shard with its index, or a piece, lies there: from a killed run."""
-    shard = shard_path(root, share.split, share.shard)
-    if shard.exists() and shard.with_suffix(".index.arrow").exists():
-        return True
-    return share not in stretch.written() and stretch.piece(root, share).exists()
+    """Whether a shard, or a piece of it, lies there."""
+    is_piece = share not in stretch.written()
+    return is_written(root, share) or (is_piece and stretch.piece(root, share).exists())
 
 
 def _write_piece(path: Path, rows: list[pa.Table]) -> None:

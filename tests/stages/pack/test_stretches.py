@@ -13,7 +13,7 @@ import pytest
 
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.hands.rows import Framing
-from handloom.stages.pack.stage import Pack, kept_clips, kept_counts, shards_of
+from handloom.stages.pack.stage import Pack, kept_clips, kept_counts, plan_shards
 from handloom.stages.pack.stretches import (
     PIECES,
     clear_pieces,
@@ -98,6 +98,7 @@ def test_the_bytes_are_those_of_all_samples_in_order(
     assert len(names) >= 4
     write_all(tables, tmp_path / "found", per_shard)
     clear_pieces(tmp_path / "found")
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["train", "val"]
     assert contents(tmp_path / "found") == contents(tmp_path / "expected")
 
 
@@ -152,7 +153,7 @@ def test_shares_add_up_to_the_planned_shards(tmp_path: Path) -> None:
             split: {f"{b:02x}": int(rng.integers(1, 40)) for b in range(20) if rng.random() < share}
             for split, share in (("train", 0.9), ("val", 0.3))
         }
-        plans = shards_of(counts, Pack(samples_per_shard=per_shard))
+        plans = plan_shards(counts, Pack(samples_per_shard=per_shard))
         stretches = plan_stretches(counts, per_shard, LAYOUT)
         held = Counter[tuple[str, int]]()
         for stretch in stretches:
