@@ -10,15 +10,17 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from handloom.stages.select import CLIP_COLUMNS, Bools, Select, repeats
+from handloom.stages.select import CLIP_COLUMNS, Criterion, Select, repeats
 from handloom.stages.tables.columns import Floats, bucket_groups, matched
 from handloom.stages.tables.parts import Tables, listed
 
 Value = float | bool | None
 
 SHARES = 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9
+GROUP_BYTES = 64 << 20  # of the select table: about 700,000 clips
 COUNTS = 1, 2, 5, 10, 20, 50, 100
 
 
@@ -49,17 +51,16 @@ def thresholds(tables: Tables, select: Select) -> list[Threshold]:
     ]
     names = sorted({criterion.score for criterion in select.criteria()})
     stored = listed(tables)
-    for buckets in bucket_groups(stored["select"]):
+    for buckets in bucket_groups(stored["select"], GROUP_BYTES):
         rows = stored["select"].columns(["clip_id", *names], buckets)
         clips = matched(rows, stored["ingest"].columns(CLIP_COLUMNS, buckets))
-        length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
         scores = {name: rows[name].to_numpy() for name in names}
         decisions = _Decisions(select, scores, clips)
         for threshold in found:
             for step in threshold.steps:
-                kept = decisions.kept(_with(select, threshold.option, step.value))
-                step.clips += int(kept.sum())
-                step.seconds += float(length_s[kept].sum())
+                count, seconds = decisions.kept(_with(select, threshold.option, step.value))
+                step.clips += count
+                step.seconds += seconds
     return found
 
 
@@ -116,7 +117,8 @@ def _with(select: Select, option: str, value: Value) -> Select:
 class _Decisions:
     """What `select` decides on some clips, again and again with one option changed.
 
-    Most criteria stay as they are, so the number that each clip fails is counted once.
+    Most criteria stay as they are: the number that each clip fails is counted once, and only the
+    clips that pass all others are looked at again.
 
     Args:
         select: with the present options.
@@ -126,27 +128,42 @@ class _Decisions:
 
     def __init__(self, select: Select, scores: dict[str, Floats], clips: pa.Table) -> None:
         self.scores, self.clips = scores, clips
+        self.length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
         self.present = [one for one in select.criteria() if one.score != "repeats"]
         self.masks = {one: one.fails(scores[one.score]) for one in self.present}
         self.failed = np.sum([*self.masks.values()], axis=0, dtype=np.int8)
+        self.passing: dict[tuple[Criterion, ...], dict[str, Any]] = {}
         self.counted: dict[bytes, Floats] = {}
 
-    def kept(self, select: Select) -> Bools:
-        """Mask of the clips that pass all criteria."""
-        failed, added = self.failed, []
-        for old, new in zip(self.present, select.criteria(), strict=False):
-            if old != new:
-                failed = failed - self.masks[old]
-                added.append(new.fails(self.scores[new.score]))
-        kept = np.logical_and.reduce([failed == 0, *(~fails for fails in added)])
+    def kept(self, select: Select) -> tuple[int, float]:
+        """Number and seconds of the clips that pass all criteria."""
+        pairs = zip(self.present, select.criteria(), strict=False)
+        changed = {old: new for old, new in pairs if old != new}
+        some = self._passing(changed)
+        kept = np.ones(len(some["rows"]), bool)
+        for new in changed.values():
+            kept &= ~new.fails(some[new.score])
         (repeat,) = (one for one in select.criteria() if one.score == "repeats")
         if repeat.at_most is not None:
-            kept &= ~repeat.fails(self._repeats(kept))
-        return kept
+            kept &= ~repeat.fails(self._repeats(some["rows"][kept])[some["rows"]])
+        return int(kept.sum()), float(some["length_s"][kept].sum())
 
-    def _repeats(self, kept: Bools) -> Floats:
-        """Repeats among the clips that are kept otherwise; those last asked for are remembered."""
-        key = kept.tobytes()
+    def _passing(self, changed: dict[Criterion, Criterion]) -> dict[str, Any]:
+        """The clips that pass the criteria that stay: rows, lengths, and the changed scores."""
+        key = tuple(changed)
+        if key not in self.passing:
+            failed = self.failed - np.sum([self.masks[one] for one in key], axis=0, dtype=np.int8)
+            rows = np.flatnonzero(failed == 0)
+            scores = {one.score: self.scores[one.score][rows] for one in key}
+            known = {"rows": rows, "length_s": self.length_s[rows]} | scores
+            self.passing = {key: known}  # an option's values come one after the other
+        return self.passing[key]
+
+    def _repeats(self, rows: npt.NDArray[np.int64]) -> Floats:
+        """Repeats among clips that are kept otherwise; those last asked for are remembered."""
+        key = rows.tobytes()
         if key not in self.counted:
+            kept = np.zeros(self.clips.num_rows, bool)
+            kept[rows] = True
             self.counted = {key: repeats(self.clips, kept)}
         return self.counted[key]

@@ -22,15 +22,15 @@ Floats = npt.NDArray[np.float64]
 GROUP_BYTES = 256 << 20  # of Parquet, read at a time: about 200,000 clips of the hands table
 
 
-def bucket_groups(table: Table) -> Iterator[list[str]]:
-    """The buckets of a table in order, in groups of up to `GROUP_BYTES` on disk."""
+def bucket_groups(table: Table, most_bytes: int = GROUP_BYTES) -> Iterator[list[str]]:
+    """The buckets of a table in order, in groups of up to so many bytes on disk."""
     sizes: Counter[str] = Counter()
     for path in table.parts():
         sizes[path.name.split("-")[0]] += path.stat().st_size
     group: list[str] = []
     held = 0
     for bucket in sorted(sizes):
-        if group and held + sizes[bucket] > GROUP_BYTES:
+        if group and held + sizes[bucket] > most_bytes:
             yield group
             group, held = [], 0
         group.append(bucket)
