@@ -130,14 +130,16 @@ class Table:
 
     def find(self, row_type: type[R], clip_ids: Collection[str], bucket: str = "*") -> dict[str, R]:
         """The rows of some clips by id, of those that there are."""
-        if not clip_ids:
-            return {}  # pyarrow finds no type for an empty list
-        columns, filters = [f.name for f in fields(row_type)], [("clip_id", "in", list(clip_ids))]
-        return {
-            row["clip_id"]: row_type(**row)
-            for path in self.parts(bucket)
-            for row in _read_part(path, columns=columns, filters=filters).to_pylist()
-        }
+        names, wanted = [f.name for f in fields(row_type)], pa.array(list(clip_ids), pa.string())
+        found: dict[str, R] = {}
+        for path in self.parts(bucket) if clip_ids else ():
+            with _damage_named(path), pq.ParquetFile(path) as file:
+                ids = file.read(columns=["clip_id"], use_threads=False)["clip_id"]
+                mask = pc.is_in(ids, value_set=wanted)
+                if pc.any(mask).as_py():
+                    rows = file.read(columns=names, use_threads=False).filter(mask)
+                    found |= {row["clip_id"]: row_type(**row) for row in rows.to_pylist()}
+        return found
 
     def values(self, column: str, bucket: str = "*") -> set[str]:
         """The distinct values of a string column."""
