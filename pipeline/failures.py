@@ -50,7 +50,7 @@ def failed_clips(tables: Mapping[str, Table]) -> Iterator[FailedClip]:
             rows = table.columns(COLUMNS, [bucket])
             rows = rows.filter(pc.equal(rows["status"], "failed")).to_pylist()
             ids = [row["clip_id"] for row in rows]
-            paths = found["ingest"].find(_Place, ids, bucket) if ids else {}
+            paths = tables["ingest"].find(_Place, ids, bucket) if ids else {}
             for row in rows:
                 clip_id = row["clip_id"]
                 path = paths[clip_id].media_path if clip_id in paths else ""
