@@ -36,6 +36,7 @@ HAND_COLUMNS = (
     "clip_id", "status", "times_s", "detector_ran", "confidence", "brightness", "contrast",
     "sharpness", "flat_share", "change", "bar_share", "stereo_score", "shot_start_s", "shot_end_s",
 )  # fmt: skip
+GROUP_BYTES = 16 << 20  # of the hands table: some ten thousand clips, which fit into caches
 CLIP_COLUMNS = ("clip_id", "bucket", "video_id", "text", "start_s", "end_s")
 DUPLICATE_COLUMNS = ("clip_id", "similarity", "leak_similarity")
 
@@ -155,7 +156,7 @@ class Select(TableStage):
     def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
         """Decide on all clips, some buckets at a time."""
         tables = listed(tables)
-        for buckets in bucket_groups(tables["hands"]):
+        for buckets in bucket_groups(tables["hands"], GROUP_BYTES):
             hands = tables["hands"].columns(HAND_COLUMNS, buckets)
             hands = hands.filter(pc.equal(hands["status"], "ok"))
             clips = matched(hands, tables["ingest"].columns(CLIP_COLUMNS, buckets))

@@ -1,7 +1,7 @@
 """What the report counts and shows of a run's clips, gathered in one pass over the tables."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
 import numpy as np
@@ -14,12 +14,11 @@ from handloom.stages.report.sample import Sample
 from handloom.stages.report.words import verb_and_noun
 from handloom.stages.tables.columns import added, distinct, frequencies
 from handloom.stages.tables.funnel import Count, Funnel
-from handloom.stages.tables.outcomes import Outcome, Outcomes, all_outcomes
+from handloom.stages.tables.outcomes import Numbers, Outcome, Outcomes, all_outcomes
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip
 
 CLIP_ORDER = "video_id", "start_s", "end_s", "clip_id"
-CLIP_COLUMNS = [*CLIP_ORDER[:-1], "split", "licence", "text", "text_kind"]
 SHOWN = 24  # of the kept clips, of each reason of a rejection, of each stage's failures
 
 
@@ -73,67 +72,55 @@ class Gallery:
 def gather(tables: Tables) -> Gallery:
     """Read all tables once, a bucket at a time."""
     gallery = Gallery(Funnel({name: Count() for name in tables}))
-    drawn = _Drawn()
     columns = {name: ["reason", "error"] for name in tables}
-    columns["ingest"] += CLIP_COLUMNS
+    columns["ingest"] = [f.name for f in fields(Clip)]
     columns["caption"] += COLUMNS
     for found in all_outcomes(tables, columns):
         gallery.funnel.add(found)
         gallery.captions.add(found)
         _count_words(gallery, found)
-        _add_kept(gallery, drawn, found)
+        _add_kept(gallery, found)
         for stage, outcome in found.stages.items():
-            _add_ended(drawn, found, stage, outcome)
-    return drawn.shown(gallery, tables)
+            _add_ended(gallery, found, stage, outcome)
+    return gallery
 
 
-@dataclass
-class _Drawn:
-    """Clips to show, of which all columns are read once it is known which they are."""
-
-    kept: Sample[str] = field(default_factory=lambda: Sample(SHOWN))
-    """Of the buckets of clips."""
-    ended: dict[End, Sample[tuple[str, str]]] = field(default_factory=dict)
-    """Of buckets and errors."""
-
-    def shown(self, gallery: Gallery, tables: Tables) -> Gallery:
-        """The gallery with these clips."""
-        buckets = dict(self.kept.items())
-        for sample in self.ended.values():
-            buckets |= {clip_id: bucket for clip_id, (bucket, _) in sample.items()}
-        clips: dict[str, Clip] = {}
-        for bucket in sorted(set(buckets.values())):
-            ids = [clip_id for clip_id, its in buckets.items() if its == bucket]
-            clips |= tables["ingest"].find(Clip, ids, bucket)
-        gallery.kept = self.kept.mapped(lambda clip_id, _: clips[clip_id])
-        for end, sample in self.ended.items():
-            gallery.ended[end] = sample.mapped(lambda i, told: Ended(clips[i], told[1]))
-        return gallery
-
-
-def _add_kept(gallery: Gallery, drawn: _Drawn, found: Outcomes) -> None:
+def _add_kept(gallery: Gallery, found: Outcomes) -> None:
     ingest = found.stages["ingest"]
-    rows = ingest.table.filter(pa.array(found.kept[ingest.clip]))
-    rows = rows.take(pc.sort_indices(rows, [(name, "ascending") for name in CLIP_ORDER]))
-    drawn.kept.add_all(rows["clip_id"].to_pylist(), lambda _: found.bucket)
+    places = np.flatnonzero(found.kept[ingest.clip])
+    rows = ingest.table.select([*CLIP_ORDER, "licence", "split"]).take(pa.array(places))
+    order = pc.sort_indices(rows, [(name, "ascending") for name in CLIP_ORDER])
+    rows, places = rows.take(order), places[order.to_numpy()]
+    gallery.kept.add_all(rows["clip_id"].to_pylist(), lambda i: _clip(found, places[i]))
     gallery.licences.update(frequencies(rows["licence"]))
     gallery.splits.update(frequencies(rows["split"]))
     length_s = rows["end_s"].to_numpy() - rows["start_s"].to_numpy()
     gallery.seconds = added(gallery.seconds, length_s)
 
 
-def _add_ended(drawn: _Drawn, found: Outcomes, stage: str, outcome: Outcome) -> None:
+def _add_ended(gallery: Gallery, found: Outcomes, stage: str, outcome: Outcome) -> None:
     """Add the clips that a stage rejected, by reason, or that failed in it."""
     for status, clips in (("rejected", outcome.rejected), ("failed", outcome.failed)):
-        rows = outcome.table.take(pa.array(outcome.rows_of(clips)))
+        if not clips.any():
+            continue
+        places = outcome.rows_of(clips)
+        rows = outcome.table.select(["clip_id", "reason", "error"]).take(pa.array(places))
         for reason in pc.unique(rows["reason"]).to_pylist():
-            some = rows.filter(pc.equal(rows["reason"], reason))
-            errors = some["error"]
-            sample = drawn.ended.setdefault(End(status, stage, reason), Sample(SHOWN))
-            sample.add_all(
-                some["clip_id"].to_pylist(),
-                lambda i, errors=errors: (found.bucket, errors[i].as_py()),  # type: ignore[misc]
-            )
+            mask = pc.equal(rows["reason"], reason)
+            some, numbers = rows.filter(mask), outcome.clip[places[mask.to_numpy()]]
+
+            def ended(i: int, some: pa.Table = some, numbers: Numbers = numbers) -> Ended:
+                row = found.stages["ingest"].row[numbers[i]]
+                return Ended(_clip(found, row), some["error"][i].as_py())
+
+            sample = gallery.ended.setdefault(End(status, stage, reason), Sample(SHOWN))
+            sample.add_all(some["clip_id"].to_pylist(), ended)
+
+
+def _clip(found: Outcomes, row: int) -> Clip:
+    """A row of the ingest table."""
+    rows = found.stages["ingest"].table.slice(int(row), 1)
+    return Clip(**rows.select([f.name for f in fields(Clip)]).to_pylist()[0])
 
 
 def _count_words(gallery: Gallery, found: Outcomes) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 SEED = 0
 
@@ -37,16 +36,9 @@ class Sample(Generic[T]):
         self.total += len(clip_ids)
         ranks = [self._rank(clip_id) for clip_id in clip_ids]
         for place in heapq.nsmallest(self.most, range(len(ranks)), key=ranks.__getitem__):
+            if len(self._drawn) == self.most and ranks[place] >= -self._drawn[0][0]:
+                return
             self._draw(ranks[place], clip_ids[place], value(place))
-
-    def mapped(self, change: Callable[[str, T], U]) -> "Sample[U]":
-        """The same sample with other values, made of each clip's id and value."""
-        drawn = [(rank, clip_id, change(clip_id, value)) for rank, clip_id, value in self._drawn]
-        return Sample(self.most, self.seed, self.total, drawn)
-
-    def items(self) -> list[tuple[str, T]]:
-        """The ids of the clips drawn with their values."""
-        return [(clip_id, value) for _, clip_id, value in self._drawn]
 
     def values(self) -> list[T]:
         """The values drawn, in random order."""

@@ -98,8 +98,18 @@ class Frames:
     @cached_property
     def clip(self) -> npt.NDArray[np.int64]:
         """Row of each frame's clip, int64 [frames]."""
+        return np.repeat(np.arange(len(self.stops)), self.stops - self.starts)
+
+    @cached_property
+    def stops(self) -> npt.NDArray[np.int64]:
+        """Number of the frame behind each clip's last one, int64 [clips]."""
         lengths = pc.list_value_length(self.table[self.like]).to_numpy()
-        return np.repeat(np.arange(len(lengths)), lengths)
+        return np.cumsum(lengths, dtype=np.int64)
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Number of each clip's first frame, int64 [clips]."""
+        return np.append(0, self.stops)[:-1]
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
         """Values of all frames, float64 [frames]."""
@@ -108,7 +118,8 @@ class Frames:
 
     def count(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Frames of each clip in the mask, int64 [clips]."""
-        return np.bincount(self.clip[mask], minlength=self.table.num_rows)
+        before = np.append(0, np.cumsum(mask))
+        return np.asarray(before[self.stops] - before[self.starts])
 
     def share(self, holds: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> Floats:
         """Share of each clip's frames in the mask for which `holds` is true; 0 of none."""

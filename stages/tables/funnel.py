@@ -29,8 +29,9 @@ class Count:
         self.entered += int(outcome.came.sum())
         self.kept += int(outcome.ok.sum())
         self.failed += int(outcome.failed.sum())
-        rows = outcome.rows_of(outcome.rejected)
-        self.rejected.update(frequencies(outcome.table["reason"].take(pa.array(rows))))
+        if outcome.rejected.any():
+            rows = outcome.rows_of(outcome.rejected)
+            self.rejected.update(frequencies(outcome.table["reason"].take(pa.array(rows))))
 
 
 @dataclass
