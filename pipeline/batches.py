@@ -141,7 +141,8 @@ def _unit_batch(bucket: str, sources: list[Source], clips: int) -> Batch:
 
 def _clips(job: Job, stage: str) -> Iterator[Batch]:
     size = CLIPS_WAITING if job.stages[stage].light else job.config.run.batch_clips
-    tables = listed(job.tables)  # what this stage writes from now on is of buckets that are done
+    # The stage's own table is listed for each bucket: workers of a killed run may still write.
+    tables = listed(job.tables) | {stage: job.tables[stage]}
     for bucket in tables["ingest"].buckets():
         yield from in_batches(bucket, _bucket_items(job.stages[stage], tables, bucket), size)
 
