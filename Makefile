@@ -106,5 +106,5 @@ lint: $(READY)  ## ruff
 types: $(READY)  ## mypy, strict
 	$(BIN)/mypy --cache-dir build/mypy -p handloom
 
-bench: $(READY)  ## the benchmarks, minutes each
-	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(READY)  ## the benchmarks, minutes each; one that says what it lacks (a GPU) is left out
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || [ $$? = 2 ] || exit 1; done

@@ -26,7 +26,7 @@ UP = np.array([0.0, 0.0, 1.0])
 def main() -> None:
     """Print, for each colour, how near the estimate comes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tokenizer")
+    parser.add_argument("tokenizer", nargs="?", default="bundled")
     parser.add_argument("--tables", type=int, default=500, help="seven tenths are fitted on")
     parser.add_argument("--seed", type=int, default=5)
     args = parser.parse_args()
