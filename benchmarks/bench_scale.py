@@ -4,9 +4,9 @@
     python benchmarks/bench_scale.py /tmp/scale/1m [STEP...]
 
 Without a folder, tables of 65,536 clips are written first. Each step runs in a process of its own;
-its CPU seconds are those of all its threads, without imports. Memory is the peak of the process, and
-in brackets that of one which has only imported. `read` reads the columns that go into the shards,
-once: the measure of `shards`.
+its CPU seconds are those of all its threads, without imports. Memory is the peak of the process, in
+brackets that of one which has only imported. `read` reads the columns that go into the shards once:
+the measure of `shards`.
 """
 
 import argparse
