@@ -30,7 +30,7 @@ def run(steps: Sequence[Step], out: Path, workers: int) -> None:
     undone that use its results.
 
     Raises:
-        UserError: results are there that other commands made.
+        UserError: results were made by other commands.
         RunError: a step failed; the others that were running are finished first.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,9 @@ def _run_all(
                 failed.append(step.name)
                 continue
             done[step.name] = command_of(step, out)
-            write_text(out / RECORD, json.dumps(done, indent=1) + "\n")
+            # Steps of another plan with the same sizes stay done.
+            record = read_facts(out / RECORD) | done
+            write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
             print(f"{len(done)} / {total}  {step.name}", flush=True)
     if failed:
         logs = ", ".join(f"{out}/log/{name.replace('/', '_')}.txt" for name in failed)
@@ -105,18 +107,15 @@ def _done(steps: Sequence[Step], out: Path) -> dict[str, str]:
 
 
 def _refuse_to_replace(left: Sequence[Step], out: Path) -> None:
-    """Raise UserError where results that are there would be made anew by another command."""
+    """Raise UserError where results would be made anew by another command than before."""
     recorded = read_facts(out / RECORD)
-    there = [step for step in left if (out / step.name / step.marker).is_file()]
-    other = [step for step in there if recorded.get(step.name) != command_of(step, out)]
-    if other:
-        name = other[0].name
-        was = recorded.get(name, "a command that is not recorded")
-        raise UserError(
-            f"{out} holds an experiment of other sizes, {len(there)} of whose results would be "
-            f"lost: {name} was made by `{was}`, expected `{command_of(other[0], out)}`; name "
-            f"another --out, or remove {out} first."
-        )
+    for step in left:
+        now = command_of(step, out)
+        if (was := recorded.get(step.name, now)) != now:
+            raise UserError(
+                f"{out} holds an experiment of other sizes: {step.name} was made by `{was}`, "
+                f"expected `{now}`; name another --out, or remove {out} first."
+            )
 
 
 def words_of(step: Step, out: Path) -> list[str]:
