@@ -96,8 +96,7 @@ def test_what_is_said_again_later_or_by_chance_is_kept() -> None:
 
 def test_clips_end_with_sentences() -> None:
     rows = [(i * 2, i * 2 + 2, f"word{i}" + "." * (i in (2, 7, 12))) for i in range(15)]
-    ends = [span.end_s for span in cut(*rows)]
-    assert {6.0, 16.0, 26.0} <= set(ends)
+    assert {6.0, 16.0, 26.0} <= {span.end_s for span in cut(*rows)}
 
 
 def test_clips_end_at_pauses() -> None:
