@@ -22,7 +22,7 @@ from handloom.errors import StoreError, first_line
 from handloom.lease import Lease
 from handloom.listings import forget_listings
 from handloom.places import StorePath, check_bucket
-from handloom.stores import ask
+from handloom.stores import ask, download
 
 EVERY_S = 5.0
 LEASE = ".lease"
@@ -186,4 +186,4 @@ def _download(folder: StorePath, target: Path) -> None:
 
 
 def _fetch(path: StorePath, target: Path) -> None:
-    ask(str(path), lambda opened: opened.get_file(path.key, str(target)))
+    download(str(path), path.key, target)

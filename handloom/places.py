@@ -38,7 +38,7 @@ from handloom.listings import (
     note,
     trust_url,
 )
-from handloom.stores import Info, ask
+from handloom.stores import Info, ask, download
 
 
 def place(text: str | Path) -> Path:
@@ -251,7 +251,7 @@ def local(path: Path) -> Path:
     whole = found
 
     def fetch(partial: Path) -> None:
-        ask(url, lambda opened: opened.get_file(path.key, str(partial)))
+        download(url, path.key, partial)
         if partial.stat().st_size != whole.size or (is_trusted(url) and info_now(url) != whole):
             raise MediaError(f"{path.name}: {CHANGED}")
 

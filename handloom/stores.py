@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from handloom.errors import FULL, StoreError, UserError, first_line
@@ -124,6 +125,16 @@ def ask(url: str, work: Callable[[Any], T], options: dict[str, Any] | None = Non
                 ) from None
             time.sleep(pause_s * random.uniform(0.7, 1.3))
     raise AssertionError
+
+
+def download(url: str, key: str, target: Path) -> None:
+    """Write a file of a store to a path on this disk, by one request.
+
+    s3fs would ask for a file of more than 50 MB once whole, hang up, and then in parts: a store
+    sends, and charges for, what fills the buffers until it notices.
+    """
+    one = {"max_concurrency": 1} if url.startswith("s3://") else {}
+    ask(url, lambda opened: opened.get_file(key, str(target), **one))
 
 
 def bucket_of(url: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from handloom import listings, stores
+from handloom.copies import copies
 from handloom.errors import MediaError, StoreError, UserError
 from handloom.files import remove_temporaries, whole, write_text
 from handloom.listings import forget_listings, trust_url
-from handloom.places import check_bucket, listdir, place, scandir, trust
+from handloom.places import check_bucket, listdir, local, place, scandir, trust
 from tests.helpers.s3_server import S3Server
 
 
@@ -144,8 +146,8 @@ def test_a_failed_write_leaves_the_former_file_and_no_other(folder: Path, tmp_pa
 
 
 @pytest.mark.long
-def test_a_large_upload_that_breaks_off_leaves_nothing(
-    folder: Path, s3: S3Server, impatient: None
+def test_a_large_file_is_written_whole_and_fetched_once(
+    folder: Path, s3: S3Server, impatient: None, tmp_path: Path
 ) -> None:
     parts = iter(range(100))
 
@@ -163,6 +165,10 @@ def test_a_large_upload_that_breaks_off_leaves_nothing(
     assert not filesystem.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads")
     write()
     assert (folder / "large").stat().st_size == 120 << 20
+    shutil.rmtree(tmp_path / "copies")  # what is written is kept here as well
+    copies.cache_clear()
+    assert local(folder / "large").stat().st_size == 120 << 20
+    assert s3.sent.total() == 120 << 20  # the bytes of the file, once
 
 
 @pytest.mark.parametrize("status", [503, 500, -1])
