@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from concurrent.futures import Future
+from enum import EnumType
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from handloom.errors import RunError, UserError, first_line
 from handloom.files import publish, write_text
 from handloom.train.trainer.distributed import World
-from handloom.unpickle import Unpickler
+from handloom.unpickle import Refused, Unpickler
 
 # One process that saves alone is no mistake.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
@@ -278,7 +279,15 @@ def _names() -> dict[str, Any]:
         "collections.OrderedDict": OrderedDict,
         "pathlib.Path": Path,
         "pathlib.PosixPath": Path,
+        "builtins.getattr": _member,
     }
+
+
+def _member(kind: Any, name: str) -> Any:
+    """A member of an enumeration: Python 3.11.0 to 3.11.3 pickles those as calls of `getattr`."""
+    if not isinstance(kind, EnumType):
+        raise Refused("builtins.getattr")
+    return kind[name]
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

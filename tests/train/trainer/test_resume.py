@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint import metadata
 
 from handloom.errors import RunError, UserError
 from handloom.train.pretrain.config import PretrainConfig
-from handloom.train.trainer import loop
+from handloom.train.trainer import checkpoints, loop
 from handloom.train.trainer.checkpoints import Reader
 from handloom.train.trainer.run import Run
 from handloom.train.trainer.start import train
+from handloom.unpickle import Refused, Unpickler
 from tests.helpers.stage1_runs import TOKENIZER, rows, small_run, trace, write_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -204,3 +206,25 @@ def test_a_strangers_checkpoint_runs_no_code(
     with pytest.raises(RunError, match=r"asks for posix\.mkdir"):
         Run(config)
     assert not Path("harm").exists()
+
+
+class ByGetattr:
+    """What Python 3.11.2, that of Debian 12, pickles a member of an enumeration as."""
+
+    def __init__(self, kind: type, name: str) -> None:
+        self.kind, self.name = kind, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.kind, self.name)
+
+
+def test_members_of_enumerations_are_read_as_any_python_writes_them() -> None:
+    kind = metadata._MEM_FORMAT_ENCODING
+    for name, member in kind.__members__.items():
+        assert contents_of(ByGetattr(kind, name)) is member
+    with pytest.raises(Refused, match=r"asks for builtins\.getattr"):
+        contents_of(ByGetattr(Path, "cwd"))
+
+
+def contents_of(value: object) -> Any:
+    return Unpickler(pickle.dumps(value), checkpoints._names()).load()
