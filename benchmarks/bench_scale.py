@@ -26,7 +26,14 @@ from handloom.pipeline.recipes import ego4d
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.hands.rows import Framing
 from handloom.stages.pack.stage import Pack, kept_counts, plan_shards
-from handloom.stages.pack.stretches import plan_stretches, seams, write_seam, write_stretch
+from handloom.stages.pack.stretches import (
+    Counts,
+    Stretch,
+    plan_stretches,
+    seams,
+    write_seam,
+    write_stretch,
+)
 from handloom.stages.report import captions, gallery, scores, sections, thresholds
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import Table, Tables, open_tables
@@ -97,17 +104,21 @@ def count(tables: Tables, out: Path) -> str:
     return f"{funnel.count(tables).kept:,} kept"
 
 
+def planned(tables: Tables) -> tuple[Counts, list[Stretch]]:
+    """Kept clips by split and bucket, and how the buckets are divided."""
+    counts = kept_counts(tables, Pack())
+    return counts, plan_stretches(counts, Pack().samples_per_shard, Pack().layout)
+
+
 def plan(tables: Tables, out: Path) -> str:
     """The shard plan."""
-    counts = kept_counts(tables, Pack())
-    stretches = plan_stretches(counts, Pack().samples_per_shard, Pack().layout)
+    counts, stretches = planned(tables)
     return f"{len(plan_shards(counts, Pack()))} shards in {len(stretches)} tasks"
 
 
 def shards(tables: Tables, out: Path) -> str:
     """All shards, without statistics and manifest."""
-    counts = kept_counts(tables, Pack())
-    stretches = plan_stretches(counts, Pack().samples_per_shard, Pack().layout)
+    counts, stretches = planned(tables)
     written = sum(sum(of_split.values()) for of_split in counts.values())
     started = cpu_seconds()
     with tempfile.TemporaryDirectory(dir=out) as folder:

@@ -130,7 +130,6 @@ class Lease:
                 time.sleep(min(POLL_S, watched_s))
                 if self._state() != state:
                     raise UserError(self._refusal(holder, 0.0))
-        self.tag = state
         self._try_conditions(self._content())
         self.tag = state if self._is_conditional else self._state()
         self._replace()

@@ -35,9 +35,10 @@ def run(steps: Sequence[Step], out: Path, workers: int) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "log").mkdir(exist_ok=True)
-    done = _done(steps, out)
+    record = read_facts(out / RECORD)
+    done = _done(steps, record, out)
     left = [step for step in steps if step.name not in done]
-    _refuse_to_replace(left, out)
+    _refuse_to_replace(left, record, out)
     print(f"{len(done)} of {len(steps)} steps are done", flush=True)
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(THREADS)
@@ -45,7 +46,7 @@ def run(steps: Sequence[Step], out: Path, workers: int) -> None:
         # Spawned: a fork of a process with threads may hang.
         spawned = get_context("spawn")
         with ProcessPoolExecutor(workers, spawned, _end_with_parent) as pool:
-            _run_all(left, done, out, workers, pool)
+            _run_all(left, done, record, out, workers, pool)
     finally:
         for name, value in before.items():
             os.environ.pop(name)
@@ -54,7 +55,12 @@ def run(steps: Sequence[Step], out: Path, workers: int) -> None:
 
 
 def _run_all(
-    left: list[Step], done: dict[str, str], out: Path, workers: int, pool: ProcessPoolExecutor
+    left: list[Step],
+    done: dict[str, str],
+    record: dict[str, str],
+    out: Path,
+    workers: int,
+    pool: ProcessPoolExecutor,
 ) -> None:
     total, failed = len(left) + len(done), list[str]()
     running: dict[Future[int], Step] = {}
@@ -71,9 +77,8 @@ def _run_all(
             if future.result() or not (out / step.name / step.marker).is_file():
                 failed.append(step.name)
                 continue
-            done[step.name] = command_of(step, out)
-            # Steps of another plan with the same sizes stay done.
-            record = read_facts(out / RECORD) | done
+            # Steps of another plan with the same sizes stay in the record.
+            done[step.name] = record[step.name] = command_of(step, out)
             write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
             print(f"{len(done)} / {total}  {step.name}", flush=True)
     if failed:
@@ -94,24 +99,22 @@ def _next(
     return None
 
 
-def _done(steps: Sequence[Step], out: Path) -> dict[str, str]:
+def _done(steps: Sequence[Step], record: Mapping[str, str], out: Path) -> dict[str, str]:
     """Commands of the steps that are done, by name."""
-    recorded = read_facts(out / RECORD)
     done: dict[str, str] = {}
     for step in steps:  # those that a step uses come before it
         whole = (out / step.name / step.marker).is_file()
-        same = recorded.get(step.name) == command_of(step, out)
+        same = record.get(step.name) == command_of(step, out)
         if whole and same and all(name in done for name in step.after):
-            done[step.name] = recorded[step.name]
+            done[step.name] = record[step.name]
     return done
 
 
-def _refuse_to_replace(left: Sequence[Step], out: Path) -> None:
+def _refuse_to_replace(left: Sequence[Step], record: Mapping[str, str], out: Path) -> None:
     """Raise UserError where results would be made anew by another command than before."""
-    recorded = read_facts(out / RECORD)
     for step in left:
         now = command_of(step, out)
-        if (was := recorded.get(step.name, now)) != now:
+        if (was := record.get(step.name, now)) != now:
             raise UserError(
                 f"{out} holds an experiment of other sizes: {step.name} was made by `{was}`, "
                 f"expected `{now}`; name another --out, or remove {out} first."
