@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from handloom.stages.caption.stage import instruction
+from handloom.stages.pack.samples import CLIP_ORDER
 from handloom.stages.report.captions import COLUMNS, Tally
 from handloom.stages.report.sample import Sample
 from handloom.stages.report.words import verb_and_noun
@@ -18,7 +19,6 @@ from handloom.stages.tables.outcomes import Numbers, Outcome, Outcomes, all_outc
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip
 
-CLIP_ORDER = "video_id", "start_s", "end_s", "clip_id"
 SHOWN = 24  # of the kept clips, of each reason of a rejection, of each stage's failures
 
 
@@ -88,8 +88,9 @@ def gather(tables: Tables) -> Gallery:
 def _add_kept(gallery: Gallery, found: Outcomes) -> None:
     ingest = found.stages["ingest"]
     places = np.flatnonzero(found.kept[ingest.clip])
-    rows = ingest.table.select([*CLIP_ORDER, "licence", "split"]).take(pa.array(places))
-    order = pc.sort_indices(rows, [(name, "ascending") for name in CLIP_ORDER])
+    names = [name for name, _ in CLIP_ORDER]
+    rows = ingest.table.select([*names, "licence", "split"]).take(pa.array(places))
+    order = pc.sort_indices(rows, CLIP_ORDER)
     rows, places = rows.take(order), places[order.to_numpy()]
     gallery.kept.add_all(rows["clip_id"].to_pylist(), lambda i: _clip(found, places[i]))
     gallery.licences.update(frequencies(rows["licence"]))
