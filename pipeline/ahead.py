@@ -9,18 +9,19 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
 
 from handloom.listings import forget_listings
 from handloom.pipeline.batch import Batch
-from handloom.pipeline.batches import count_remaining, in_batches, joined, remaining
+from handloom.pipeline.batches import count_remaining, drop_outdated, in_batches, remaining
 from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Pool
 from handloom.pipeline.progress import Reporter, has_ended
 from handloom.stages.stage import Foresight
+from handloom.stages.tables.inputs import INPUTS, Inputs, read_inputs
 from handloom.stages.tables.merging import merged_from
 from handloom.stages.tables.outcomes import coming
-from handloom.stages.tables.parts import read_parts
 
 LOOK_EVERY_S = 2.0
 
@@ -75,6 +76,7 @@ class Ahead:
         while not (self.pool.is_idle and self._has_ended(self.gate.name)):
             yield None
         forget_listings()
+        drop_outdated(self.job, self.name, self.reporter.throw_away)
         left = count_remaining(self.job, self.name) or 0
         self.reporter.line.total = self.reporter.line.done + left
         yield from remaining(self.job, self.name)
@@ -85,26 +87,32 @@ class Ahead:
         while not self._has_ended(self.gate.foresees):
             try:
                 for bucket, parts in self._new_parts().items():
-                    yield from in_batches(bucket, self._items(bucket, parts), size)
+                    if found := self._inputs(bucket, parts):
+                        yield from in_batches(bucket, found, size)
             except FileNotFoundError:  # its parts are being merged: it is about to end
                 return
             looked = time.monotonic()
             while time.monotonic() - looked < LOOK_EVERY_S:
                 yield None
 
-    def _items(self, bucket: str, parts: list[Path]) -> list[tuple[Any, ...]]:
-        """Inputs of the clips in some parts that the gate will hardly reject."""
+    def _inputs(self, bucket: str, parts: list[Path]) -> Inputs | None:
+        """What is read of the clips in some parts that the gate will hardly reject."""
         stage, tables = self.job.stages[self.name], self.job.tables
         clip_ids = self.gate.foresee(tables, bucket, parts)
-        clip_ids -= tables[self.name].values("clip_id", bucket)
-        clips = tables["ingest"].find(stage.clip_type, clip_ids, bucket)
-        by_id = [
-            {row.clip_id: row for row in read_parts(row_type, parts)}
-            if name == self.gate.foresees
-            else tables[name].find(row_type, clip_ids, bucket)
-            for name, row_type in stage.reads.items()
-        ]
-        return joined(clips.values(), by_id)
+        if not clip_ids:
+            return None
+        source = self.source.of_parts(parts)
+        found = read_inputs(
+            stage,
+            {**tables, self.source.folder.name: source},
+            bucket,
+            pa.array(sorted(clip_ids), pa.string()),
+        )
+        stored = tables[self.name].columns(["clip_id", INPUTS], [bucket])
+        known = set(zip(stored["clip_id"].to_pylist(), stored[INPUTS].to_pylist(), strict=True))
+        ids, digests = found.clips["clip_id"].to_pylist(), found.digests().tolist()
+        new = [n for n, one in enumerate(zip(ids, digests, strict=True)) if one not in known]
+        return found.take(pa.array(new, pa.int64())) if new else None
 
     def _new_parts(self) -> dict[str, list[Path]]:
         """Parts that were written since the last look, by bucket; not those merged from old ones.

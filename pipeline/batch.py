@@ -13,15 +13,24 @@ class Batch:
     keys: tuple[str, ...]
     inputs: tuple[tuple[Any, ...], ...]
     clips: int
+    digests: tuple[int, ...] = ()
+    """Of each input's values; none for `ingest`, whose inputs are no rows."""
 
     @property
     def name(self) -> str:
-        """Name of the part: a hash of the keys."""
-        return hashlib.blake2b("/".join(self.keys).encode(), digest_size=6).hexdigest()
+        """Name of the part: a hash of the keys, and of the values, which may change under them."""
+        facts = "/".join([*self.keys, *map(str, self.digests)])
+        return hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
 
     def split(self) -> list["Batch"]:
         """The same work one input at a time."""
         return [
-            Batch(self.bucket, (key,), (inputs,), max(1, self.clips // len(self.keys)))
-            for key, inputs in zip(self.keys, self.inputs, strict=True)
+            Batch(
+                self.bucket,
+                (key,),
+                (inputs,),
+                max(1, self.clips // len(self.keys)),
+                self.digests[number : number + 1],
+            )
+            for number, (key, inputs) in enumerate(zip(self.keys, self.inputs, strict=True))
         ]

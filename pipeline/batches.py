@@ -3,20 +3,21 @@
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from handloom.listings import forget_listings
 from handloom.pipeline.batch import Batch
 from handloom.pipeline.job import Job
 from handloom.stages.datasets.source import SourceEpisode, SourceVideo
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.probes import Probe, probe_table
 from handloom.stages.ingest.videos import Ingest
-from handloom.stages.stage import Stage, TableStage, clip_order
+from handloom.stages.stage import TableStage
+from handloom.stages.tables.inputs import Inputs, all_outdated, drop_clips, read_inputs
 from handloom.stages.tables.outcomes import coming
 from handloom.stages.tables.parts import Tables, bucket_of, listed, read_marker
 from handloom.stages.tables.rows import Clip, EpisodeClip, Row, clip_id
@@ -67,6 +68,23 @@ def forget_failed(job: Job, stage: str) -> dict[str, int]:
     units = {row.unit for row in failed.values()}
     table.drop(Clip, lambda row: row.unit in units)
     return {clip_id: row.attempts for clip_id, row in failed.items()}
+
+
+def drop_outdated(job: Job, stage: str, say: Callable[[int], None] = lambda rows: None) -> None:
+    """Drop a stage's rows that were made from other values than their clips have now.
+
+    Args:
+        job: the run.
+        stage: its name; nobody writes to its table.
+        say: is given their number before they go.
+    """
+    tables = listed(job.tables)
+    found = list(all_outdated(job.stages[stage], tables))
+    if found:
+        say(sum(len(clip_ids) for _, clip_ids in found))
+    for bucket, clip_ids in found:
+        drop_clips(tables[stage], bucket, clip_ids)
+    forget_listings(tables[stage].folder)
 
 
 def readmit_missing(job: Job) -> None:
@@ -144,34 +162,23 @@ def _clips(job: Job, stage: str) -> Iterator[Batch]:
     # The stage's own table is listed for each bucket: workers of a killed run may still write.
     tables = listed(job.tables) | {stage: job.tables[stage]}
     for bucket in tables["ingest"].buckets():
-        yield from in_batches(bucket, _bucket_items(job.stages[stage], tables, bucket), size)
+        missing = _missing(tables, stage, bucket)
+        if len(missing):
+            found = read_inputs(job.stages[stage], tables, bucket, missing)
+            yield from in_batches(bucket, found, size)
 
 
-def in_batches(bucket: str, items: Sequence[tuple[Any, ...]], size: int) -> Iterator[Batch]:
-    """Batches of clips of one bucket, each clip with its rows of the tables that are read."""
-    for start in range(0, len(items), size):
-        batch = items[start : start + size]
-        keys = tuple(inputs[0].clip_id for inputs in batch)
-        yield Batch(bucket, keys, tuple(batch), len(batch))
-
-
-def _bucket_items(stage: Stage, tables: Tables, bucket: str) -> list[tuple[Any, ...]]:
-    """Inputs of one bucket: each clip with its rows of the tables that the stage reads."""
-    missing = set(_missing(tables, stage.name, bucket).to_pylist())
-    if not missing:
-        return []
-    clips = [c for c in tables["ingest"].read(stage.clip_type, bucket) if c.clip_id in missing]
-    by_id = [
-        {row.clip_id: row for row in tables[name].read(row_type, bucket)}
-        for name, row_type in stage.reads.items()
-    ]
-    return joined(clips, by_id)
-
-
-def joined(clips: Iterable[Clip], by_id: Sequence[Mapping[str, Row]]) -> list[tuple[Any, ...]]:
-    """Clips in the order of their videos, each with its row of every table."""
-    ordered = sorted(clips, key=clip_order)
-    return [(clip, *(rows[clip.clip_id] for rows in by_id)) for clip in ordered]
+def in_batches(bucket: str, found: Inputs, size: int) -> Iterator[Batch]:
+    """Batches of clips of one bucket in the order of their videos, each with what is read of it."""
+    columns = ["video_id", "start_s", "end_s", "clip_id"]  # as in `clip_order`
+    order = pc.sort_indices(found.clips, sort_keys=[(name, "ascending") for name in columns])
+    digests = found.digests()
+    for start in range(0, len(order), size):
+        taken = order[start : start + size]
+        inputs = found.take(taken).rows()
+        keys = tuple(one[0].clip_id for one in inputs)
+        of_batch = tuple(digests[taken.to_numpy()].tolist())
+        yield Batch(bucket, keys, tuple(inputs), len(inputs), of_batch)
 
 
 def _missing(tables: Tables, stage: str, bucket: str) -> pa.Array:

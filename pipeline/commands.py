@@ -18,6 +18,7 @@ from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.configuration import check_options, read_command, recorded_job
 from handloom.pipeline.display import closing_table
 from handloom.pipeline.failures import FAILURES, FailedClip, failed_clips, sentences, write_failures
+from handloom.pipeline.forecast import lost_to_inputs, lost_to_settings
 from handloom.pipeline.job import Job
 from handloom.places import check_bucket, is_remote, trust
 from handloom.stages.caption.stage import Caption
@@ -67,9 +68,10 @@ def run_job(job: Job) -> None:
             with whole(job.data) if is_remote(job.data) else nullcontext(job.data) as folder:
                 miniature("ego4d")(folder, seed=0)
             _check_inputs(job)
-        for stage in job.stages:
-            if changes := job.changes(stage):
-                print(f"{stage}: computing again, since {', '.join(changes)}")
+        for loss in lost_to_settings(job):
+            print(
+                f"{loss.stage}: computing again, since {loss.why}; {loss.rows:,} rows thrown away"
+            )
         from handloom.pipeline import dag  # Ray: not before the arguments are known to be right
 
         dag.curate(job, is_ours)
@@ -119,16 +121,7 @@ def plan(args: Sequence[str]) -> None:
         return
     _check_inputs(job)
     listed = _print_source(job)
-    for stage, table in job.tables.items():
-        changes = job.changes(stage)
-        if changes:
-            print(f"{stage}: everything again, since {', '.join(changes)}")
-        elif not table.parts():
-            print(f"{stage}: nothing stored yet")
-        else:
-            left = count_remaining(job, stage)
-            more = "new videos only" if left is None else f"{left} clips to do"
-            print(f"{stage}: {table.clip_count()} rows stored, {more}")
+    _print_stored(job)
     _print_lines([*costs.planned(job, listed), _caption_advice(job)])
 
 
@@ -248,6 +241,31 @@ def _print_source(job: Job) -> int:
         if counts:
             print(f"{name}:", ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common()))
     return clips
+
+
+def _print_stored(job: Job) -> None:
+    """Print what is stored of each stage, what is left to do, and what would be thrown away."""
+    renewed = {loss.stage: loss for loss in lost_to_settings(job)}
+    losses = {loss.stage: loss for loss in lost_to_inputs(job, _print_foreseen)}
+    for stage, table in job.tables.items():
+        if stage in renewed:
+            rows = renewed[stage].rows
+            print(
+                f"{stage}: everything again, since {renewed[stage].why}; {rows:,} rows thrown away"
+            )
+        elif not table.parts():
+            print(f"{stage}: nothing stored yet")
+        else:
+            left = None if "ingest" in renewed else count_remaining(job, stage)
+            more = f", {left} clips to do" if left is not None else ""
+            more = ", new videos only" if stage == "ingest" else more
+            print(f"{stage}: {table.clip_count()} rows stored{more}")
+        if stage in losses:
+            print(losses[stage])
+
+
+def _print_foreseen(clips: int) -> None:
+    print(f"ingest: {clips:,} clips of the annotations compared with the stored ones", flush=True)
 
 
 def _print_failures(failed: Iterable[FailedClip], where: Path) -> None:

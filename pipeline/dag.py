@@ -27,6 +27,7 @@ from handloom.pipeline.ahead import Ahead, going_ahead, rejected_after_all
 from handloom.pipeline.batches import (
     count_listed,
     count_remaining,
+    drop_outdated,
     forget_failed,
     readmit_missing,
     reject_duplicates,
@@ -220,15 +221,18 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
     trust(job.data)
     job.expected.check()
     table, reporter = job.tables[name], Reporter(job.out, name)
+    by_clip = name != "ingest" and not isinstance(job.stages[name], TableStage)
     complete_merges(table)
     table.clear_stale()
     facts = {"fingerprint": table.fingerprint, "settings": job.settings[name]}
-    if isinstance(job.stages[name], TableStage):
-        facts["inputs"] = job.inputs(name)
+    if name != "ingest":
+        facts["inputs"] = "" if name in ahead else job.inputs(name)
     record = Record(table, facts, job.run_id)
     attempts = forget_failed(job, name) if job.retry_failed else {}
     if name == "ingest":
         readmit_missing(job)
+    elif by_clip and record.inputs != facts["inputs"]:
+        drop_outdated(job, name, reporter.throw_away)
     left = None if name in ahead else count_remaining(job, name)
     record.begin()
     reporter.start(left)
@@ -237,7 +241,10 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
     forget_listings(table.folder)
     if name in ahead:
         record.facts["rejected_after_all"] = rejected_after_all(job, name)
+        record.facts["inputs"] = job.inputs(name)
     if record.resumes:  # a worker of the task before may have written until now
+        if by_clip:
+            drop_outdated(job, name)
         drop_repeated(table, "unit" if name == "ingest" else "clip_id")
     if name == "ingest":
         reject_duplicates(job)

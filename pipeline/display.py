@@ -53,11 +53,20 @@ class Display:
         """Show progress as it is now."""
         for name, line in lines.items():
             self.say(f"{name} {line.note}" if line.note else "")
+            self.say(outdated(name, line.outdated) if line.outdated else "")
         if self.console.is_terminal:
             self.live.update(progress_table(lines))
         elif time.monotonic() - self.logged > LOG_EVERY_S or is_last:
             self.logged = time.monotonic()
             print(progress_line(lines), flush=True)
+
+
+def outdated(stage: str, rows: int) -> str:
+    """The sentence on rows that are thrown away since their clips have changed."""
+    return (
+        f"{stage}: {rows:,} rows are thrown away and computed again, since what they were made "
+        "from has changed"
+    )
 
 
 def progress_table(lines: dict[str, Line]) -> RichTable:

@@ -11,6 +11,8 @@ from uuid import uuid4
 from handloom.pipeline.recipes import Config, row_stages
 from handloom.pipeline.sameness import Sameness, code_here
 from handloom.stages import graph
+from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.videos import Ingest
 from handloom.stages.pack import statistics as trajectory_statistics
 from handloom.stages.stage import Stage, fingerprint
 from handloom.stages.tables.parts import Table, read_marker, stage_folder
@@ -74,16 +76,19 @@ class Job:
     def tables(self) -> dict[str, Table]:
         """Tables of the row stages under their present fingerprints.
 
-        A row depends on the clip and on the tables its stage reads, not on which clips come to a
-        stage (its gate): moving a threshold of `select` recomputes no codes.
+        They cover the settings of a stage, not what it reads: each row says what it was made from
+        (`stages/tables/inputs.py`). Nor which clips come to it (its gate): moving a threshold of
+        `select` recomputes no codes.
         """
-        fingerprints: dict[str, str] = {}
-        for name, stage in self.stages.items():
-            sources = ["ingest"] if name != "ingest" else []
-            inputs = {source: fingerprints[source] for source in [*sources, *stage.reads]}
-            fingerprints[name] = fingerprint(self.settings[name], inputs)
+        ingest = self.stages["ingest"]
+        assert isinstance(ingest, Ingest | EpisodeIngest)
+        pictures = json.loads(json.dumps(ingest.picture_settings()))
         return {
-            name: Table(self.folder(name), fingerprints[name], gate)
+            name: Table(
+                self.folder(name),
+                fingerprint(self.settings[name], {} if name == "ingest" else pictures),
+                gate,
+            )
             for name, gate in self.flow.items()
         }
 
@@ -92,7 +97,7 @@ class Job:
         return stage_folder(self.out, stage)
 
     def inputs(self, stage: str) -> str:
-        """Digest of all rows that a stage may read."""
+        """Digest of all rows that a stage may read, by the names and sizes of their parts."""
         names = ["ingest", *self.stages[stage].reads]
         tables = [self.tables[name] for name in names]
         states = [(table.fingerprint, table.state()) for table in tables]
@@ -108,16 +113,19 @@ class Job:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def changes(self, stage: str) -> list[str]:
-        """Settings that differ from those of the stored rows, as `name old -> new`."""
-        stored = read_marker(self.folder(stage)).get("settings")
+        """Why the stored rows do not count: the settings that differ, as `name old -> new`."""
+        marker = read_marker(self.folder(stage))
+        stored, now = marker.get("settings"), self.settings[stage]
         if stored is None:
             return []
-        now = self.settings[stage]
-        return [
+        changes = [
             f"{key} {_short(stored.get(key))} -> {_short(now.get(key))}"
             for key in sorted(stored.keys() | now.keys())
             if stored.get(key) != now.get(key)
         ]
+        if not changes and marker["fingerprint"] != self.tables[stage].fingerprint:
+            return ["the pictures are read otherwise, or another version of handloom wrote them"]
+        return changes
 
 
 def _short(value: Any) -> str:

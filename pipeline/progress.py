@@ -41,6 +41,8 @@ class Line:
     workers: int = 0
     note: str = ""
     """What it waits for, where it cannot go on."""
+    outdated: int = 0
+    """Rows of earlier runs that were thrown away, since their clips have changed."""
 
     @property
     def rate(self) -> float:
@@ -85,6 +87,11 @@ class Reporter:
         self.line.done += sum(counts.values())
         self.line.failed += counts.get("failed", 0)
         self.tell()
+
+    def throw_away(self, rows: int) -> None:
+        """Note that so many rows of earlier runs go, since their clips have changed."""
+        self.line.outdated += rows
+        self._write()
 
     def watch(self, workers: int, note: str) -> None:
         """Note the number of workers, and what is missing where there is none."""

@@ -20,6 +20,7 @@ class Record:
         run_id: the run; the task of a stage may be lost and start again within it.
 
     Attributes:
+        inputs: what the marker of an earlier run says of the rows that it read.
         resumes: whether the task before this one was ended while it worked.
     """
 
@@ -29,6 +30,7 @@ class Record:
         if stored.get("fingerprint") != table.fingerprint:
             stored = {}
         self.resumes = "rows" in stored
+        self.inputs = stored.get("inputs")
         uncounted = max(0, table.row_count() - stored["rows"]) if "rows" in stored else 0
         is_same_run = stored.get("run") == run_id
         self.computed = stored.get("computed", 0) + uncounted

@@ -100,7 +100,9 @@ def write(
         replace(row, attempts=attempts[row.clip_id] + 1) if row.clip_id in attempts else row
         for row in rows
     ]
-    table.write(batch.bucket, batch.name, rows, stage.row_type)
+    digests = dict(zip(batch.keys, batch.digests, strict=bool(batch.digests)))
+    added = {"inputs": [digests.get(row.clip_id, 0) for row in rows]} if digests else None
+    table.write(batch.bucket, batch.name, rows, stage.row_type, added)
     return Counter(row.status for row in rows)
 
 

@@ -27,6 +27,7 @@ from handloom.stages.tables.columns import (
     numbered,
     rank_within,
 )
+from handloom.stages.tables.outcomes import passed
 from handloom.stages.tables.parts import Tables, listed
 from handloom.stages.tables.rows import Row
 
@@ -157,8 +158,7 @@ class Select(TableStage):
         """Decide on all clips, some buckets at a time."""
         tables = listed(tables)
         for buckets in bucket_groups(tables["hands"], GROUP_BYTES):
-            hands = tables["hands"].columns(HAND_COLUMNS, buckets)
-            hands = hands.filter(pc.equal(hands["status"], "ok"))
+            hands = passed(tables, "hands", buckets, HAND_COLUMNS)
             clips = matched(hands, tables["ingest"].columns(CLIP_COLUMNS, buckets))
             duplicates = matched(hands, tables["duplicates"].columns(DUPLICATE_COLUMNS, buckets))
             yield from by_bucket(self.decide(hands, clips, duplicates), clips["bucket"])
@@ -171,6 +171,7 @@ class Select(TableStage):
         for path in parts:
             hands = pq.read_table(path, columns=list(HAND_COLUMNS))
             hands = hands.filter(pc.equal(hands["status"], "ok"))
+            hands = hands.filter(pc.is_in(hands["clip_id"], value_set=clips["clip_id"]))
             unlike = dict.fromkeys(DUPLICATE_COLUMNS[1:], np.zeros(hands.num_rows))
             duplicates = pa.table({"clip_id": hands["clip_id"]} | unlike)
             decided = alone.decide(hands, matched(hands, clips), duplicates)

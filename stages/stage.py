@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from handloom.errors import FULL, MediaError, RunError, StoreError, unwritable
 from handloom.stages.tables.parts import Table, Tables
-from handloom.stages.tables.rows import Clip, Row
+from handloom.stages.tables.rows import Clip, Footage, Row
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Stage:
     row_type: ClassVar[type[Row]]
     code_version: ClassVar[int] = 1
     """Version of the code that makes the rows; raise it when the same options give other rows."""
-    clip_type: ClassVar[type[Clip]] = Clip
-    """Type of clip row that this stage gets; only its columns are read."""
+    clip_type: ClassVar[type[Footage]] = Clip
+    """Type of clip row that this stage gets. Rows depend on its columns and on no others: of
+    `Footage`, say, they outlive a change of texts or splits."""
     reads: ClassVar[dict[str, type[Row]]] = {}
     """Tables whose rows this stage gets after the clip, and the row type to read of each."""
     gate: ClassVar[str] = ""
@@ -90,6 +91,10 @@ class Stage:
     def batch(self, inputs: Sequence[tuple[Any, ...]]) -> list[Row]:
         """Rows of several clips, in their order; an error costs the rows of its clip alone."""
         return [row for one in inputs for row in run_isolated(self, one)]
+
+    def input_type(self) -> type[Footage]:
+        """Type of clip row that this stage gets with its present options."""
+        return self.clip_type
 
     def flush(self) -> None:
         """Write what the stage caches; called after each batch, before its rows are written."""
@@ -163,8 +168,8 @@ def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def fingerprint(settings: dict[str, Any], inputs: dict[str, str]) -> str:
-    """Identity of a stage's rows: its settings and the fingerprints of what it reads."""
+def fingerprint(settings: dict[str, Any], inputs: dict[str, Any]) -> str:
+    """Identity of a stage's rows: its settings, and what decides how pictures are read."""
     text = json.dumps({"settings": settings, "inputs": inputs}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -194,6 +199,6 @@ def sentence(error: Exception) -> str:
     return str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
 
 
-def clip_order(clip: Clip) -> tuple[str, float, float, str]:
+def clip_order(clip: Footage) -> tuple[str, float, float, str]:
     """Sort key of clips inside a bucket: a video's clips lie together, in time."""
     return clip.video_id, clip.start_s, clip.end_s, clip.clip_id

@@ -16,9 +16,9 @@ from handloom.stages.episodes.rows import EpisodeSteps
 from handloom.stages.hands.rows import Framing
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.media.clip_frames import pictures_of, spaced_times, uniform_times
-from handloom.stages.media.frame_transform import transform_facts
+from handloom.stages.media.frame_transform import clip_shown, transform_facts
 from handloom.stages.stage import Stage, sentence
-from handloom.stages.tables.rows import Clip, EpisodePlace, Row
+from handloom.stages.tables.rows import EpisodeFootage, Footage, Row
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
 from handloom.tokenize.vqgan.stream import encode_stream
@@ -80,6 +80,10 @@ class Encoding(Stage):
         counted = settings.keys() - {"model", "resolution", "input_range", "precision"}
         return {name: value for name, value in settings.items() if name in counted}
 
+    def input_type(self) -> type[Footage]:
+        """The footage alone; all of a clip where frames pass a function of the user's."""
+        return clip_shown(self)
+
     def setup(self) -> None:
         """Load the VQGAN on this worker.
 
@@ -100,6 +104,7 @@ class Tokens(Encoding):
     """Options of `tokens`."""
 
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
+    clip_type: ClassVar[type[Footage]] = Footage
     code_version: ClassVar[int] = 4
 
     frames: int = 5
@@ -126,7 +131,7 @@ class Tokens(Encoding):
         """Whether frames of several clips are encoded together, as a GPU wants it."""
         return self.device != "cpu"
 
-    def __call__(self, clip: Clip, framing: Framing) -> Iterator[TokenRow]:
+    def __call__(self, clip: Footage, framing: Framing) -> Iterator[TokenRow]:
         """Encode one clip. Its frames are one batch, so codes do not depend on its neighbours."""
         read = self._read(clip, framing)
         yield read.row(clip, self.vqgan().encode(read.squares_thwc))
@@ -152,7 +157,7 @@ class Tokens(Encoding):
             for of, one, codes in zip(inputs, read, encoded, strict=True)
         ]
 
-    def _read(self, clip: Clip, framing: Framing) -> "_Read":
+    def _read(self, clip: Footage, framing: Framing) -> "_Read":
         """The frames of a clip as the model wants them."""
         times_s, side = self.times_s(framing), self.vqgan().resolution
         squares, height, width = [], 0, 0
@@ -162,7 +167,7 @@ class Tokens(Encoding):
             del frame  # the next one may take 200 MB as well
         return _Read(np.stack(squares), times_s, width, height)
 
-    def _read_or_fail(self, clip: Clip, framing: Framing) -> "_Read | Exception":
+    def _read_or_fail(self, clip: Footage, framing: Framing) -> "_Read | Exception":
         try:
             return self._read(clip, framing)
         except Exception as error:  # costs its clip alone, as `run_isolated` has it
@@ -182,7 +187,7 @@ class _Read:
     width: int
     height: int
 
-    def row(self, clip: Clip, codes_tij: Codes) -> TokenRow:
+    def row(self, clip: Footage, codes_tij: Codes) -> TokenRow:
         """The clip's row."""
         return _token_row(clip, codes_tij[None], self.times_s, self.width, self.height)
 
@@ -191,13 +196,13 @@ class _Read:
 class EpisodeTokens(Encoding):
     """Options of `tokens` for robot episodes."""
 
-    clip_type: ClassVar[type[Clip]] = EpisodePlace
+    clip_type: ClassVar[type[Footage]] = EpisodeFootage
     reads: ClassVar[dict[str, type[Row]]] = {"episodes": EpisodeSteps}
 
     max_frozen_share: float = 0.8
     """Reject an episode when a camera shows one frozen picture for a larger share of it, 0 to 1."""
 
-    def __call__(self, clip: EpisodePlace, steps: EpisodeSteps) -> Iterator[TokenRow]:
+    def __call__(self, clip: EpisodeFootage, steps: EpisodeSteps) -> Iterator[TokenRow]:
         """Encode one episode. A picture that several steps show is encoded once."""
         assert isinstance(self.source, EpisodeIngest)
         views = self.source.pictures.views(clip)
@@ -218,7 +223,7 @@ class EpisodeTokens(Encoding):
 
 
 def _token_row(
-    clip: Clip, codes_vtij: Codes, times_s: npt.NDArray[np.float64], width: int, height: int
+    clip: Footage, codes_vtij: Codes, times_s: npt.NDArray[np.float64], width: int, height: int
 ) -> TokenRow:
     return TokenRow(
         clip_id=clip.clip_id,

@@ -24,9 +24,9 @@ from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.source_text import clean
 from handloom.stages.hands.rows import Framing
 from handloom.stages.media.clip_frames import pictures_of, uniform_times
-from handloom.stages.media.frame_transform import transform_facts
+from handloom.stages.media.frame_transform import clip_shown, transform_facts
 from handloom.stages.stage import Stage, sentence
-from handloom.stages.tables.rows import Clip, Row
+from handloom.stages.tables.rows import DescribedFootage, Footage, Row
 
 # Half of the time speech is not about what the hands do, so it is no fallback for a model.
 NO_CAPTION = frozenset({"asr"})
@@ -48,6 +48,7 @@ class Caption(Stage):
     name: ClassVar[str] = "caption"
     row_type: ClassVar[type[Row]] = CaptionRow
     code_version: ClassVar[int] = 4
+    clip_type: ClassVar[type[Footage]] = DescribedFootage
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
 
     route: Literal["auto", "source", "vlm", "server"] = "source"
@@ -160,6 +161,10 @@ class Caption(Stage):
             models["agreement"] = _identity(self.agreement_model)
         return models
 
+    def input_type(self) -> type[Footage]:
+        """A clip's pictures and text; all of it where frames pass a function of the user's."""
+        return clip_shown(self)
+
     def setup(self) -> None:
         """Load the model on this worker, or check that the server answers."""
         if self.chosen == "server":
@@ -172,7 +177,7 @@ class Caption(Stage):
 
             agreement.load(self.agreement_model)
 
-    def __call__(self, clip: Clip, framing: Framing) -> Iterator[Row]:
+    def __call__(self, clip: DescribedFootage, framing: Framing) -> Iterator[Row]:
         """Caption one clip."""
         if self.light:
             yield source_row(clip)
@@ -209,7 +214,7 @@ class Caption(Stage):
             return server
         return _local(self.model, self._answers, self.clips_at_once, self.media, self.device)
 
-    def _asked(self, inputs: Sequence[tuple[Clip, Framing]]) -> Iterator[CaptionRow]:
+    def _asked(self, inputs: Sequence[tuple[DescribedFootage, Framing]]) -> Iterator[CaptionRow]:
         """Rows from a model's answers, one for each input in order."""
         clips = {clip.clip_id: clip for clip, _ in inputs}
         for bucket in {clip.bucket for clip in clips.values()}:
@@ -227,7 +232,7 @@ class Caption(Stage):
                 row = CaptionRow(clip_id=clip.clip_id, status="failed", error=sentence(error))
             yield row
 
-    def _request(self, clip: Clip, framing: Framing) -> Request:
+    def _request(self, clip: DescribedFootage, framing: Framing) -> Request:
         """The request for a clip's caption; decodes the clip's frames."""
         hint = clean(clip.text, clip.text_kind).text if self.hint else ""
         return Request(
@@ -244,12 +249,12 @@ class Caption(Stage):
     def _model_name(self) -> str:
         return self.model if self.chosen == "server" else _identity(self.model)
 
-    def _frames(self, clip: Clip, framing: Framing) -> tuple[FrameHWC, ...]:
+    def _frames(self, clip: DescribedFootage, framing: Framing) -> tuple[FrameHWC, ...]:
         """The frames that a model gets, RGB uint8 [H, W, 3] each."""
         frames = pictures_of(self).frames(clip, framing, uniform_times(framing, self.frames))
         return tuple(_shrunk(frame_hwc, self.resolution) for frame_hwc in frames)
 
-    def _flags(self, clip: Clip, answer: Answer) -> tuple[str, ...]:
+    def _flags(self, clip: DescribedFootage, answer: Answer) -> tuple[str, ...]:
         return caption_flags(
             Candidate(
                 text=tidy(answer.text),
@@ -261,7 +266,7 @@ class Caption(Stage):
             )
         )
 
-    def _row(self, clip: Clip, answers: list[Answer]) -> CaptionRow:
+    def _row(self, clip: DescribedFootage, answers: list[Answer]) -> CaptionRow:
         """The row of a clip, from the last answer if that can be used, else from its own text."""
         flags = [self._flags(clip, answer) for answer in answers]
         if flags[-1]:
@@ -284,7 +289,7 @@ class Caption(Stage):
             seconds=sum(answer.seconds for answer in answers),
         )
 
-    def _scored(self, clip: Clip, framing: Framing, row: CaptionRow) -> CaptionRow:
+    def _scored(self, clip: DescribedFootage, framing: Framing, row: CaptionRow) -> CaptionRow:
         if not (self.agreement_model and row.caption):
             return row
         from handloom.stages.caption.agreement import agreement
@@ -303,9 +308,10 @@ class EpisodeCaption(Stage):
     name: ClassVar[str] = "caption"
     row_type: ClassVar[type[Row]] = CaptionRow
     code_version: ClassVar[int] = 2
+    clip_type: ClassVar[type[Footage]] = DescribedFootage
     light: ClassVar[bool] = True
 
-    def __call__(self, clip: Clip) -> Iterator[CaptionRow]:
+    def __call__(self, clip: DescribedFootage) -> Iterator[CaptionRow]:
         """Copy the episode's instruction."""
         yield source_row(clip)
 
@@ -315,7 +321,7 @@ def instruction(text: str, kind: str = "narration") -> str:
     return clean(text, kind).text
 
 
-def source_row(clip: Clip) -> CaptionRow:
+def source_row(clip: DescribedFootage) -> CaptionRow:
     """A clip's own text as its caption; rejected where there are no words in it."""
     cleaned = clean(clip.text, clip.text_kind)
     return CaptionRow(
@@ -328,7 +334,7 @@ def source_row(clip: Clip) -> CaptionRow:
     )
 
 
-def _fallen_back(clip: Clip, flags: tuple[str, ...]) -> CaptionRow:
+def _fallen_back(clip: DescribedFootage, flags: tuple[str, ...]) -> CaptionRow:
     """The row of a clip whose answers cannot be used."""
     row = source_row(clip)
     if clip.text_kind in NO_CAPTION or not row.caption:

@@ -140,7 +140,8 @@ class SourceEpisode:
         media_path: the file, or the folder, below the data folder, with forward slashes.
         place: where in it, by the adapter's convention: (offset, length), (first frame, last
             frame).
-        split: the official one (`train`, `val`, `test`), or empty.
+        split: the official one (`train`, `val`, `test`), or empty; as `version` below it is empty
+            where an episode is opened again for its pictures.
         version: release of the dataset.
         reason: why the episode is left out unread, or empty.
         error: why it cannot be read (a truncated file), or empty: the episode counts as failed.

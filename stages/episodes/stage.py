@@ -12,7 +12,7 @@ import numpy as np
 from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.episodes.trajectories import Smoothness, Trajectory, resample, smoothness
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import Clip, EpisodeArrays, Row
+from handloom.stages.tables.rows import DescribedFootage, EpisodeArrays, Footage, Row
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Episodes(Stage):
     name: ClassVar[str] = "episodes"
     row_type: ClassVar[type[Row]] = EpisodeRow
     code_version: ClassVar[int] = 2
+    clip_type: ClassVar[type[Footage]] = DescribedFootage
     reads: ClassVar[dict[str, type[Row]]] = {"ingest": EpisodeArrays}
     light: ClassVar[bool] = True
     filters: ClassVar[bool] = True
@@ -46,7 +47,7 @@ class Episodes(Stage):
     """Reject an episode whose state does not change at more than this share of its steps, 0 to 1,
     although the actions move the arm."""
 
-    def __call__(self, clip: Clip, arrays: EpisodeArrays) -> Iterator[EpisodeRow]:
+    def __call__(self, clip: DescribedFootage, arrays: EpisodeArrays) -> Iterator[EpisodeRow]:
         """The row of one episode: its resampled trajectory, and whether it is kept."""
         source = _to_trajectory(arrays)
         if not (np.isfinite(source.state).all() and np.isfinite(source.action).all()):
@@ -57,14 +58,18 @@ class Episodes(Stage):
         reason = self._reason(clip, arrays, len(trajectory), measures)
         yield _row(clip.clip_id, reason, trajectory, source_steps.tolist(), measures)
 
-    def failed(self, error: str, clip: Clip, arrays: EpisodeArrays) -> Iterator[EpisodeRow]:
+    def failed(
+        self, error: str, clip: DescribedFootage, arrays: EpisodeArrays
+    ) -> Iterator[EpisodeRow]:
         """The row of an episode that could not be processed, without a trajectory."""
         yield EpisodeRow(
             clip_id=clip.clip_id, status="failed", error=error, hz=0.0, steps_taken=[],
             state=[], action=[], idle=[], **asdict(Smoothness()),
         )  # fmt: skip
 
-    def _reason(self, clip: Clip, arrays: EpisodeArrays, steps: int, measures: Smoothness) -> str:
+    def _reason(
+        self, clip: DescribedFootage, arrays: EpisodeArrays, steps: int, measures: Smoothness
+    ) -> str:
         if arrays.success is False and not self.keep_failed:
             return "unsuccessful"
         if self.require_text and not clip.text.strip():

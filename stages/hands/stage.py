@@ -22,7 +22,7 @@ from handloom.stages.media.transitions import Transition
 from handloom.stages.quality.columns import EMPTY_COLUMNS, FrameMeasures, measure_columns
 from handloom.stages.quality.frames import change, small_luma
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import Clip, Row
+from handloom.stages.tables.rows import Footage, Row
 from handloom.tokenize.shards import sha256_file
 
 DETECTIONS_KEPT = 256  # frames of a video
@@ -50,6 +50,7 @@ class Hands(Stage):
     name: ClassVar[str] = "hands"
     row_type: ClassVar[type[Row]] = HandRow
     code_version: ClassVar[int] = 9
+    clip_type: ClassVar[type[Footage]] = Footage
     filters: ClassVar[bool] = True  # a clip that cannot be decoded goes no further
 
     until_clear: bool = True
@@ -79,7 +80,7 @@ class Hands(Stage):
         for palm_score in {options.detection_confidence, options.weak_confidence}:
             landmarker.load(options.max_hands, palm_score, options.presence_confidence)
 
-    def __call__(self, clip: Clip) -> Iterator[HandRow]:
+    def __call__(self, clip: Footage) -> Iterator[HandRow]:
         """Detect hands in a clip's cheapest frames, and measure these frames."""
         opened = open_video(self.data / clip.media_path, self)
         span_s = clip.end_s - clip.start_s
@@ -89,7 +90,7 @@ class Hands(Stage):
         cuts = self._cuts(frames, opened.video) if self.shots else []
         yield hand_row(clip, self._rechecked(frames), cuts)
 
-    def failed(self, error: str, clip: Clip) -> Iterator[HandRow]:
+    def failed(self, error: str, clip: Footage) -> Iterator[HandRow]:
         """A row without frames."""
         yield HandRow(
             clip_id=clip.clip_id,
@@ -106,7 +107,7 @@ class Hands(Stage):
             **EMPTY_COLUMNS,
         )
 
-    def _plan(self, clip: Clip, video: SmallVideo, quick: bool) -> Plan:
+    def _plan(self, clip: Footage, video: SmallVideo, quick: bool) -> Plan:
         span, rate = (clip.start_s, clip.end_s), (self.frames_per_second, self.min_frames)
         if not quick:
             return sampling.whole_grid(*span, *rate)
@@ -159,7 +160,7 @@ def in_time(frames: Iterator[SampledFrame]) -> list[SampledFrame]:
     return [once[time_s] for time_s in sorted(once)]
 
 
-def hand_row(clip: Clip, frames: list[SampledFrame], cuts: list[Transition]) -> HandRow:
+def hand_row(clip: Footage, frames: list[SampledFrame], cuts: list[Transition]) -> HandRow:
     """A clip's row, from its frames in the order of time."""
     start_s, end_s = shots.longest_run(clip.start_s, clip.end_s, cuts)
     confidences = [[hand["confidence"] for hand in frame.hands or []] for frame in frames]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from handloom.errors import MediaError
+from handloom.files import file_digest
 from handloom.stages.datasets.catalog import robot_adapter
 from handloom.stages.datasets.source import (
     Episode,
@@ -20,6 +21,7 @@ from handloom.stages.ingest.texts import storable_row, storable_source
 from handloom.stages.ingest.videos import hashed_split, inputs
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.media.frame_transform import FrameOptions, load_transform
+from handloom.stages.outside import is_outside, module_file
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table, bucket_of
 from handloom.stages.tables.rows import EpisodeClip, Row, clip_id
@@ -57,6 +59,16 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
         found = super().settings() | inputs(self.format, self.adapter, self.data)
         del found["frame_transform"]  # episodes are the same whatever their pictures look like
         return found
+
+    def picture_settings(self) -> dict[str, Any]:
+        """What an episode's pictures depend on beside its row: how the adapter reads them."""
+        reader = file_digest(module_file(self.format)) if is_outside(self.format) else self.format
+        return {
+            "version": self.code_version,
+            "reader": reader,
+            "views": self.views,
+            "bgr": self.bgr,
+        }
 
     def sources(self) -> Iterator[SourceEpisode]:
         """Stream the places of the dataset's episodes."""

@@ -77,6 +77,15 @@ class Probes:
             raise MediaError(found.error)
         return MediaFacts(**{f.name: getattr(found, f.name) for f in fields(MediaFacts)})
 
+    def knows(self, root: Path, path: str, bucket: str) -> bool:
+        """Whether a file below `root` was probed as it is now, so that `probe` would not open it.
+
+        Raises:
+            MediaError: there is no such file.
+        """
+        stat = stat_file(root, path)
+        return (path, stat.st_size, stat.st_mtime_ns) in self._bucket(bucket)
+
     def flush(self) -> None:
         """Write what is new."""
         for bucket, rows in self._new.items():

@@ -76,6 +76,10 @@ class Ingest(Stage, FrameOptions):
         del found["frame_transform"]  # clips are the same whatever their pictures look like
         return found
 
+    def picture_settings(self) -> dict[str, Any]:
+        """What a clip's pictures depend on beside its row: nothing."""
+        return {}
+
     def sources(self) -> Iterator[SourceVideo]:
         """Stream the dataset's annotated videos."""
         return map(storable_source, self.adapter.videos(self.data, self._rule()))

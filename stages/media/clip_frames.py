@@ -25,7 +25,7 @@ from handloom.stages.media.frame_transform import (
 )
 from handloom.stages.media.video import frames_once, open_video
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import Clip
+from handloom.stages.tables.rows import Footage
 
 Times = npt.NDArray[np.float64]
 
@@ -44,7 +44,7 @@ class ClipFrames:
     transform: FrameTransform | None = None
     scattered: bool = False
 
-    def frames(self, clip: Clip, framing: Framing, times_s: Times) -> Iterator[FrameHWC]:
+    def frames(self, clip: Footage, framing: Framing, times_s: Times) -> Iterator[FrameHWC]:
         """The frame on screen at each time, ascending, in seconds from the start of the video.
 
         Raises:
@@ -67,7 +67,7 @@ def pictures_of(stage: Stage) -> ClipFrames:
     return ClipFrames(stage.data, load_transform(transform_name(stage)))
 
 
-def whole(clip: Clip) -> Framing:
+def whole(clip: Footage) -> Framing:
     """All of a clip and of its picture."""
     everything = [0.0, 0.0, 1.0, 1.0]
     return Framing(

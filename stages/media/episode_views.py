@@ -19,7 +19,7 @@ from handloom.stages.datasets.source import (
 from handloom.stages.media.clip_frames import Framing, Times
 from handloom.stages.media.display import FrameHWC
 from handloom.stages.media.frame_transform import FrameTransform, transformed
-from handloom.stages.tables.rows import EpisodePlace
+from handloom.stages.tables.rows import EpisodeFootage
 
 OTHER_FOLDER = "copy the file there, or name the folder it is in with --data"
 
@@ -45,17 +45,15 @@ class EpisodeViews:
         refuse_outside(self.data, source.media_path, OTHER_FOLDER)
         return robot_adapter(self.format).load(self.data, source, self.options)
 
-    def views(self, place: EpisodePlace) -> dict[str, Images]:
+    def views(self, place: EpisodeFootage) -> dict[str, Images]:
         """The cameras of an episode by name, the main one first; the last episode stays open."""
-        source = SourceEpisode(
-            place.unit, place.media_path, tuple(place.place), place.split, place.version
-        )
+        source = SourceEpisode(place.unit, place.media_path, tuple(place.place), "", "")
         views = _opened(self, source).views
         if self.transform is None:
             return views
         return {name: _Transformed(view, place, self.transform) for name, view in views.items()}
 
-    def frames(self, clip: EpisodePlace, framing: Framing, times_s: Times) -> Iterator[FrameHWC]:
+    def frames(self, clip: EpisodeFootage, framing: Framing, times_s: Times) -> Iterator[FrameHWC]:
         """The main camera's picture at each time, seconds from the start of the episode.
 
         Raises:
@@ -73,7 +71,7 @@ class _Transformed:
     """A camera whose pictures pass a mask or blur."""
 
     view: Images
-    place: EpisodePlace
+    place: EpisodeFootage
     transform: FrameTransform
 
     def __len__(self) -> int:

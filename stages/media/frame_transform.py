@@ -19,7 +19,7 @@ from handloom.stages.media.display import FrameHWC
 from handloom.stages.media.video import FramesTHWC
 from handloom.stages.outside import load, module_file
 from handloom.stages.stage import Stage
-from handloom.stages.tables.rows import Clip
+from handloom.stages.tables.rows import Clip, EpisodeFootage, EpisodePlace, Footage
 
 FrameTransform = Callable[[Clip, FramesTHWC], FramesTHWC]
 """Takes a clip or episode and some of its frames, uint8 [T, H, W, 3] RGB, and gives frames of the
@@ -64,7 +64,15 @@ def transform_facts(stage: Stage) -> dict[str, str]:
     return {"frame_transform": f"{name} {file_digest(module_file(name))[:16]}"}
 
 
-def transformed(transform: FrameTransform | None, clip: Clip, frame_hwc: FrameHWC) -> FrameHWC:
+def clip_shown(stage: Stage) -> type[Footage]:
+    """Type of clip row of a stage that shows pictures: with a function of the user's all of it."""
+    narrow = stage.clip_type
+    if not transform_name(stage):
+        return narrow
+    return EpisodePlace if issubclass(narrow, EpisodeFootage) else Clip
+
+
+def transformed(transform: FrameTransform | None, clip: Footage, frame_hwc: FrameHWC) -> FrameHWC:
     """A frame after the mask or blur.
 
     Raises:
@@ -72,6 +80,7 @@ def transformed(transform: FrameTransform | None, clip: Clip, frame_hwc: FrameHW
     """
     if transform is None:
         return frame_hwc
+    assert isinstance(clip, Clip)  # `clip_shown` sees to it
     frames_thwc = transform(clip, frame_hwc[None])
     if frames_thwc.dtype != np.uint8 or frames_thwc.shape != (1, *frame_hwc.shape):
         raise UserError(

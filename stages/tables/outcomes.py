@@ -115,11 +115,31 @@ def outcomes(tables: Tables, bucket: str, columns: Columns) -> Outcomes:
 
 def coming(tables: Tables, stage: str, bucket: str) -> pa.Array:
     """Ids of the clips that come to a stage, each once: its gate let them through, and so on."""
-    gates = [tables[stage].gate]
-    while tables[gates[0]].gate:
-        gates.insert(0, tables[gates[0]].gate)
+    gates = _way(tables, tables[stage].gate)
     found = outcomes({name: tables[name] for name in gates}, bucket, {})
     return found.clip_ids.filter(pa.array(found.stages[gates[-1]].ok))
+
+
+def passed(tables: Tables, stage: str, buckets: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Columns of a stage's rows of some buckets: of the clips that came to it and were `ok` there.
+
+    Rows of clips that no longer come to it are left out.
+    """
+    parts = []
+    for bucket in buckets:
+        way = {name: tables[name] for name in _way(tables, stage)}
+        found = outcomes(way, bucket, {stage: columns})
+        outcome = found.stages[stage]
+        parts.append(outcome.table.filter(pa.array(outcome.ok[outcome.clip])))
+    return pa.concat_tables(parts).select(list(columns))
+
+
+def _way(tables: Tables, stage: str) -> list[str]:
+    """A stage and the gates on the way to it, in the order of the data flow."""
+    way = [stage]
+    while tables[way[0]].gate:
+        way.insert(0, tables[way[0]].gate)
+    return way
 
 
 def _read(table: Table, name: str, bucket: str, columns: Columns) -> pa.Table:

@@ -77,13 +77,23 @@ class Table:
         ids = (found.columns(["clip_id"], [bucket])["clip_id"] for bucket in found.buckets())
         return sum(pc.count_distinct(of_bucket).as_py() for of_bucket in ids)
 
-    def write(self, bucket: str, batch: str, rows: Iterable[Row], row_type: type[Row]) -> None:
-        """Write one part, whole or not at all."""
+    def write(
+        self,
+        bucket: str,
+        batch: str,
+        rows: Iterable[Row],
+        row_type: type[Row],
+        added: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """Write one part, whole or not at all; `added` are further int64 columns."""
         path = self.part(bucket, batch)
         rows, schema = list(rows), arrow_schema(row_type)
         # By attribute: `asdict` copies every value, which took half of the time of ingest.
         columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
-        replace_part(path, _encoded(columns, schema))
+        part = _encoded(columns, schema)
+        for name, values in (added or {}).items():
+            part = part.append_column(name, pa.array(values, pa.int64()))
+        replace_part(path, part)
 
     def write_columns(self, bucket: str, rows: pa.Table, row_type: type[Row]) -> None:
         """Write one part from columns, named by its content.
@@ -113,12 +123,16 @@ class Table:
             read = [_columns(path, list(names)) for path in paths]
         return pa.concat_tables(read).replace_schema_metadata()
 
-    def listed(self) -> "Table":
-        """The same table, whose folder is listed once and not again for each bucket."""
+    def of_parts(self, paths: Iterable[Path]) -> "Table":
+        """A table of some of this one's parts alone."""
         found: dict[str, list[Path]] = {}
-        for path in self.parts():
+        for path in paths:
             found.setdefault(path.name.split("-")[0], []).append(path)
         return _ListedTable(self.folder, self.fingerprint, self.gate, found)
+
+    def listed(self) -> "Table":
+        """The same table, whose folder is listed once and not again for each bucket."""
+        return self.of_parts(self.parts())
 
     def read(self, row_type: type[R], bucket: str = "*") -> Iterator[R]:
         """Rows of a bucket, or of all; only the columns that `row_type` names are read."""

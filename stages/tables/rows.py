@@ -17,6 +17,8 @@ import pyarrow as pa
 from handloom.stages.tables.texts import storable_name
 
 Status = Literal["ok", "rejected", "failed"]
+PLACE = {"is_place": True}
+"""Metadata of a field that says where something lies: a row computed from it outlives a move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,38 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip(Row):
+class Footage(Row):
+    """A span of a source video: what decides which pictures a clip has."""
+
+    bucket: str
+    """Bucket of the clip's rows in every table, two hex digits."""
+    video_id: str
+    """The dataset's own id of the source video or robot episode."""
+    start_s: float
+    end_s: float
+    """Infinite where the whole of an unreadable file was meant."""
+    media_path: str = field(default="", metadata=PLACE)
+    """Below the data folder, with forward slashes."""
+    duration_s: float = 0.0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    codec: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedFootage(Footage):
+    """A span of a source video and the text that becomes its caption."""
+
+    text: str
+    """The dataset's own text, unchanged."""
+    text_kind: str
+    """narration, template, asr, label or instruction."""
+    text_flags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(DescribedFootage):
     """A span of a source video with its text: a row of the `ingest` table."""
 
     dataset: str
@@ -41,33 +74,14 @@ class Clip(Row):
     split: str
     """`train`, `val` or `test`, by source video."""
     licence: str
-    bucket: str
-    """Bucket of the clip's rows in every table, two hex digits."""
     unit: str
     """Piece that ingest reads at a time: a file, or an episode in one."""
-    video_id: str
-    """The dataset's own id of the source video or robot episode."""
-    start_s: float
-    end_s: float
-    """Infinite where the whole of an unreadable file was meant."""
-    text: str
-    """The dataset's own text, unchanged."""
-    text_kind: str
-    """narration, template, asr, label or instruction."""
     other_texts: list[str] = field(default_factory=list)
     """Further texts of the same seconds: a second annotator, duplicates at the same time."""
-    text_flags: list[str] = field(default_factory=list)
     annotation_id: str = ""
     """The dataset's own id of what was annotated (EPIC's narration_id), where it has one."""
     clamped_s: float = 0.0
     """Seconds of the annotated span that lay beyond the end of the file."""
-    media_path: str = ""
-    """Below the data folder, with forward slashes."""
-    duration_s: float = 0.0
-    fps: float = 0.0
-    width: int = 0
-    height: int = 0
-    codec: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +105,21 @@ class EpisodeArrays(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodePlace(Clip):
-    """Location and contents of a robot episode, without its arrays."""
+class EpisodeFootage(Footage):
+    """A robot episode's pictures: where they lie and of which cameras they are."""
 
+    unit: str
     place: list[int]
     """Location inside `media_path`, in the adapter's own terms."""
     views: list[str]
     """Names of its cameras, the main one first."""
     steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodePlace(EpisodeFootage, Clip):
+    """Location and contents of a robot episode, without its arrays."""
+
     facts: list[str]
     """`key: value`, further provenance of the adapter."""
 
