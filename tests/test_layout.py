@@ -47,7 +47,7 @@ def test_imports_follow_the_arrows(folder: str) -> None:
 
 DOORS = {"stage", "rows"}
 MORE_DOORS = {  # files of stage folders that others import too
-    "ingest": {"videos", "episodes", "card", "probes"},  # two stages, and what a run keeps of files
+    "ingest": {"videos", "episodes", "card", "probes", "foresight"},  # two stages; what runs keep
     "duplicates": {"fingerprints"},  # computed by `hands`, which has decoded the frames
     "pack": {"fidelity", "statistics", "stretches"},
     "report": {"page", "captions"},  # no stages: the driver calls them

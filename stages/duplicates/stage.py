@@ -21,6 +21,7 @@ from handloom.stages.duplicates.fingerprints import BYTES
 from handloom.stages.duplicates.rows import DuplicateRow, Match
 from handloom.stages.stage import TableStage
 from handloom.stages.tables.columns import bucket_groups, by_bucket, matched
+from handloom.stages.tables.outcomes import passed
 from handloom.stages.tables.parts import Tables, open_tables
 from handloom.stages.tables.rows import Row
 
@@ -121,12 +122,13 @@ def duplicate_row(clip: RankedClip, matches: list[Match]) -> dict[str, Any]:
 def _read_clips(tables: Tables, other_run: bool) -> Iterator[RankedClip]:
     """The clips of a run that `hands` decoded; of another run those that `select` kept."""
     for buckets in bucket_groups(tables["hands"]):
-        hands = tables["hands"].columns(HAND_COLUMNS, buckets)
-        hands = hands.filter(pc.equal(hands["status"], "ok"))
         if other_run:
+            hands = tables["hands"].columns(HAND_COLUMNS, buckets)
             selected = tables["select"].columns(["clip_id", "status"], buckets)
             kept = selected.filter(pc.equal(selected["status"], "ok"))["clip_id"]
             hands = hands.filter(pc.is_in(hands["clip_id"], value_set=kept))
+        else:
+            hands = passed(tables, "hands", buckets, HAND_COLUMNS)
         clips = matched(hands, tables["ingest"].columns(CLIP_COLUMNS, buckets))
         for hand_row, clip_row in zip(hands.to_pylist(), clips.to_pylist(), strict=True):
             frames = ClipFrames(

@@ -123,14 +123,16 @@ def coming(tables: Tables, stage: str, bucket: str) -> pa.Array:
 def passed(tables: Tables, stage: str, buckets: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Columns of a stage's rows of some buckets: of the clips that came to it and were `ok` there.
 
-    Rows of clips that no longer come to it are left out.
+    Rows of clips that no longer come to it are left out, if its gate is known.
     """
     parts = []
     for bucket in buckets:
-        way = {name: tables[name] for name in _way(tables, stage)}
-        found = outcomes(way, bucket, {stage: columns})
-        outcome = found.stages[stage]
-        parts.append(outcome.table.filter(pa.array(outcome.ok[outcome.clip])))
+        rows = tables[stage].columns(list({*columns, "clip_id", "status"}), [bucket])
+        rows = rows.filter(pc.equal(rows["status"], "ok"))
+        if tables[stage].gate:
+            come = coming(tables, stage, bucket)
+            rows = rows.filter(pc.is_in(rows["clip_id"], value_set=come))
+        parts.append(rows)
     return pa.concat_tables(parts).select(list(columns))
 
 
