@@ -53,7 +53,8 @@ def count_remaining(job: Job, stage: str) -> int | None:
 
 def count_listed(job: Job) -> int:
     """Clips that the annotations list and `ingest` has not read, about: speech is cut later."""
-    done, ingest = job.tables["ingest"].values("unit"), job.config.ingest.at(job.data, job.cache)
+    done, ingest = job.tables["ingest"].values("unit"), job.stages["ingest"]
+    assert isinstance(ingest, Ingest | EpisodeIngest)
     return sum(source.clips for source in ingest.sources() if source.unit not in done)
 
 

@@ -1,7 +1,8 @@
 """The commands on datasets and runs: `curate`, `plan`, `status` and `report`."""
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,15 @@ from handloom.errors import RunError, UserError
 from handloom.files import whole
 from handloom.flags import choice
 from handloom.listings import forget_listings
-from handloom.pipeline import costs, output, watching
+from handloom.pipeline import costs, estimate, output, watching
 from handloom.pipeline.batches import count_remaining
-from handloom.pipeline.configuration import check_options, read_command, recorded_job
+from handloom.pipeline.configuration import check_options, read_command, read_options, recorded_job
 from handloom.pipeline.display import closing_table
+from handloom.pipeline.estimate import PlanOptions
 from handloom.pipeline.failures import FAILURES, FailedClip, failed_clips, sentences, write_failures
 from handloom.pipeline.forecast import lost_to_inputs, lost_to_settings
 from handloom.pipeline.job import Job
+from handloom.pipeline.probe import probe
 from handloom.places import check_bucket, is_remote, trust
 from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
@@ -113,7 +116,7 @@ def _check_buckets(job: Job) -> None:
 def plan(args: Sequence[str]) -> None:
     """Print what `curate` would do with the same arguments; write nothing."""
     about = "Print what `handloom curate` would do with the same arguments; write nothing."
-    job = read_command(args, "plan", about)
+    job, own = read_options(args, "plan", about, {"plan": PlanOptions()})
     _check_buckets(job)
     output.check(job.out, job.dataset)
     if _renders_its_data(job) and not job.data.is_dir():
@@ -123,6 +126,7 @@ def plan(args: Sequence[str]) -> None:
     listed = _print_source(job)
     _print_stored(job)
     _print_lines([*costs.planned(job, listed), _caption_advice(job)])
+    _print_lines(list(_estimated(job, own["plan"], listed)))
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,18 @@ def _print_source(job: Job) -> int:
         if counts:
             print(f"{name}:", ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common()))
     return clips
+
+
+def _estimated(job: Job, options: PlanOptions, listed: int) -> Iterator[str]:
+    """Lines on what a run over all clips costs."""
+    basis = estimate.measured(probe(job, options.probe)) if options.probe else estimate.stated(job)
+    if basis is None:
+        yield "costs: of robot episodes no rates are stated; --plan.probe 50 tries some of these"
+        return
+    cores = options.cores or job.config.run.workers or job.config.run.num_cpus or os.cpu_count()
+    gpus = options.gpus or 0
+    found = estimate.costs(basis, listed, cores or 1, gpus)
+    yield from estimate.lines(basis, found, cores or 1, gpus)
 
 
 def _print_stored(job: Job) -> None:

@@ -1,7 +1,7 @@
 """Jobs from a command line, or from the record of a run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,14 +88,31 @@ def read_request(args: Sequence[str], command: str) -> Request:
 
 
 def read_command(args: Sequence[str], command: str, description: str = "") -> Job:
-    """Parse the arguments of `curate` and `plan`: the recipe, then --config, then the flags.
+    """The job of a command line: the recipe, then --config, then the flags.
+
+    Raises:
+        UserError: an unknown dataset, stage or option, or a configuration file that cannot be used.
+    """
+    return read_options(args, command, description, {})[0]
+
+
+def read_options(
+    args: Sequence[str], command: str, description: str, more: Mapping[str, Any]
+) -> tuple[Job, dict[str, Any]]:
+    """The job of a command line, and the command's own options.
+
+    Args:
+        args: the words behind the command.
+        command: its name.
+        description: for the help.
+        more: the command's own options by prefix, each a dataclass with its defaults.
 
     Raises:
         UserError: an unknown dataset, stage or option, or a configuration file that cannot be used.
     """
     request = read_request(args, command)
     search(request.folders)
-    default = defaults(request.dataset or "sample", request.stages)
+    default = defaults(request.dataset or "sample", request.stages, more)
     words = [request.dataset, *request.words] if request.dataset else request.words
     if not request.dataset:
         description += f" {OTHERS.format(command=command)}"
@@ -105,6 +122,7 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
     data = parsed.data or (out / "source" if name == "sample" else Path("data") / name)
     config = EpisodeConfig if isinstance(parsed, EpisodeConfig) else CurateConfig
     options = {f.name: getattr(parsed, f.name) for f in fields(parsed)}
+    own = {prefix: options.pop(prefix) for prefix in more}
     configured = {f.name: options.pop(f.name) for f in fields(config)}
     job = Job(
         dataset=name,
@@ -116,7 +134,7 @@ def read_command(args: Sequence[str], command: str, description: str = "") -> Jo
         folders=request.folders,
     )
     check_options(job)
-    return job
+    return job, own
 
 
 def check_options(job: Job) -> None:
@@ -162,18 +180,22 @@ def refuse_numbers(part: str, options: Any) -> None:
             raise UserError(f"--{flag} is {value}, expected {least}{upto}.")
 
 
-def defaults(dataset: str, own_stages: Sequence[str] = ()) -> Any:
+def defaults(
+    dataset: str, own_stages: Sequence[str] = (), more: Mapping[str, Any] | None = None
+) -> Any:
     """A dataset's recipe as a command's default arguments, which flags override.
 
     Args:
         dataset: name or `module:ADAPTER`.
         own_stages: stages of the user's own, as `module:CLASS`; their options carry their names.
+        more: further options by prefix, each a dataclass.
     """
     base = recipe(dataset)
     bases = (_RunArguments, type(base))
     taken = {f.name for each in bases for f in fields(each)}
     stages = [_own_stage(name, taken) for name in own_stages]
     own = [(stage.name, type(stage), field(default=stage)) for stage in stages]
+    own += [(name, type(options), field(default=options)) for name, options in (more or {}).items()]
     command = make_dataclass("Command", own, bases=bases, frozen=True, kw_only=True)
     return command(dataset=dataset, **{f.name: getattr(base, f.name) for f in fields(base)})
 

@@ -237,7 +237,9 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
     record.begin()
     reporter.start(left)
     if left != 0:
-        _compute(job, name, _work(job, name, attempts, reporter, ahead, crew), record, reporter)
+        _compute(
+            job, name, _work(job, name, attempts, reporter, ahead, crew, record), record, reporter
+        )
     forget_listings(table.folder)
     if name in ahead:
         record.facts["rejected_after_all"] = rejected_after_all(job, name)
@@ -294,6 +296,7 @@ def _work(
     reporter: Reporter,
     ahead: Mapping[str, str],
     crew: Crew,
+    record: Record,
 ) -> Iterator[Counts]:
     """Compute the missing rows in a pool of workers; those of light stages in this task."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
@@ -303,9 +306,10 @@ def _work(
         return (work(stage, table, batch, attempts) for batch in remaining(job, name))
     shares_cores = name in ahead or name in ahead.values()
     size = pool_size(run, stage.wants_gpu, ray.cluster_resources(), shares_cores)
+    record.facts["gpus"] = size.get("gpus", 0)  # of each worker
     pool = Pool(
         stage, table, attempts, clip_timeout_s=run.clip_timeout_s,
-        expected=job.expected, crew=crew, watch=reporter.watch, **size,
+        expected=job.expected, crew=crew, watch=reporter.watch, spent=record.spent, **size,
     )  # fmt: skip
     if name in ahead:
         return pool.run(Ahead(job, name, pool, reporter).batches())

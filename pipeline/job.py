@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,8 @@ class Job:
     """Stages of the user's own, beside those of the configuration."""
     folders: tuple[Path, ...] = ()
     """Import path of these stages' modules, and of an adapter of the user's own."""
+    sample: Callable[[Any], Any] | None = None
+    """Takes a part of each source, or none of it; by default all is read."""
 
     @cached_property
     def flow(self) -> dict[str, str]:
@@ -41,7 +44,7 @@ class Job:
     def stages(self) -> dict[str, Stage]:
         """The row stages in that order, placed in the job's data folder."""
         listed = {stage.name: stage for stage in self._listed}
-        ingest = self.config.ingest.at(self.data, self.cache)
+        ingest = self.config.ingest.at(self.data, self.cache).sampled(self.sample)
         placed = {name: listed[name].at(self.data, self.cache, ingest) for name in self.flow}
         return placed | {"ingest": ingest}
 

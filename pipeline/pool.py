@@ -25,6 +25,7 @@ from handloom.pipeline.batch import Batch
 from handloom.pipeline.crew import Crew
 from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
 from handloom.pipeline.sameness import Sameness
+from handloom.pipeline.spent import Spent
 from handloom.pipeline.worker import Counts, Worker, write, written
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
@@ -53,6 +54,7 @@ class Pool:
         expected: what each worker's node must have in common with the run's.
         crew: the workers of other pools; None starts them all and ends them all.
         watch: is given the number of started workers, and a sentence while all of them are missing.
+        spent: counts what batches take.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Pool:
         expected: Sameness | None = None,
         crew: Crew | None = None,
         watch: Callable[[int, str], None] = lambda workers, note: None,
+        spent: Spent | None = None,
     ) -> None:
         self.needs = {"CPU": float(cores), "GPU": float(gpus)}
+        self.spent = spent or Spent()
         self.spare_cores, self.expected, self.watch = spare_cores, expected, watch
         self.stage = stage.on("cuda" if gpus else "cpu", cores)
         self.table, self.attempts = table, attempts
@@ -111,7 +115,9 @@ class Pool:
         if self.suspects:  # which batch ends a worker shows where it has one at a time
             shared = self.stage, self.table, self.attempts, self.size, self.clip_timeout_s
             gpus, cores = self.needs["GPU"], int(self.needs["CPU"])
-            alone = Pool(*shared, 1, gpus, cores, expected=self.expected, watch=self.watch)
+            alone = Pool(
+                *shared, 1, gpus, cores, expected=self.expected, watch=self.watch, spent=self.spent
+            )
             yield from alone.run(iter(self.suspects))
 
     def _end(self) -> None:
@@ -234,6 +240,8 @@ class Pool:
             yield from self._lost(job, error)
         else:
             self.free.append(job.worker)
+            seconds = time.monotonic() - job.since
+            self.spent.add(sum(counts.values()), seconds / self.concurrency)
             yield counts
 
     def _lost(self, job: "_Running", error: Exception) -> Iterator[Counts]:

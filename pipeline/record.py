@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from handloom.pipeline.spent import Spent
 from handloom.stages.tables.parts import Table, read_marker, write_marker
 
 EVERY_S = 5.0
@@ -21,6 +22,7 @@ class Record:
 
     Attributes:
         inputs: what the marker of an earlier run says of the rows that it read.
+        spent: what its batches took, to be counted by who runs them.
         resumes: whether the task before this one was ended while it worked.
     """
 
@@ -31,6 +33,7 @@ class Record:
             stored = {}
         self.resumes = "rows" in stored
         self.inputs = stored.get("inputs")
+        self.spent = Spent.of(stored.get("spent"))
         uncounted = max(0, table.row_count() - stored["rows"]) if "rows" in stored else 0
         is_same_run = stored.get("run") == run_id
         self.computed = stored.get("computed", 0) + uncounted
@@ -69,4 +72,5 @@ class Record:
             "computed": self.computed,
             "seconds": round(self.seconds + spent, 2),
             "computed_last": self.last,
+            "spent": self.spent.facts(),
         }

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -54,6 +54,8 @@ class Stage:
     """The data folder: set by `at`, so neither a flag nor part of the fingerprint."""
     cache: ClassVar[Path | None] = None
     """Folder for what is worth keeping between runs, set by `at`; None keeps nothing."""
+    only: ClassVar[Any] = None  # a function; as a class variable of that type it would be a method
+    """Of `ingest`: takes a part of a source, None for nothing of it; set by `sampled`."""
     source: ClassVar["Stage | None"] = None
     """The run's ingest stage, which knows how to open what it took in; set by `at`."""
 
@@ -121,6 +123,10 @@ class Stage:
     def at(self, data: Path, cache: Path | None = None, source: "Stage | None" = None) -> Self:
         """The same stage with its data folder, its cache and the run's ingest stage set."""
         return self._placed(data=data, cache=cache, source=source)
+
+    def sampled(self, only: Callable[[Any], Any] | None) -> Self:
+        """The same `ingest` stage, which lists a part of its sources, or without `only` all."""
+        return self._placed(only=only) if only else self
 
     def _placed(self, **facts: Any) -> Self:
         """A copy with these class variables as its own."""

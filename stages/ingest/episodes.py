@@ -72,7 +72,8 @@ class EpisodeIngest(Stage, FrameOptions, EpisodeOptions):
 
     def sources(self) -> Iterator[SourceEpisode]:
         """Stream the places of the dataset's episodes."""
-        return map(storable_source, self.adapter.episodes(self.data, self))
+        found = map(storable_source, self.adapter.episodes(self.data, self))
+        return filter(None, map(self.only, found)) if self.only else found
 
     @property
     def pictures(self) -> EpisodeViews:

@@ -82,7 +82,8 @@ class Ingest(Stage, FrameOptions):
 
     def sources(self) -> Iterator[SourceVideo]:
         """Stream the dataset's annotated videos."""
-        return map(storable_source, self.adapter.videos(self.data, self._rule()))
+        found = map(storable_source, self.adapter.videos(self.data, self._rule()))
+        return filter(None, map(self.only, found)) if self.only else found
 
     def __call__(self, video: SourceVideo) -> Iterator[Clip]:
         """Probe a video's file and turn its spans into clips."""
