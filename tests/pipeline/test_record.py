@@ -54,7 +54,7 @@ def test_what_a_finished_marker_says(table: Table) -> None:
     record.add(write(table, "a", "1"))
     record.finish()
     assert read_marker(table.folder).keys() == {
-        "fingerprint", "computed", "computed_last", "seconds", "finished", "stored",
+        "fingerprint", "computed", "computed_last", "seconds", "spent", "finished", "stored",
     }  # fmt: skip
     assert read_marker(table.folder)["stored"] == 1
 
