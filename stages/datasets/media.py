@@ -1,11 +1,13 @@
 """Functions that adapters share: finding media files, reading CSV, keeping what is parsed."""
 
+import codecs
 import csv
 import os
 from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 from handloom.errors import UserError
 from handloom.places import Entry, scandir
@@ -94,6 +96,44 @@ def read_rows(path: Path, needed: Iterable[str], delimiter: str = ",") -> Iterat
             raise UserError(
                 f"{path} is not a CSV file (line {rows.line_num}: {error}); download it again."
             ) from None
+
+
+@contextmanager
+def unchanged(file: IO[Any], path: Path) -> Iterator[None]:
+    """Context in which a file is read; what is said of a file that changes meanwhile is that.
+
+    Args:
+        file: open for reading.
+        path: of the file, for the message.
+
+    Raises:
+        UserError: the file has another size or time at the end, or when another UserError is raised.
+    """
+    before = os.fstat(file.fileno())
+    try:
+        yield
+    except UserError:
+        _refuse_changed(before, file, path)
+        raise
+    _refuse_changed(before, file, path)
+
+
+def _refuse_changed(before: os.stat_result, file: IO[Any], path: Path) -> None:
+    now = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
+        raise UserError(
+            f"{path} changed while it was read, from {before.st_size:,} to {now.st_size:,} bytes; "
+            "wait until its download is done, then run the same command again."
+        ) from None
+
+
+def refuse_wide_text(path: Path, head: bytes) -> None:
+    """Raise UserError for a text of two or four bytes a character, by the first bytes of its file."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head[:4]:
+        raise UserError(
+            f"{path} is not UTF-8, but UTF-16 or UTF-32 by its first bytes, or no text; download "
+            "it again, or save it as UTF-8."
+        )
 
 
 def contents(folder: Path, most: int = 8) -> str:

@@ -12,14 +12,14 @@ from typing import BinaryIO
 import numpy as np
 
 from handloom.errors import UserError
-from handloom.stages.datasets.formats.json_stream import MAX_DEPTH
+from handloom.stages.datasets.formats.json_stream import MAX_DEPTH, null_for_constants
 
 BLOCK = 1 << 16
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _STRING = re.compile(rb'"[^"]*"')
-_STRING_OR_CONSTANT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 _CUT_WORD = re.compile(rb"[-\\A-Za-z]{1,12}\Z")  # a constant or an escape may go on
+_LONGEST_WORD = 12
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
 
 
@@ -51,7 +51,7 @@ class CleanJson:
         while True:
             block = self._file.read(max(size, BLOCK))
             data = self._rest + self._decoder.decode(block, final=not block).encode()
-            cut = _CUT_WORD.search(data) if block else None
+            cut = _CUT_WORD.search(data, max(0, len(data) - _LONGEST_WORD)) if block else None
             data, self._rest = (data[: cut.start()], data[cut.start() :]) if cut else (data, b"")
             if data or not block:
                 return self._cleaned(data)
@@ -63,7 +63,7 @@ class CleanJson:
             return data
         # A string that began before is given its quote for the search, which is taken off again.
         text = b'"' + data if began_in_string else data
-        clean = _STRING_OR_CONSTANT.sub(_null_for_constant, text)
+        clean = null_for_constants(text)
         return clean[1:] if began_in_string else clean
 
     def _follow(self, data: bytes) -> None:
@@ -82,7 +82,3 @@ class CleanJson:
                     f"{self._path} is nested too deeply, beyond {MAX_DEPTH} levels, expected "
                     "annotations of about ten; download it again."
                 )
-
-
-def _null_for_constant(match: re.Match[bytes]) -> bytes:
-    return match[0] if match[0].startswith(b'"') else b"null"

@@ -1,9 +1,9 @@
 """JSON objects of many gigabytes, streamed entry by entry; `stream_values` is the entry.
 
 A JSON object delimits itself: its first prefix that parses is the whole object. So a value ends at
-the first `}`, unless that stands in a string or a nested object; then the prefix does not parse,
-and strings and braces are scanned. Each byte is read a bounded number of times, whatever the file
-holds, and memory is that of two blocks.
+one of the first `}`, unless these stand in strings or nested objects; then the prefixes do not
+parse, and strings and braces are scanned. Each byte is read a bounded number of times, whatever the
+file holds, and memory is that of two blocks.
 """
 
 import json
@@ -16,18 +16,20 @@ from typing import Any, BinaryIO
 import orjson
 
 from handloom.errors import UserError
+from handloom.stages.datasets.media import refuse_wide_text, unchanged
 
 BLOCK = 16 << 20  # bytes read at once; smaller blocks copy more, larger ones gain nothing
 MAX_VALUE = 16 << 20  # bytes of one entry: twelve hours of speech take about one megabyte
 MAX_KEY = 4096  # bytes of a key with the white space around it
 
+TRIES = 3  # closing braces at which a value is taken for whole before its strings are scanned
 MAX_DEPTH = 200  # of objects and lists in each other; annotations have about ten
 BOM = b"\xef\xbb\xbf"
 
 _BLANK = re.compile(rb"[ \t\r\n]*")
 _KEY = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*+")[ \t\r\n]*:[ \t\r\n]*')
-# A string that the end of the block cuts off matches too, without its closing quote.
-_STRING_OR_BRACE = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|[{}]', re.DOTALL)
+# Up to the next brace outside of strings. No match where the block cuts off a string.
+_TO_BRACE = re.compile(rb'[^"{}]*+(?:"(?:[^"\\]++|\\.)*+"[^"{}]*+)*+([{}])', re.DOTALL)
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
 
 
@@ -37,10 +39,10 @@ def stream_values(path: Path) -> Iterator[tuple[str, bytes, Any]]:
     Values are JSON objects. A key that occurs twice is yielded twice.
 
     Raises:
-        UserError: the file is not one JSON object of objects, breaks off, or holds an entry of more
-            than 16 MB.
+        UserError: the file is not one JSON object of objects, breaks off, changes while it is read,
+            or holds an entry of more than 16 MB.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file, unchanged(file, path):
         window = _Window(path, file)
         window.open_object()
         while window.next_entry():
@@ -51,7 +53,8 @@ def stream_values(path: Path) -> Iterator[tuple[str, bytes, Any]]:
 def load_value(raw: bytes | memoryview) -> Any:
     """Parse JSON, strict or as Python writes it, with NaN and lone surrogates.
 
-    A byte order mark is dropped; lone surrogates and bytes that are not UTF-8 become U+FFFD.
+    A byte order mark is dropped; NaN and Infinity are None; lone surrogates and bytes that are not
+    UTF-8 become U+FFFD.
 
     Raises:
         ValueError: it is not JSON, or nested more than MAX_DEPTH deep.
@@ -59,9 +62,42 @@ def load_value(raw: bytes | memoryview) -> Any:
     content = bytes(raw).removeprefix(BOM)
     check_depth(content)
     try:
-        return orjson.loads(content)
+        return _load_clean(content)
     except orjson.JSONDecodeError:
-        return _load_lenient(content)
+        return _load_surrogates(content)
+
+
+def _load_clean(raw: bytes) -> Any:
+    """Parse JSON that may hold NaN and bytes that are not UTF-8, at the speed of orjson."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        clean = null_for_constants(raw.decode("utf-8", "replace").encode())
+        if clean == raw:
+            raise
+        return orjson.loads(clean)
+
+
+def null_for_constants(raw: bytes) -> bytes:
+    """JSON with `null` where it has NaN, Infinity or -Infinity outside of strings."""
+    if b"NaN" in raw:
+        raw = _null_for(b"NaN", raw)
+    if b"Infinity" in raw:
+        raw = _null_for(b"Infinity", _null_for(b"-Infinity", raw))
+    return raw
+
+
+def _null_for(word: bytes, raw: bytes) -> bytes:
+    """A word stands in a string where an odd number of quotes comes before it."""
+    marks = raw
+    if b"\\" in raw:  # of the same length, without escaped quotes
+        marks = raw.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    parts, quotes, at = [], 0, 0
+    while (found := marks.find(word, at)) >= 0:
+        quotes += marks.count(b'"', at, found)
+        parts += [raw[at:found], word if quotes % 2 else b"null"]
+        at = found + len(word)
+    return b"".join([*parts, raw[at:]])
 
 
 def check_depth(raw: bytes) -> None:
@@ -81,9 +117,10 @@ def check_depth(raw: bytes) -> None:
             depth -= 1
 
 
-def _load_lenient(raw: bytes) -> Any:
+def _load_surrogates(raw: bytes) -> Any:
+    """Parse with Python's own parser, which takes lone surrogates."""
     try:
-        value = json.loads(raw.decode("utf-8", errors="replace"))
+        value = json.loads(null_for_constants(raw.decode("utf-8", "replace").encode()))
         # Through UTF-16, where surrogate pairs become characters and lone ones U+FFFD.
         text = json.dumps(value, ensure_ascii=False)
         return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
@@ -130,6 +167,7 @@ class _Window:
     def open_object(self) -> None:
         """Consume everything up to the first brace, and the brace."""
         self.fill()
+        refuse_wide_text(self.path, self.data)
         if self.data.startswith(BOM):
             self.at = 3
         character = self.next_character()
@@ -193,34 +231,33 @@ class _Window:
                 raise self.make_error("")
 
     def _value_up_to_brace(self) -> tuple[bytes, Any] | None:
-        """The value if it ends at the next closing brace, as most do."""
-        end = self.data.find(b"}", self.at, self.at + MAX_VALUE) + 1
-        if not end:
-            return None
-        raw = self.data[self.at : end]
-        try:
-            value = orjson.loads(raw)
-            check_depth(raw)
-        except orjson.JSONDecodeError:
-            return None
-        except ValueError as error:
-            raise self.make_error(str(error)) from None
-        return raw, value
+        """The value if it ends at one of the next closing braces, as most do at the first."""
+        end = self.at
+        for _ in range(TRIES):
+            end = self.data.find(b"}", end, self.at + MAX_VALUE) + 1
+            if not end:
+                return None
+            raw = self.data[self.at : end]
+            try:
+                value = _load_clean(raw)
+                check_depth(raw)
+            except orjson.JSONDecodeError:
+                continue
+            except ValueError as error:
+                raise self.make_error(str(error)) from None
+            return raw, value
+        return None
 
     def _value_by_scanning(self) -> tuple[bytes, Any] | None:
         """The value if it ends in the window, whose end is found by counting braces."""
-        depth = 0
-        for match in _STRING_OR_BRACE.finditer(self.data, self.at, self.at + MAX_VALUE):
-            if match[0] == b"{":
-                depth += 1
-                if depth > MAX_DEPTH:
-                    raise self.make_error("nested too deeply")
-            elif match[0] == b"}":
-                depth -= 1
-            elif not match[1]:
-                return None
+        depth, at, limit = 0, self.at, self.at + MAX_VALUE
+        while match := _TO_BRACE.match(self.data, at, limit):
+            at = match.end()
+            depth += 1 if match[1] == b"{" else -1
+            if depth > MAX_DEPTH:
+                raise self.make_error("nested too deeply")
             if depth == 0:
-                raw = self.data[self.at : match.end()]
+                raw = self.data[self.at : at]
                 try:
                     return raw, load_value(raw)
                 except ValueError as error:
@@ -237,4 +274,6 @@ class _Window:
 
 
 def _quoted(character: bytes) -> str:
+    if character == b"\0":
+        return "a NUL byte, as of a download that broke off,"
     return repr(character.decode("latin-1"))
