@@ -17,6 +17,7 @@ from handloom.listings import forget_listings
 from handloom.pipeline import costs, estimate, output, watching
 from handloom.pipeline.batches import count_remaining
 from handloom.pipeline.configuration import check_options, read_command, read_options, recorded_job
+from handloom.pipeline.counting import Counting
 from handloom.pipeline.display import closing_table
 from handloom.pipeline.estimate import PlanOptions
 from handloom.pipeline.failures import FAILURES, FailedClip, failed_clips, sentences, write_failures
@@ -122,8 +123,10 @@ def plan(args: Sequence[str]) -> None:
     if _renders_its_data(job) and not job.data.is_dir():
         print(f"would render a miniature Ego4D into {job.data}, then compute every stage")
         return
-    _check_inputs(job)
-    listed = _print_source(job)
+    with Counting(f"reading the annotations of {job.data}", _units_of(job)) as counting:
+        _check_inputs(job)
+        listed, lines = _count_source(job, counting)
+    _print_lines(lines)
     _print_stored(job)
     _print_lines([*costs.planned(job, listed), _caption_advice(job)])
     _print_lines(list(_estimated(job, own["plan"], listed)))
@@ -225,14 +228,15 @@ def _check_inputs(job: Job) -> None:
     _ = job.tables
 
 
-def _print_source(job: Job) -> int:
-    """Print counts of the annotated videos and spans; returns roughly the number of clips."""
+def _count_source(job: Job, counting: Counting) -> tuple[int, list[str]]:
+    """Roughly the number of clips, and lines that count the annotated videos and spans."""
     clips = 0
     spans: Counter[str] = Counter()
     units: Counter[str] = Counter()
     ingest = job.stages["ingest"]
     assert isinstance(ingest, Ingest | EpisodeIngest)
     for source in ingest.sources():
+        counting.count += 1
         left_out = source.reason or ("unreadable" if getattr(source, "error", "") else "")
         units[left_out or "to read"] += 1
         if not left_out:
@@ -240,11 +244,16 @@ def _print_source(job: Job) -> int:
             clips += sum(not span.reason for span in listed) if listed else source.clips
         if not isinstance(source, SourceEpisode):
             spans.update(left_out or span.reason or "to read" for span in source.spans)
-    what = "videos" if isinstance(ingest, Ingest) else "episodes"
-    for name, counts in ((what, units), ("spans", spans)):
-        if counts:
-            print(f"{name}:", ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common()))
-    return clips
+    counted = ((_units_of(job), units), ("spans", spans))
+    return clips, [f"{name}: {_by_reason(counts)}" for name, counts in counted if counts]
+
+
+def _units_of(job: Job) -> str:
+    return "videos" if isinstance(job.config.ingest, Ingest) else "episodes"
+
+
+def _by_reason(counts: Counter[str]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common())
 
 
 def _estimated(job: Job, options: PlanOptions, listed: int) -> Iterator[str]:
