@@ -13,10 +13,12 @@ no longer than `max_s`.
 """
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import ijson
 
 from handloom.errors import UserError, first_line
 from handloom.stages.datasets.formats.json_reader import CleanJson
+from handloom.stages.datasets.media import unchanged
 from handloom.stages.datasets.source import Adapter, CutRule, SourceVideo, Span
 
 HOW_TO_GET = (
@@ -102,8 +105,12 @@ def cut(
     passes = [_texts_by_time(entry.get(name)) for name in PASSES]
     first, second = sorted(passes, key=_wearer_count, reverse=True)
     times = sorted(ms for ms in first if ms is not None)
+    place = {ms: i for i, ms in enumerate(second) if ms is not None}
+    other_times = sorted(place)
     for ms, (start, end) in zip(times, _span_bounds(times, rule), strict=True):
-        others = [t for at in second if at is not None and start <= at < end for t in second[at]]
+        inside = other_times[bisect_left(other_times, start) : bisect_left(other_times, end)]
+        # In the order of the file, not of time.
+        others = [text for at in sorted(inside, key=place.__getitem__) for text in second[at]]
         start_s, end_s = start / 1000, end / 1000
         redacted = any(a < end_s and start_s < b for a, b in redacted_s)
         yield _span(start_s, end_s, first[ms], others, "redacted" if redacted else "")
@@ -111,6 +118,7 @@ def cut(
         yield _span(0.0, 0.0, first[None], [], "no_time")
 
 
+@lru_cache(maxsize=4096)  # asked several times for each narration of a video
 def who_acts(text: str) -> str:
     """Who acts in a narration: `wearer`, `other`, `summary` or `unknown`."""
     tags = _TAGS.match(text)
@@ -194,7 +202,7 @@ def _official_split(video: dict[str, Any]) -> str:
 def _read_metadata(path: Path) -> dict[str, _Metadata]:
     """Metadata of each video in ego4d.json, by uid: about 200 bytes for each of 10,000 videos."""
     by_uid = {}
-    with path.open("rb") as file:
+    with path.open("rb") as file, unchanged(file, path):
         for video in _checked_json(
             path, ijson.items(CleanJson(file, path), "videos.item", use_float=True)
         ):
@@ -224,7 +232,7 @@ def _read_narrations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         events = ijson.parse(CleanJson(file, path))
         keys = (value for _, event, value in _checked_json(path, events) if event == "map_key")
         prefix = "videos" if next(keys, None) == "videos" else ""
-    with path.open("rb") as file:
+    with path.open("rb") as file, unchanged(file, path):
         entries = ijson.kvitems(CleanJson(file, path), prefix, use_float=True)
         yield from _checked_json(path, entries)
 

@@ -111,10 +111,13 @@ def read_columns(
     names = next(lines)
     numbers = {name: number for number, name in enumerate(names)}
     at = [numbers.get(name, len(names)) for name in (*needed, *optional)]
-    cells, width = itemgetter(*at), max(at) + 1
-    padding = [""] * width
+    cells, width = itemgetter(*at), len(names)
+    is_whole = width not in at
     for row in lines:
-        yield cells(row if len(row) >= width else row + padding[len(row) :])
+        if is_whole and len(row) >= width:
+            yield cells(row)
+        else:
+            yield cells(row[:width] + [""] * (width + 1 - min(len(row), width)))
 
 
 def _csv_rows(path: Path, needed: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:

@@ -19,7 +19,7 @@ import ijson
 from handloom.errors import UserError, first_line
 from handloom.stages.datasets.formats.json_reader import CleanJson
 from handloom.stages.datasets.formats.json_stream import BOM
-from handloom.stages.datasets.media import contents, files_below
+from handloom.stages.datasets.media import contents, files_below, unchanged
 from handloom.stages.datasets.source import TO_THE_END, Adapter, CutRule, SourceVideo, Span
 
 HOW_TO_GET = (
@@ -139,7 +139,7 @@ def _label_files(root: Path) -> dict[str, Path]:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Stream the objects of a JSON list, each with an `id`."""
-    with path.open("rb") as file:
+    with path.open("rb") as file, unchanged(file, path):
         # ijson takes any JSON, and would yield nothing of an object.
         if file.read(64).removeprefix(BOM).lstrip()[:1] != b"[":
             raise UserError(f"{path} is not a JSON list of labels; download it again.")

@@ -1,7 +1,9 @@
 """The HowTo100M adapter: captions are streamed, found files matched, and speech cut into clips."""
 
 import json
+import math
 import pickle
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -224,6 +226,49 @@ def test_a_file_that_breaks_off_anywhere_is_told_of(tmp_path: Path) -> None:
         streamed(path)
 
 
+WORDS = ["NaN", "Infinity", "-Infinity", '"NaN', "a\\", '\\"NaN', "}", "{}", "\ud800", "é", ""]
+CELLS = st.sampled_from(WORDS) | st.text(st.sampled_from('NaIinfty-"\\{}[] é'), max_size=12)
+NUMBERS = st.floats() | st.integers(-5, 5)
+
+
+@given(st.dictionaries(CELLS, st.lists(CELLS | NUMBERS, max_size=6), max_size=3), st.booleans())
+def test_odd_entries_are_read_as_python_reads_them(value: dict[str, Any], to_ascii: bool) -> None:
+    def plain(part: Any) -> Any:
+        if isinstance(part, str):  # lone surrogates cannot be stored
+            return part.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    text = json.dumps({"a": value, "b": {}}, ensure_ascii=to_ascii)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "captions.json"
+        path.write_bytes(text.encode("utf-8", "surrogatepass" if to_ascii else "replace"))
+        found = streamed(path)
+        read = json.loads(path.read_bytes())["a"]
+    expected = {plain(key): [plain(part) for part in parts] for key, parts in read.items()}
+    assert found == [("a", expected), ("b", {})]
+
+
+def test_a_file_that_grows_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text('{"a": {"text": []}, "b": {"te')
+    entries = json_values.stream_values(path)
+    assert next(entries)[0] == "a"
+    with path.open("a") as file:
+        file.write('xt": []}')
+    message = r"captions\.json changed while it was read, from 29 to 37 bytes; wait until"
+    with pytest.raises(UserError, match=message):
+        list(entries)
+
+
+@pytest.mark.parametrize("content", ['{"a": {"text": []}}', " "])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_wrong_encoding_is_named(tmp_path: Path, content: str, encoding: str) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text(content, encoding=encoding)
+    with pytest.raises(UserError, match=r"captions\.json is not UTF-8, but UTF-16 or UTF-32"):
+        streamed(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -235,6 +280,9 @@ def test_a_file_that_breaks_off_anywhere_is_told_of(tmp_path: Path) -> None:
         ('{"a": {} "b": {}}', "in place of a comma after 1 videos"),
         ('{"a": {}, b: {}}', "no key in quotes after 1 videos"),
         ('{"a": {}}x', "'x' follows its end"),
+        ('{"a": {}}' + "\0" * 9, "a NUL byte, as of a download that broke off, follows its end"),
+        ('{"a": {}, "b": {"text": ["x' + "\0" * 9 + '"]}}', "is not complete JSON .* after 1 vid"),
+        ('{"a": {}' + "\0" * 9, "a NUL byte, .* in place of a comma after 1 videos"),
         ('{"a": ' + '{"a":' * 5000 + "1" + "}" * 5001, "nested too deeply after 0 videos"),
     ],
 )

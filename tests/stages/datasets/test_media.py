@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from handloom.errors import UserError
-from handloom.stages.datasets.media import files_below, read_rows
+from handloom.stages.datasets.media import files_below, read_columns, read_rows
 from handloom.stages.datasets.source import is_inside
 
 
@@ -63,3 +63,40 @@ def test_rows_keep_every_value_a_string(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(UserError, match="has the columns id, start, expected end"):
         list(read_rows(table, ["end"]))
+
+
+def test_columns_are_those_of_rows(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(b'b,a\r\n1,"x\r\ny"\r\n\r\n2\r\n3,\xff,4\r\n')
+    rows = [(row["a"], row["b"], "") for row in read_rows(table, ["a", "b"])]
+    assert rows == [("x\r\ny", "1", ""), ("", "2", ""), ("\ufffd", "3", "")]
+    assert list(read_columns(table, ["a", "b"], ["c"])) == rows
+    with pytest.raises(UserError, match="has the columns b, a, expected c"):
+        list(read_columns(table, ["a", "c"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n\0\0\0\0\n", "has NUL bytes in line 3, as of a download that broke off"),
+        ("a,b\n1,2\n".encode("utf-16"), "is not UTF-8, but UTF-16"),
+        ("a,b\n1,2\n".encode("utf-32-be"), "is not UTF-8, but UTF-16 or UTF-32"),
+        (b"", "has the columns none, expected a, b"),
+    ],
+)
+def test_what_is_no_csv_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_columns(table, ["a", "b"]))
+
+
+def test_a_table_that_grows_while_it_is_read_is_named(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("a,b\n" + "1,2\n" * 10_000)
+    rows = read_columns(table, ["a", "b"])
+    assert next(rows) == ("1", "2")
+    with table.open("a") as file:
+        file.write("3,4\n")
+    with pytest.raises(UserError, match="changed while it was read, from 40,004 to 40,008 bytes"):
+        list(rows)
