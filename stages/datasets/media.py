@@ -162,7 +162,7 @@ def unchanged(file: IO[Any], path: Path) -> Iterator[None]:
         path: of the file, for the message.
 
     Raises:
-        UserError: the file has another size or time at the end, or when another UserError is raised.
+        UserError: the file has another size or time at the end, or when another one is raised.
     """
     before = os.fstat(file.fileno())
     try:
@@ -183,7 +183,7 @@ def _refuse_changed(before: os.stat_result, file: IO[Any], path: Path) -> None:
 
 
 def refuse_wide_text(path: Path, head: bytes) -> None:
-    """Raise UserError for a text of two or four bytes a character, by the first bytes of its file."""
+    """Raise UserError for a text of two or four bytes a character, by its first bytes."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head[:4]:
         raise UserError(
             f"{path} is not UTF-8, but UTF-16 or UTF-32 by its first bytes, or no text; download "
