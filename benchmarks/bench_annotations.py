@@ -1,4 +1,4 @@
-"""Speed and memory of reading annotations, and the time until `handloom plan` first shows something.
+"""Speed and memory of reading annotations, and the time until `handloom plan` shows something.
 
     python benchmarks/bench_annotations.py [--megabytes 1000] [--rows 650000] [--media 100000]
 

@@ -1,6 +1,6 @@
 """Opening, resuming and reading thousands of shards, as 38 million clips are.
 
-    python benchmarks/bench_many_shards.py [--shards 3800] [--samples 10000] [--layout packed] [STEP…]
+    python benchmarks/bench_many_shards.py [STEP…] [--shards 3800] [--layout packed]
 
 Writes four shards of clips of 5 frames of 256 codes and links them under 3,800 names, so that they
 take no space; all is read from a warm page cache. Steps run in processes of their own:
@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -58,7 +59,11 @@ RUN, SHORT_RUN = 2000, 50  # batches
 def write(root: Path, shards: int, count: int, layout: Layout) -> None:
     """A folder of shards, of which only the first few are files of their own."""
     infos = [
-        write_shard(shard_path(root, "train", number), samples(count + number, 8), layout=layout)
+        write_shard(
+            shard_path(root, "train", number),
+            islice(samples(count + number, 8), count),
+            layout=layout,
+        )
         for number in range(min(DISTINCT, shards))
     ]
     for number in range(DISTINCT, shards):
@@ -127,7 +132,7 @@ def short_run(root: Path, rank: int, worker: int) -> str:
 class Recorded(ShardDataset):
     """Notes which samples each batch is made of."""
 
-    samples: deque[Integers] = deque()
+    samples: ClassVar[deque[Integers]] = deque()
 
     def select(self, positions: Integers, seed: int, fields: Sequence[str]) -> Selection:
         share = BATCH // RANKS

@@ -13,7 +13,7 @@ of handloom, and everybody else, imports:
 |---|---|
 | `format`, `manifest` | names, the version, a sample, the manifest |
 | `tar`, `samples`, `packed`, `write` | writing, and the index of a tar |
-| `files`, `remote`, `open`, `columns` | bytes of local and remote shards |
+| `files`, `remote`, `open`, `columns`, `facts` | bytes of local and remote shards |
 | `order`, `batches`, `dataset`, `mixture`, `torch` | order and batches |
 | `verify`, `inspect` | checksums, a summary in words |
 """

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from handloom.errors import UserError
+from handloom.tokenize.shards.facts import FACTS
 from handloom.tokenize.shards.files import Files, LocalFiles
 from handloom.tokenize.shards.format import ARRAYS, Codes, Integers
 from handloom.tokenize.shards.open import OpenShard
 
 Batch = dict[str, Any]
 FIELDS = ("tokens", "caption", "clip_id")
-ALL_FIELDS = (*FIELDS, *ARRAYS, "meta")
+ALL_FIELDS = (*FIELDS, *ARRAYS, "meta", *FACTS)
 # Positions are turned into places so many at a time: numpy's cost a call is spread over them.
 AHEAD = 4096
 
@@ -78,7 +79,8 @@ class Stream(ABC):
             rank: of this process.
             world_size: number of processes; there may be more of them than shards.
             start: samples that all ranks together have consumed before.
-            fields: what to read: `tokens`, `caption`, `clip_id`, `state`, `action`, `meta`.
+            fields: what to read: `tokens`, `caption`, `clip_id`, `state`, `action`, `meta`; of the
+                metadata alone `dataset` (its name) and `spacing_s` (seconds between frames).
             pin: collate into page-locked memory; `tokens` are then a torch tensor.
             worker: of the `workers` that share the steps of this rank: step s is given by worker
                 s % workers.
@@ -86,8 +88,9 @@ class Stream(ABC):
 
         Yields:
             `tokens` uint16 [B, V, T, I, J], `caption` and `clip_id` lists of B strings, `state` and
-            `action` float32 [B, T, ·], `meta` a list of B objects, and `position`, the samples
-            consumed after this batch.
+            `action` float32 [B, T, ·], `meta` a list of B objects, `dataset` a list of B strings
+            or None, `spacing_s` of B numbers or None, and `position`, the samples consumed after
+            this batch.
 
         Raises:
             UserError: the ranks do not divide the batch, the split is empty, an unknown field, or
@@ -325,6 +328,9 @@ def _column(name: str, shard: OpenShard, rows: Integers, slicing: Slicing) -> An
     if name == "clip_id":
         return shard.keys(rows)
     values = np.empty(len(rows), object)
+    if name in FACTS:
+        values[:] = [shard.fact(name, row) for row in rows.tolist()]
+        return values
     for i, row in enumerate(rows.tolist()):
         if name == "meta":
             values[i] = shard.meta(row)

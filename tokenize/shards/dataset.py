@@ -5,6 +5,7 @@ gather out of memory maps. `batches.py` turns positions into batches.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class ShardDataset(Stream):
                 f"{path} has no split {split!r}; it has {', '.join(self.manifest['splits'])}."
             )
         self.slicing = Slicing(None if views is None else tuple(views), frames)
+        self._dataset = _named_dataset(self.manifest)
         self._entries = self.manifest["splits"][split]["shards"]
         counts = [entry["samples"] for entry in self._entries]
         self._starts = np.cumsum([0, *counts], dtype=np.int64)
@@ -95,11 +97,24 @@ class ShardDataset(Stream):
     def find(self, indices: Integers, fields: Sequence[str]) -> Selection:
         """Find samples by their numbers, int64 [B], without reading their codes."""
         selection = Selection.empty(len(indices), fields, (self,))
+        named = selection.columns.pop("dataset", None) if self._dataset is not None else None
         files, rows = self._find(indices)
         for file, here in groups(files):
             selection.fill(here, self._shard(file), rows[here], self.slicing)
         selection.files[:] = files
+        if named is not None:
+            named[:] = self._dataset
+            selection.columns["dataset"] = named
         return selection
+
+    def shapes(self) -> Iterator[tuple[int, int, Integers]]:
+        """Of each shard with samples: number of the first, how many, and the shapes of their codes.
+
+        Shapes are int64 [N, 4], or [1, 4] where all are alike. All shards are opened.
+        """
+        for file, (start, end) in enumerate(pairwise(self._starts.tolist())):
+            if end > start:
+                yield start, end - start, self._shard(file).shapes()
 
     def _open_files(self) -> Files:
         names = [entry["name"] for entry in self._entries]
@@ -119,3 +134,12 @@ class ShardDataset(Stream):
         """The shard of each sample and its row there."""
         files = np.searchsorted(self._starts, indices, side="right") - 1
         return files, indices - self._starts[files]
+
+
+def _named_dataset(manifest: dict[str, Any]) -> str | None:
+    """The dataset of all samples, where the settings that `handloom curate` records name it."""
+    try:
+        name = manifest["config"]["ingest"]["dataset"]
+    except (KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None

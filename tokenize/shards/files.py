@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from handloom.errors import UserError, first_line
 from handloom.tokenize.shards.format import Integers, index_name
 
 Bytes = npt.NDArray[np.uint8]
+SMALL = 1 << 16  # bytes of an index that is not mapped: all of the layout `packed`
 
 
 class Files(Protocol):
@@ -39,7 +41,10 @@ def index_of(path: Path) -> Path:
 def read_index(path: str) -> pa.Table:
     """The index of a shard, mapped. Raises UserError where it is no whole Arrow file."""
     try:
-        table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+        # A small one is dropped soon: to take a map back costs more than to read it.
+        is_small = os.path.getsize(path) <= SMALL
+        source = pa.py_buffer(Path(path).read_bytes()) if is_small else pa.memory_map(path)
+        table = pa.ipc.open_file(source).read_all()
         table.validate()
     except (pa.ArrowException, OSError, ValueError) as error:
         why = first_line(error)
@@ -122,7 +127,9 @@ class LocalFiles:
     def _map(self, file: int) -> Bytes:
         if file not in self._maps:
             try:
-                bytes_ = np.asarray(np.memmap(self._paths[file], np.uint8, mode="r"))
+                with self._paths[file].open("rb") as tar:
+                    whole = mmap(tar.fileno(), 0, access=ACCESS_READ)
+                bytes_ = np.frombuffer(whole, np.uint8)
             except ValueError:  # what is empty cannot be mapped
                 raise UserError(f"{self._paths[file]} is empty; copy it again.") from None
             self._maps[file] = bytes_

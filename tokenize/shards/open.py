@@ -6,7 +6,7 @@ Both layouts have one interface. Nothing is read but the index until a sample is
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from handloom.tokenize.shards.columns import (
     numbers,
     view_npy,
 )
+from handloom.tokenize.shards.facts import fact_of, facts_of
 from handloom.tokenize.shards.files import Files
 from handloom.tokenize.shards.format import ARRAYS, FORMAT, Integers, check_version
 
@@ -41,6 +42,9 @@ class OpenShard(Protocol):
     def places(self, rows: Integers) -> tuple[Integers, Integers]:
         """Offset of the codes in the tar, int64 [B], and their shapes, int64 [B, 4]."""
 
+    def shapes(self) -> Integers:
+        """Shapes of all samples' codes, int64 [N, 4]; [1, 4] where they are known to be alike."""
+
     def keys(self, rows: Integers) -> list[str]:
         """Clip ids."""
 
@@ -49,6 +53,9 @@ class OpenShard(Protocol):
 
     def meta(self, row: int) -> dict[str, Any]:
         """All metadata of one sample."""
+
+    def fact(self, name: str, row: int) -> Any:
+        """`dataset` or `spacing_s` of one sample, from its metadata; None where it is not known."""
 
     def array(self, row: int, name: str) -> Floats | None:
         """`state` or `action` of one sample, float32 [T, ·]."""
@@ -101,6 +108,7 @@ class SampleShard:
         self._offsets = numbers(table["offset"])
         self._sizes = numbers(table["size"])
         self._shapes = [numbers(table[axis]) for axis in shard_samples.AXES]
+        self._is_uniform = all((axis == axis[:1]).all() for axis in self._shapes)
         self._keys, self._captions = Strings(table["key"]), Strings(table["caption"])
         self._check_places()
 
@@ -111,6 +119,11 @@ class SampleShard:
         """Offset of the codes in the tar, int64 [B], and their shapes, int64 [B, 4]."""
         shapes = np.stack([axis[rows] for axis in self._shapes], axis=1).astype(np.int64)
         return self._offsets[rows] + shard_samples.CODES_AT, shapes
+
+    def shapes(self) -> Integers:
+        """Shapes of all samples' codes, int64 [N, 4]; [1, 4] where they are alike."""
+        rows = np.arange(1 if self._is_uniform else len(self))
+        return self.places(rows)[1]
 
     def keys(self, rows: Integers) -> list[str]:
         """Clip ids."""
@@ -125,6 +138,10 @@ class SampleShard:
         payload = self._payload(int(self._offsets[row]), int(self._sizes[row]))
         where = f"{self.where}, {self._table['key'][row]}"
         return dict(shard_samples.unpack(payload, where)["meta"])
+
+    def fact(self, name: str, row: int) -> Any:
+        """`dataset` or `spacing_s` of one sample, from its metadata; None where it is not known."""
+        return fact_of(name, self.meta(row))
 
     def array(self, row: int, name: str) -> Floats | None:
         """`state` or `action` of one sample, float32 [T, ·]."""
@@ -150,7 +167,9 @@ class SampleShard:
     def _check_places(self) -> None:
         """Check every range once, when the shard is opened: reads of codes check nothing."""
         size = self._files.size(self._file)
-        shapes = np.stack(self._shapes).astype(np.float64)  # products of integers may overflow
+        # Mostly all have one shape, and one product tells of all.
+        axes = [axis[:1] for axis in self._shapes] if self._is_uniform else self._shapes
+        shapes = np.stack(axes).astype(np.float64)  # products of integers may overflow
         inside = (self._offsets >= 0) & (self._sizes >= 0) & (self._sizes <= size)
         inside &= self._offsets <= size - self._sizes
         inside &= (shapes >= 0).all(axis=0)
@@ -173,6 +192,7 @@ class PackedShard:
         self._identity = object()  # a key of _RECENT that no other shard has
         self._tables: dict[str, tuple[int, Integers]] = {}
         self._arrays: dict[str, npt.NDArray[np.float32]] = {}
+        self._facts: dict[tuple[str, int], Sequence[Any]] = {}  # by name and number of the block
         self._check_members()
 
     def __len__(self) -> int:
@@ -183,6 +203,10 @@ class PackedShard:
         start = self._members["tokens.npy"][0] + shard_packed.NPY_HEADER
         shapes = np.broadcast_to(self._shape, (len(rows), 4))
         return start + rows * 2 * int(self._shape.prod()), shapes
+
+    def shapes(self) -> Integers:
+        """Shape of the codes of each sample, int64 [1, 4]."""
+        return self._shape[None]
 
     def keys(self, rows: Integers) -> list[str]:
         """Clip ids."""
@@ -199,6 +223,22 @@ class PackedShard:
             fields = shard_packed.row_of(columns, at)
         fields.pop("crc32", None)
         return fields | {"caption": self.captions(np.array([row]))[0]}
+
+    def fact(self, name: str, row: int) -> Any:
+        """`dataset` or `spacing_s` of one sample, from its metadata; None where it is not known.
+
+        A block of metadata takes milliseconds to unpack: the fact is kept of all its samples, in 8
+        bytes each.
+        """
+        rows_a_block, _ = self._table("meta.zst")
+        number, at = divmod(row, rows_a_block)
+        if (name, number) not in self._facts:
+            columns, _ = self._block("meta.zst", row)
+            count = min(rows_a_block, self._samples - number * rows_a_block)
+            with self._damage_named():
+                self._facts[name, number] = facts_of(columns, name, count)
+        found = self._facts[name, number][at]
+        return found.item() if isinstance(found, np.generic) else found
 
     def intact(self, row: int) -> bool:
         """Compare one sample's codes, state and action with the recorded checksum."""
@@ -234,9 +274,7 @@ class PackedShard:
 
     def _block(self, member: str, row: int) -> tuple[dict[str, Any], int]:
         """The unpacked block of a row, and the row's place in it."""
-        if member not in self._tables:
-            self._tables[member] = self._table_of(member)
-        rows_a_block, ends = self._tables[member]
+        rows_a_block, ends = self._table(member)
         number, at = divmod(row, rows_a_block)
         key = (self._identity, member, number)
         columns = _RECENT.get(key)
@@ -246,6 +284,12 @@ class PackedShard:
             columns = shard_packed.unpack_block(block.tobytes(), self.where)
             _RECENT.keep(key, columns, rows_a_block)
         return columns, at
+
+    def _table(self, member: str) -> tuple[int, Integers]:
+        """Rows a block of a member, and where its blocks begin and end."""
+        if member not in self._tables:
+            self._tables[member] = self._table_of(member)
+        return self._tables[member]
 
     def _table_of(self, member: str) -> tuple[int, Integers]:
         offset, size = self._members[member]

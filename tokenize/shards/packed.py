@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
 from handloom.errors import UserError
@@ -112,7 +113,10 @@ def unpack_block(block: bytes, where: str) -> dict[str, Any]:
         if size > MOST_BYTES_A_BLOCK:
             raise ValueError(f"a block of {size:,} bytes")
         text = pa.decompress(block[4:], decompressed_size=size, codec="zstd", asbytes=True)
-        return dict(json.loads(text))
+        try:
+            return dict(orjson.loads(text))
+        except orjson.JSONDecodeError:  # NaN and lone surrogates, which json writes and reads
+            return dict(json.loads(text))
     except (ValueError, TypeError, struct.error, OSError):
         raise UserError(
             f"{where}: a block of captions or metadata is damaged; `handloom inspect --verify` "
@@ -120,10 +124,13 @@ def unpack_block(block: bytes, where: str) -> dict[str, Any]:
         ) from None
 
 
-def row_of(columns: dict[str, Any], row: int) -> dict[str, Any]:
-    """One sample's fields out of a block."""
+def row_of(
+    columns: dict[str, Any], row: int, wanted: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """One sample's fields out of a block: all, or as many of those that are wanted as it has."""
     absent = columns.get("absent", {})
-    names = (name for name in columns if name != "absent")
+    listed = columns if wanted is None else (name for name in wanted if name in columns)
+    names = (name for name in listed if name != "absent")
     return {n: _value(columns[n], row) for n in names if row not in absent.get(n, ())}
 
 

@@ -110,32 +110,59 @@ def scan(data: ShardDataset, cut: Cut) -> Scan:
     Raises:
         UserError: a clip's views and codes do not fit each other; names it.
     """
-    found, parts = Scan(), list[tuple[Any, Any, Any]]()
-    for numbers, shapes, metas in _chunks(data, cut):
-        pace, label = _numbered(found, data, cut, numbers, shapes, metas)
-        windows = _windows(found, cut, shapes[:, 1], pace, label)
+    found, parts = Scan(), Parts()
+    first = data[0] if len(data) else {}
+    for numbers, shapes, metas in _chunks(data, cut, first):
+        pace, label = _numbered(found, data, cut, numbers, shapes, metas, first)
+        windows = _windows(found, cut, shapes[:, 1], pace, label, len(numbers) // len(shapes))
         found.whole &= cut.spacing_s is None and bool((shapes[:, :2] == (1, cut.frames)).all())
         found.whole &= bool((windows == 1).all())
         same = (shapes[:, 2:] == shapes[0, 2:]).all()
         found.grids |= set(map(tuple, shapes[:1, 2:] if same else np.unique(shapes[:, 2:], axis=0)))
-        parts.append((pace, label, windows))
+        parts.add(len(numbers), pace, label, windows)
     found.whole &= all(pace.spacing_s is None for pace in found.paces)
     if not found.whole:
-        found.pace, found.label, windows = (np.concatenate(p) for p in zip(*parts, strict=True))
+        found.pace, found.label, windows = parts.together()
         found.starts = np.concatenate([[0], np.cumsum(windows)])
     return found
 
 
-def _chunks(data: ShardDataset, cut: Cut) -> Iterator[tuple[Integers, Integers, Metas]]:
-    """Numbers, shapes and, where they matter, metadata of all clips, some at a time."""
+class Parts:
+    """Pace, label and windows of chunks of clips; a chunk of like clips takes one value of each."""
+
+    def __init__(self) -> None:
+        self._counts: list[int] = []
+        self._columns: tuple[list[npt.NDArray[Any]], ...] = ([], [], [])
+
+    def add(self, count: int, *columns: npt.NDArray[Any]) -> None:
+        """Keep the columns of a chunk, each of as many values as clips or of one for all."""
+        self._counts.append(count)
+        for kept, column in zip(self._columns, columns, strict=True):
+            kept.append(column)
+
+    def together(self) -> list[npt.NDArray[Any]]:
+        """The columns of all clips."""
+        counts = self._counts
+        return [np.concatenate(list(map(np.broadcast_to, kept, counts))) for kept in self._columns]
+
+
+def _chunks(
+    data: ShardDataset, cut: Cut, first: dict[str, Any]
+) -> Iterator[tuple[Integers, Integers, Metas]]:
+    """Numbers, shapes and, where they matter, metadata of all clips, some at a time.
+
+    Where metadata do not matter, clips of one shape may come with that shape alone.
+    """
     if not len(data):
         return
-    robots = "action_kind" in data[0]
-    fields = ("meta",) if robots or (cut.spacing_s is not None and not dense_s(data)) else ()
-    for first in range(0, len(data), AT_ONCE):
-        numbers = np.arange(first, min(first + AT_ONCE, len(data)))
-        selection = data.find(numbers, fields)
-        yield numbers, selection.shapes, selection.columns.get("meta")
+    if "action_kind" not in first and (cut.spacing_s is None or dense_s(data)):
+        for start, count, shapes in data.shapes():
+            yield np.arange(start, start + count), shapes, None
+        return
+    for start in range(0, len(data), AT_ONCE):
+        numbers = np.arange(start, min(start + AT_ONCE, len(data)))
+        selection = data.find(numbers, ("meta",))
+        yield numbers, selection.shapes, selection.columns["meta"]
 
 
 def dense_s(data: ShardDataset) -> float | None:
@@ -145,15 +172,21 @@ def dense_s(data: ShardDataset) -> float | None:
 
 
 def _numbered(
-    found: Scan, data: ShardDataset, cut: Cut, numbers: Integers, shapes: Integers, metas: Metas
+    found: Scan,
+    data: ShardDataset,
+    cut: Cut,
+    numbers: Integers,
+    shapes: Integers,
+    metas: Metas,
+    first: dict[str, Any],
 ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int32]]:
     """Numbers of the pace and of the label of each clip; new ones are added to `found`."""
     dense, frames = dense_s(data), cut.frames
     if metas is None:
         pace = found.paces.setdefault(pace_of({}, dense, cut.spacing_s, frames), len(found.paces))
-        names = _names(data, int(numbers[0]), data[0], int(shapes[0, 0]))
+        names = _names(data, int(numbers[0]), first, int(shapes[0, 0]))
         label = found.labels.setdefault(names, len(found.labels))
-        return np.full(len(numbers), pace, np.int16), np.full(len(numbers), label, np.int32)
+        return np.full(len(shapes), pace, np.int16), np.full(len(shapes), label, np.int32)
     paces, labels = np.empty(len(numbers), np.int16), np.empty(len(numbers), np.int32)
     for i, (number, meta, views) in enumerate(
         zip(numbers.tolist(), metas, shapes[:, 0].tolist(), strict=True)
@@ -181,27 +214,37 @@ def _windows(
     stored: Integers,
     pace: npt.NDArray[np.int16],
     label: npt.NDArray[np.int32],
+    times: int,
 ) -> Integers:
-    """Windows of each clip; those without any are counted."""
+    """Windows of each clip; those without any are counted.
+
+    Args:
+        found: whose counts grow.
+        cut: of the windows.
+        stored: frames of each clip.
+        pace: of each clip.
+        label: of each clip.
+        times: clips that each of these stands for.
+    """
     windows, counts = np.zeros(len(stored), np.int64), found.counts
     ways = np.array([len(cut.choices(names)) for names in found.labels], np.int64)[label]
     for number, kind in enumerate(found.paces):
         here = (pace == number) & (ways > 0)
         if not here.any():
             continue
-        of_view, count = kind.windows(stored[here]), int(here.sum())
+        of_view, count = kind.windows(stored[here]), times * int(here.sum())
         windows[here] = of_view * ways[here]
         if not kind.offsets:
             counts.too_sparse += count
             counts.sparsest_s = max(counts.sparsest_s, kind.picture_s or 0.0)
             continue
         short = of_view == 0
-        counts.too_short += int(short.sum())
+        counts.too_short += times * int(short.sum())
         longest = int(kind.pictures(stored[here][short]).max(initial=0))
         if longest > counts.longest or not counts.needed:
             counts.longest, counts.needed = longest, kind.needed
-    counts.clips += len(stored)
-    counts.windows += int(windows.sum())
-    counts.used += int((windows > 0).sum())
-    counts.without_views += int((ways == 0).sum())
+    counts.clips += times * len(stored)
+    counts.windows += times * int(windows.sum())
+    counts.used += times * int((windows > 0).sum())
+    counts.without_views += times * int((ways == 0).sum())
     return windows

@@ -122,6 +122,10 @@ class ClipWindows(Stream):
         if "meta" in fields:
             pairs = zip(found.columns["meta"], clip.tolist(), strict=True)
             found.columns["meta"][:] = [self._with_spacing(meta, number) for meta, number in pairs]
+        if "spacing_s" in fields:
+            cut_s = (self._paces.spacing_s[pace] for pace in self._scan.pace[clip].tolist())
+            pairs = zip(found.columns["spacing_s"], cut_s, strict=True)
+            found.columns["spacing_s"][:] = [own if s is None else s for own, s in pairs]
         return found
 
     def _parts(self, indices: Integers) -> tuple[Integers, Integers, Integers]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import Mixture, ShardDataset
+from handloom.tokenize.shards.facts import spacing_of
 from handloom.tokenize.shards.order import permute
 from handloom.tokenize.shards.window_scan import Cut, dense_s
 from handloom.tokenize.shards.windows import ClipWindows
@@ -24,7 +25,7 @@ from handloom.train.trainer.feed import on_device, prefetch
 from handloom.train.trainer.options import place_and_weight
 from handloom.train.trainer.task import Batch
 
-FIELDS = ("tokens", "caption", "clip_id", "meta")
+FIELDS = ("tokens", "caption", "clip_id", "dataset")  # metadata take longer than all of these
 FRAMES = 5  # of a window where no clip says how many
 
 
@@ -176,14 +177,6 @@ EncodeText = Callable[[list[str], list[float | None]], Tensor]
 """Captions, and seconds between the frames of their clips, to features [B, L, E]."""
 
 
-def spacing_of(meta: dict[str, Any]) -> float | None:
-    """Seconds from frame to frame of a clip or window, from its metadata; None if unknown."""
-    times_s = meta.get("frame_times_s", ())
-    if "spacing_s" in meta:
-        return float(meta["spacing_s"])
-    return (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else None
-
-
 def codes_of(tokens_BVFRC: Any, device: torch.device) -> Tensor:
     """Codes uint16 of clips as the model takes them, int64 [B, N] on the device."""
     return on_device(to_sequence(torch.from_numpy(tokens_BVFRC.astype(np.int32))), device)
@@ -206,8 +199,8 @@ def make_batches(
 
     def prepare() -> Batch:
         read = next(samples)
-        names = [str(meta.get("dataset", "unnamed")) for meta in read["meta"]]
-        text_BLE = encode_text(read["caption"], [spacing_of(meta) for meta in read["meta"]])
+        names = ["unnamed" if name is None else name for name in read["dataset"]]
+        text_BLE = encode_text(read["caption"], read.get("spacing_s", [None] * len(names)))
         inputs = ClipInputs(codes_of(read["tokens"], device), text_BLE)
         return Batch(inputs, len(names), names, read["position"])
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from handloom.errors import UserError
 from handloom.files import write_text
+from handloom.tokenize.shards.facts import spacing_of
 from handloom.train.generate import pictures, quality
 from handloom.train.model import continuation
 from handloom.train.model.sampling import predict_each_frame
@@ -31,7 +32,7 @@ from handloom.train.pretrain.baselines import (
     Unigram,
     datasets_to_print,
 )
-from handloom.train.pretrain.data import Clips, spacing_of
+from handloom.train.pretrain.data import Clips
 from handloom.train.pretrain.validate import Pretraining, by_dataset, in_parts
 
 BASELINE_CLIPS = 4_096  # more would not move a table of frequencies

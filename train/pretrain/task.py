@@ -76,7 +76,8 @@ class PretrainTask(Task):
         """This process's part of the batches that are still to come; endless."""
         world, config = self.world, self.config
         order = (config.batch_size, config.seed, world.rank, world.size, position)
-        samples = self.train.batches(*order, fields=data.FIELDS)
+        fields = data.FIELDS + ("spacing_s",) * (self.text.spacing_s is not None)
+        samples = self.train.batches(*order, fields=fields)
         return data.make_batches(samples, world.device, self.text)
 
     def sample_ids(self, position: int) -> list[str]:
