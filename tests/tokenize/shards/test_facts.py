@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from handloom.errors import UserError
-from handloom.tokenize.shards import Layout, Sample, ShardDataset, write_manifest, write_shards
+from handloom.tokenize.shards import (
+    Layout,
+    Sample,
+    ShardDataset,
+    shard_path,
+    write_manifest,
+    write_shard,
+    write_shards,
+)
 from handloom.tokenize.shards.facts import fact_of
 from handloom.tokenize.shards.window_scan import Cut
 from handloom.tokenize.shards.windows import ClipWindows
@@ -70,3 +78,26 @@ def test_a_dataset_that_the_manifest_names_is_read_from_no_shard(tmp_path: Path)
     assert next(data.batches(9, 0, fields=("tokens", "dataset")))["dataset"] == ["mine"] * 9
     with pytest.raises(UserError, match="damaged"):
         next(data.batches(9, 0, fields=("tokens", "meta")))
+
+
+@pytest.mark.parametrize("layout", ["samples", "packed"])
+def test_windows_are_counted_over_shards_of_one_shape_and_of_several(
+    tmp_path: Path, layout: Layout
+) -> None:
+    """Shards of three clips: of 2, of 4, and in the layout `samples` of 1 to 5 frames."""
+    lengths = [2, 2, 2, 4, 4, 4] + [1, 3, 5] * (layout == "samples")
+    codes = [np.arange(i * 9, i * 9 + n, dtype=np.uint16) for i, n in enumerate(lengths)]
+    infos = []
+    for start in range(0, len(lengths), 3):
+        clips = [
+            Sample(f"c{i}", codes[i].reshape(1, -1, 1, 1), {"caption": "", "split": "train"})
+            for i in range(start, start + 3)
+        ]
+        infos.append(write_shard(shard_path(tmp_path, "train", start), clips, layout=layout))
+    write_manifest(tmp_path, {"train": infos}, TOKENIZER)
+    windows = ClipWindows(ShardDataset(tmp_path), Cut(3))
+    expected = [code[at : at + 3].tolist() for code in codes for at in range(len(code) - 2)]
+    assert [window["tokens"].ravel().tolist() for window in windows] == expected
+    assert windows.counts.clips == len(lengths)
+    assert windows.counts.too_short == sum(length < 3 for length in lengths)
+    assert windows.counts.used == sum(length >= 3 for length in lengths)

@@ -116,6 +116,25 @@ def test_every_epoch_holds_every_sample_once(tmp_path: Path) -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+def test_eight_ranks_of_four_workers_show_every_sample_once_an_epoch(tmp_path: Path) -> None:
+    dataset = write(tmp_path, "a", 96)
+    steps = 96 // BATCH // 4
+    for epoch in range(2):
+        shown = Counter(
+            clip
+            for rank in range(8)
+            for worker in range(4)
+            for batch in ids(
+                ShardDataset(tmp_path / "a").batches(
+                    BATCH, 1, rank, 8, start=epoch * 96, worker=worker, workers=4
+                ),
+                steps,
+            )
+            for clip in batch
+        )
+        assert shown == Counter({sample["clip_id"]: 1 for sample in dataset})
+
+
 def test_each_source_of_a_mixture_shows_each_sample_once_an_epoch_of_its_own(
     tmp_path: Path,
 ) -> None:
