@@ -1,7 +1,7 @@
 """The tars of a split on the local disk: memory maps that are gathered from as if they were one."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from handloom.errors import UserError, first_line
 from handloom.tokenize.shards.format import Integers, index_name
 
 Bytes = npt.NDArray[np.uint8]
+FEW = 8  # shards that are looked for one by one
 SMALL = 1 << 16  # bytes of an index that is not mapped: all of the layout `packed`
 
 
@@ -61,6 +62,16 @@ def check_range(name: str, offset: int, size: int, length: int) -> None:
         )
 
 
+def _listed(folder: Path) -> Callable[[Path], bool]:
+    """Whether a path is a file of a folder, by one listing instead of a stat for each."""
+    try:
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in entries if entry.is_file()}
+    except FileNotFoundError:
+        names = set()
+    return lambda path: path.name in names
+
+
 class LocalFiles:
     """Shards in a folder.
 
@@ -75,8 +86,9 @@ class LocalFiles:
 
     def __init__(self, folder: Path, names: Sequence[str], indexed: bool = True) -> None:
         self._paths = [folder / name for name in names]
+        is_there = _listed(folder) if len(names) > FEW else os.path.isfile
         for path in self._paths:
-            if not path.is_file() or (indexed and not index_of(path).is_file()):
+            if not is_there(path) or (indexed and not is_there(index_of(path))):
                 raise UserError(
                     f"{path} or its index is missing though the manifest names it; copy the whole "
                     "shards folder, or run `handloom curate` again."
