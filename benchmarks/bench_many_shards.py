@@ -85,7 +85,12 @@ def batches(
     data: ShardDataset, rank: int = 0, worker: int = 0, start: int = 0, **options: Any
 ) -> Iterator[Batch]:
     """The batches of one of 32 loading processes."""
-    place = {"rank": rank, "world_size": RANKS, "worker": worker, "workers": WORKERS}
+    place: dict[str, Any] = {
+        "rank": rank,
+        "world_size": RANKS,
+        "worker": worker,
+        "workers": WORKERS,
+    }
     return data.batches(BATCH, 0, start=start - start % BATCH, **place, **options)
 
 

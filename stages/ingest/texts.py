@@ -1,7 +1,6 @@
 """What is stored of a dataset's own names and texts, of videos and robot episodes alike."""
 
 from dataclasses import fields, replace
-from functools import cache
 from typing import Any, TypeVar
 
 from handloom.stages.datasets.source import SourceEpisode, SourceVideo
@@ -12,22 +11,21 @@ FURTHER_TEXTS = 1_000_000  # characters of all further texts of a clip
 Source = TypeVar("Source", SourceVideo, SourceEpisode)
 
 _SOURCE_NAMES = {"video_id", "part", "unit", "media_path"}
+_NAMES_OF = {  # by kind: asked for each of a million sources
+    kind: [field.name for field in fields(kind) if field.name in _SOURCE_NAMES]
+    for kind in (SourceVideo, SourceEpisode)
+}
 _NAMES = ("unit", "video_id", "annotation_id", "media_path")
 
 
 def storable_source(source: Source) -> Source:
     """A video or the place of an episode under names that can be stored, hashed and found again."""
-    own: dict[str, Any] = {name: getattr(source, name) for name in _names_of(type(source))}
+    own: dict[str, Any] = {name: getattr(source, name) for name in _NAMES_OF[type(source)]}
     together = "".join(own.values())
     if together.isascii() and len(together) <= LONGEST_NAME:
         return source
     stored: dict[str, Any] = {name: storable_name(value) for name, value in own.items()}
     return source if own == stored else replace(source, **stored)
-
-
-@cache
-def _names_of(kind: type[SourceVideo | SourceEpisode]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind) if field.name in _SOURCE_NAMES)
 
 
 def storable_row(row: dict[str, Any]) -> dict[str, Any]:

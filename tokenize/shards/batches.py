@@ -88,9 +88,8 @@ class Stream(ABC):
 
         Yields:
             `tokens` uint16 [B, V, T, I, J], `caption` and `clip_id` lists of B strings, `state` and
-            `action` float32 [B, T, ·], `meta` a list of B objects, `dataset` a list of B strings
-            or None, `spacing_s` of B numbers or None, and `position`, the samples consumed after
-            this batch.
+            `action` float32 [B, T, ·], `meta` a list of B objects, `dataset` and `spacing_s` lists
+            of B values or None, and `position`, the samples consumed after this batch.
 
         Raises:
             UserError: the ranks do not divide the batch, the split is empty, an unknown field, or
