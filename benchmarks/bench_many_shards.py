@@ -10,7 +10,7 @@ take no space; all is read from a warm page cache. Steps run in processes of the
     middle    the same, resuming in the middle of an epoch
     run       2,000 batches of one of 32 loading processes
     windows   open the dataset's windows, as the trainer does
-    workers   `middle` and 50 batches in each of 8 ranks x 4 workers, one process after the other
+    workers   `middle` and 20 batches in each of 8 ranks x 4 workers, one process after the other
     epoch     codes of an epoch in 8 ranks x 4 workers, one after the other: every clip comes once
 
 Memory is the peak of the process, in brackets that of imports; `own` is without mapped files, whose
@@ -53,7 +53,7 @@ from handloom.tokenize.shards.windows import ClipWindows
 
 BATCH, RANKS, WORKERS = 2048, 8, 4
 DISTINCT = 4
-RUN, SHORT_RUN = 2000, 50  # batches
+RUN, SHORT_RUN = 2000, 20  # batches
 
 
 def write(root: Path, shards: int, count: int, layout: Layout) -> None:
