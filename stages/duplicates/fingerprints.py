@@ -21,6 +21,7 @@ Fingerprints = npt.NDArray[np.uint8]  # [F, K]
 # Letterbox bars are rows or columns this dark throughout, equally wide on both sides. Video black
 # is 16 of 255 when a range flag was lost; a dark room's sensor noise lies above.
 BAR_LEVEL = 24
+CHUNK = 128  # frames transformed at a time, which fit into caches
 FLAT_LEVELS = 4.0  # standard deviation of luma below which a frame resembles any other
 
 
@@ -47,7 +48,12 @@ FREQUENCIES = sorted(
     ((u, v) for u in range(FREQUENCY_SIDE) for v in range(FREQUENCY_SIDE) if u + v),
     key=lambda f: (f[0] ** 2 + f[1] ** 2, f),
 )
-BIT_PLACES = np.arange(len(FREQUENCIES), dtype=np.uint64)[::-1]  # lowest frequency, highest bit
+_PLAIN = [view for view in VIEWS if not view.mirror]  # the first half; the rest are mirrored
+# Starts and sizes of the views in either direction; the whole width first.
+_STRETCHES = sorted(
+    {(start, view.size) for view in VIEWS for start in (view.left, view.top)},
+    key=lambda stretch: (-stretch[1], stretch),
+)
 FALL_OFF = 1.2  # amplitudes fall with this power of frequency: fitted on 46 real videos
 KEYED = 24  # lowest coefficients that keys are made of
 PEAKS = 6  # strongest of them
@@ -109,23 +115,52 @@ def is_flat(fingerprints: Fingerprints) -> npt.NDArray[np.bool_]:
 
 
 def spectra(fingerprints: Fingerprints, views: int) -> npt.NDArray[np.float32]:
-    """Low frequencies of each frame's first views, float32 [F, V, N], about equally strong."""
-    count = len(FREQUENCIES)
-    flat = luma(fingerprints).reshape(-1, LUMA_SIDE**2) @ _projection()[:, : views * count]
-    return np.asarray(flat.reshape(len(fingerprints), views, count))
+    """Low frequencies of each frame's first views, float32 [F, V, N], about equally strong.
+
+    The same bits for a frame whatever others are given with it: weights and luma are whole numbers,
+    whose products and sums float64 holds exactly, in whatever order a matrix product takes them.
+    """
+    parts = [
+        _spectra(fingerprints[i : i + CHUNK], views) for i in range(0, len(fingerprints), CHUNK)
+    ]
+    return np.concatenate([np.empty((0, views, len(FREQUENCIES)), np.float32), *parts])
+
+
+def _spectra(fingerprints: Fingerprints, views: int) -> npt.NDArray[np.float32]:
+    count, width = len(fingerprints), FREQUENCY_SIDE * (1 if views == 1 else len(_STRETCHES))
+    across = _stretches()[:width]
+    lines = luma(fingerprints).astype(np.float64).reshape(-1, LUMA_SIDE) @ across.T
+    waves = (across @ lines.reshape(count, LUMA_SIDE, width)).reshape(count, -1)
+    place, factors = _places(width)
+    plain = min(views, len(_PLAIN))
+    found = (
+        waves.take(place[: plain * len(FREQUENCIES)], axis=1).reshape(count, plain, -1) * factors
+    )
+    found = found.astype(np.float32)
+    return np.concatenate([found, found[:, : views - plain] * _mirror_signs()], axis=1)
 
 
 @cache
-def _projection() -> npt.NDArray[np.float32]:
-    """Matrix [1024, V * N] that crops and mirrors a view, transforms and equalises it in one go."""
-    columns = []
-    for view in VIEWS:
-        across, down = (_cosines(start, view.size) for start in (view.left, view.top))
-        if view.mirror:
-            across = across * (-1.0) ** np.arange(FREQUENCY_SIDE)[:, None]
-        for u, v in FREQUENCIES:
-            columns.append(np.outer(down[v], across[u]).ravel() * np.hypot(u, v) ** FALL_OFF)
-    return np.stack(columns, axis=1).astype(np.float32)
+def _stretches() -> npt.NDArray[np.float64]:
+    """Cosine transforms of all stretches, in whole numbers, [X * 8, 32]."""
+    transforms = np.concatenate([_cosines(*stretch) for stretch in _STRETCHES])
+    return np.rint(transforms * 2**16)  # 255 * 32 * 2**16 * 32 * 2**16 is below 2**53
+
+
+@cache
+def _places(width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Places of the views' waves in a transform [width * width], and factors that equalise [N]."""
+    side, places = FREQUENCY_SIDE, []
+    for view in _PLAIN if width > side else _PLAIN[:1]:
+        x, y = (_STRETCHES.index((start, view.size)) for start in (view.left, view.top))
+        places += [(y * side + v) * width + x * side + u for u, v in FREQUENCIES]
+    return np.array(places), np.array([np.hypot(u, v) ** FALL_OFF for u, v in FREQUENCIES]) / 2**32
+
+
+@cache
+def _mirror_signs() -> npt.NDArray[np.float32]:
+    """What mirroring a frame makes of its waves, -1 or 1 [N]."""
+    return np.array([(-1) ** u for u, _ in FREQUENCIES], np.float32)
 
 
 def _cosines(start: float, size: float) -> npt.NDArray[np.float64]:
@@ -158,5 +193,17 @@ def band_keys(spectra_fvn: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 
 def signatures(spectra_fvn: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
     """Signs of all frequencies as bits, uint64 [...]; unrelated views differ in about half."""
-    bits = (spectra_fvn > 0).astype(np.uint64) << BIT_PLACES
-    return np.asarray(np.bitwise_or.reduce(bits, axis=-1))
+    return _packed(spectra_fvn > 0)
+
+
+def strong(spectra_fvn: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Bits of the frequencies that are stronger than the mean of their view, uint64 [...]."""
+    size = np.abs(spectra_fvn)
+    return _packed(size > size.mean(axis=-1, keepdims=True))
+
+
+def _packed(bits: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Bits [..., N] of the frequencies as numbers, the lowest frequency first, uint64 [...]."""
+    padded = np.zeros((*bits.shape[:-1], 64), bool)
+    padded[..., 64 - len(FREQUENCIES) :] = bits
+    return np.packbits(padded, axis=-1).view(">u8")[..., 0].astype(np.uint64)
