@@ -11,8 +11,10 @@ GPUs begins while hands are looked for, with the clips that `select` will hardly
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from threading import Timer
 from typing import Any
 
@@ -43,10 +45,11 @@ from handloom.pipeline.progress import Line, Reporter, read_lines
 from handloom.pipeline.recipes import Run
 from handloom.pipeline.record import Record
 from handloom.pipeline.session import check_alive, import_path, session
+from handloom.pipeline.shuffling import work_divided
 from handloom.pipeline.worker import Counts, work
 from handloom.places import is_remote, trust
 from handloom.stages.ingest import card
-from handloom.stages.stage import TableStage
+from handloom.stages.stage import Divided, TableStage
 from handloom.stages.tables.merging import complete_merges, drop_repeated, merge_parts
 
 COUNT_AFTER_S = 5.0
@@ -301,7 +304,8 @@ def _work(
     """Compute the missing rows in a pool of workers; those of light stages in this task."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
     if isinstance(stage, TableStage):
-        return stage.write(job.tables, table)
+        tasks = work_divided(job, stage, crew) if isinstance(stage, Divided) else ()
+        return chain((Counter() for _ in tasks), stage.write(job.tables, table))
     if stage.light:
         return (work(stage, table, batch, attempts) for batch in remaining(job, name))
     shares_cores = name in ahead or name in ahead.values()

@@ -155,6 +155,19 @@ class TableStage(Stage):
 
 
 @runtime_checkable
+class Divided(Protocol):
+    """A `TableStage` whose work is mostly done by tasks, which leave files for `rows`."""
+
+    name: ClassVar[str]
+
+    def steps(self, tables: Tables) -> Iterator[Sequence[Callable[[], None]]]:
+        """Tasks that are left to do, step by step; those of a step in any order, anywhere.
+
+        All of a step must be done before the next is asked for. They can be pickled.
+        """
+
+
+@runtime_checkable
 class Foresight(Protocol):
     """A filter that can tell, before it decides, which clips it will hardly reject."""
 

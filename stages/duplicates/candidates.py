@@ -343,7 +343,7 @@ def nearest_pairs(candidates: Candidates, start: int, stop: int) -> Rows:
 def pairs_of(candidates: Candidates) -> Rows:
     """The two clips of each candidate in one number, the lower one first, int64 [S]."""
     low = np.minimum(candidates["clip"], candidates["other"]).astype(np.int64)
-    return low << 32 | np.maximum(candidates["clip"], candidates["other"])
+    return np.asarray(low << 32 | np.maximum(candidates["clip"], candidates["other"]))
 
 
 def split_pairs(pairs: Rows) -> tuple[Rows, Rows]:

@@ -144,7 +144,7 @@ def _spectra(fingerprints: Fingerprints, views: int) -> npt.NDArray[np.float32]:
 def _stretches() -> npt.NDArray[np.float64]:
     """Cosine transforms of all stretches, in whole numbers, [X * 8, 32]."""
     transforms = np.concatenate([_cosines(*stretch) for stretch in _STRETCHES])
-    return np.rint(transforms * 2**16)  # 255 * 32 * 2**16 * 32 * 2**16 is below 2**53
+    return np.asarray(np.rint(transforms * 2**16))  # 255 * 32 * 2**16 * 32 * 2**16 is below 2**53
 
 
 @cache

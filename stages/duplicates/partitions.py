@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ class Writer:
         self.file, self.dtype, self.partitions = file, dtype, partitions
         self.written, self.offsets = 0, [np.empty(0, np.int64)]
 
-    def add(self, records: Records, partition: Ints) -> None:
+    def add(self, records: Records, partition: npt.NDArray[np.integer[Any]]) -> None:
         """Write records [R], each into its partition [R]; their order within one stays."""
         if not len(records):
             return

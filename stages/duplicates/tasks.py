@@ -4,6 +4,7 @@ Memory: a task holds an eighth of a partition of entries, or the frames of some 
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -171,7 +172,7 @@ def _read_frames(
     assert rows == len(of_group), source
 
 
-def _parts(shuffle: Shuffle, group: int) -> list:
+def _parts(shuffle: Shuffle, group: int) -> list[Path]:
     buckets = shuffle.groups[group].buckets
     table = shuffle.sources[shuffle.groups[group].source].tables["hands"]
     return [path for bucket in buckets for path in table.parts(bucket)]
