@@ -14,7 +14,7 @@ from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
 from handloom.places import trust
 from handloom.stages.stage import Divided
 
-CLIPS_HERE = 1024  # up to so many are compared by this process, before workers would have started
+CLIPS_HERE = 256  # up to so many are compared by this process, before workers would have started
 Task = Callable[[], None]
 
 

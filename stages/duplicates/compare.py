@@ -35,6 +35,7 @@ OTHER_MOMENT_S = 0.9  # and another moment if they differ by at least this
 SCREEN_MOMENTS, MOMENTS = 5, 12  # pairs of the same moment, for screening and for the verdict
 OTHER_MOMENTS = 8  # pairs of other moments, for the verdict
 MIN_SCREEN_ODDS = -4.0  # log odds; screening drops alignments below
+SURE = 0.9  # similarity by the likeliest alignment, from which on a pair's others are not tried
 # Clock offsets come from sampled frames and are off by up to half a sampling interval.
 CLOCK_ERRORS_S = np.linspace(-0.5, 0.5, 11)
 
@@ -68,24 +69,34 @@ def compare_clips(
         candidates: CANDIDATE [S] of candidates.py, all those of a pair of clips together.
 
     Returns:
-        Lower clip number [P], higher one [P], similarity 0 to 1 [P]; sorted by clips.
+        Lower clip number [P], higher one [P], similarity 0 to 1 [P]; sorted by clips. A similarity
+        is that of the alignment that fits best, or of the likeliest one if that is SURE.
     """
-    likely = screen(frames, candidates)
-    similarity = 1 / (1 + np.exp(-_in_chunks(frames, likely, duplicate_odds)))
+    likely, screening = screen(frames, candidates)
     low, high = likely.pairs.T
-    order = np.lexsort((-similarity, high, low))
-    low, high, similarity = low[order], high[order], similarity[order]
+    order = np.lexsort((-screening, high, low))
+    likely, low, high = likely[order], low[order], high[order]
     new = np.ones(len(low), bool)
     new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-    return low[new], high[new], similarity[new]
+    similarity = np.empty(len(low))
+    similarity[new] = _similarity(frames, likely[np.flatnonzero(new)])
+    pair = np.cumsum(new) - 1
+    others = np.flatnonzero(~new & (similarity[new][pair] < SURE))
+    best = similarity[new]
+    np.maximum.at(best, pair[others], _similarity(frames, likely[others]))
+    return low[new], high[new], best
 
 
-def screen(frames: FrameTable, candidates: npt.NDArray[np.void]) -> Alignments:
-    """Alignments that a few pairs of frames do not rule out."""
+def _similarity(frames: FrameTable, alignments: Alignments) -> Doubles:
+    return np.asarray(1 / (1 + np.exp(-_in_chunks(frames, alignments, duplicate_odds))))
+
+
+def screen(frames: FrameTable, candidates: npt.NDArray[np.void]) -> tuple[Alignments, Doubles]:
+    """Alignments that a few pairs of frames do not rule out, and their log odds so far."""
     alignments = propose_alignments(frames, candidates)
-    return alignments[
-        np.flatnonzero(_in_chunks(frames, alignments, screening_odds) > MIN_SCREEN_ODDS)
-    ]
+    odds = _in_chunks(frames, alignments, screening_odds)
+    likely = np.flatnonzero(odds > MIN_SCREEN_ODDS)
+    return alignments[likely], odds[likely]
 
 
 def _in_chunks(frames: FrameTable, alignments: Alignments, odds_function: OddsFunction) -> Doubles:

@@ -52,7 +52,11 @@ class Sizes:
     key_bytes: int = 96 << 20
     """Entries that are joined by one task, about; an eighth of them are in memory at a time."""
     clips: int = 1 << 14
-    """Clips whose pairs are compared by one task."""
+    """Clips whose pairs are compared by one task, at most."""
+    clip_tasks: int = 64
+    """Tasks that compare, where there are enough clips for each."""
+    least_clips: int = 256
+    """Clips that are worth a task."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,13 @@ class Shuffle:
     @property
     def clip_parts(self) -> int:
         """Number of partitions of clips."""
-        return max(1, -(-self.numbers.clips // self.sizes.clips))
+        return max(1, -(-self.numbers.clips // self.clips_a_part))
+
+    @property
+    def clips_a_part(self) -> int:
+        """Number of clips of a partition of them."""
+        enough = max(self.sizes.least_clips, -(-self.numbers.clips // self.sizes.clip_tasks))
+        return min(self.sizes.clips, enough)
 
     @property
     def has_own_clips(self) -> bool:
@@ -88,7 +98,7 @@ class Shuffle:
 
     def clips_in(self, part: int) -> tuple[int, int]:
         """First clip of a partition, and that behind its last one."""
-        return part * self.sizes.clips, (part + 1) * self.sizes.clips
+        return part * self.clips_a_part, (part + 1) * self.clips_a_part
 
     def path(self, kind: str, number: int) -> Path:
         """File of one task of a step."""

@@ -80,7 +80,7 @@ def join_keys(shuffle: Shuffle, part: int) -> None:
             found = [keep_best(np.concatenate(found))]
             held = 0
     candidates = keep_best(np.concatenate(found))
-    ends = [candidates[name] // shuffle.sizes.clips for name in ("clip", "other")]
+    ends = [candidates[name] // shuffle.clips_a_part for name in ("clip", "other")]
     across = ends[0] != ends[1]
     with partitioned(shuffle.path("hits", part), CANDIDATE, shuffle.clip_parts) as file:
         file.add(
@@ -97,7 +97,7 @@ def find_nearest(shuffle: Shuffle, part: int) -> None:
     with partitioned(shuffle.path("wanted", part), CLIP, len(shuffle.groups)) as file:
         file.add(clips.astype(np.int32).view(CLIP), shuffle.numbers.home[clips])
     with partitioned(shuffle.path("near", part), PAIR, shuffle.clip_parts) as file:
-        file.add(pairs.view(PAIR), low // shuffle.sizes.clips)
+        file.add(pairs.view(PAIR), low // shuffle.clips_a_part)
 
 
 def fetch_frames(shuffle: Shuffle, group: int) -> None:
