@@ -35,7 +35,7 @@ BLOCK = 2000  # clips made at a time, of one bucket
 
 
 def images(waves: np.ndarray, left: np.ndarray, size: np.ndarray, cells: int) -> np.ndarray:
-    """Images [N, F, cells, cells] of waves [N, F, 16, 16], of which a square is shown, [N, 2] each."""
+    """Images [N, F, cells, cells] of a part, [N, 2] each, of waves [N, F, 16, 16]."""
     grid = (np.arange(cells) + 0.5) / cells
     at = left[..., None] + size[..., None] * grid  # [N, 2, cells]
     cosines = np.cos(np.pi * np.arange(WAVES)[:, None] * at[:, :, None]).astype(np.float32)

@@ -36,8 +36,8 @@ NEAREST = 50  # clips that a clip is compared with, besides those that have it a
 MAX_PER_PAIR = 4  # candidates of a pair of clips, in either direction
 CHUNK = 4096  # frames indexed at a time
 # A frame and a view that are less alike are dropped. Of entries that share a key by chance and
-# differ in at most MAX_BITS, one in ten stays; of 304 copies that were found without it, 302.
-MIN_LIKENESS = 0.55
+# differ in at most MAX_BITS, one in 40 stays; of 304 copies that were found without it, 302.
+MIN_LIKENESS = 0.58
 STRONG, WEAK = 1.7, 0.4  # amplitudes of the frequencies above and below a view's mean one, about
 EVERY_BIT = np.uint64((1 << len(fp.FREQUENCIES)) - 1)
 

@@ -173,6 +173,8 @@ def clips_of(hands: pa.Table, ingest: pa.Table) -> pa.Table:
         RunError: a clip is not there.
     """
     try:
+        if hands.num_rows and not ingest.num_rows:  # of no type that could be compared
+            raise KeyError(hands["clip_id"][0].as_py())
         return matched(hands, ingest)
     except KeyError as error:
         raise RunError(

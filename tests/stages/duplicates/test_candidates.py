@@ -147,34 +147,64 @@ def test_order_changes_nothing(crowd: list[ClipFrames]) -> None:
     assert list(near_duplicates(clips, 0.05)) == list(near_duplicates(shuffled, 0.05))
 
 
-def test_partitions_by_key_and_by_pair_give_the_same_pairs(crowd: list[ClipFrames]) -> None:
+def test_pairs_have_the_same_similarity_whatever_is_compared_with_them(
+    crowd: list[ClipFrames],
+) -> None:
     clips = sorted([*crowd, clip("x", 3, 1.2, noisy), clip("y", 7)], key=lambda c: c.clip_id)
     frames = nd.stack_clips(clips)
-    everything = slice(0, len(frames.clip))
-    whole, views = nd.index_frames(frames, everything, 1), nd.index_frames(frames, everything, 14)
-    candidates = np.concatenate(
-        [
-            nd.keep_best(
-                nd.match_entries(
-                    nd.sort_entries(whole[whole["key"] % 5 == n]), views[views["key"] % 5 == n]
-                )
-            )
-            for n in range(5)
-        ]
-    )
-    candidates = nd.keep_best(candidates)
-    candidates = nd.keep_nearest(candidates)
-    assert (candidates == nd.find_candidates(frames)).all()
+    candidates = nd.find_candidates(frames)
     parts = [
-        comparison.compare_clips(
-            frames, candidates[(candidates["clip"] + candidates["other"]) % 3 == n]
-        )
+        comparison.compare_clips(frames, candidates[nd.pairs_of(candidates) % 3 == n])
         for n in range(3)
     ]
     apart = sorted(row for part in parts for row in zip(*part, strict=True))
-    together = list(zip(*comparison.compare_clips(frames, candidates), strict=True))
-    assert [row[:2] for row in apart] == [row[:2] for row in together]
-    assert [row[2] for row in apart] == pytest.approx([row[2] for row in together], abs=1e-3)
+    assert apart == list(zip(*comparison.compare_clips(frames, candidates), strict=True))
+
+
+def entries(rng: np.random.Generator, count: int, keys: int) -> nd.Entries:
+    """Entries whose signatures are near one of a few."""
+    made = np.zeros(count, nd.ENTRY)
+    made["key"], made["frame"] = rng.integers(0, keys, count), np.arange(count)
+    scenes = np.random.default_rng(5).integers(0, 1 << 63, 4, np.uint64)
+    flips = [sum(1 << int(bit) for bit in rng.choice(63, 6, False)) for _ in range(count)]
+    made["signature"] = scenes[rng.integers(0, 4, count)] ^ np.array(flips, np.uint64)
+    made["strong"] = nd.EVERY_BIT
+    return made
+
+
+# Few entries under a key, many, and more than a view is compared with.
+@pytest.mark.parametrize(("count", "keys"), [(300, 100), (300, 3), (1500, 2)])
+def test_matches_are_those_of_each_view_with_all_that_share_its_key(count: int, keys: int) -> None:
+    rng = np.random.default_rng(count + keys)
+    index, views = nd.sort_entries(entries(rng, count, keys)), entries(rng, 400, keys)
+    expected = set()
+    for number, view in enumerate(views):
+        bucket = np.flatnonzero(index["key"] == view["key"])
+        if len(bucket) > nd.MAX_BUCKET:
+            place = int(np.searchsorted(index["signature"][bucket], view["signature"]))
+            start = min(max(0, place - nd.MAX_BUCKET // 2), len(bucket) - nd.MAX_BUCKET)
+            bucket = bucket[start : start + nd.MAX_BUCKET]
+        for row in bucket.tolist():
+            bits = (int(index["signature"][row]) ^ int(view["signature"])).bit_count()
+            if bits <= nd.MAX_BITS and 1 - 2 * bits / 63 >= nd.MIN_LIKENESS:
+                expected.add((row, number))
+    whole, part = nd.match_entries(index, views)
+    assert len(expected) > 100
+    assert set(zip(whole.tolist(), part.tolist(), strict=True)) == expected
+    assert len(whole) == len(expected)
+
+
+def test_likeness_is_the_cosine_of_signs_and_two_strengths() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.choice([-1.7, -0.4, 0.4, 1.7], (2, 50, 63))
+    packed = [[sum(1 << n for n, on in enumerate(row) if on) for row in half]
+              for half in (*(values > 0), *(abs(values) > 1))]  # fmt: skip
+    one, two = np.zeros(50, nd.ENTRY), np.zeros(50, nd.ENTRY)
+    for made, signature, strong in ((one, 0, 2), (two, 1, 3)):
+        made["signature"], made["strong"] = packed[signature], packed[strong]
+    products = (values[0] * values[1]).sum(axis=1)
+    expected = products / np.linalg.norm(values[0], axis=1) / np.linalg.norm(values[1], axis=1)
+    assert nd.likeness(one, two) == pytest.approx(expected)
 
 
 def test_flat_and_dark_clips_are_no_copies_of_each_other() -> None:

@@ -105,3 +105,25 @@ def test_signatures_of_a_mirrored_frame_are_those_of_its_mirrored_views() -> Non
     assert ours[half] == pytest.approx(mirrored[0], abs=0.02 * float(np.abs(ours).max()))
     assert fp.VIEWS[half].mirror
     assert fp.signatures(ours)[half] == fp.signatures(mirrored)[0]
+
+
+def test_spectra_of_a_frame_do_not_depend_on_the_others() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (300, fp.BYTES), np.uint8)
+    together = fp.spectra(frames, len(fp.VIEWS))
+    for count in (1, 2, 7, 129):
+        chosen = rng.permutation(300)[:count]
+        assert (fp.spectra(frames[chosen], len(fp.VIEWS)) == together[chosen]).all()
+    assert (fp.spectra(frames, 1) == together[:, :1]).all()
+
+
+def test_spectra_are_cosine_transforms_of_a_view() -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (1, fp.BYTES), np.uint8)
+    halves = fp.luma(frames)[0].astype(float).reshape(16, 2, 16, 2).mean(axis=(1, 3))
+    at = (np.arange(16) + 0.5) / 16
+    whole = [
+        (halves * np.cos(np.pi * u * at) * np.cos(np.pi * v * at)[:, None]).sum()
+        * np.hypot(u, v) ** fp.FALL_OFF
+        for u, v in fp.FREQUENCIES
+    ]
+    assert fp.spectra(frames, 1)[0, 0] == pytest.approx(np.array(whole), rel=1e-3, abs=0.5)
