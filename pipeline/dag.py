@@ -304,7 +304,8 @@ def _work(
     """Compute the missing rows in a pool of workers; those of light stages in this task."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
     if isinstance(stage, TableStage):
-        tasks = work_divided(job, stage, crew) if isinstance(stage, Divided) else ()
+        divided = isinstance(stage, Divided)
+        tasks = work_divided(job.tables, job.data, stage, crew) if divided else ()
         return chain((Counter() for _ in tasks), stage.write(job.tables, table))
     if stage.light:
         return (work(stage, table, batch, attempts) for batch in remaining(job, name))

@@ -1,5 +1,6 @@
 """Rows of the `duplicates` table, from the pairs that were found alike."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def _described(shuffle: Shuffle, clips: Ints) -> dict[int, RankedClip]:
 
 
 def _read_described(path: Path) -> pa.Table:
-    with opened(path), pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+    with opened(path), pa.memory_map(os.fspath(path)) as source, pa.ipc.open_file(source) as reader:
         return reader.read_all()
 
 

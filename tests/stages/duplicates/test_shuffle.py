@@ -9,6 +9,8 @@ import pyarrow as pa
 import pytest
 
 from handloom.errors import DiskError, RunError, UserError
+from handloom.files import write_bytes
+from handloom.listings import forget_listings
 from handloom.stages.duplicates.candidates import ClipFrames, near_duplicates
 from handloom.stages.duplicates.clip_numbers import Source
 from handloom.stages.duplicates.fingerprints import BYTES
@@ -17,7 +19,7 @@ from handloom.stages.duplicates.partitions import is_complete, partitioned, read
 from handloom.stages.duplicates.shuffle import Shuffle, Sizes, Task, plan_shuffle, steps
 from handloom.stages.duplicates.stage import Duplicates
 from handloom.stages.tables.parts import Table, Tables
-from tests.helpers.duplicate_runs import write_tables
+from tests.helpers.duplicate_runs import PRINT, write_tables
 from tests.stages.duplicates.test_candidates import clip, cropped, noisy
 
 MANY = Sizes(group_bytes=20_000, key_bytes=100_000, clips=5)
@@ -261,3 +263,16 @@ def test_a_full_disk_ends_the_run_and_a_rerun_goes_on(
     left = next(steps(shuffle))
     assert len(left) == len(shuffle.groups) - len(kept)
     assert rows_of(finish(plan(small_disk, tables, MANY))) == expected
+
+
+def test_a_run_in_an_object_store_has_the_same_rows(
+    clips: list[ClipFrames], tmp_path: Path, folder: Path
+) -> None:
+    local = write_tables(tmp_path, clips[-12:])
+    for path in (tmp_path / "tables").rglob("*-part.parquet"):
+        write_bytes(folder / path.relative_to(tmp_path), path.read_bytes())
+    stored = {name: Table(folder / "tables" / name, PRINT) for name in local}
+    expected = [rows for _, rows in Duplicates().rows(local)]
+    assert [rows for _, rows in Duplicates().rows(stored)] == expected
+    forget_listings()
+    assert not list((folder / "tables" / "duplicates").glob("*"))
