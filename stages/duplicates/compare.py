@@ -107,9 +107,14 @@ def _in_chunks(frames: FrameTable, alignments: Alignments, odds_function: OddsFu
 
 def screening_odds(frames: FrameTable, alignments: Alignments) -> Doubles:
     """Log odds from SCREEN_MOMENTS pairs of frames, float64 [G]."""
+    return _odds(SCREEN_WEIGHTS, screening_terms(frames, alignments))
+
+
+def screening_terms(frames: FrameTable, alignments: Alignments) -> Terms:
+    """Terms of the screening by name, float64 [G] each."""
     rows, ours, theirs = _same_moments(frames, alignments, SCREEN_MOMENTS)
     fit = _register_once(frames, alignments, rows, ours, theirs)
-    return _odds(SCREEN_WEIGHTS, _fit_terms(fit, rows, len(alignments.sparse)))
+    return _fit_terms(fit, rows, len(alignments.sparse))
 
 
 def duplicate_odds(frames: FrameTable, alignments: Alignments) -> Doubles:
