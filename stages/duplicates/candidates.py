@@ -9,15 +9,16 @@ on a part of the data:
 3. `compare_clips` (compare.py) registers the frames of both clips at the times that a candidate
    implies and scores their similarity. Candidates of a pair must come together: a shuffle by pair.
 
-A frame is matched with at most MAX_BUCKET others for each key and a clip compared with about
-NEAREST others, so that time grows with the number of frames, even where a million clips begin with
-one title or show one laboratory.
+A frame is matched with at most MAX_BUCKET others for each key, and a clip compared with at most
+NEAREST others or with those that have it among theirs, so that time grows with the number of
+frames, even where a million clips begin with one title or show one laboratory.
 
 Shapes: F frames, E entries, S candidates.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +28,14 @@ from handloom.stages.duplicates import fingerprints as fp
 from handloom.stages.duplicates.alignments import FrameTable
 from handloom.stages.duplicates.compare import compare_clips
 
+MATCHES_KEPT = 16  # frames that a view is matched with in the end under one key
 MAX_BUCKET = 200  # index entries that a view is matched with under one key
 SMALL = 512  # pairs of entries under one key, from which on they are compared as a block
 BLOCK = 1 << 15  # pairs of entries compared at a time: 256 kB
 HOT_VIEWS = 64  # views of one hot key, sorted by signature, that are compared at a time
 MAX_BITS = 16  # of 63: unrelated views differ in 31, the best pairs of 918 of 922 copies in <= 16
 NEAREST = 50  # clips that a clip is compared with, besides those that have it among theirs
+CROWD = 10  # and where more are like it, such as those of one laboratory
 MAX_PER_PAIR = 4  # candidates of a pair of clips, in either direction
 CHUNK = 4096  # frames indexed at a time
 # A frame and a view that are less alike are dropped. Of entries that share a key by chance and
@@ -120,11 +123,11 @@ def find_candidates(frames: FrameTable) -> Candidates:
     parts = [np.empty(0, CANDIDATE)]
     for start in starts:
         views = index_frames(frames.fingerprints[start : start + CHUNK], start, len(fp.VIEWS))
-        rows = match_entries(index, views)
-        found = index[rows[0]], views[rows[1]]
-        clips = [frames.clip[entries["frame"]] for entries in found]
-        apart = frames.group[found[0]["frame"]] != frames.group[found[1]["frame"]]
-        parts.append(keep_best(make_candidates(*found, *clips)[apart]))
+        for rows in match_entries(index, views):
+            found = index[rows[0]], views[rows[1]]
+            clips = [frames.clip[entries["frame"]] for entries in found]
+            apart = frames.group[found[0]["frame"]] != frames.group[found[1]["frame"]]
+            parts.append(make_candidates(*found, *clips)[apart])
     return keep_nearest(keep_best(np.concatenate(parts)))
 
 
@@ -158,12 +161,15 @@ def sort_entries(whole: Entries) -> Entries:
     return whole[np.lexsort((whole["frame"], whole["signature"], whole["key"]))]
 
 
-def match_entries(index: Entries, views: Entries) -> tuple[Rows, Rows]:
+def match_entries(index: Entries, views: Entries) -> Iterator[tuple[Rows, Rows]]:
     """Whole frames and views that share a key and resemble each other, as rows of both [S].
 
     Args:
         index: ENTRY [E] of whole frames, sorted by `sort_entries`, all with one of the views' keys.
         views: ENTRY [E] of views, in any order.
+
+    Yields:
+        Some at a time; all of one view together, the MATCHES_KEPT with the fewest bits apart.
     """
     order = np.argsort(views["key"])
     keys = views["key"][order]
@@ -174,18 +180,32 @@ def match_entries(index: Entries, views: Entries) -> tuple[Rows, Rows]:
     bits = _Bits(index, views)
     is_hot = high - low > MAX_BUCKET
     is_small = (high - low) * counts < SMALL
-    found = [
-        _match_small(bits, order, begins, counts, low, np.where(is_small & ~is_hot, high, low))
-    ]
-    for run in np.flatnonzero(~is_small & ~is_hot):
-        rows = order[begins[run] : begins[run] + counts[run]]
-        found.append(bits.compare(slice(low[run], high[run]), rows))
-    for run in np.flatnonzero(is_hot):
-        rows = order[begins[run] : begins[run] + counts[run]]
-        found += _match_hot(bits, low[run], high[run], rows)
-    whole, part = (np.concatenate(rows) for rows in zip(*found, strict=True))
+    for rows in chain(
+        _match_small(bits, order, begins, counts, low, np.where(is_small & ~is_hot, high, low)),
+        *(
+            bits.compare(slice(low[run], high[run]), order[begins[run] : begins[run] + counts[run]])
+            for run in np.flatnonzero(~is_small & ~is_hot)
+        ),
+        *(
+            _match_hot(bits, low[run], high[run], order[begins[run] : begins[run] + counts[run]])
+            for run in np.flatnonzero(is_hot)
+        ),
+    ):
+        if len(rows[0]):
+            yield _most_alike(index, views, *rows)
+
+
+def _most_alike(index: Entries, views: Entries, whole: Rows, part: Rows) -> tuple[Rows, Rows]:
+    """Of the matches of each view those that are alike, the MATCHES_KEPT best of them."""
     alike = likeness(index[whole], views[part]) >= MIN_LIKENESS
-    return whole[alike], part[alike]
+    whole, part = whole[alike], part[alike]
+    if len(part) <= MATCHES_KEPT:
+        return whole, part
+    bits = np.bitwise_count(index["signature"][whole] ^ views["signature"][part])
+    order = np.lexsort((index["frame"][whole], bits, part))
+    begins = np.searchsorted(part[order], part[order])
+    order = order[np.arange(len(order)) - begins < MATCHES_KEPT]
+    return whole[order], part[order]
 
 
 class _Bits:
@@ -195,7 +215,9 @@ class _Bits:
         self.index = np.ascontiguousarray(index["signature"])
         self.views = np.ascontiguousarray(views["signature"])
 
-    def compare(self, bucket: slice, views: Rows, first: Rows | None = None) -> tuple[Rows, Rows]:
+    def compare(
+        self, bucket: slice, views: Rows, first: Rows | None = None
+    ) -> Iterator[tuple[Rows, Rows]]:
         """Rows of the index and of the views that differ in few bits, of a bucket and some views.
 
         Args:
@@ -204,21 +226,19 @@ class _Bits:
             first: first row of the index that each view is compared with, of MAX_BUCKET; all if
                 None.
         """
-        whole, part = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         step = max(1, BLOCK // (bucket.stop - bucket.start))
         for start in range(0, len(views), step):
             some = views[start : start + step]
             apart = self.views[some][:, None] ^ self.index[bucket]
-            near = np.bitwise_count(apart) <= MAX_BITS
-            at, row = np.divmod(np.flatnonzero(near), bucket.stop - bucket.start)
-            row += bucket.start
-            if first is not None:
-                begin = first[start : start + step][at]
-                inside = (row >= begin) & (row < begin + MAX_BUCKET)
-                at, row = at[inside], row[inside]
-            whole.append(row)
-            part.append(some[at])
-        return np.concatenate(whole), np.concatenate(part)
+            near = np.flatnonzero(np.bitwise_count(apart) <= MAX_BITS)
+            if len(near):
+                at, row = np.divmod(near, bucket.stop - bucket.start)
+                row += bucket.start
+                if first is not None:
+                    begin = first[start : start + step][at]
+                    inside = (row >= begin) & (row < begin + MAX_BUCKET)
+                    at, row = at[inside], row[inside]
+                yield row, some[at]
 
     def compare_pairs(self, whole: Rows, part: Rows) -> tuple[Rows, Rows]:
         """The pairs of rows of the index and of the views that differ in few bits."""
@@ -228,23 +248,18 @@ class _Bits:
 
 def _match_small(
     bits: _Bits, order: Rows, begins: Rows, counts: Rows, low: Rows, high: Rows
-) -> tuple[Rows, Rows]:
+) -> Iterator[tuple[Rows, Rows]]:
     """Pairs under keys with few entries, of which a block each would cost more than it holds."""
     times = np.repeat(high - low, counts)
     some = np.flatnonzero(times)
     times, query, start = times[some], order[some], np.repeat(low, counts)[some]
     ends = np.cumsum(times)
-    whole, part = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     cuts = np.searchsorted(ends, np.arange(1 << 18, int(ends[-1]) if len(ends) else 0, 1 << 18))
     for block in np.split(np.arange(len(query)), cuts):
         many = times[block]
         steps = np.arange(int(many.sum())) - np.repeat(np.cumsum(many) - many, many)
-        rows = bits.compare_pairs(
-            np.repeat(start[block], many) + steps, np.repeat(query[block], many)
-        )
-        whole.append(rows[0])
-        part.append(rows[1])
-    return np.concatenate(whole), np.concatenate(part)
+        rows = np.repeat(start[block], many) + steps
+        yield bits.compare_pairs(rows, np.repeat(query[block], many))
 
 
 def _match_hot(bits: _Bits, low: int, high: int, views: Rows) -> Iterator[tuple[Rows, Rows]]:
@@ -256,7 +271,7 @@ def _match_hot(bits: _Bits, low: int, high: int, views: Rows) -> Iterator[tuple[
         some, begin = views[start : start + HOT_VIEWS], first[start : start + HOT_VIEWS]
         end = int(begin[-1]) + MAX_BUCKET
         if end - begin[0] <= 8 * MAX_BUCKET:
-            yield bits.compare(slice(int(begin[0]), end), some, begin)
+            yield from bits.compare(slice(int(begin[0]), end), some, begin)
         else:
             steps = (begin[:, None] + np.arange(MAX_BUCKET)).ravel()
             yield bits.compare_pairs(steps, np.repeat(some, MAX_BUCKET))
@@ -308,7 +323,7 @@ def keep_best(candidates: Candidates) -> Candidates:
 
 
 def keep_nearest(candidates: Candidates) -> Candidates:
-    """The candidates of pairs in which one clip is among the NEAREST of the other.
+    """The candidates of pairs in which one clip is among the nearest of the other.
 
     Args:
         candidates: CANDIDATE [S] after `keep_best`, for each clip all those that name it.
@@ -318,10 +333,14 @@ def keep_nearest(candidates: Candidates) -> Candidates:
 
 
 def nearest_pairs(candidates: Candidates, start: int, stop: int) -> Rows:
-    """Pairs in which one clip is among the NEAREST of a clip from `start` to before `stop`.
+    """Pairs in which one clip is among the nearest of a clip from `start` to before `stop`.
+
+    Those are nearest that several candidates name, with few bits apart: a title card that many
+    clips share is one candidate. All others count for a clip that has up to NEAREST, and CROWD of
+    them for one that has more.
 
     Args:
-        candidates: CANDIDATE [S], for each clip of that range all those that name it.
+        candidates: CANDIDATE [S] after `keep_best`, for each clip of that range all that name it.
         start: number of the first clip.
         stop: number behind the last one.
 
@@ -329,15 +348,15 @@ def nearest_pairs(candidates: Candidates, start: int, stop: int) -> Rows:
         int64 [P] as of `pairs_of`, ascending.
     """
     pairs, pair = np.unique(pairs_of(candidates), return_inverse=True)
-    bits = np.full(len(pairs), MAX_BITS, np.uint8)
-    np.minimum.at(bits, pair, candidates["bits"])
+    weight = np.bincount(pair, MAX_BITS + 1.0 - candidates["bits"], minlength=len(pairs))
     low, high = split_pairs(pairs)
     clips, others = np.concatenate([low, high]), np.concatenate([high, low])
-    number, bits = np.tile(np.arange(len(pairs)), 2), np.tile(bits, 2)
+    number, weight = np.tile(np.arange(len(pairs)), 2), np.tile(weight, 2)
     inside = np.flatnonzero((clips >= start) & (clips < stop))
-    order = inside[np.lexsort((others[inside], bits[inside], clips[inside]))]
-    begins = np.searchsorted(clips[order], clips[order])
-    return pairs[np.unique(number[order[np.arange(len(order)) - begins < NEAREST]])]
+    order = inside[np.lexsort((others[inside], -weight[inside], clips[inside]))]
+    begins, ends = (np.searchsorted(clips[order], clips[order], side) for side in ("left", "right"))
+    kept = np.arange(len(order)) - begins < np.where(ends - begins > NEAREST, CROWD, NEAREST)
+    return pairs[np.unique(number[order[kept]])]
 
 
 def pairs_of(candidates: Candidates) -> Rows:

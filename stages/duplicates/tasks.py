@@ -35,6 +35,7 @@ from handloom.stages.duplicates.outcome import MATCH, describe
 from handloom.stages.duplicates.partitions import (
     Ints,
     Records,
+    Writer,
     map_records,
     partitioned,
     read_partition,
@@ -43,7 +44,7 @@ from handloom.stages.duplicates.shuffle import Shuffle
 
 ROWS = 1024  # rows of the hands table read at a time: 15 MB
 VIEWS_JOINED = 1 << 20  # views joined at a time: 25 MB
-CANDIDATES_HELD = 1 << 22  # candidates of a partition, from which on the best are kept: 120 MB
+CANDIDATES_HELD = 1 << 20  # candidates, from which on the best are written: 35 MB
 FRAMES_COMPARED = 1 << 16  # frames of the clips that are compared at a time, about: 75 MB
 HASH = np.uint64(0x9E3779B97F4A7C15)  # spreads keys over partitions (Knuth's multiplicative hash)
 
@@ -70,28 +71,29 @@ def join_keys(shuffle: Shuffle, part: int) -> None:
     """Find the frames and views of a partition of keys that are alike."""
     index = read_partition(shuffle.paths("index", len(shuffle.groups)), ENTRY, part)
     index = sort_entries(index)
-    found, held = [np.empty(0, CANDIDATE)], 0
-    for views in _read_views(shuffle, part):
-        whole, view = match_entries(index, views)
-        candidates = keep_best(_of_other_videos(shuffle, index[whole], views[view]))
-        found.append(candidates)
-        held += len(candidates)
-        if held > CANDIDATES_HELD:
-            found = [keep_best(np.concatenate(found))]
-            held = 0
-    candidates = keep_best(np.concatenate(found))
+    with partitioned(shuffle.path("hits", part), CANDIDATE, shuffle.clip_parts) as file:
+        held, count = [np.empty(0, CANDIDATE)], 0
+        for views in _read_views(shuffle, part):
+            for whole, view in match_entries(index, views):
+                held.append(_of_other_videos(shuffle, index[whole], views[view]))
+                count += len(held[-1])
+                if count > CANDIDATES_HELD:
+                    held, count = [_add_hits(shuffle, file, held)], 0
+        _add_hits(shuffle, file, held)
+
+
+def _add_hits(shuffle: Shuffle, file: Writer, held: list[Candidates]) -> Candidates:
+    """Write the best of some candidates for both of their clips; returns an empty array."""
+    candidates = keep_best(np.concatenate(held))
     ends = [candidates[name] // shuffle.clips_a_part for name in ("clip", "other")]
     across = ends[0] != ends[1]
-    with partitioned(shuffle.path("hits", part), CANDIDATE, shuffle.clip_parts) as file:
-        file.add(
-            np.concatenate([candidates, candidates[across]]), np.append(ends[0], ends[1][across])
-        )
+    file.add(np.concatenate([candidates, candidates[across]]), np.append(ends[0], ends[1][across]))
+    return candidates[:0]
 
 
 def find_nearest(shuffle: Shuffle, part: int) -> None:
     """Choose the pairs that are compared for the clips of a partition."""
-    hits = read_partition(shuffle.paths("hits", shuffle.key_parts), CANDIDATE, part)
-    pairs = nearest_pairs(hits, *shuffle.clips_in(part))
+    pairs = nearest_pairs(_read_hits(shuffle, part), *shuffle.clips_in(part))
     low, high = split_pairs(pairs)
     clips = np.unique(np.concatenate([low, high]))
     with partitioned(shuffle.path("wanted", part), CLIP, len(shuffle.groups)) as file:
@@ -123,9 +125,9 @@ def fetch_frames(shuffle: Shuffle, group: int) -> None:
 
 def compare_pairs(shuffle: Shuffle, part: int) -> None:
     """Compare the pairs whose lower clip is in a partition; all end in their clips' groups."""
-    hits = read_partition(shuffle.paths("hits", shuffle.key_parts), CANDIDATE, part)
+    hits = _read_hits(shuffle, part)
     near = read_partition(shuffle.paths("near", shuffle.clip_parts), PAIR, part)["pair"]
-    candidates = keep_best(hits[np.isin(pairs_of(hits), near)])
+    candidates = hits[np.isin(pairs_of(hits), near)]
     candidates = candidates[np.argsort(pairs_of(candidates), kind="stable")]
     numbers = shuffle.numbers
     with partitioned(shuffle.path("pairs", part), MATCH, len(shuffle.groups)) as file:
@@ -216,6 +218,16 @@ def _read_views(shuffle: Shuffle, part: int) -> Iterator[Entries]:
             yield np.concatenate(held)
             held = [np.empty(0, ENTRY)]
     yield np.concatenate(held)
+
+
+def _read_hits(shuffle: Shuffle, part: int) -> Candidates:
+    """The best candidates of the clips of a partition."""
+    held = [np.empty(0, CANDIDATE)]
+    for path in shuffle.paths("hits", shuffle.key_parts):
+        held.append(read_partition([path], CANDIDATE, part))
+        if len(held[-1]) and sum(map(len, held)) > 2 * len(held[0]) + CANDIDATES_HELD:
+            held = [keep_best(np.concatenate(held))]
+    return keep_best(np.concatenate(held))
 
 
 def _of_other_videos(shuffle: Shuffle, whole: Entries, view: Entries) -> Candidates:
