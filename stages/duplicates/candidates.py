@@ -32,6 +32,7 @@ MATCHES_KEPT = 16  # frames that a view is matched with in the end under one key
 MAX_BUCKET = 200  # index entries that a view is matched with under one key
 SMALL = 512  # pairs of entries under one key, from which on they are compared as a block
 BLOCK = 1 << 15  # pairs of entries compared at a time: 256 kB
+PAIRS_HELD = 1 << 16  # pairs with few bits apart that are looked at together
 HOT_VIEWS = 64  # views of one hot key, sorted by signature, that are compared at a time
 MAX_BITS = 16  # of 63: unrelated views differ in 31, the best pairs of 918 of 922 copies in <= 16
 NEAREST = 50  # clips that a clip is compared with, besides those that have it among theirs
@@ -158,7 +159,8 @@ def index_frames(
 
 def sort_entries(whole: Entries) -> Entries:
     """Entries sorted by key, then by signature, whose lowest, steadiest frequencies come first."""
-    return whole[np.lexsort((whole["frame"], whole["signature"], whole["key"]))]
+    columns = (np.ascontiguousarray(whole[name]) for name in ("frame", "signature", "key"))
+    return whole[np.lexsort(tuple(columns))]
 
 
 def match_entries(index: Entries, views: Entries) -> Iterator[tuple[Rows, Rows]]:
@@ -171,8 +173,9 @@ def match_entries(index: Entries, views: Entries) -> Iterator[tuple[Rows, Rows]]
     Yields:
         Some at a time; all of one view together, the MATCHES_KEPT with the fewest bits apart.
     """
-    order = np.argsort(views["key"])
-    keys = views["key"][order]
+    keys = np.ascontiguousarray(views["key"])
+    order = np.argsort(keys)
+    keys = keys[order]
     begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
     counts = np.diff(np.append(begins, len(keys)))
     index_keys = np.ascontiguousarray(index["key"])
@@ -180,6 +183,7 @@ def match_entries(index: Entries, views: Entries) -> Iterator[tuple[Rows, Rows]]
     bits = _Bits(index, views)
     is_hot = high - low > MAX_BUCKET
     is_small = (high - low) * counts < SMALL
+    held, count = [(np.empty(0, np.int64), np.empty(0, np.int64))], 0
     for rows in chain(
         _match_small(bits, order, begins, counts, low, np.where(is_small & ~is_hot, high, low)),
         *(
@@ -191,12 +195,19 @@ def match_entries(index: Entries, views: Entries) -> Iterator[tuple[Rows, Rows]]
             for run in np.flatnonzero(is_hot)
         ),
     ):
-        if len(rows[0]):
-            yield _most_alike(index, views, *rows)
+        held.append(rows)
+        count += len(rows[0])
+        if count > PAIRS_HELD:
+            yield _most_alike(index, views, held)
+            held, count = held[:1], 0
+    yield _most_alike(index, views, held)
 
 
-def _most_alike(index: Entries, views: Entries, whole: Rows, part: Rows) -> tuple[Rows, Rows]:
+def _most_alike(
+    index: Entries, views: Entries, pairs: list[tuple[Rows, Rows]]
+) -> tuple[Rows, Rows]:
     """Of the matches of each view those that are alike, the MATCHES_KEPT best of them."""
+    whole, part = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
     alike = likeness(index[whole], views[part]) >= MIN_LIKENESS
     whole, part = whole[alike], part[alike]
     if len(part) <= MATCHES_KEPT:
