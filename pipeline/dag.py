@@ -304,9 +304,11 @@ def _work(
     """Compute the missing rows in a pool of workers; those of light stages in this task."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
     if isinstance(stage, TableStage):
-        divided = isinstance(stage, Divided)
-        tasks = work_divided(job.tables, job.data, stage, crew) if divided else ()
-        return chain((Counter() for _ in tasks), stage.write(job.tables, table))
+        rows = stage.write(job.tables, table)
+        if isinstance(stage, Divided):
+            tasks = work_divided(job.tables, job.data, stage, crew)
+            return chain((Counter() for _ in tasks), rows)
+        return rows
     if stage.light:
         return (work(stage, table, batch, attempts) for batch in remaining(job, name))
     shares_cores = name in ahead or name in ahead.values()

@@ -19,6 +19,7 @@ from handloom.errors import RunError
 from handloom.files import whole
 from handloom.stages.duplicates.partitions import Ints, opened
 from handloom.stages.tables.columns import matched
+from handloom.stages.tables.outcomes import passed
 from handloom.stages.tables.parts import Tables
 
 NO_CLIP = -1  # number of a row whose clip is not compared
@@ -149,21 +150,23 @@ class _Bucket:
     @classmethod
     def read(cls, source: Source, bucket: str) -> "_Bucket":
         """Read the columns of a bucket."""
-        hands = source.tables["hands"].columns(["clip_id", "status", "times_s"], [bucket])
-        taken = pc.equal(hands["status"], "ok").to_numpy(zero_copy_only=False)
-        if not source.is_own:
-            selected = source.tables["select"].columns(["clip_id", "status"], [bucket])
-            kept = selected.filter(pc.equal(selected["status"], "ok"))["clip_id"]
-            taken = taken & pc.is_in(hands["clip_id"], value_set=kept).to_numpy()
+        hands = source.tables["hands"].columns(["clip_id", "times_s"], [bucket])
+        kept = passed(source.tables, "hands" if source.is_own else "select", [bucket], ["clip_id"])
+        taken = np.zeros(hands.num_rows, bool)
+        if kept.num_rows:  # an empty one has no type
+            taken = pc.is_in(hands["clip_id"], value_set=kept["clip_id"]).to_numpy()
         columns = ["clip_id", "dataset", "video_id"]
-        clips = clips_of(hands, source.tables["ingest"].columns(columns, [bucket]))
-        names = pc.binary_join_element_wise(clips["dataset"], clips["video_id"], "/").to_pylist()
+        ingest = source.tables["ingest"].columns(columns, [bucket])
+        clips = clips_of(hands.filter(pa.array(taken)), ingest)
+        names = np.full(hands.num_rows, "", object)
+        if clips.num_rows:
+            names[taken] = pc.binary_join_element_wise(clips["dataset"], clips["video_id"], "/")
         ids: list[str] = hands["clip_id"].to_pylist()
         encoded = np.array([i.encode() for i in ids], f"S{ORDER_BYTES}").view(">u8").reshape(-1, 2)
         frames = pc.fill_null(pc.list_value_length(hands["times_s"]), 0).to_numpy()
         high, low = encoded.astype(np.uint64).T
         none = np.zeros(len(ids), np.int32)
-        return cls(ids, names, high, low, frames.astype(np.int32), taken, none)
+        return cls(ids, names.tolist(), high, low, frames.astype(np.int32), taken, none)
 
 
 def clips_of(hands: pa.Table, ingest: pa.Table) -> pa.Table:

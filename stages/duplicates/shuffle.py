@@ -35,6 +35,7 @@ from handloom.stages.duplicates.clip_numbers import (
 from handloom.stages.duplicates.fingerprints import BYTES, PEAKS, VIEWS
 from handloom.stages.duplicates.partitions import is_complete
 from handloom.stages.tables.columns import bucket_groups
+from handloom.stages.tables.parts import Tables
 
 VERSION = 1  # of the files
 ENTRIES_A_FRAME = PEAKS * (1 + len(VIEWS))
@@ -152,22 +153,25 @@ def plan_shuffle(
         for number, source in enumerate(sources)
         for buckets in bucket_groups(source.tables["hands"], sizes.group_bytes)
     ]
-    names = ("hands", "ingest", "select")
+    sources = [replace(source, tables=_read_of(source)) for source in sources]
     states = [
-        [
-            (source.tables[n].fingerprint, source.tables[n].state())
-            for n in names[: 3 - source.is_own]
-        ]
+        [(name, table.fingerprint, table.state()) for name, table in source.tables.items()]
         for source in sources
     ]
     facts = [VERSION, states, dict(settings), vars(sizes)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
     place = folder / digest[:16]
-    sources = tuple(
-        replace(s, tables={n: s.tables[n].listed() for n in names if n in s.tables})
-        for s in sources
-    )
-    return Shuffle(place, sources, tuple(groups), settings["min_similarity"], sizes)
+    return Shuffle(place, tuple(sources), tuple(groups), settings["min_similarity"], sizes)
+
+
+def _read_of(source: Source) -> Tables:
+    """The tables that are read of a run, their folders listed once."""
+    names = ["hands", "ingest"] if source.is_own else ["select", "hands", "ingest"]
+    gate = source.tables[names[0]].gate
+    while gate:  # it says which clips count still
+        names.append(gate)
+        gate = source.tables[gate].gate
+    return {name: source.tables[name].listed() for name in dict.fromkeys(names)}
 
 
 def remove_others(shuffle: Shuffle) -> None:

@@ -23,6 +23,7 @@ def write_tables(out: Path, clips: Sequence[ClipFrames], status: str = "ok") -> 
         count, ids = len(some), [clip.clip_id for clip in some]
         columns = {
             "ingest": {
+                "status": ["ok"] * count,
                 "bucket": [bucket] * count, "dataset": ["d"] * count,
                 "video_id": [clip.group for clip in some], "split": ["train"] * count,
                 "width": [320] * count, "height": [240] * count,

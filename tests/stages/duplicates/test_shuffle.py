@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from handloom.errors import DiskError, RunError, UserError
@@ -18,7 +19,7 @@ from handloom.stages.duplicates.outcome import duplicate_rows
 from handloom.stages.duplicates.partitions import is_complete, partitioned, read_partition
 from handloom.stages.duplicates.shuffle import Shuffle, Sizes, Task, plan_shuffle, steps
 from handloom.stages.duplicates.stage import Duplicates
-from handloom.stages.tables.parts import Table, Tables
+from handloom.stages.tables.parts import Table, Tables, bucket_of
 from tests.helpers.duplicate_runs import PRINT, write_tables
 from tests.stages.duplicates.test_candidates import clip, cropped, noisy
 
@@ -276,3 +277,19 @@ def test_a_run_in_an_object_store_has_the_same_rows(
     assert [rows for _, rows in Duplicates().rows(stored)] == expected
     forget_listings()
     assert not list((folder / "tables" / "duplicates").glob("*"))
+
+
+def test_clips_that_no_longer_come_have_no_rows(clips: list[ClipFrames], tmp_path: Path) -> None:
+    tables = write_tables(tmp_path, [*clips[:3], clips[18]])  # the last is like the first
+    tables["hands"] = Table(tables["hands"].folder, PRINT, gate="ingest")
+    assert len(pairs_of(Duplicates().rows(tables))) == 1
+    (part,) = tables["ingest"].parts(bucket_of(clips[18].group))
+    rows = pq.read_table(part)
+    pq.write_table(rows.filter(pa.compute.not_equal(rows["clip_id"], clips[18].clip_id)), part)
+    found = list(Duplicates().rows(tables))
+    assert sorted(i for _, rows in found for i in rows["clip_id"].to_pylist()) == [
+        "c00",
+        "c01",
+        "c02",
+    ]
+    assert pairs_of(iter(found)) == {}
