@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from handloom.stages.duplicates.fingerprints import CHROMA_SIDE, LUMA_SIDE
-from handloom.stages.duplicates.shuffle import Task
 from handloom.stages.duplicates.stage import Duplicates
+from handloom.stages.duplicates.steps import Task
 from handloom.stages.tables.parts import Table, Tables
 
 PRINT = "5c" * 32

@@ -16,7 +16,8 @@ from handloom.places import place
 from handloom.stages.duplicates.clip_numbers import Source
 from handloom.stages.duplicates.outcome import duplicate_rows
 from handloom.stages.duplicates.rows import DuplicateRow
-from handloom.stages.duplicates.shuffle import Shuffle, Task, plan_shuffle, remove, steps
+from handloom.stages.duplicates.shuffle import Shuffle, plan_shuffle
+from handloom.stages.duplicates.steps import Task, remove, steps
 from handloom.stages.stage import TableStage
 from handloom.stages.tables.parts import Tables, open_tables
 from handloom.stages.tables.rows import Row

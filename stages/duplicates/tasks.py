@@ -1,4 +1,4 @@
-"""The tasks of the shuffle (shuffle.py): each reads files and tables, and writes a file.
+"""The tasks of the shuffle (steps.py): each reads files and tables, and writes a file.
 
 Memory: a task holds an eighth of a partition of entries, or the frames of some thousand pairs.
 """

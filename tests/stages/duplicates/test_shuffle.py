@@ -17,8 +17,9 @@ from handloom.stages.duplicates.clip_numbers import Source
 from handloom.stages.duplicates.fingerprints import BYTES
 from handloom.stages.duplicates.outcome import duplicate_rows
 from handloom.stages.duplicates.partitions import is_complete, partitioned, read_partition
-from handloom.stages.duplicates.shuffle import Shuffle, Sizes, Task, plan_shuffle, steps
+from handloom.stages.duplicates.shuffle import Shuffle, Sizes, plan_shuffle
 from handloom.stages.duplicates.stage import Duplicates
+from handloom.stages.duplicates.steps import Task, steps
 from handloom.stages.tables.parts import Table, Tables, bucket_of
 from tests.helpers.duplicate_runs import PRINT, write_tables
 from tests.stages.duplicates.test_candidates import clip, cropped, noisy
