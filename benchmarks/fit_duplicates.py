@@ -29,7 +29,8 @@ from handloom.stages.duplicates import compare
 from handloom.stages.duplicates.alignments import Alignments, FrameTable, propose_alignments
 from handloom.stages.duplicates.candidates import ClipFrames
 
-FOLDS, RESAMPLES, LIMIT = 10, 1000, 0.5
+FOLDS, RESAMPLES, LIMIT, PRECISION = 10, 1000, 0.5, 0.99
+RATES = (f"recall at {LIMIT}", f"precision at {LIMIT}", f"recall, precision {PRECISION}")
 PENALTY = 0.5  # of squared weights in units of each term's deviation
 OFFSET_S = 0.5  # by which the clock offset of an alignment of a copy may be off
 SHORTEST_S = 1.5
@@ -178,15 +179,22 @@ def held_out(data: Alignment) -> np.ndarray:
     return similarity
 
 
-def rates(data: Alignment, similarity: np.ndarray, times: np.ndarray) -> tuple[float, float]:
-    """Recall of the copies with candidates, and precision; `times` counts each source."""
-    weight, hit = times[data.sources[:, 0]], similarity >= LIMIT
-    copies, hits = (weight * data.is_copy).sum(), (weight * (hit & data.is_copy)).sum()
-    return hits / max(1, copies), hits / max(1, (weight * hit).sum())
+def rates(data: Alignment, similarity: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """RATES, each source counted so many times; recall is of the copies with candidates."""
+    weight = times[data.sources[:, 0]]
+    order = np.argsort(-similarity, kind="stable")
+    copies = np.cumsum((weight * data.is_copy)[order])
+    recall, precision = (
+        copies / max(1, copies[-1]),
+        copies / np.maximum(1, np.cumsum(weight[order])),
+    )
+    last = max(0, int((similarity >= LIMIT).sum()) - 1)
+    good = recall[precision >= PRECISION]
+    return np.array([recall[last], precision[last], good.max(initial=0)])
 
 
 def report(data: Alignment, similarities: dict[str, np.ndarray]) -> None:
-    """Recall and precision of two sets of weights, and how the second differs from the first."""
+    """Rates of two sets of weights, and how the second differs from the first."""
     rng, sources = np.random.default_rng(10), int(data.sources.max()) + 1
     samples = [
         np.bincount(rng.integers(0, sources, sources), minlength=sources) for _ in range(RESAMPLES)
@@ -195,12 +203,16 @@ def report(data: Alignment, similarities: dict[str, np.ndarray]) -> None:
     for name, similarity in similarities.items():
         one = rates(data, similarity, np.ones(sources))
         drawn[name] = np.array([rates(data, similarity, times) for times in samples])
-        spans = np.percentile(drawn[name], (2.5, 97.5), axis=0).T
-        said = [f"{v:.4f} ({a:.4f} to {b:.4f})" for v, (a, b) in zip(one, spans, strict=True)]
-        print(f"{name:10} recall {said[0]}, precision {said[1]}")
+        say(name, one, drawn[name])
     now, new = drawn.values()
-    spans = np.percentile(new - now, (2.5, 97.5), axis=0).T
-    print(f"difference: recall {spans[0].round(4)}, precision {spans[1].round(4)} (95 %)")
+    say("difference", (new - now).mean(axis=0), new - now)
+
+
+def say(name: str, values: np.ndarray, drawn: np.ndarray) -> None:
+    """Print rates with their intervals of 95 %."""
+    spans = np.percentile(drawn, (2.5, 97.5), axis=0).T
+    for what, value, (low, high) in zip(RATES, values, spans, strict=True):
+        print(f"{name:10} {what:24} {value:7.4f} ({low:.4f} to {high:.4f})")
 
 
 def show(names: dict[str, float], weights: np.ndarray) -> None:
