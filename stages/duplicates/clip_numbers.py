@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from handloom.errors import RunError
 from handloom.files import whole
-from handloom.stages.duplicates.partitions import Ints, opened
+from handloom.stages.duplicates.partitions import Ints, damaged, opened
 from handloom.stages.tables.columns import matched
 from handloom.stages.tables.outcomes import passed
 from handloom.stages.tables.parts import Tables
@@ -115,12 +115,20 @@ def number_clips(sources: Sequence[Source], groups: Sequence[Group], folder: Pat
 
 
 def read_numbers(folder: Path) -> Numbers:
-    """The arrays that `number_clips` wrote."""
+    """The arrays that `number_clips` wrote.
+
+    Raises:
+        RunError: one is missing or damaged.
+    """
     found = []
     for name in NAMES:
-        with opened(folder / f"{name}.npy") as file:
+        path = folder / f"{name}.npy"
+        with opened(path) as file:
             size = file.seek(0, 2)
-        found.append(np.load(folder / f"{name}.npy", mmap_mode="r" if size > SMALL_BYTES else None))
+        try:
+            found.append(np.load(path, mmap_mode="r" if size > SMALL_BYTES else None))
+        except (ValueError, EOFError):
+            raise damaged(path) from None
     return Numbers(*found)
 
 
@@ -128,7 +136,7 @@ def are_numbered(folder: Path) -> bool:
     """Whether the arrays of `Numbers` lie there."""
     try:
         read_numbers(folder)
-    except (RunError, ValueError, OSError):
+    except (RunError, OSError):
         return False
     return True
 

@@ -111,16 +111,21 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         ) from None
 
 
+def damaged(path: Path) -> RunError:
+    """What is said of a file that cannot be read."""
+    return RunError(
+        f"{path} is damaged or of another version; delete the folder {path.parent} and run the "
+        "same command again, which compares the clips anew."
+    )
+
+
 def _runs(
     path: Path, file: BinaryIO, dtype: np.dtype[np.void], partition: int
 ) -> list[tuple[int, int]]:
     """First and last record of a partition in each run of a file."""
     size, end = _end(file)
     if end is None or end["bytes"] != dtype.itemsize or partition >= end["partitions"]:
-        raise RunError(
-            f"{path} is damaged or of another version; delete the folder {path.parent} and run the "
-            "same command again, which compares the clips anew."
-        )
+        raise damaged(path)
     width = int(end["partitions"]) + 1
     file.seek(size - END.itemsize - 8 * width * int(end["runs"]))
     offsets = np.fromfile(file, "<i8", width * int(end["runs"])).reshape(-1, width)

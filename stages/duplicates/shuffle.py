@@ -13,7 +13,7 @@ from typing import Any
 
 from handloom.stages.duplicates.candidates import ENTRY
 from handloom.stages.duplicates.clip_numbers import Group, Numbers, Source, read_numbers
-from handloom.stages.duplicates.fingerprints import BYTES, PEAKS, VIEWS
+from handloom.stages.duplicates.fingerprints import PEAKS, VIEWS
 from handloom.stages.tables.columns import bucket_groups
 from handloom.stages.tables.parts import Tables
 
@@ -130,8 +130,3 @@ def _read_of(source: Source) -> Tables:
         names.append(gate)
         gate = source.tables[gate].gate
     return {name: source.tables[name].listed() for name in dict.fromkeys(names)}
-
-
-def disk_bytes(frames: int) -> int:
-    """Bytes that a shuffle needs on disk at most, about: entries, then fingerprints."""
-    return frames * max(ENTRIES_A_FRAME * ENTRY.itemsize, BYTES + 8)

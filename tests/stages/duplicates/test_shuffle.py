@@ -171,10 +171,15 @@ def test_a_file_deleted_by_hand_is_named(tables: dict[str, Table], tmp_path: Pat
         rows_of(shuffle)
 
 
-def test_a_damaged_file_is_named(tables: dict[str, Table], tmp_path: Path) -> None:
-    shuffle = finish(plan(tmp_path, tables, MANY))
-    shuffle.path("pairs", 1).write_bytes(b"x" * 100)
-    with pytest.raises(RunError, match=r"pairs-00001 is damaged or of another version; delete"):
+@pytest.mark.parametrize("name", ["pairs-00001", "home.npy", "first.npy"])
+@pytest.mark.parametrize("content", [b"", b"x" * 100])
+def test_a_damaged_file_is_named(
+    name: str, content: bytes, tables: dict[str, Table], tmp_path: Path
+) -> None:
+    finish(plan(tmp_path, tables, MANY))
+    shuffle = plan(tmp_path, tables, MANY)
+    (shuffle.folder / name).write_bytes(content)
+    with pytest.raises(RunError, match=rf"{name} is damaged or of another version; delete"):
         rows_of(shuffle)
 
 
