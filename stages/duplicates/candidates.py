@@ -174,7 +174,7 @@ def match_entries(index: Entries, views: Entries) -> Iterator[tuple[Rows, Rows]]
         Some at a time; all of one view together, the MATCHES_KEPT with the fewest bits apart.
     """
     keys = np.ascontiguousarray(views["key"])
-    order = np.argsort(keys)
+    order = _radix_order(keys)
     keys = keys[order]
     begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
     counts = np.diff(np.append(begins, len(keys)))
@@ -201,6 +201,12 @@ def match_entries(index: Entries, views: Entries) -> Iterator[tuple[Rows, Rows]]
             yield _most_alike(index, views, held)
             held, count = held[:1], 0
     yield _most_alike(index, views, held)
+
+
+def _radix_order(keys: npt.NDArray[np.uint32]) -> Rows:
+    """Order of keys; numpy sorts 16 bits in one pass over them, and 32 by comparing."""
+    order = np.argsort(keys.astype(np.uint16), kind="stable")
+    return order[np.argsort((keys >> np.uint32(16)).astype(np.uint16)[order], kind="stable")]
 
 
 def _most_alike(
