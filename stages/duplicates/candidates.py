@@ -28,7 +28,7 @@ from handloom.stages.duplicates import fingerprints as fp
 from handloom.stages.duplicates.alignments import FrameTable
 from handloom.stages.duplicates.compare import compare_clips
 
-MATCHES_KEPT = 16  # frames that a view is matched with in the end under one key
+MATCHES_KEPT = 64  # frames that a view is matched with in the end under one key
 MAX_BUCKET = 200  # index entries that a view is matched with under one key
 SMALL = 512  # pairs of entries under one key, from which on they are compared as a block
 BLOCK = 1 << 15  # pairs of entries compared at a time: 256 kB

@@ -29,7 +29,7 @@ class Sizes:
     """Bytes of the `hands` table on disk that are filed and fetched by one task."""
     key_bytes: int = 96 << 20
     """Entries that are joined by one task, about; an eighth of them are in memory at a time."""
-    clips: int = 1 << 13
+    clips: int = 1 << 12
     """Clips whose pairs are compared by one task, at most."""
     clip_tasks: int = 64
     """Tasks that compare, where there are enough clips for each."""
