@@ -311,6 +311,14 @@ def listdir(folder: Path) -> list[str]:
         return [entry.name for entry in entries]
 
 
+def paths_of(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Paths of files in a folder; of a store they know what its listing says of them."""
+    if not isinstance(folder, StorePath):
+        return [folder / name for name in names]
+    known = listing(str(folder))
+    return [_below(folder, name, known.get(name, UNKNOWN)) for name in names]
+
+
 def trust(folder: Path) -> None:
     """Take the files below a folder for unchanged while this process lives: a dataset."""
     if isinstance(folder, StorePath):

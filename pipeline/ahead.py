@@ -7,7 +7,8 @@ What is rejected after all was encoded for nothing, and is told.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,9 +20,11 @@ from handloom.pipeline.job import Job
 from handloom.pipeline.pool import Pool
 from handloom.pipeline.progress import Reporter, has_ended
 from handloom.stages.stage import Foresight
+from handloom.stages.tables.folding import rewriting
+from handloom.stages.tables.folds import is_fold, leaf_names, leaves_of, merged_from, read_leaves
 from handloom.stages.tables.inputs import INPUTS, Inputs, read_inputs
-from handloom.stages.tables.merging import merged_from
 from handloom.stages.tables.outcomes import coming
+from handloom.stages.tables.parts import Table
 
 LOOK_EVERY_S = 2.0
 
@@ -52,6 +55,48 @@ def _foresight(job: Job, name: str) -> Foresight | None:
     return gate if set(stage.reads) <= set(known) else None
 
 
+class Unseen:
+    """The rows of a table that were not looked at yet, while others write it and fold its parts."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.seen: set[str] = set()
+
+    def parts(self) -> dict[str, list[Path]]:
+        """Parts with rows that were not looked at, by bucket.
+
+        Parts that were merged from old ones are left out: the table is about to end.
+        """
+        found = defaultdict(list)
+        forget_listings(self.table.folder)
+        for path in self.table.parts():
+            with suppress(FileNotFoundError):  # folded meanwhile
+                if self._is_new(path):
+                    found[path.name.split("-")[0]].append(path)
+        return found
+
+    def _is_new(self, path: Path) -> bool:
+        if path.name in self.seen:
+            return False
+        if is_fold(path.name):
+            return not self.seen.issuperset(leaf_names([path]))
+        return self.seen.isdisjoint(merged_from(path))
+
+    def seen_clips(self, parts: Iterable[Path]) -> set[str]:
+        """Clips of some parts that were looked at before their parts were folded."""
+        leaves = [leaf for path in parts if is_fold(path.name) for leaf in leaves_of(path)]
+        old = read_leaves((leaf for leaf in leaves if leaf.name in self.seen), ["clip_id"])
+        return {one for _, rows in old for one in rows["clip_id"].to_pylist()}
+
+    def mark(self, names: Iterable[str]) -> None:
+        """Note that rows were looked at.
+
+        Args:
+            names: those of `leaf_names`, taken before the rows were read.
+        """
+        self.seen.update(names)
+
+
 class Ahead:
     """The batches of a stage that goes ahead of its gate.
 
@@ -68,7 +113,7 @@ class Ahead:
         self.job, self.name, self.gate = job, name, gate
         self.source = job.tables[gate.foresees]
         self.pool, self.reporter = pool, reporter
-        self.seen: set[str] = set()
+        self.unseen = Unseen(self.source)
 
     def batches(self) -> Iterator[Batch | None]:
         """Batches as they can be worked on; None while there is none, so that the pool waits."""
@@ -76,7 +121,8 @@ class Ahead:
         while not (self.pool.is_idle and self._has_ended(self.gate.name)):
             yield None
         forget_listings()
-        drop_outdated(self.job, self.name, self.reporter.throw_away)
+        with rewriting(self.job.tables[self.name]):
+            drop_outdated(self.job, self.name, self.reporter.throw_away)
         left = count_remaining(self.job, self.name) or 0
         self.reporter.line.total = self.reporter.line.done + left
         yield from remaining(self.job, self.name)
@@ -85,12 +131,15 @@ class Ahead:
         """What the gate will hardly reject, until the table that it decides from is finished."""
         size = self.job.config.run.batch_clips
         while not self._has_ended(self.gate.foresees):
-            try:
-                for bucket, parts in self._new_parts().items():
-                    if found := self._inputs(bucket, parts):
-                        yield from in_batches(bucket, found, size)
-            except FileNotFoundError:  # its parts are being merged: it is about to end
-                return
+            for bucket, parts in self.unseen.parts().items():
+                try:
+                    names = leaf_names(parts)
+                    found = self._inputs(bucket, parts)
+                except FileNotFoundError:  # parts were folded meanwhile: they are found again
+                    continue
+                self.unseen.mark(names)
+                if found:
+                    yield from in_batches(bucket, found, size)
             looked = time.monotonic()
             while time.monotonic() - looked < LOOK_EVERY_S:
                 yield None
@@ -98,7 +147,7 @@ class Ahead:
     def _inputs(self, bucket: str, parts: list[Path]) -> Inputs | None:
         """What is read of the clips in some parts that the gate will hardly reject."""
         stage, tables = self.job.stages[self.name], self.job.tables
-        clip_ids = self.gate.foresee(tables, bucket, parts)
+        clip_ids = self.gate.foresee(tables, bucket, parts) - self.unseen.seen_clips(parts)
         if not clip_ids:
             return None
         source = self.source.of_parts(parts)
@@ -113,20 +162,6 @@ class Ahead:
         ids, digests = found.clips["clip_id"].to_pylist(), found.digests().tolist()
         new = [n for n, one in enumerate(zip(ids, digests, strict=True)) if one not in known]
         return found.take(pa.array(new, pa.int64())) if new else None
-
-    def _new_parts(self) -> dict[str, list[Path]]:
-        """Parts that were written since the last look, by bucket; not those merged from old ones.
-
-        Raises:
-            FileNotFoundError: parts are being merged.
-        """
-        found = defaultdict(list)
-        forget_listings(self.source.folder)
-        for path in self.source.parts():
-            if path.name not in self.seen and self.seen.isdisjoint(merged_from(path)):
-                found[path.name.split("-")[0]].append(path)
-        self.seen.update(path.name for parts in found.values() for path in parts)
-        return found
 
     def _has_ended(self, stage: str) -> bool:
         return has_ended(self.job.out, self.job.run_id, stage)

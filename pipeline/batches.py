@@ -14,7 +14,7 @@ from handloom.pipeline.batch import Batch
 from handloom.pipeline.job import Job
 from handloom.stages.datasets.source import SourceEpisode, SourceVideo
 from handloom.stages.ingest.episodes import EpisodeIngest
-from handloom.stages.ingest.probes import Probe, probe_table
+from handloom.stages.ingest.probes import probe_table
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.stage import TableStage
 from handloom.stages.tables.inputs import Inputs, all_outdated, drop_clips, read_inputs
@@ -62,13 +62,12 @@ def forget_failed(job: Job, stage: str) -> dict[str, int]:
     """Drop a stage's failed rows, so that they are computed again; returns attempts by clip id."""
     table = job.tables[stage]
     if stage != "ingest":
-        return table.drop(Row, lambda row: row.status == "failed")
-    probe_table(job.cache).drop(Probe, lambda row: row.status == "failed")
+        return table.drop("status", ["failed"])
+    probe_table(job.cache).drop("status", ["failed"])
     # A unit is ingested whole: its rejected clips go as well, or it would count as done.
-    failed = {row.clip_id: row for row in table.read(Clip) if row.status == "failed"}
-    units = {row.unit for row in failed.values()}
-    table.drop(Clip, lambda row: row.unit in units)
-    return {clip_id: row.attempts for clip_id, row in failed.items()}
+    failed = table.where("status", "failed", "clip_id")
+    attempts = table.drop("unit", table.where("status", "failed", "unit"))
+    return {clip_id: attempts[clip_id] for clip_id in failed}
 
 
 def drop_outdated(job: Job, stage: str, say: Callable[[int], None] = lambda rows: None) -> None:
@@ -96,7 +95,7 @@ def readmit_missing(job: Job) -> None:
         sources = ingest.at(job.data).sources()
         arrived = {v.unit for v in sources if v.unit in missing and v.media_path}
         if arrived:
-            table.drop(Clip, lambda row: row.unit in arrived)
+            table.drop("unit", arrived)
 
 
 def reject_duplicates(job: Job) -> None:
@@ -118,7 +117,7 @@ def reject_duplicates(job: Job) -> None:
     if not duplicates:
         return
     clips = [row for row in table.read(EpisodeClip) if row.unit in duplicates]
-    table.drop(_Identity, lambda row: row.unit in duplicates)  # if killed here they are read again
+    table.drop("unit", duplicates)  # if killed here they are read again
     for clip in clips:
         own_id = clip_id(clip.dataset, clip.unit, 0.0, math.inf)
         duplicate = replace(clip, clip_id=own_id, status="rejected", reason="duplicate")
@@ -160,8 +159,8 @@ def _unit_batch(bucket: str, sources: list[Source], clips: int) -> Batch:
 
 def _clips(job: Job, stage: str) -> Iterator[Batch]:
     size = CLIPS_WAITING if job.stages[stage].light else job.config.run.batch_clips
-    # The stage's own table is listed for each bucket: workers of a killed run may still write.
-    tables = listed(job.tables) | {stage: job.tables[stage]}
+    # What workers of a killed run still write after that is dropped when the stage is done.
+    tables = listed(job.tables)
     for bucket in tables["ingest"].buckets():
         missing = _missing(tables, stage, bucket)
         if len(missing):

@@ -50,6 +50,7 @@ from handloom.pipeline.worker import Counts, work
 from handloom.places import is_remote, trust
 from handloom.stages.ingest import card
 from handloom.stages.stage import Divided, TableStage
+from handloom.stages.tables.folding import Folding
 from handloom.stages.tables.merging import complete_merges, drop_repeated, merge_parts
 
 COUNT_AFTER_S = 5.0
@@ -267,10 +268,12 @@ def _compute(
         record.begin()
     counting = listed_later(job, reporter) if name == "ingest" else None
     try:
-        for counts in work:
-            record.add(sum(counts.values()))
-            reporter.advance(dict(counts))
-            progress.check_goes_on(job.out, job.run_id)
+        with Folding(job.tables[name]) as folding:
+            for counts in work:
+                record.add(sum(counts.values()))
+                reporter.advance(dict(counts))
+                folding.advance()
+                progress.check_goes_on(job.out, job.run_id)
     finally:
         if counting:
             counting.cancel()

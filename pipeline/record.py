@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from handloom.pipeline.spent import Spent
+from handloom.stages.tables.counts import store_counts
 from handloom.stages.tables.parts import Table, read_marker, write_marker
 
 EVERY_S = 5.0
@@ -34,7 +35,8 @@ class Record:
         self.resumes = "rows" in stored
         self.inputs = stored.get("inputs")
         self.spent = Spent.of(stored.get("spent"))
-        uncounted = max(0, table.row_count() - stored["rows"]) if "rows" in stored else 0
+        rows = self._count()
+        uncounted = max(0, rows - stored["rows"]) if "rows" in stored else 0
         is_same_run = stored.get("run") == run_id
         self.computed = stored.get("computed", 0) + uncounted
         self.last = stored.get("computed_last", 0) + uncounted if is_same_run else 0
@@ -43,7 +45,7 @@ class Record:
 
     def begin(self) -> None:
         """Count from the rows that are stored now."""
-        self.rows, self.started = self.table.row_count(), time.monotonic()
+        self.rows, self.started = self._count(), time.monotonic()
         self._write()
 
     def add(self, rows: int) -> None:
@@ -57,9 +59,13 @@ class Record:
             self._write()
 
     def finish(self) -> None:
-        """Write the final marker."""
-        state = {"finished": True, "stored": self.rows}
+        """Count the rows that are stored, and write the final marker."""
+        state = {"finished": True, "stored": self._count()}
         write_marker(self.table.folder, self._counts() | state)
+
+    def _count(self) -> int:
+        """Rows that are stored; their numbers are kept, so that a part is opened once."""
+        return store_counts(self.table.folder, self.table.parts())
 
     def _write(self) -> None:
         self.told = time.monotonic()

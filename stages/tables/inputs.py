@@ -16,7 +16,7 @@ from handloom.stages.stage import Stage
 from handloom.stages.tables.columns import matched
 from handloom.stages.tables.digests import Digests, row_digests
 from handloom.stages.tables.outcomes import coming
-from handloom.stages.tables.parts import Table, Tables, replace_part
+from handloom.stages.tables.parts import Table, Tables, keep
 from handloom.stages.tables.rows import Footage, Row
 
 INPUTS = "inputs"
@@ -105,7 +105,7 @@ def drop_clips(table: Table, bucket: str, clip_ids: pa.Array) -> None:
         if pc.all(mask).as_py():
             path.unlink()
         else:
-            replace_part(path, pq.read_table(path).filter(pc.invert(mask)))
+            keep(path, pc.invert(mask).to_pylist())
 
 
 def all_outdated(stage: Stage, tables: Tables) -> Iterator[tuple[str, pa.Array]]:

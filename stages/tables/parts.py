@@ -12,7 +12,6 @@ Readers such as pyarrow and DuckDB skip names that begin with an underscore.
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,15 +20,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from handloom.errors import RunError, UserError
+from handloom.errors import RunError, UserError, first_line
 from handloom.files import read_facts, remove_temporaries, whole, write_text
+from handloom.listings import forget_listings
+from handloom.places import paths_of
+from handloom.stages.tables.counts import row_counts
+from handloom.stages.tables.folds import is_fold, keep_rows, leaves_of, read_leaves
+from handloom.stages.tables.listing import part_names
+from handloom.stages.tables.reading import columns_of, damage_named
 from handloom.stages.tables.rows import Row, arrow_schema
 from handloom.stages.tables.texts import encodable, storable_name
 
 FLOW = "_flow.json"
 BUCKETS = 256  # 38 million clips make 150,000 rows a bucket, about 150 MB of clip metadata
 
+READ_AGAIN = 5  # times that a bucket is read, while its parts are replaced
+
 R = TypeVar("R", bound=Row)
+T = TypeVar("T")
 
 
 def bucket_of(name: str) -> str:
@@ -49,7 +57,7 @@ class Table:
 
     def parts(self, bucket: str = "*") -> list[Path]:
         """Part files of this fingerprint, sorted by name."""
-        return sorted(self.folder.glob(f"{bucket}-{self.fingerprint[:12]}-*.parquet"))
+        return paths_of(self.folder, part_names(self.folder, self.fingerprint, bucket))
 
     def buckets(self) -> list[str]:
         """Buckets that hold at least one part."""
@@ -61,15 +69,25 @@ class Table:
 
     def part_values(self, bucket: str, batch: str, column: str) -> list[str] | None:
         """A string column of one batch's rows; None where they are not written."""
+        return self._reading([bucket], lambda: self._part_values(bucket, batch, column))
+
+    def _part_values(self, bucket: str, batch: str, column: str) -> list[str] | None:
         path = self.part(bucket, batch)
-        if not path.exists():
-            return None
-        values: list[str] = _read_part(path, columns=[column])[column].to_pylist()
+        if path.exists():
+            rows = columns_of(path, [column])
+        else:
+            folds = filter(is_fold, (part.name for part in self.parts(bucket)))
+            leaves = [leaf for name in folds for leaf in leaves_of(self.folder / name)]
+            leaf = next((leaf for leaf in leaves if leaf.name == path.name), None)
+            if leaf is None:
+                return None
+            ((_, rows),) = read_leaves([leaf])
+        values: list[str] = rows[column].to_pylist()
         return values
 
     def row_count(self) -> int:
         """Number of rows, from the parts' metadata alone."""
-        return sum(_row_count(path) for path in self.parts())
+        return self._reading(None, lambda: sum(row_counts(self.folder, self.parts()).values()))
 
     def clip_count(self) -> int:
         """Number of distinct clips; all rows of one lie in one bucket."""
@@ -115,28 +133,66 @@ class Table:
 
     def columns(self, names: Sequence[str], buckets: Iterable[str] | None = None) -> pa.Table:
         """Columns of some buckets, or of all, as one Arrow table, part after part."""
-        wanted = ["*"] if buckets is None else sorted(set(buckets))
-        paths = [path for bucket in wanted for path in self.parts(bucket)]
-        if not paths:
+        wanted = None if buckets is None else sorted(set(buckets))
+        read = self._loaded(list(names), wanted)
+        if not read:
             return pa.table({name: [] for name in names})
-        with _damage_named(*paths):
-            read = [_columns(path, list(names)) for path in paths]
-        return pa.concat_tables(read).replace_schema_metadata()
+        return pa.concat_tables(of_part.select(names) for of_part in read).replace_schema_metadata()
+
+    def _loaded(self, names: list[str], buckets: Sequence[str] | None) -> list[pa.Table]:
+        """Columns of each part of some buckets, or of all."""
+
+        def load() -> list[pa.Table]:
+            paths = [path for bucket in buckets or ["*"] for path in self.parts(bucket)]
+            with damage_named(*paths):
+                return [columns_of(path, names) for path in paths]
+
+        return [] if buckets == [] else self._reading(buckets, load)
+
+    def _reading(self, buckets: Sequence[str] | None, read: Callable[[], T]) -> T:
+        """What `read` reads of some buckets, or of all: again where parts were replaced meanwhile.
+
+        Raises:
+            RunError: a part is gone that nothing replaced.
+        """
+        for _ in range(READ_AGAIN):
+            try:
+                return read()
+            except FileNotFoundError as error:
+                gone = error
+                self._list_again(buckets)
+        raise RunError(
+            f"{first_line(gone)}: a part of {self.folder} was deleted while it was read; run the "
+            "same command again."
+        )
+
+    def _list_again(self, buckets: Sequence[str] | None) -> None:
+        forget_listings(self.folder)
+
+    def listed(self) -> "_ListedTable":
+        """The same table, whose folder is listed once and not again for each bucket."""
+        return self._of_names(part_names(self.folder, self.fingerprint))
 
     def of_parts(self, paths: Iterable[Path]) -> "Table":
         """A table of some of this one's parts alone."""
-        found: dict[str, list[Path]] = {}
-        for path in paths:
-            found.setdefault(path.name.split("-")[0], []).append(path)
+        return self._of_names(path.name for path in paths)
+
+    def _of_names(self, names: Iterable[str]) -> "_ListedTable":
+        found: dict[str, list[str]] = {}
+        for name in names:
+            found.setdefault(name.split("-")[0], []).append(name)
         return _ListedTable(self.folder, self.fingerprint, self.gate, found)
 
-    def listed(self) -> "Table":
-        """The same table, whose folder is listed once and not again for each bucket."""
-        return self.of_parts(self.parts())
-
     def read(self, row_type: type[R], bucket: str = "*") -> Iterator[R]:
-        """Rows of a bucket, or of all; only the columns that `row_type` names are read."""
-        return read_parts(row_type, self.parts(bucket))
+        """Rows of a bucket, or of all; only the columns that `row_type` names are read.
+
+        The columns of one bucket are in memory at a time: its parts may be replaced meanwhile.
+        """
+        names, found = [f.name for f in fields(row_type)], self.listed() if bucket == "*" else self
+        for one in found.buckets() if bucket == "*" else [bucket]:
+            for part in found._loaded(names, [one]):
+                for batch in part.to_batches(max_chunksize=1024):
+                    yield from (row_type(**row) for row in batch.to_pylist())
 
     def get(self, row_type: type[R], bucket: str, clip_id: str) -> R:
         """The row of one clip; KeyError where there is none."""
@@ -145,43 +201,54 @@ class Table:
     def find(self, row_type: type[R], clip_ids: Collection[str], bucket: str = "*") -> dict[str, R]:
         """The rows of some clips by id, of those that there are."""
         names, wanted = [f.name for f in fields(row_type)], pa.array(list(clip_ids), pa.string())
-        found: dict[str, R] = {}
-        for path in self.parts(bucket) if clip_ids else ():
-            with _damage_named(path), pq.ParquetFile(path) as file:
-                ids = file.read(columns=["clip_id"], use_threads=False)["clip_id"]
-                mask = pc.is_in(ids, value_set=wanted)
-                if pc.any(mask).as_py():
-                    rows = file.read(columns=names, use_threads=False).filter(mask)
-                    found |= {row["clip_id"]: row_type(**row) for row in rows.to_pylist()}
-        return found
+
+        def find() -> dict[str, R]:
+            found: dict[str, R] = {}
+            for path in self.parts(bucket) if clip_ids else ():
+                with damage_named(path), pq.ParquetFile(path) as file:
+                    ids = file.read(columns=["clip_id"], use_threads=False)["clip_id"]
+                    mask = pc.is_in(ids, value_set=wanted)
+                    if pc.any(mask).as_py():
+                        rows = file.read(columns=names, use_threads=False).filter(mask)
+                        found |= {row["clip_id"]: row_type(**row) for row in rows.to_pylist()}
+            return found
+
+        return self._reading(None if bucket == "*" else [bucket], find)
 
     def values(self, column: str, bucket: str = "*") -> set[str]:
         """The distinct values of a string column."""
-        return {
-            value
-            for path in self.parts(bucket)
-            for value in _read_part(path, columns=[column])[column].to_pylist()
-        }
+        found = self.listed() if bucket == "*" else self
+        values: set[str] = set()
+        for one in found.buckets() if bucket == "*" else [bucket]:
+            values.update(pc.unique(found.columns([column], [one])[column]).to_pylist())
+        return values
 
     def where(self, column: str, value: str, target: str) -> set[str]:
         """The distinct values of the column `target` in rows whose `column` has a value."""
-        rows = (
-            _read_part(path, columns=[target], filters=[(column, "=", value)])
-            for path in self.parts()
-        )
-        return {other for part in rows for other in part[target].to_pylist()}
+        found, values = self.listed(), set[str]()
+        for bucket in found.buckets():
+            rows = found.columns([column, target], [bucket])
+            values.update(rows.filter(pc.equal(rows[column], value))[target].to_pylist())
+        return values
 
-    def drop(self, row_type: type[R], unwanted: Callable[[R], bool]) -> dict[str, int]:
-        """Rewrite the parts without the unwanted rows; returns their clip ids and attempts."""
+    def drop(self, column: str, unwanted: Collection[str]) -> dict[str, int]:
+        """Rewrite the parts without the rows whose `column` has one of some values.
+
+        Returns:
+            The clip ids that are gone, each with its attempts.
+        """
         dropped: dict[str, int] = {}
-        for path in self.parts():
-            table = _read_part(path)
-            columns = table.select([f.name for f in fields(row_type)]).to_pylist()
-            gone = {i: row for i, row in enumerate(columns) if unwanted(row_type(**row))}
-            if gone:
-                stays = pa.array([i not in gone for i in range(len(columns))])
-                replace_part(path, table.filter(stays))
-                dropped |= {row["clip_id"]: row["attempts"] for row in gone.values()}
+        values = pa.array(list(unwanted), pa.string())
+        names = list(dict.fromkeys([column, "clip_id", "attempts"]))
+        for path in self.parts() if len(values) else ():
+            with damage_named(path):
+                rows = columns_of(path, names)
+            goes = pc.is_in(rows[column], value_set=values)
+            if pc.any(goes).as_py():
+                keep(path, pc.invert(goes).to_pylist())
+                gone = rows.filter(goes)
+                ids, attempts = gone["clip_id"].to_pylist(), gone["attempts"].to_pylist()
+                dropped |= dict(zip(ids, attempts, strict=True))
         return dropped
 
     def clear_stale(self) -> None:
@@ -195,7 +262,7 @@ class Table:
     def clear(self) -> None:
         """Remove all parts of this fingerprint."""
         for path in self.parts():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def state(self) -> str:
         """Digest of the names and sizes of the parts; rows added or replaced change it."""
@@ -207,23 +274,28 @@ class Table:
 class _ListedTable(Table):
     """A table to read while few write to it: parts are those of one listing."""
 
-    found: dict[str, list[Path]] = field(default_factory=dict, compare=False)
+    found: dict[str, list[str]] = field(default_factory=dict, compare=False)
+    """Names of parts by bucket: a million of them take 100 MB, as paths five times as much."""
 
     def parts(self, bucket: str = "*") -> list[Path]:
         """Part files as they were listed."""
-        if bucket != "*":
-            return self.found.get(bucket, [])
-        return [path for name in sorted(self.found) for path in self.found[name]]
+        buckets = sorted(self.found) if bucket == "*" else [bucket]
+        names = [name for one in buckets for name in self.found.get(one, ())]
+        return paths_of(self.folder, names)
 
-    def columns(self, names: Sequence[str], buckets: Iterable[str] | None = None) -> pa.Table:
-        """As of `Table`; a bucket whose parts were merged since is listed again."""
-        wanted = None if buckets is None else list(buckets)
-        try:
-            return super().columns(names, wanted)
-        except FileNotFoundError:
-            for bucket in wanted or list(self.found):
-                self.found[bucket] = Table(self.folder, self.fingerprint).parts(bucket)
-            return super().columns(names, wanted)
+    def listed(self) -> "_ListedTable":
+        """The same."""
+        return self
+
+    def buckets(self) -> list[str]:
+        """Buckets that held at least one part."""
+        return sorted(bucket for bucket, names in self.found.items() if names)
+
+    def _list_again(self, buckets: Sequence[str] | None) -> None:
+        forget_listings(self.folder)
+        now = self.listed().found
+        wanted = {*self.found, *now} if buckets is None else buckets
+        self.found.update({bucket: now.get(bucket, []) for bucket in wanted})
 
 
 Tables = Mapping[str, Table]
@@ -293,60 +365,13 @@ def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     write_text(folder / "_stage.json", json.dumps(marker, indent=2, sort_keys=True) + "\n")
 
 
-@contextmanager
-def _damage_named(*paths: Path) -> Iterator[None]:
-    """Turns Arrow's errors about damaged files into a sentence with the way out."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise  # merged meanwhile
-    except (pa.ArrowInvalid, OSError) as error:
-        bad = next((path for path in paths if not _is_parquet(path)), None)
-        if bad is None:
-            raise
-        raise RunError(
-            f"{bad} is damaged ({_reason(error)}): delete it and run the same "
-            "command again, which computes its rows anew."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """What Arrow says, without the name of what it had opened."""
-    return str(error).splitlines()[0].rpartition("': ")[2][:80]
-
-
-def _row_count(path: Path) -> int:
-    with _damage_named(path):
-        count: int = pq.read_metadata(path).num_rows
-    return count
-
-
 def read_parts(row_type: type[R], paths: Iterable[Path]) -> Iterator[R]:
     """Rows of some parts; only the columns that `row_type` names are read."""
     columns = [f.name for f in fields(row_type)]
     for path in paths:
-        with _damage_named(path), pq.ParquetFile(path) as file:
+        with damage_named(path), pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024, columns=columns):
                 yield from (row_type(**row) for row in batch.to_pylist())
-
-
-def _is_parquet(path: Path) -> bool:
-    try:
-        pq.read_table(path)
-    except (pa.ArrowInvalid, OSError):
-        return False
-    return True
-
-
-def _columns(path: Path, names: list[str]) -> pa.Table:
-    """Columns of one part. `pq.read_table` takes three times as long to open a small file."""
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=names, use_threads=False).select(names)
-
-
-def _read_part(path: Path, **options: Any) -> pa.Table:
-    with _damage_named(path):
-        return pq.read_table(path, **options)
 
 
 def _encoded(columns: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
@@ -368,3 +393,13 @@ def replace_part(path: Path, table: pa.Table) -> None:
     """Write a part, whole or not at all, in place of one of the same name."""
     with whole(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def keep(path: Path, stays: Sequence[bool]) -> None:
+    """Rewrite a part with some of its rows: those for which `stays` is true."""
+    if is_fold(path.name):
+        keep_rows(path, stays)
+        return
+    with damage_named(path):
+        rows = pq.read_table(path)
+    replace_part(path, rows.filter(pa.array(stays, pa.bool_())))
