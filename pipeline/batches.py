@@ -20,7 +20,7 @@ from handloom.stages.stage import TableStage
 from handloom.stages.tables.inputs import Inputs, all_outdated, drop_clips, read_inputs
 from handloom.stages.tables.outcomes import coming
 from handloom.stages.tables.parts import Tables, bucket_of, listed, read_marker
-from handloom.stages.tables.rows import Clip, EpisodeClip, Row, clip_id
+from handloom.stages.tables.rows import EpisodeClip, Row, clip_id
 
 Source = SourceVideo | SourceEpisode
 

@@ -42,7 +42,7 @@ _rewriting: defaultdict[Path, Lock] = defaultdict(Lock)
 
 
 def rewriting(table: Table) -> Lock:
-    """The lock of a table in this process, which a round holds: for others who rewrite its parts."""
+    """A table's lock in this process, which a round holds: for others who rewrite its parts."""
     return _rewriting[table.folder]
 
 

@@ -293,7 +293,7 @@ class _ListedTable(Table):
 
     def _list_again(self, buckets: Sequence[str] | None) -> None:
         forget_listings(self.folder)
-        now = self.listed().found
+        now = super().listed().found
         wanted = {*self.found, *now} if buckets is None else buckets
         self.found.update({bucket: now.get(bucket, []) for bucket in wanted})
 
@@ -363,15 +363,6 @@ def effort(folder: Path) -> tuple[int, float, int]:
 def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     """Write a stage's marker, whole or not at all."""
     write_text(folder / "_stage.json", json.dumps(marker, indent=2, sort_keys=True) + "\n")
-
-
-def read_parts(row_type: type[R], paths: Iterable[Path]) -> Iterator[R]:
-    """Rows of some parts; only the columns that `row_type` names are read."""
-    columns = [f.name for f in fields(row_type)]
-    for path in paths:
-        with damage_named(path), pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024, columns=columns):
-                yield from (row_type(**row) for row in batch.to_pylist())
 
 
 def _encoded(columns: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
