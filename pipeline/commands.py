@@ -37,6 +37,7 @@ from handloom.stages.outside import is_outside
 from handloom.stages.pack.fidelity import lines as fidelity_lines
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.tables import funnel
+from handloom.stages.tables.deleted import deleted_rows
 from handloom.stages.tables.parts import Table, open_tables, read_flow, read_marker
 
 
@@ -72,6 +73,7 @@ def run_job(job: Job) -> None:
             with whole(job.data) if is_remote(job.data) else nullcontext(job.data) as folder:
                 miniature("ego4d")(folder, seed=0)
             _check_inputs(job)
+        _print_lines(list(deleted_rows(job.tables)))
         for loss in lost_to_settings(job):
             print(
                 f"{loss.stage}: computing again, since {loss.why}; {loss.rows:,} rows thrown away"
@@ -158,6 +160,7 @@ def status(command: StatusCommand) -> None:
         for name, table in tables.items():
             print(f"{name}: {table.clip_count()} rows")
         return
+    _print_lines(list(deleted_rows(tables)))
     folders = [*(table.folder for table in tables.values()), command.out / "shards"]
     is_complete = all(read_marker(folder).get("finished") for folder in folders)
     result = funnel.count(tables, complete=is_complete)
@@ -178,7 +181,13 @@ def report(command: ReportCommand) -> None:
     from handloom.stages.report import page as pages
 
     job = recorded_job(command.out)
-    print(pages.write(_stored_tables(command.out)[0], job.stages, command.out))
+    tables, flow = _stored_tables(command.out)
+    missing = [f"{name}: its table is missing" for name in flow if name not in tables]
+    if incomplete := [*missing, *deleted_rows(tables)]:
+        raise UserError(
+            f"{'; '.join(incomplete)}. The report waits for that: run `handloom curate` again."
+        )
+    print(pages.write(tables, job.stages, command.out))
 
 
 def _stored_tables(out: Path) -> tuple[dict[str, Table], dict[str, str]]:
