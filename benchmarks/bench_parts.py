@@ -1,4 +1,4 @@
-"""A stage that goes on over very many small parts: seconds, memory and files until it hands out work.
+"""A stage that goes on over very many small parts: seconds and memory until it has work.
 
     python benchmarks/bench_parts.py /tmp/parts write --parts 100000
     python benchmarks/bench_parts.py /tmp/parts start          # as an interrupted run finds it
@@ -8,7 +8,7 @@
 `write` makes parts of `--rows` rows in 256 buckets, and the ids of all clips beside them, of which
 the last bucket lacks a part: so a stage looks through all of the others before it has work. `start`
 lists and counts the parts, as a stage does, then looks for clips without a row, bucket by bucket;
-`--buckets` looks through that many and adds up the rest. Nothing else is computed.
+with `--buckets` through that many. Nothing else is computed.
 """
 
 import argparse
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=100_000)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--buckets", type=int, default=BUCKETS)
+    parser.add_argument("--list-each", action="store_true", help="list anew for each bucket")
     options = parser.parse_args()
     clips, table = Table(options.out / "clips", PRINT), Table(options.out / "stage", PRINT)
     if options.step == "write":
@@ -45,7 +46,7 @@ def main() -> None:
     elif options.step == "fold":
         fold(table)
     else:
-        start(clips, table, options.buckets)
+        start(clips, table, options.buckets, options.list_each)
 
 
 def write(clips: Table, table: Table, parts: int, rows: int) -> None:
@@ -70,23 +71,22 @@ def write(clips: Table, table: Table, parts: int, rows: int) -> None:
 def part_bytes(rows: int) -> tuple[bytes, list[int]]:
     """A part without compression, and where its ids lie."""
     ids = [f"{row:020x}" for row in range(rows)]
-    table = pa.Table.from_pylist(
-        [vars(Row(clip_id=one)) for one in ids], schema=arrow_schema(Row)
-    )
+    table = pa.Table.from_pylist([vars(Row(clip_id=one)) for one in ids], schema=arrow_schema(Row))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
     content = sink.getvalue().to_pybytes()
     return content, [content.index(one.encode()) for one in ids]
 
 
-def start(clips: Table, table: Table, buckets: int) -> None:
+def start(clips: Table, table: Table, buckets: int, list_each: bool) -> None:
     """What a stage does before it hands out its first batch."""
     timed("files", lambda: f"{len(os.listdir(table.folder)):,}")
     timed("remains of folds", lambda: complete_merges(table) or "")
     timed("clear", lambda: table.clear_stale() or "")
     record = timed("count, first", lambda: Record(table, {"fingerprint": PRINT}, "run"))
     timed("count, again", lambda: (record.begin(), f"{record.rows:,} rows")[1])
-    every, own = timed("list", lambda: (clips.listed(), table.listed()))
+    every = timed("list", clips.listed)
+    own = table if list_each else timed("list", table.listed)
     began = time.perf_counter()
     missing = timed("look for clips", lambda: look(every, own, buckets))
     scaled = (time.perf_counter() - began) * BUCKETS / buckets
@@ -111,7 +111,8 @@ def fold(table: Table) -> None:
     while timed("round", lambda: fold_parts(table)):
         pass
     cpu_s = time.process_time() - cpu_s
-    print(f"{files:,} -> {len(os.listdir(table.folder)):,} files, {cpu_s / files * 1e3:.2f} CPU ms each")
+    left = len(os.listdir(table.folder))
+    print(f"{files:,} -> {left:,} files, {cpu_s / files * 1e3:.2f} CPU ms each")
 
 
 def timed(what: str, step):  # type: ignore[no-untyped-def]

@@ -160,9 +160,10 @@ def status(command: StatusCommand) -> None:
         for name, table in tables.items():
             print(f"{name}: {table.clip_count()} rows")
         return
-    _print_lines(list(deleted_rows(tables)))
+    gone = list(deleted_rows(tables))
+    _print_lines(gone)
     folders = [*(table.folder for table in tables.values()), command.out / "shards"]
-    is_complete = all(read_marker(folder).get("finished") for folder in folders)
+    is_complete = not gone and all(read_marker(folder).get("finished") for folder in folders)
     result = funnel.count(tables, complete=is_complete)
     closing_table(command.out, result, fidelity_lines.lines(tables))
     _print_failures(failed_clips(tables), command.out / FAILURES)
