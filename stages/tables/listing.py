@@ -49,7 +49,7 @@ def _settled(folder: Path) -> tuple[list[str], Mapping[str, list[str]]]:
     record = folder / REPLACED
     before = {} if is_remote(folder) else read_facts(record)
     while True:
-        names = _names(folder)
+        names = file_names(folder)
         is_recorded = not is_remote(folder) or REPLACED in names
         after = read_facts(record) if is_recorded else {}
         if after == before:
@@ -58,7 +58,8 @@ def _settled(folder: Path) -> tuple[list[str], Mapping[str, list[str]]]:
         forget_listings(folder)
 
 
-def _names(folder: Path) -> list[str]:
+def file_names(folder: Path) -> list[str]:
+    """Names of all that is in a folder; none where there is no folder."""
     try:
         return listdir(folder)
     except FileNotFoundError:
@@ -95,7 +96,7 @@ def end_replacing(folder: Path) -> None:
     if not record:
         return
     forget_listings(folder)
-    present = set(_names(folder))
+    present = set(file_names(folder))
     for name, sources in record.items():
         for source in present.intersection(sources) if name in present else ():
             (folder / source).unlink()

@@ -26,7 +26,7 @@ from handloom.listings import forget_listings
 from handloom.places import paths_of
 from handloom.stages.tables.counts import row_counts
 from handloom.stages.tables.folds import is_fold, keep_rows, leaves_of, read_leaves
-from handloom.stages.tables.listing import part_names
+from handloom.stages.tables.listing import file_names, part_names
 from handloom.stages.tables.reading import columns_of, damage_named
 from handloom.stages.tables.rows import Row, arrow_schema
 from handloom.stages.tables.texts import encodable, storable_name
@@ -253,11 +253,11 @@ class Table:
 
     def clear_stale(self) -> None:
         """Remove parts of other fingerprints, and files whose writing was cut off."""
-        current = set(self.parts())
+        current = set(part_names(self.folder, self.fingerprint))
         remove_temporaries(self.folder)
-        for path in self.folder.glob("*.parquet"):
-            if path not in current:
-                path.unlink(missing_ok=True)
+        for name in file_names(self.folder):
+            if name.endswith(".parquet") and name not in current:
+                (self.folder / name).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove all parts of this fingerprint."""

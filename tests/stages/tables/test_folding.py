@@ -207,7 +207,7 @@ def test_a_folder_that_is_folded_twice_while_it_is_listed(
     """A listing holds some names as they were before, and some as they are after."""
     table = Table(tmp_path, PRINT)
     written = write(table, 60)
-    names, calls = listing._names, list[int]()
+    names, calls = listing.file_names, list[int]()
 
     def is_early(name: str) -> bool:
         return is_fold(name) if seed == 0 else bool(crc32(name.encode(), seed) & 1)
@@ -217,14 +217,14 @@ def test_a_folder_that_is_folded_twice_while_it_is_listed(
         calls.append(len(before))
         if len(calls) == 1:
             with monkeypatch.context() as patch:
-                patch.setattr(listing, "_names", names)
+                patch.setattr(listing, "file_names", names)
                 fold_parts(table)
                 write(table, 60, seed=1)
                 fold_parts(table)
         after = names(folder)
         return [n for n in before if is_early(n)] + [n for n in after if not is_early(n)]
 
-    monkeypatch.setattr(listing, "_names", slow_names)
+    monkeypatch.setattr(listing, "file_names", slow_names)
     found = ids(Table(tmp_path, PRINT))
     assert set(written) <= set(found)
     assert len(found) == len(set(found))
