@@ -298,3 +298,16 @@ def test_a_damaged_part_is_named_when_it_is_folded(tmp_path: Path) -> None:
     bad.write_bytes(bad.read_bytes()[:100])
     with pytest.raises(RunError, match=f"{bad.name} is damaged"), Folding(table):
         pass
+
+
+def test_a_table_in_a_store_is_folded_alike(folder: Path, tmp_path: Path) -> None:
+    table, local = Table(folder / "tables", PRINT), Table(tmp_path / "table", PRINT)
+    written = write(table, 40)
+    write(local, 40)
+    reader = table.listed()
+    assert fold_parts(table)
+    assert any(is_fold(path.name) for path in table.parts())
+    assert ids(reader) == ids(table) == written
+    for each in (table, local):
+        merge_parts(each)
+    assert content(table.folder) == content(local.folder)
