@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from handloom.stages.tables.outcomes import outcomes
 from handloom.stages.tables.parts import Tables
-from handloom.tokenize.shards import Sample
+from handloom.tokenize.shards import Layout, Sample, SampleBlock
 
 BLOCK = 1024  # rows, some megabytes
 CLIP_ORDER = [(name, "ascending") for name in ("video_id", "start_s", "end_s", "clip_id")]
@@ -37,6 +37,25 @@ COLUMNS = {
     "hands": ["shot_start_s", "shot_end_s", "picture_xyxy"],
     "episodes": ["hz", "idle", "state", "action"],
 }
+FIELDS = {
+    "caption": "caption.caption",
+    "caption_source": "caption.source",
+    "caption_flags": "caption.flags",
+    "text": "ingest.text",
+    "text_kind": "ingest.text_kind",
+    "dataset": "ingest.dataset",
+    "version": "ingest.version",
+    "split": "ingest.split",
+    "licence": "ingest.licence",
+    "source_id": "ingest.video_id",
+    "annotation_id": "ingest.annotation_id",
+    "start_s": "ingest.start_s",
+    "end_s": "ingest.end_s",
+    "fps": "ingest.fps",
+    "frame_times_s": "tokens.times_s",
+}
+"""Metadata of every sample, by field: the columns they come from."""
+WHOLE = [0.0, 0.0, 1.0, 1.0]
 OF_EPISODES = ["views", "hz", "action_kind", "success", "unit", "facts"]
 
 
@@ -59,6 +78,46 @@ def blocks(tables: Tables, bucket: str) -> Iterator[pa.Table]:
             taken = stored[stage].select(names).take(pa.array(at, mask=at < 0))
             joined |= {f"{stage}.{name}": taken[name] for name in names}
         yield pa.table(joined)
+
+
+def parts(block: pa.Table, layout: Layout) -> Iterator[Sample | SampleBlock]:
+    """What a shard is written from: a block as a whole where that can be, else sample by sample."""
+    whole = sample_block(block) if layout == "samples" else None
+    if whole is None:
+        yield from samples(block)
+    else:
+        yield whole
+
+
+def sample_block(block: pa.Table) -> SampleBlock | None:
+    """The samples of a block as columns; None of robots, and where something is missing or odd."""
+    row = {name: block[name].combine_chunks() for name in block.column_names}
+    if not block.num_rows or "episodes.state" in row or any(map(_has_nulls, row.values())):
+        return None
+    if not (pc.list_value_length(row["tokens.shape"]).to_numpy() == 4).all():
+        return None
+    shapes_n4 = pc.list_flatten(row["tokens.shape"]).to_numpy().reshape(-1, 4)
+    meta = {field: row[name] for field, name in FIELDS.items()}
+    if "hands.shot_start_s" in row:
+        meta |= {"start_s": row["hands.shot_start_s"], "end_s": row["hands.shot_end_s"]}
+        meta["picture_xyxy"] = _without_whole(row["hands.picture_xyxy"])
+    found = SampleBlock(row["clip_id"], row["tokens.codes"], shapes_n4, meta, {"views": ["main"]})
+    return found if found.is_plain else None
+
+
+def _has_nulls(column: pa.Array) -> bool:
+    flat = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+    return bool(column.null_count or flat.null_count)
+
+
+def _without_whole(pictures: pa.Array) -> pa.Array:
+    """The pictures' boxes, null where one is the whole picture: [0, 0, 1, 1]."""
+    is_whole = pc.list_value_length(pictures).to_numpy() == len(WHOLE)
+    if is_whole.all():
+        is_whole = (pc.list_flatten(pictures).to_numpy().reshape(-1, len(WHOLE)) == WHOLE).all(1)
+    else:
+        is_whole = np.array([picture == WHOLE for picture in pictures.to_pylist()])
+    return pictures.take(pa.array(np.arange(len(pictures)), mask=is_whole))
 
 
 def samples(block: pa.Table) -> Iterator[Sample]:
@@ -84,7 +143,7 @@ def _visible(row: dict[str, Any]) -> dict[str, Any]:
     """The part of the clip in its codes: its longest shot, without bars."""
     span = {"start_s": row["hands.shot_start_s"], "end_s": row["hands.shot_end_s"]}
     picture = row["hands.picture_xyxy"]
-    return span if picture == [0.0, 0.0, 1.0, 1.0] else span | {"picture_xyxy": picture}
+    return span if picture == WHOLE else span | {"picture_xyxy": picture}
 
 
 def _trajectory(row: dict[str, Any]) -> dict[str, Any]:
@@ -102,21 +161,4 @@ def _trajectory(row: dict[str, Any]) -> dict[str, Any]:
 
 def _metadata(row: dict[str, Any]) -> dict[str, Any]:
     """The sample's provenance; docs/shard-format.md shows the fields."""
-    return {
-        "caption": row["caption.caption"],
-        "caption_source": row["caption.source"],
-        "caption_flags": row["caption.flags"],
-        "text": row["ingest.text"],
-        "text_kind": row["ingest.text_kind"],
-        "dataset": row["ingest.dataset"],
-        "version": row["ingest.version"],
-        "split": row["ingest.split"],
-        "licence": row["ingest.licence"],
-        "source_id": row["ingest.video_id"],
-        "annotation_id": row["ingest.annotation_id"],
-        "start_s": row["ingest.start_s"],
-        "end_s": row["ingest.end_s"],
-        "fps": row["ingest.fps"],
-        "frame_times_s": row["tokens.times_s"],
-        "views": ["main"],
-    }
+    return {field: row[name] for field, name in FIELDS.items()} | {"views": ["main"]}

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from handloom.files import whole
 from handloom.places import is_remote
-from handloom.stages.pack.samples import blocks, samples
+from handloom.stages.pack.samples import blocks, parts
 from handloom.stages.tables.parts import Tables
 from handloom.tokenize.shards import Layout, ShardInfo, shard_path, write_shard
 
@@ -103,7 +103,7 @@ def write_stretch(tables: Tables, stretch: Stretch, root: Path) -> dict[Share, S
                     pass
             elif share.is_whole:
                 path = shard_path(root, share.split, share.shard)
-                each = chain.from_iterable(map(samples, rows))
+                each = chain.from_iterable(parts(block, stretch.layout) for block in rows)
                 infos[share] = write_shard(path, each, stretch.layout)
             else:
                 _write_piece(stretch.piece(root, share), list(rows))
@@ -124,8 +124,9 @@ def seams(stretches: list[Stretch]) -> dict[tuple[str, int], list[tuple[Stretch,
 def write_seam(pieces: list[tuple[Stretch, Share]], root: Path) -> ShardInfo:
     """Put a shard together from its pieces."""
     (first, share), rows = pieces[0], (_read_piece(s.piece(root, one)) for s, one in pieces)
-    each = chain.from_iterable(samples(block) for table in rows for block in table)
-    return write_shard(shard_path(root, share.split, share.shard), each, first.layout)
+    layout = first.layout
+    each = chain.from_iterable(parts(block, layout) for table in rows for block in table)
+    return write_shard(shard_path(root, share.split, share.shard), each, layout)
 
 
 def is_written(root: Path, share: Share) -> bool:

@@ -13,6 +13,7 @@ of handloom, and everybody else, imports:
 |---|---|
 | `format`, `manifest` | names, the version, a sample, the manifest |
 | `tar`, `samples`, `packed`, `write` | writing, and the index of a tar |
+| `blocks`, `messages` | the same of many samples at once, as columns |
 | `files`, `remote`, `open`, `columns`, `facts` | bytes of local and remote shards |
 | `order`, `batches`, `dataset`, `mixture`, `torch` | order and batches |
 | `verify`, `inspect` | checksums, a summary in words |
@@ -20,6 +21,7 @@ of handloom, and everybody else, imports:
 
 from typing import TYPE_CHECKING, Any
 
+from handloom.tokenize.shards.blocks import SampleBlock
 from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.format import (
     FORMAT,
@@ -51,6 +53,7 @@ __all__ = [
     "Layout",
     "Mixture",
     "Sample",
+    "SampleBlock",
     "ShardDataset",
     "ShardInfo",
     "TorchBatches",

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from handloom.errors import UserError
 from handloom.tokenize.shards import tar as shard_tar
+from handloom.tokenize.shards.blocks import SampleBlock, packed
 from handloom.tokenize.shards.format import ARRAYS, FORMAT, VERSION, Sample, check_sample
 
 MEMBER = "mp"
@@ -44,16 +45,46 @@ _FIELDS: list[tuple[str, pa.DataType]] = [
 ]
 
 
-def write(tar: BinaryIO, samples: Iterable[Sample]) -> None:
-    """Append samples to an open tar. Raises ValueError where one cannot be stored."""
-    keys = set[str]()
-    for sample in samples:
-        check_sample(sample)
-        if sample.clip_id in keys:
-            raise ValueError(f"{sample.clip_id} comes twice in one shard; every key is unique")
-        keys.add(sample.clip_id)
-        for name, payload in _members(sample):
-            shard_tar.add(tar, f"{sample.clip_id}.{name}", payload)
+def write(tar: BinaryIO, samples: Iterable[Sample | SampleBlock]) -> pa.Table | None:
+    """Append samples to an open tar.
+
+    Returns:
+        The index, where all came in blocks; else it is to be computed from the tar.
+
+    Raises:
+        ValueError: a sample cannot be stored.
+    """
+    keys, index = set[str](), list[pa.Table]()
+    is_whole = True
+    for one in samples:
+        is_block = isinstance(one, SampleBlock)
+        for key in one.keys.to_pylist() if isinstance(one, SampleBlock) else [one.clip_id]:
+            if key in keys:
+                raise ValueError(f"{key} comes twice in one shard; every key is unique")
+            keys.add(key)
+        if isinstance(one, SampleBlock):
+            index.append(_add_block(tar, one))
+        else:
+            _add(tar, one)
+        is_whole &= is_block
+    return pa.concat_tables(index).combine_chunks() if index and is_whole else None
+
+
+def _add(tar: BinaryIO, sample: Sample) -> None:
+    check_sample(sample)
+    for name, payload in _members(sample):
+        shard_tar.add(tar, f"{sample.clip_id}.{name}", payload)
+
+
+def _add_block(tar: BinaryIO, block: SampleBlock) -> pa.Table:
+    """Append a block; returns its rows of the index."""
+    members, start = packed(block, MEMBER, _START), tar.tell()
+    tar.write(members.data)
+    axes = dict(zip(AXES, block.shapes.T, strict=True))
+    columns = {"key": block.keys, "offset": start + members.offsets, "size": members.sizes, **axes,
+               "caption": block.meta["caption"], "crc32": members.checksums()}  # fmt: skip
+    schema = _schema([])
+    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema)
 
 
 def build_index(path: Path) -> pa.Table:

@@ -1,6 +1,6 @@
 """Writers of shards and their indexes; each file appears whole or not at all."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from handloom.files import remove_temporaries, whole
 from handloom.tokenize.shards import packed as shard_packed
 from handloom.tokenize.shards import samples as shard_samples
 from handloom.tokenize.shards import tar as shard_tar
+from handloom.tokenize.shards.blocks import SampleBlock
 from handloom.tokenize.shards.files import index_of
 from handloom.tokenize.shards.format import (
     LAYOUTS,
@@ -25,12 +26,14 @@ from handloom.tokenize.shards.format import (
 WRITE_BYTES = 8 << 20
 
 
-def write_shard(path: Path, samples: Iterable[Sample], layout: Layout = "samples") -> ShardInfo:
+def write_shard(
+    path: Path, samples: Iterable[Sample | SampleBlock], layout: Layout = "samples"
+) -> ShardInfo:
     """Write one shard and its index.
 
     Args:
         path: the `.tar`; its index lies beside it.
-        samples: in the order in which they shall lie there.
+        samples: in the order in which they shall lie there; of the layout `samples` also as blocks.
         layout: `samples`, one key a sample, or `packed`, for samples of one shape: 2 % instead of
             45 % over the bytes of the codes.
 
@@ -42,12 +45,13 @@ def write_shard(path: Path, samples: Iterable[Sample], layout: Layout = "samples
         raise UserError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}.")
     with whole(path) as temporary:
         with temporary.open("wb", buffering=WRITE_BYTES) as tar:
+            index = None
             if layout == "packed":
-                shard_packed.write(tar, samples, path.stem)
+                shard_packed.write(tar, _single(samples), path.stem)
             else:
-                shard_samples.write(tar, samples)
+                index = shard_samples.write(tar, samples)
             shard_tar.finish(tar)
-        index = build_index(temporary)
+        index = build_index(temporary) if index is None else index
         index_path = index_of(path)
         write_index(index, index_path)  # before the tar gets its name: no tar is without one
     samples_here = int((index.schema.metadata or {}).get(b"samples", index.num_rows))
@@ -70,6 +74,12 @@ def write_shards(
         chunk = chain([first], islice(stream, samples_per_shard - 1))
         infos.append(write_shard(shard_path(root, split, len(infos)), chunk, layout))
     return infos
+
+
+def _single(samples: Iterable[Sample | SampleBlock]) -> Iterator[Sample]:
+    for one in samples:
+        assert isinstance(one, Sample), "the packed layout takes samples one by one"
+        yield one
 
 
 def build_index(path: Path) -> pa.Table:
