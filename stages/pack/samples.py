@@ -4,7 +4,7 @@ Tables are joined a bucket at a time and handed on in blocks of rows, whose colu
 `<stage>.<column>`. A block becomes samples only where a shard is written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,25 +59,27 @@ WHOLE = [0.0, 0.0, 1.0, 1.0]
 OF_EPISODES = ["views", "hz", "action_kind", "success", "unit", "facts"]
 
 
-def blocks(tables: Tables, bucket: str) -> Iterator[pa.Table]:
-    """The joined rows of a bucket's kept clips, in the order in which they go into shards."""
+def blocks(tables: Tables, bucket: str, splits: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """The joined rows of a bucket's kept clips, split by split, in the order of the shards."""
     columns = {stage: names for stage, names in COLUMNS.items() if stage in tables}
     if "episodes" in tables:
         columns["ingest"] = COLUMNS["ingest"] + OF_EPISODES
     found = outcomes(tables, bucket, columns)
     ingest = found.stages["ingest"]
-    rows = np.flatnonzero(found.kept[ingest.clip])
-    order = pc.sort_indices(ingest.table.take(pa.array(rows)), CLIP_ORDER).to_numpy()
-    clips = ingest.clip[rows[order]]
     stored = {name: found.stages[name].table.combine_chunks() for name in columns}
-    for start in range(0, len(clips), BLOCK):
-        some = clips[start : start + BLOCK]
-        joined = {"clip_id": found.clip_ids.take(pa.array(some))}
-        for stage, names in columns.items():
-            at = found.stages[stage].row[some]
-            taken = stored[stage].select(names).take(pa.array(at, mask=at < 0))
-            joined |= {f"{stage}.{name}": taken[name] for name in names}
-        yield pa.table(joined)
+    keys = stored["ingest"].select([*(name for name, _ in CLIP_ORDER), "split"])
+    for split in splits:
+        rows = np.flatnonzero(found.kept[ingest.clip] & pc.equal(keys["split"], split).to_numpy())
+        order = pc.sort_indices(keys.take(pa.array(rows)), CLIP_ORDER).to_numpy()
+        clips = ingest.clip[rows[order]]
+        for start in range(0, len(clips), BLOCK):
+            some = clips[start : start + BLOCK]
+            joined = {"clip_id": found.clip_ids.take(pa.array(some))}
+            for stage, names in columns.items():
+                at = found.stages[stage].row[some]
+                taken = stored[stage].select(names).take(pa.array(at, mask=at < 0))
+                joined |= {f"{stage}.{name}": taken[name] for name in names}
+            yield split, pa.table(joined)
 
 
 def parts(block: pa.Table, layout: Layout) -> Iterator[Sample | SampleBlock]:

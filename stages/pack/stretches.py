@@ -13,12 +13,11 @@ from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from handloom.files import whole
 from handloom.places import is_remote
 from handloom.stages.pack.samples import blocks, parts
-from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.parts import Tables, listed
 from handloom.tokenize.shards import Layout, ShardInfo, shard_path, write_shard
 
 SHARDS = 4  # a stretch holds the samples of so many: pieces are then a quarter of it at most
@@ -168,12 +167,13 @@ def _main_blocks(
     tables: Tables, stretch: Stretch, drawers: Mapping[str, "_Drawer"]
 ) -> Iterator[pa.Table]:
     """The main split's rows; those of others go into their drawers on the way."""
+    found = listed(tables)
     for bucket in stretch.buckets:
-        for block in blocks(tables, bucket):
-            split = block["ingest.split"]
-            for other, drawer in drawers.items():
-                drawer.add(block.filter(pc.equal(split, other)))
-            yield block.filter(pc.equal(split, stretch.main))
+        for split, block in blocks(found, bucket, [*drawers, stretch.main]):
+            if split == stretch.main:
+                yield block
+            else:
+                drawers[split].add(block)
 
 
 class _Stream:

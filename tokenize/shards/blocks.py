@@ -6,7 +6,7 @@ A block gives the same bytes as its samples written one by one, at a tenth of th
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -16,7 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from handloom.tokenize.shards import tar as shard_tar
-from handloom.tokenize.shards.messages import joined, lengths, map_headers, messages
+from handloom.tokenize.shards.messages import (
+    Pieces,
+    fixed,
+    headers,
+    joined,
+    lengths,
+    map_header,
+    messages,
+)
 
 Numbers = npt.NDArray[np.int64]
 
@@ -81,11 +89,10 @@ def packed(block: SampleBlock, member: str, start: bytes) -> Packed:
     code_bytes, tail = lengths(block.codes), _tails(block)
     sizes = len(start) + 4 + code_bytes + lengths(tail)
     padding = -sizes % shard_tar.BLOCK
-    length = _fixed(code_bytes.astype(">u4").view(np.uint8).reshape(-1, 4))
-    rows = joined(
-        _headers(block.keys, member, sizes), start, length, block.codes, tail,
-        ZEROS.take(pa.array(padding)),
-    )  # fmt: skip
+    length = headers(code_bytes, partial(int.to_bytes, length=4, byteorder="big"))
+    tail_and_padding = tail, ZEROS.take(pa.array(padding))
+    head = _member_headers(block.keys, member, sizes)
+    rows = joined([head, start, length, block.codes, *tail_and_padding])
     starts = np.append(0, np.cumsum(shard_tar.BLOCK + sizes + padding))
     _, offsets, data = rows.buffers()
     first = int(np.frombuffer(offsets, np.int32, 1, 4 * rows.offset)[0])
@@ -96,39 +103,41 @@ def packed(block: SampleBlock, member: str, start: bytes) -> Packed:
 
 def _tails(block: SampleBlock) -> pa.Array:
     """What comes behind the codes of each sample: its shape and metadata, fields by name."""
-    fields: list[pa.Array | bytes] = []
-    counts = np.full(len(block.keys), len(block.shared))
+    fields, counts = Pieces(), np.full(len(block.keys), len(block.shared))
     for name in sorted({**block.meta, **block.shared}):
-        key = msgpack.packb(name)
         if name in block.shared:
-            fields.append(key + msgpack.packb(block.shared[name]))
-            continue
-        values = block.meta[name]
-        counts += pc.is_valid(values).to_numpy(zero_copy_only=False)
-        fields += _field(key, values)
-    shape = msgpack.packb("shape"), _shapes(block.shapes)
-    return joined(*shape, msgpack.packb("meta"), map_headers(counts), *fields)
+            fields.append(msgpack.packb(name) + msgpack.packb(block.shared[name]))
+        else:
+            fields += _field(name, block.meta[name])
+            counts += pc.is_valid(block.meta[name]).to_numpy(zero_copy_only=False)
+    shape = [msgpack.packb("shape"), _shapes(block.shapes)]
+    return joined([*shape, msgpack.packb("meta"), headers(counts, map_header), *fields])
 
 
-def _field(key: bytes, values: pa.Array) -> list[pa.Array | bytes]:
+def _field(name: str, values: pa.Array) -> Pieces:
     """A field's key and values; nothing in samples without it."""
+    key = msgpack.packb(name)
     if not values.null_count:
-        return [key, messages(values)]
-    there = pc.is_valid(values)
-    place = np.cumsum(there.to_numpy(zero_copy_only=False)) - 1
-    found = joined(key, messages(values.drop_null()))
-    rows = pa.array(place, mask=~there.to_numpy(zero_copy_only=False))
+        return [key, *messages(values)]
+    if values.null_count == len(values):
+        return []
+    there = pc.is_valid(values).to_numpy(zero_copy_only=False)
+    found = joined(
+        [key, *messages(values.drop_null()), fixed(np.empty((there.sum(), 0), np.uint8))]
+    )
+    rows = pa.array(np.cumsum(there) - 1, mask=~there)
     return [pc.fill_null(found.take(rows), b"")]
 
 
-def _shapes(shapes: Numbers) -> pa.Array:
+def _shapes(shapes: Numbers) -> pa.Array | bytes:
     """The messages of the shapes, most of which are one and the same."""
     if (shapes == shapes[:1]).all():
-        return pa.repeat(pa.scalar(msgpack.packb(shapes[0].tolist()), pa.binary()), len(shapes))
+        same: bytes = msgpack.packb(shapes[0].tolist())
+        return same
     return pa.array(map(msgpack.packb, shapes.tolist()), pa.binary())
 
 
-def _headers(keys: pa.Array, member: str, sizes: Numbers) -> pa.Array:
+def _member_headers(keys: pa.Array, member: str, sizes: Numbers) -> pa.Array:
     """The 512 bytes before each payload: those of `tar.header`, with name, size and checksum set."""
     names = np.array([f"{key}.{member}" for key in keys.to_pylist()], "S100")
     base = np.frombuffer(shard_tar.header("", 0), np.uint8).copy()
@@ -138,17 +147,10 @@ def _headers(keys: pa.Array, member: str, sizes: Numbers) -> pa.Array:
     rows[:, 124:135] = _octal(sizes, 11)
     rows[:, 148:154] = _octal(rows.sum(axis=1, dtype=np.int64), 6)
     rows[:, 154] = 0
-    return _fixed(rows)
+    return fixed(rows)
 
 
 def _octal(numbers: Numbers, digits: int) -> npt.NDArray[np.uint8]:
     """Octal digits as ASCII, the highest first; uint8 [N, digits]."""
     shifts = 3 * np.arange(digits - 1, -1, -1)
     return ((numbers[:, None] >> shifts & 7) + ord("0")).astype(np.uint8)
-
-
-def _fixed(rows: npt.NDArray[np.uint8]) -> pa.Array:
-    """Rows of equal length as binary [N]."""
-    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]
-    return pa.Array.from_buffers(pa.binary(), len(rows), buffers)

@@ -54,20 +54,24 @@ def write(tar: BinaryIO, samples: Iterable[Sample | SampleBlock]) -> pa.Table | 
     Raises:
         ValueError: a sample cannot be stored.
     """
-    keys, index = set[str](), list[pa.Table]()
-    is_whole = True
+    keys, index, is_whole = set[str](), list[pa.Table](), True
     for one in samples:
-        is_block = isinstance(one, SampleBlock)
-        for key in one.keys.to_pylist() if isinstance(one, SampleBlock) else [one.clip_id]:
-            if key in keys:
-                raise ValueError(f"{key} comes twice in one shard; every key is unique")
-            keys.add(key)
         if isinstance(one, SampleBlock):
+            _check_new(one.keys.to_pylist(), keys)
             index.append(_add_block(tar, one))
         else:
+            _check_new([one.clip_id], keys)
             _add(tar, one)
-        is_whole &= is_block
+            is_whole = False
     return pa.concat_tables(index).combine_chunks() if index and is_whole else None
+
+
+def _check_new(some: list[str], keys: set[str]) -> None:
+    """Add keys to those of the shard; raises ValueError for one that is there."""
+    for key in some:
+        if key in keys:
+            raise ValueError(f"{key} comes twice in one shard; every key is unique")
+        keys.add(key)
 
 
 def _add(tar: BinaryIO, sample: Sample) -> None:

@@ -123,6 +123,10 @@ class Watched(Table):
 
     asked: Counter[tuple[str, str]] = field(default_factory=Counter, compare=False)
 
+    def listed(self) -> Table:
+        """The table itself, which goes on counting."""
+        return self
+
     def columns(self, names: Any, buckets: Iterable[str] | None = None) -> pa.Table:
         """As of `Table`."""
         wanted = list(buckets or [])
