@@ -141,12 +141,12 @@ def read(tables: Tables, out: Path) -> str:
 
 def report(tables: Tables, out: Path) -> str:
     """All that the report counts; its pictures are the same few for any number of clips."""
-    gathered = gallery.gather(tables)
-    found = scores.distributions(tables["select"], SELECT)
+    gathered = gallery.gather(tables, SELECT)
+    assert gathered.thresholds
     text = [sections.funnel_section(gathered.funnel, out)]
-    text += [sections.words_section("Verbs", *gathered.verbs)]
-    text += thresholds.section(thresholds.thresholds(tables, SELECT))
-    text += scores.section(tables, found, lambda clip, note: note)
+    text += [sections.words_section("Verbs", *gathered.words.verbs)]
+    text += thresholds.section(gathered.thresholds.found)
+    text += scores.section(tables, gathered.scores, lambda clip, note: note)
     text += [captions.section(tables, gathered.captions)]
     return f"{sum(map(len, text)):,} characters"
 

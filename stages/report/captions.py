@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from handloom import svg
 from handloom.stages.caption.rows import CaptionRow
-from handloom.stages.tables.columns import Floats, added, frequencies
+from handloom.stages.tables.columns import Floats, Total, frequencies
 from handloom.stages.tables.outcomes import Outcomes, all_outcomes
 from handloom.stages.tables.parts import Tables, effort
 from handloom.stages.tables.rows import Clip
@@ -62,7 +62,7 @@ class Tally:
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    answer_s: float = 0.0
+    answer_s: Total = field(default_factory=Total)
     """Sum over requests, many of which run at a time."""
     agreements: list[Floats] = field(default_factory=list)
     """Bucket by bucket."""
@@ -86,6 +86,18 @@ class Tally:
         self._add_flags(rows, bucket)
         self._add_effort(rows)
 
+    def merge(self, other: "Tally") -> None:
+        """Add the sums over the rows of further buckets."""
+        for name in ("sources", "reasons", "flags", "answer_flags"):
+            getattr(self, name).update(getattr(other, name))
+        for name in ("asked", "fell_back", "requests", "prompt_tokens", "completion_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.answer_s.merge(other.answer_s)
+        self.agreements += other.agreements
+        _smallest(self.shown, other.shown, PAIRS_SHOWN)
+        for flag, examples in other.examples.items():
+            _smallest(self.examples.setdefault(flag, {}), examples, EXAMPLES_SHOWN)
+
     def _add_flags(self, rows: pa.Table, bucket: str) -> None:
         """Count flags, of captions and of answers; those of one answer have spaces between."""
         for counts, name in ((self.flags, "flags"), (self.answer_flags, "answer_flags")):
@@ -107,7 +119,7 @@ class Tally:
         self.requests += int(answers.sum())
         self.prompt_tokens += int(rows["prompt_tokens"].to_numpy().sum())
         self.completion_tokens += int(rows["completion_tokens"].to_numpy().sum())
-        self.answer_s = added(self.answer_s, rows["seconds"].to_numpy())
+        self.answer_s.add(rows["seconds"].to_numpy())
         agreement = rows["agreement"].drop_null().to_numpy()
         self.agreements += [agreement] if len(agreement) else []
 
@@ -135,7 +147,7 @@ def effort_line(tally: Tally, seconds: float) -> str:
     return (
         f"{tally.requests:,} requests for {tally.asked:,} clips{rates}; "
         f"{tally.prompt_tokens:,} prompt + {tally.completion_tokens:,} completion tokens, "
-        f"{tally.answer_s / tally.requests:.2f} s an answer"
+        f"{float(tally.answer_s) / tally.requests:.2f} s an answer"
     )
 
 
@@ -207,7 +219,11 @@ def _show(shown: dict[str, str], clip_ids: pa.ChunkedArray, bucket: str, most: i
     """Add clips to those shown; beyond `most` those with the smallest ids stay."""
     if len(shown) == most:
         clip_ids = clip_ids.filter(pc.less(clip_ids, max(shown)))
-    for clip_id in sorted(clip_ids.to_pylist())[:most]:
-        shown[clip_id] = bucket
+    _smallest(shown, dict.fromkeys(sorted(clip_ids.to_pylist())[:most], bucket), most)
+
+
+def _smallest(shown: dict[str, str], others: dict[str, str], most: int) -> None:
+    """Add clips; those with the smallest ids stay."""
+    shown |= others
     for clip_id in sorted(shown)[most:]:
         del shown[clip_id]

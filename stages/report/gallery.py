@@ -1,24 +1,26 @@
 """What the report counts and shows of a run's clips, gathered in one pass over the tables."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from handloom.stages.caption.stage import instruction
-from handloom.stages.pack.samples import CLIP_ORDER
 from handloom.stages.report.captions import COLUMNS, Tally
 from handloom.stages.report.sample import Sample
-from handloom.stages.report.words import verb_and_noun
-from handloom.stages.tables.columns import added, distinct, frequencies
+from handloom.stages.report.scores import Distribution
+from handloom.stages.report.thresholds import Thresholds
+from handloom.stages.report.vocabulary import Vocabulary
+from handloom.stages.select import CLIP_COLUMNS, Select
+from handloom.stages.tables.columns import Total, bucket_groups, frequencies
 from handloom.stages.tables.funnel import Count, Funnel
-from handloom.stages.tables.outcomes import Numbers, Outcome, Outcomes, all_outcomes
-from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.outcomes import Numbers, Outcome, Outcomes, outcomes
+from handloom.stages.tables.parts import Tables, listed
 from handloom.stages.tables.rows import Clip
 
+GROUP_BYTES = 8 << 20  # of the ingest table: some hundred thousand clips
 SHOWN = 24  # of the kept clips, of each reason of a rejection, of each stage's failures
 
 
@@ -50,13 +52,37 @@ class Gallery:
     captions: Tally = field(default_factory=Tally)
     kept: Sample[Clip] = field(default_factory=lambda: Sample(SHOWN))
     ended: dict[End, Sample[Ended]] = field(default_factory=dict)
-    verbs: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
-    """Counts in all ingested clips, and in those kept."""
-    nouns: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
+    words: Vocabulary = field(default_factory=Vocabulary)
     licences: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
+    seconds: Total = field(default_factory=Total)
     """Of the kept clips."""
+    scores: list[Distribution] = field(default_factory=list)
+    """One of each criterion of `select`."""
+    thresholds: Thresholds | None = None
+    """What `select` would keep at other values; None in a run without it."""
+
+    @classmethod
+    def of(cls, stages: Iterable[str], select: Select | None) -> "Gallery":
+        """An empty gallery of a run's stages."""
+        gallery = cls(Funnel({name: Count() for name in stages}))
+        if select:
+            gallery.scores = [Distribution(criterion) for criterion in select.criteria()]
+            gallery.thresholds = Thresholds(select)
+        return gallery
+
+    def merge(self, other: "Gallery") -> None:
+        """Add the clips of the buckets that follow."""
+        for name in ("funnel", "captions", "kept", "words", "seconds"):
+            getattr(self, name).merge(getattr(other, name))
+        for end, sample in other.ended.items():
+            self.ended.setdefault(end, Sample(SHOWN)).merge(sample)
+        self.licences.update(other.licences)
+        self.splits.update(other.splits)
+        for mine, its in zip(self.scores, other.scores, strict=True):
+            mine.merge(its)
+        if self.thresholds and other.thresholds:
+            self.thresholds.merge(other.thresholds)
 
     def ends(self, tables: Tables) -> list[tuple[End, Sample[Ended]]]:
         """Rejections, then failures, in the order of the stages, frequent reasons first."""
@@ -69,34 +95,68 @@ class Gallery:
         return sorted(self.ended.items(), key=rank)
 
 
-def gather(tables: Tables) -> Gallery:
-    """Read all tables once, a bucket at a time."""
-    gallery = Gallery(Funnel({name: Count() for name in tables}))
+def gather(tables: Tables, select: Select | None = None) -> Gallery:
+    """Read all tables once, a bucket at a time.
+
+    Args:
+        tables: of all stages of the run.
+        select: the run's stage, whose scores are counted too.
+    """
+    gallery, found = Gallery.of(tables, select), listed(tables)
+    for buckets in pieces(found):
+        gallery.merge(gather_some(found, select, buckets))
+    return gallery
+
+
+def pieces(tables: Tables) -> list[list[str]]:
+    """Groups of buckets to count at a time; the same tables give the same groups."""
+    return list(bucket_groups(tables["ingest"], GROUP_BYTES))
+
+
+def gather_some(tables: Tables, select: Select | None, buckets: Sequence[str]) -> Gallery:
+    """Count and draw the clips of some buckets."""
+    gallery = Gallery.of(tables, select)
     columns = {name: ["reason", "error"] for name in tables}
     columns["ingest"] = [f.name for f in fields(Clip)]
     columns["caption"] += COLUMNS
-    for found in all_outcomes(tables, columns):
+    if select:
+        columns["select"] += [one.criterion.score for one in gallery.scores]
+    for bucket in buckets:
+        found = outcomes(tables, bucket, columns)
         gallery.funnel.add(found)
         gallery.captions.add(found)
         _count_words(gallery, found)
         _add_kept(gallery, found)
+        _add_scores(gallery, found)
         for stage, outcome in found.stages.items():
             _add_ended(gallery, found, stage, outcome)
+    gallery.words.settle()
     return gallery
 
 
 def _add_kept(gallery: Gallery, found: Outcomes) -> None:
     ingest = found.stages["ingest"]
     places = np.flatnonzero(found.kept[ingest.clip])
-    names = [name for name, _ in CLIP_ORDER]
-    rows = ingest.table.select([*names, "licence", "split"]).take(pa.array(places))
-    order = pc.sort_indices(rows, CLIP_ORDER)
-    rows, places = rows.take(order), places[order.to_numpy()]
-    gallery.kept.add_all(rows["clip_id"].to_pylist(), lambda i: _clip(found, places[i]))
+    names = ["clip_id", "licence", "split", "start_s", "end_s"]
+    rows = ingest.table.select(names).take(pa.array(places))
+    gallery.kept.add_all(rows["clip_id"].combine_chunks(), lambda i: _clip(found, places[i]))
     gallery.licences.update(frequencies(rows["licence"]))
     gallery.splits.update(frequencies(rows["split"]))
-    length_s = rows["end_s"].to_numpy() - rows["start_s"].to_numpy()
-    gallery.seconds = added(gallery.seconds, length_s)
+    gallery.seconds.add(rows["end_s"].to_numpy() - rows["start_s"].to_numpy())
+
+
+def _add_scores(gallery: Gallery, found: Outcomes) -> None:
+    """Count the scores of the clips that `select` has decided on."""
+    if gallery.thresholds is None:
+        return
+    ingest, decided = found.stages["ingest"], found.stages["select"]
+    ids = decided.table["clip_id"].combine_chunks()
+    names = [one.criterion.score for one in gallery.scores]
+    scores = {name: decided.table[name].to_numpy() for name in names}
+    for one in gallery.scores:
+        one.add(found.bucket, ids, scores[one.criterion.score])
+    clips = ingest.table.select(list(CLIP_COLUMNS)).take(pa.array(ingest.row[decided.clip]))
+    gallery.thresholds.add(scores, clips)
 
 
 def _add_ended(gallery: Gallery, found: Outcomes, stage: str, outcome: Outcome) -> None:
@@ -115,7 +175,7 @@ def _add_ended(gallery: Gallery, found: Outcomes, stage: str, outcome: Outcome) 
                 return Ended(_clip(found, row), some["error"][i].as_py())
 
             sample = gallery.ended.setdefault(End(status, stage, reason), Sample(SHOWN))
-            sample.add_all(some["clip_id"].to_pylist(), ended)
+            sample.add_all(some["clip_id"].combine_chunks(), ended)
 
 
 def _clip(found: Outcomes, row: int) -> Clip:
@@ -125,22 +185,8 @@ def _clip(found: Outcomes, row: int) -> Clip:
 
 
 def _count_words(gallery: Gallery, found: Outcomes) -> None:
-    """Count verbs and nouns of the datasets' own texts, which are there before captions are."""
+    """Count words of the datasets' own texts, which are there before captions are."""
     ingest = found.stages["ingest"]
     rows = ingest.rows_of(ingest.ok)
-    kept = found.kept[ingest.clip[rows]]
     texts = ingest.table.select(["text", "text_kind"]).take(pa.array(rows))
-    names, number = distinct(texts)
-    counts = np.bincount(number, minlength=len(names))
-    kept_counts = np.bincount(number[kept], minlength=len(names))
-    for name, count, kept_count in zip(names, counts.tolist(), kept_counts.tolist(), strict=True):
-        for counters, word in zip((gallery.verbs, gallery.nouns), words_of(*name), strict=True):
-            if word:
-                counters[0][word] += count
-                counters[1][word] += kept_count
-
-
-@lru_cache(maxsize=1 << 17)  # 50 MB; short texts come again and again
-def words_of(text: str, kind: str) -> tuple[str, str]:
-    """The verb and the noun of a dataset's text."""
-    return verb_and_noun(instruction(text, kind))
+    gallery.words.add(texts, found.kept[ingest.clip[rows]])

@@ -36,27 +36,27 @@ class Draft:
 
     gallery: Gallery
     ended: list[tuple[End, Sample[Ended]]]
-    scores: list[scores.Distribution]
     pictures: Pictures
     codes: str
     """The section on codes, HTML."""
 
 
-def draft(tables: Tables, stages: dict[str, Stage]) -> Draft:
+def draft(tables: Tables, stages: dict[str, Stage], gallery: Gallery | None = None) -> Draft:
     """Choose clips and draw their pictures, which takes nearly all of the page's time.
 
     Args:
         tables: tables of all stages; how well the codes do need not be measured yet.
         stages: the run's stages; they open the media, and their VQGAN decodes the codes. Clips
             whose file has gone are shown without a picture.
+        gallery: clips and counts of these tables, if they have been gathered.
     """
-    gallery, select = gather(tables), _select(stages)
+    select = selection(stages)
+    gallery = gallery or gather(tables, select)
     pictures = Pictures(tables, stages["ingest"], select.min_confidence if select else CONFIDENT)
     ended = gallery.ends(tables)
-    found = scores.distributions(tables["select"], select) if select else []
     uncut = [one.clip for _, clips in ended for one in clips.values()]
-    pictures.prepare(gallery.kept.values(), [*scores.shown(tables, found), *uncut])
-    return Draft(gallery, ended, found, pictures, _tokens_section(pictures, gallery, stages))
+    pictures.prepare(gallery.kept.values(), [*scores.shown(tables, gallery.scores), *uncut])
+    return Draft(gallery, ended, pictures, _tokens_section(pictures, gallery, stages))
 
 
 def write(tables: Tables, stages: dict[str, Stage], out: Path, drawn: Draft | None = None) -> Path:
@@ -75,8 +75,8 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path, drawn: Draft | No
         charts.funnel_section(gallery.funnel, out),
         charts.card_section(card.lines(card.read(tables["ingest"].folder))),
         _facts_section(gallery),
-        charts.words_section("Verbs", *gallery.verbs),
-        charts.words_section("Objects", *gallery.nouns),
+        charts.words_section("Verbs", *gallery.words.verbs),
+        charts.words_section("Objects", *gallery.words.nouns),
         *_clip_sections(drawn, tables, stages),
     ]
     path = out / "report" / "index.html"
@@ -85,15 +85,17 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path, drawn: Draft | No
 
 
 def _facts_section(gallery: Gallery) -> str:
+    licences = sorted(gallery.licences.items(), key=lambda one: (-one[1], one[0]))
     splits = ", ".join(f"{count:,} {split}" for split, count in sorted(gallery.splits.items()))
-    licences = ", ".join(f"{name} ({count:,})" for name, count in gallery.licences.most_common())
+    classes = ", ".join(f"{name} ({count:,})" for name, count in licences)
     return (
         f"<p>{sum(gallery.splits.values()):,} clips kept ({html.escape(splits)}), "
-        f"{gallery.seconds / 3600:.2f} hours. Licence: {html.escape(licences)}.</p>"
+        f"{float(gallery.seconds) / 3600:.2f} hours. Licence: {html.escape(classes)}.</p>"
     )
 
 
-def _select(stages: dict[str, Stage]) -> Select | None:
+def selection(stages: dict[str, Stage]) -> Select | None:
+    """The stage whose scores the page shows; None in a run of robots."""
     select = stages.get("select")
     return select if isinstance(select, Select) else None
 
@@ -101,10 +103,10 @@ def _select(stages: dict[str, Stage]) -> Select | None:
 def _clip_sections(drawn: Draft, tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
     """The sections that show clips."""
     pictures = drawn.pictures
-    if select := _select(stages):
-        yield from thresholds.section(thresholds.thresholds(tables, select))
+    if drawn.gallery.thresholds:
+        yield from thresholds.section(drawn.gallery.thresholds.found)
         yield strip.legend()
-        yield from scores.section(tables, drawn.scores, pictures.uncut_card)
+        yield from scores.section(tables, drawn.gallery.scores, pictures.uncut_card)
     yield captions.section(tables, drawn.gallery.captions)
     yield fidelity.section(tables, stages)
     yield drawn.codes

@@ -1,12 +1,16 @@
 """Random samples of a stream of clips, the same ones whenever the same clips come."""
 
-import hashlib
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 T = TypeVar("T")
+Ranks = npt.NDArray[np.uint64]
 
 SEED = 0
 
@@ -28,17 +32,25 @@ class Sample(Generic[T]):
 
     def add(self, clip_id: str, value: T) -> None:
         """Add the value of a clip; each clip may be added once."""
-        self.total += 1
-        self._draw(self._rank(clip_id), clip_id, value)
+        self.add_all(pa.array([clip_id]), lambda _: value)
 
-    def add_all(self, clip_ids: Sequence[str], value: Callable[[int], T]) -> None:
+    def add_all(self, clip_ids: pa.Array, value: Callable[[int], T]) -> None:
         """Add clips; `value` makes that of one from its place, and is asked of few."""
         self.total += len(clip_ids)
-        ranks = [self._rank(clip_id) for clip_id in clip_ids]
-        for place in heapq.nsmallest(self.most, range(len(ranks)), key=ranks.__getitem__):
-            if len(self._drawn) == self.most and ranks[place] >= -self._drawn[0][0]:
-                return
-            self._draw(ranks[place], clip_ids[place], value(place))
+        found = ranks(clip_ids, self.seed)
+        places = np.arange(len(found))
+        if len(self._drawn) == self.most:
+            places = np.flatnonzero(found < np.uint64(-self._drawn[0][0]))
+        if len(places) > self.most:
+            places = places[np.argpartition(found[places], self.most - 1)[: self.most]]
+        for place in places.tolist():
+            self._draw(int(found[place]), clip_ids[place].as_py(), value(place))
+
+    def merge(self, other: "Sample[T]") -> None:
+        """Add all that was added to another sample, of the same size and seed."""
+        self.total += other.total
+        for negative, clip_id, value in other._drawn:
+            self._draw(-negative, clip_id, value)
 
     def values(self) -> list[T]:
         """The values drawn, in random order."""
@@ -51,6 +63,32 @@ class Sample(Generic[T]):
         elif entry[0] > self._drawn[0][0]:
             heapq.heapreplace(self._drawn, entry)
 
-    def _rank(self, clip_id: str) -> int:
-        digest = hashlib.blake2b(f"{self.seed} {clip_id}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big")
+
+def ranks(clip_ids: pa.Array, seed: int) -> Ranks:
+    """A hash of seed and id of each clip, uint64 [N]: eight bytes of the id after the other go
+    through SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+    2014)."""
+    found = np.zeros(len(clip_ids), np.uint64)
+    if not len(clip_ids):
+        return found
+    _, offsets, data = clip_ids.cast(pa.string()).buffers()
+    bounds = np.frombuffer(offsets, np.int32)[clip_ids.offset :][: len(clip_ids) + 1]
+    letters = np.frombuffer(data or b"", np.uint8)
+    sizes = np.diff(bounds)
+    for size in np.unique(sizes).tolist():  # mostly one: ids are hashes of 20 digits
+        rows = np.flatnonzero(sizes == size)
+        padded = np.zeros((len(rows), -(-size // 8) * 8), np.uint8)
+        padded[:, :size] = letters[bounds[rows][:, None] + np.arange(size)]
+        state = _mixed(np.full(len(rows), seed, np.uint64) ^ _mixed(np.full(1, size, np.uint64)))
+        for word in padded.view("<u8").T:
+            state = _mixed(state ^ word)
+        found[rows] = state
+    return found
+
+
+def _mixed(z: Ranks) -> Ranks:
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Ranks = z ^ (z >> np.uint64(31))
+    return mixed

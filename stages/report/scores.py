@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from handloom import svg
-from handloom.stages.select import Criterion, Select
+from handloom.stages.select import Criterion
 from handloom.stages.tables.parts import Table, Tables
 from handloom.stages.tables.rows import Clip
 
@@ -42,6 +43,12 @@ class Side:
         self.furthest = max(self.furthest, float(distances.max(initial=0.0)))
         self.nearest = heapq.nsmallest(SHOWN, self.nearest + examples)
 
+    def merge(self, other: "Side") -> None:
+        """Add further clips."""
+        self.count += other.count
+        self.furthest = max(self.furthest, other.furthest)
+        self.nearest = heapq.nsmallest(SHOWN, self.nearest + other.nearest)
+
     def just(self) -> list[Example]:
         """The nearest clips that are nearer than others: none where all scores are the same."""
         return [one for one in self.nearest if one[0] < self.furthest - SAME]
@@ -67,7 +74,7 @@ class Distribution:
         """The largest value of the histogram's axis."""
         return MOST_REPEATS if self.criterion.score == "repeats" else 1.0
 
-    def add(self, bucket: str, ids: list[str], scores: npt.NDArray[np.float64]) -> None:
+    def add(self, bucket: str, ids: pa.Array, scores: npt.NDArray[np.float64]) -> None:
         """Count a bucket's clips."""
         bins = (scores / self.top * BINS).astype(int).clip(0, BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)
@@ -79,21 +86,14 @@ class Distribution:
             rows = np.flatnonzero(mask)
             # Python tuples only of the few that can be among the nearest, not of every clip.
             few = rows[nearest(distance[rows], SHOWN * 4)]
-            examples = [(float(distance[i]), ids[i], bucket, float(scores[i])) for i in few]
+            examples = [(float(distance[i]), ids[i].as_py(), bucket, float(scores[i])) for i in few]
             side.add(examples, distance[rows])
 
-
-def distributions(table: Table, select: Select) -> list[Distribution]:
-    """Every criterion's score, counted over the select table, a bucket at a time."""
-    all_scores = [Distribution(criterion) for criterion in select.criteria()]
-    names = ["clip_id", *(one.criterion.score for one in all_scores)]
-    found = table.listed()
-    for bucket in found.buckets():
-        rows = found.columns(names, [bucket])
-        ids = rows["clip_id"].to_pylist()
-        for one in all_scores:
-            one.add(bucket, ids, rows[one.criterion.score].to_numpy())
-    return all_scores
+    def merge(self, other: "Distribution") -> None:
+        """Add the clips of further buckets."""
+        self.counts += other.counts
+        self.passed.merge(other.passed)
+        self.failed.merge(other.failed)
 
 
 def nearest(distances: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.int64]:

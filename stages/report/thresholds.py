@@ -4,6 +4,7 @@ Decisions are made again from the stored scores with one option of `select` chan
 they are: what a run with that option would keep.
 """
 
+import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -13,14 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from handloom.stages.select import CLIP_COLUMNS, Criterion, Select, repeats
-from handloom.stages.tables.columns import Floats, bucket_groups, matched
-from handloom.stages.tables.parts import Tables, listed
+from handloom.stages.select import Criterion, Select, repeats
+from handloom.stages.tables.columns import Floats
 
 Value = float | bool | None
 
 SHARES = 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9
-GROUP_BYTES = 64 << 20  # of the select table: about 700,000 clips
 COUNTS = 1, 2, 5, 10, 20, 50, 100
 
 
@@ -42,26 +41,49 @@ class Threshold:
     steps: list[Kept]
 
 
-def thresholds(tables: Tables, select: Select) -> list[Threshold]:
-    """Every threshold of `select` at some values and at its present one, in ascending order."""
-    found = [
-        Threshold(f.name, getattr(select, f.name), [Kept(value) for value in values])
-        for f in fields(select)
-        if (values := _values(select, f.name))
-    ]
-    names = sorted({criterion.score for criterion in select.criteria()})
-    stored = listed(tables)
-    for buckets in bucket_groups(stored["select"], GROUP_BYTES):
-        rows = stored["select"].columns(["clip_id", *names], buckets)
-        clips = matched(rows, stored["ingest"].columns(CLIP_COLUMNS, buckets))
-        scores = {name: rows[name].to_numpy() for name in names}
-        decisions = _Decisions(select, scores, clips)
-        for threshold in found:
-            for step in threshold.steps:
-                count, seconds = decisions.kept(_with(select, threshold.option, step.value))
-                step.clips += count
-                step.seconds += seconds
-    return found
+class Thresholds:
+    """Every threshold of `select` at some values and at its present one, in ascending order.
+
+    Args:
+        select: with the present options.
+
+    Attributes:
+        found: the thresholds, with what the clips added so far make of them.
+    """
+
+    def __init__(self, select: Select) -> None:
+        self.select = select
+        self.found = [
+            Threshold(f.name, getattr(select, f.name), [Kept(value) for value in values])
+            for f in fields(select)
+            if (values := _values(select, f.name))
+        ]
+        self._moves = [_moves(select, one) for one in self.found]
+
+    def add(self, scores: dict[str, Floats], clips: pa.Table) -> None:
+        """Count clips.
+
+        Args:
+            scores: by name, each float64 [clips].
+            clips: CLIP_COLUMNS of the same clips, in the same order; of whole videos.
+        """
+        decisions = _Decisions(self.select, scores, clips)
+        for one, moves in zip(self.found, self._moves, strict=True):
+            if self.select.max_repeats is None and one.option != "max_repeats":
+                counts, seconds = decisions.kept_at(moves)
+            else:  # which clips are repeats depends on which are kept otherwise
+                each = [decisions.kept(_with(self.select, one.option, s.value)) for s in one.steps]
+                counts, seconds = (np.array(column) for column in zip(*each, strict=True))
+            for step, count, length_s in zip(one.steps, counts, seconds, strict=True):
+                step.clips += int(count)
+                step.seconds += float(length_s)
+
+    def merge(self, other: "Thresholds") -> None:
+        """Add further clips, counted with the same options."""
+        for mine, its in zip(self.found, other.found, strict=True):
+            for step, more in zip(mine.steps, its.steps, strict=True):
+                step.clips += more.clips
+                step.seconds += more.seconds
 
 
 def section(found: list[Threshold]) -> Iterator[str]:
@@ -114,6 +136,36 @@ def _with(select: Select, option: str, value: Value) -> Select:
     return replace(select, **changed)
 
 
+@dataclass(frozen=True)
+class _Move:
+    """A criterion whose limit an option moves.
+
+    Attributes:
+        present: the criterion with the present limit.
+        limits: the limit at each value of the option, float64 [values]; infinite for none.
+        is_least: whether scores have to be at least the limit, or at most.
+    """
+
+    present: Criterion
+    limits: Floats
+    is_least: bool
+
+
+def _moves(select: Select, threshold: Threshold) -> list[_Move]:
+    """What an option moves; of `max_repeats` nothing."""
+    steps = [_with(select, threshold.option, step.value).criteria() for step in threshold.steps]
+    moves = []
+    for present, *moved in zip(select.criteria(), *steps, strict=True):
+        if present.score == "repeats" or all(one == present for one in moved):
+            continue
+        is_least = any(one.at_least is not None for one in moved)
+        none = -math.inf if is_least else math.inf
+        limits = [one.at_least if is_least else one.at_most for one in moved]
+        numbers = np.array([none if limit is None else limit for limit in limits])
+        moves.append(_Move(present, numbers, is_least))
+    return moves
+
+
 class _Decisions:
     """What `select` decides on some clips, again and again with one option changed.
 
@@ -134,6 +186,35 @@ class _Decisions:
         self.failed = np.sum([*self.masks.values()], axis=0, dtype=np.int8)
         self.passing: dict[tuple[Criterion, ...], dict[str, Any]] = {}
         self.counted: dict[bytes, Floats] = {}
+
+    def kept_at(self, moves: list[_Move]) -> tuple[npt.NDArray[np.int64], Floats]:
+        """Number and seconds of the clips that pass at each value of an option; [values] each.
+
+        The values' limits ascend in one order, so that a clip passes from one value to another:
+        two sums tell it of all values.
+        """
+        some = self._passing({move.present: move.present for move in moves})
+        order = np.argsort(moves[0].limits, kind="stable")
+        first = np.zeros(len(some["rows"]), np.int64)
+        stop = np.full(len(first), len(order))
+        for move in moves:
+            limits, scores = move.limits[order], some[move.present.score]
+            assert (np.diff(limits[np.isfinite(limits)]) > 0).all()
+            if move.is_least:  # no limit rejects what is no number: it sorts behind all
+                stop = np.minimum(stop, np.searchsorted(limits, scores, "right"))
+            else:
+                place = np.searchsorted(limits, scores, "left")
+                first = np.maximum(first, np.where(np.isnan(scores), 0, place))
+        passes = first < stop
+        first, stop, length_s = first[passes], stop[passes], some["length_s"][passes]
+        counts, seconds = np.zeros(len(order), np.int64), np.zeros(len(order))
+        bins = len(order) + 1
+        counts[order] = np.cumsum(
+            np.bincount(first, minlength=bins) - np.bincount(stop, minlength=bins)
+        )[:-1]
+        starts, stops = (np.bincount(at, length_s, minlength=bins) for at in (first, stop))
+        seconds[order] = np.cumsum(starts - stops)[:-1]
+        return counts, seconds
 
     def kept(self, select: Select) -> tuple[int, float]:
         """Number and seconds of the clips that pass all criteria."""

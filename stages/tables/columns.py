@@ -4,11 +4,12 @@ A decision may depend on other clips (duplicates, repeated texts), and 100,000 d
 numbers should take a second: both call for columns, not rows.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -143,9 +144,27 @@ def rank_within(keys: Sequence[npt.NDArray[np.int64]], order: npt.NDArray[np.int
     return rank
 
 
-def added(total: float, values: Floats) -> float:
-    """A sum with further values added one after the other: the same however they are grouped."""
-    return float(np.cumsum(np.append(total, values))[-1])
+@dataclass
+class Total:
+    """A sum of floats, exactly: neither their order nor how they are grouped matters."""
+
+    parts: list[float] = field(default_factory=list)
+    """Floats whose exact sum it is, the largest first."""
+
+    def add(self, values: Floats) -> None:
+        """Add values."""
+        terms, self.parts = [*self.parts, *values.tolist()], []
+        while (rest := math.fsum(chain(terms, (-part for part in self.parts)))) != 0.0:
+            self.parts.append(rest)
+            if not math.isfinite(rest):
+                break
+
+    def merge(self, other: "Total") -> None:
+        """Add another sum."""
+        self.add(np.array(other.parts))
+
+    def __float__(self) -> float:
+        return math.fsum(self.parts)
 
 
 def distinct(rows: pa.Table) -> tuple[list[tuple[Any, ...]], npt.NDArray[np.int64]]:

@@ -33,6 +33,13 @@ class Count:
             rows = outcome.rows_of(outcome.rejected)
             self.rejected.update(frequencies(outcome.table["reason"].take(pa.array(rows))))
 
+    def merge(self, other: "Count") -> None:
+        """Add the counts of further clips."""
+        self.entered += other.entered
+        self.kept += other.kept
+        self.failed += other.failed
+        self.rejected.update(other.rejected)
+
 
 @dataclass
 class Funnel:
@@ -56,6 +63,15 @@ class Funnel:
         self.failed += int(failed.sum())
         self.rejected += int((rejected & ~failed).sum())
         self.kept += int(outcomes.kept.sum())
+
+    def merge(self, other: "Funnel") -> None:
+        """Add the counts of further clips of the same run."""
+        for name, count in other.stages.items():
+            self.stages[name].merge(count)
+        self.ingested += other.ingested
+        self.kept += other.kept
+        self.rejected += other.rejected
+        self.failed += other.failed
 
     def check(self) -> None:
         """Raise RunError where ingested is not kept + rejected + failed: a clip was lost."""
