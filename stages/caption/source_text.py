@@ -61,13 +61,23 @@ def clean(text: str, kind: str) -> Cleaned:
         text: as the dataset has it.
         kind: narration, template, asr, label or instruction, as the adapter says.
     """
-    plain = normalise(text)
-    if not any(character.isalnum() for character in _TAGS.sub("", plain)):
-        return Cleaned("")
-    cleaned = _BY_KIND[kind](plain)
+    cleaned = _without_flag(text, kind)
     words = re.findall(r"[a-z]+", cleaned.text.lower())
     profane = ("profanity",) if PROFANE.intersection(words) else ()
     return Cleaned(cleaned.text, cleaned.flags + profane)
+
+
+def clean_text(text: str, kind: str) -> str:
+    """The instruction alone, as `clean` makes it: of millions of texts, whose words are counted."""
+    return _without_flag(text, kind).text
+
+
+def _without_flag(text: str, kind: str) -> Cleaned:
+    """As `clean`; profanity is not looked for."""
+    plain = normalise(text)
+    if not any(map(str.isalnum, _TAGS.sub("", plain) if "#" in plain else plain)):
+        return Cleaned("")
+    return _BY_KIND[kind](plain)
 
 
 def normalise(text: str) -> str:
@@ -85,7 +95,9 @@ def narration(text: str) -> str:
     Empty where nothing but tags is left. A narration whose verb is not where it is expected becomes
     a sentence instead: `the person and X carry a table`.
     """
-    named = _UNNAMED.sub("something", text)
+    # Most texts have nothing that these expressions look for, and are told so in no time.
+    may_be_unnamed = "#" in text and not (text.isascii() and "unsure" not in text.lower())
+    named = _UNNAMED.sub("something", text) if may_be_unnamed else text
     plain = _calm(" ".join(_TAGS.sub(" ", named).split()).rstrip(".!, "))
     predicate = _SUBJECT.sub("", plain)
     if not predicate:
@@ -96,6 +108,8 @@ def narration(text: str) -> str:
     if not is_third_person(verb):
         return f"the person {predicate}"
     imperative = f"{base_form(verb)} {rest}".strip()
+    if "and" not in imperative and "then" not in imperative and "," not in imperative:
+        return imperative
     return _SECOND_VERB.sub(lambda m: m[1] + m[2] + base_form(m[3]), imperative)
 
 
@@ -168,6 +182,10 @@ def lower_first(sentence: str) -> str:
 
 def _calm(text: str) -> str:
     """Shouted texts in lower case; a single capital letter names a person."""
-    letters = [word for word in text.split() if sum(map(str.isalpha, word)) > 1]
-    is_shouted = len(letters) > 1 and all(word.isupper() for word in letters)
-    return text.lower() if is_shouted else text
+    shouted = 0
+    for word in text.split():
+        if sum(map(str.isalpha, word)) > 1:
+            if not word.isupper():
+                return text
+            shouted += 1
+    return text.lower() if shouted > 1 else text

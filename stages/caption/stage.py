@@ -21,7 +21,7 @@ from handloom.stages.caption.journal import Journal
 from handloom.stages.caption.prompt import Prompt, read_prompt
 from handloom.stages.caption.requests import Answer, Asker, FrameHWC, Request
 from handloom.stages.caption.rows import CaptionRow
-from handloom.stages.caption.source_text import clean
+from handloom.stages.caption.source_text import clean, clean_text
 from handloom.stages.hands.rows import Framing
 from handloom.stages.media.clip_frames import pictures_of, uniform_times
 from handloom.stages.media.frame_transform import clip_shown, transform_facts
@@ -318,7 +318,7 @@ class EpisodeCaption(Stage):
 
 def instruction(text: str, kind: str = "narration") -> str:
     """A dataset's text as an instruction, as the route `source` makes it; empty without words."""
-    return clean(text, kind).text
+    return clean_text(text, kind)
 
 
 def source_row(clip: DescribedFootage) -> CaptionRow:

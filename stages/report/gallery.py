@@ -20,7 +20,7 @@ from handloom.stages.tables.outcomes import Numbers, Outcome, Outcomes, outcomes
 from handloom.stages.tables.parts import Tables, listed
 from handloom.stages.tables.rows import Clip
 
-GROUP_BYTES = 8 << 20  # of the ingest table: some hundred thousand clips
+GROUP_BYTES = 32 << 20  # of the ingest table: about half a million clips
 SHOWN = 24  # of the kept clips, of each reason of a rejection, of each stage's failures
 
 
@@ -139,7 +139,7 @@ def _add_kept(gallery: Gallery, found: Outcomes) -> None:
     places = np.flatnonzero(found.kept[ingest.clip])
     names = ["clip_id", "licence", "split", "start_s", "end_s"]
     rows = ingest.table.select(names).take(pa.array(places))
-    gallery.kept.add_all(rows["clip_id"].combine_chunks(), lambda i: _clip(found, places[i]))
+    gallery.kept.add_all(rows["clip_id"].combine_chunks(), lambda some: _clips(found, places[some]))
     gallery.licences.update(frequencies(rows["licence"]))
     gallery.splits.update(frequencies(rows["split"]))
     gallery.seconds.add(rows["end_s"].to_numpy() - rows["start_s"].to_numpy())
@@ -170,18 +170,21 @@ def _add_ended(gallery: Gallery, found: Outcomes, stage: str, outcome: Outcome) 
             mask = pc.equal(rows["reason"], reason)
             some, numbers = rows.filter(mask), outcome.clip[places[mask.to_numpy()]]
 
-            def ended(i: int, some: pa.Table = some, numbers: Numbers = numbers) -> Ended:
-                row = found.stages["ingest"].row[numbers[i]]
-                return Ended(_clip(found, row), some["error"][i].as_py())
+            def ended(
+                drawn: list[int], some: pa.Table = some, numbers: Numbers = numbers
+            ) -> list[Ended]:
+                clips = _clips(found, found.stages["ingest"].row[numbers[drawn]])
+                errors = some["error"].take(pa.array(drawn)).to_pylist()
+                return list(map(Ended, clips, errors))
 
             sample = gallery.ended.setdefault(End(status, stage, reason), Sample(SHOWN))
             sample.add_all(some["clip_id"].combine_chunks(), ended)
 
 
-def _clip(found: Outcomes, row: int) -> Clip:
-    """A row of the ingest table."""
-    rows = found.stages["ingest"].table.slice(int(row), 1)
-    return Clip(**rows.select([f.name for f in fields(Clip)]).to_pylist()[0])
+def _clips(found: Outcomes, rows: Numbers) -> list[Clip]:
+    """Rows of the ingest table."""
+    table = found.stages["ingest"].table.select([f.name for f in fields(Clip)])
+    return [Clip(**row) for row in table.take(pa.array(rows)).to_pylist()]
 
 
 def _count_words(gallery: Gallery, found: Outcomes) -> None:

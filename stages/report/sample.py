@@ -32,10 +32,10 @@ class Sample(Generic[T]):
 
     def add(self, clip_id: str, value: T) -> None:
         """Add the value of a clip; each clip may be added once."""
-        self.add_all(pa.array([clip_id]), lambda _: value)
+        self.add_all(pa.array([clip_id]), lambda _: [value])
 
-    def add_all(self, clip_ids: pa.Array, value: Callable[[int], T]) -> None:
-        """Add clips; `value` makes that of one from its place, and is asked of few."""
+    def add_all(self, clip_ids: pa.Array, values: Callable[[list[int]], list[T]]) -> None:
+        """Add clips; `values` makes those of some from their places, and is asked of few."""
         self.total += len(clip_ids)
         found = ranks(clip_ids, self.seed)
         places = np.arange(len(found))
@@ -43,8 +43,9 @@ class Sample(Generic[T]):
             places = np.flatnonzero(found < np.uint64(-self._drawn[0][0]))
         if len(places) > self.most:
             places = places[np.argpartition(found[places], self.most - 1)[: self.most]]
-        for place in places.tolist():
-            self._draw(int(found[place]), clip_ids[place].as_py(), value(place))
+        if len(places):
+            for place, value in zip(places.tolist(), values(places.tolist()), strict=True):
+                self._draw(int(found[place]), clip_ids[place].as_py(), value)
 
     def merge(self, other: "Sample[T]") -> None:
         """Add all that was added to another sample, of the same size and seed."""

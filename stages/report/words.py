@@ -11,6 +11,7 @@ _ENDS_OBJECT = (
     "against|between|inside|and|or|then|while|using|around|off|out|up|down|away|back"
 )
 SKIPPED = frozenset(f"{_PARTICLES}|{_BEFORE_NOUNS}".split("|"))
+_WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 ENDS_OBJECT = frozenset(_ENDS_OBJECT.split("|"))
 
 
@@ -19,7 +20,9 @@ def verb_and_noun(instruction: str) -> tuple[str, str]:
 
     `pick up the red cup from the table` gives `pick` and `cup`.
     """
-    words = re.findall(r"[^\W\d_]+(?:[-'][^\W\d_]+)*", instruction.lower())
+    words = instruction.lower().split()
+    if not all(map(str.isalpha, words)):
+        words = _WORD.findall(instruction.lower())
     if not words:
         return "", ""
     rest = words[1:]
