@@ -146,7 +146,8 @@ def report(tables: Tables, out: Path) -> str:
     text = [sections.funnel_section(gathered.funnel, out)]
     text += [sections.words_section("Verbs", *gathered.words.verbs)]
     text += thresholds.section(gathered.thresholds.found)
-    text += scores.section(tables, gathered.scores, lambda clip, note: note)
+    scored = scores.shown(tables, gathered.scores)
+    text += scores.section(scored, gathered.scores, lambda clip, note: note)
     text += [captions.section(tables, gathered.captions)]
     return f"{sum(map(len, text)):,} characters"
 

@@ -36,6 +36,8 @@ class Draft:
 
     gallery: Gallery
     ended: list[tuple[End, Sample[Ended]]]
+    scored: dict[str, Clip]
+    """The clips next to a threshold, by id."""
     pictures: Pictures
     codes: str
     """The section on codes, HTML."""
@@ -54,9 +56,10 @@ def draft(tables: Tables, stages: dict[str, Stage], gallery: Gallery | None = No
     gallery = gallery or gather(tables, select)
     pictures = Pictures(tables, stages["ingest"], select.min_confidence if select else CONFIDENT)
     ended = gallery.ends(tables)
+    scored = scores.shown(tables, gallery.scores)
     uncut = [one.clip for _, clips in ended for one in clips.values()]
-    pictures.prepare(gallery.kept.values(), [*scores.shown(tables, gallery.scores), *uncut])
-    return Draft(gallery, ended, pictures, _tokens_section(pictures, gallery, stages))
+    pictures.prepare(gallery.kept.values(), [*scored.values(), *uncut])
+    return Draft(gallery, ended, scored, pictures, _tokens_section(pictures, gallery, stages))
 
 
 def write(tables: Tables, stages: dict[str, Stage], out: Path, drawn: Draft | None = None) -> Path:
@@ -106,7 +109,7 @@ def _clip_sections(drawn: Draft, tables: Tables, stages: dict[str, Stage]) -> It
     if drawn.gallery.thresholds:
         yield from thresholds.section(drawn.gallery.thresholds.found)
         yield strip.legend()
-        yield from scores.section(tables, drawn.gallery.scores, pictures.uncut_card)
+        yield from scores.section(drawn.scored, drawn.gallery.scores, pictures.uncut_card)
     yield captions.section(tables, drawn.gallery.captions)
     yield fidelity.section(tables, stages)
     yield drawn.codes

@@ -79,7 +79,10 @@ def ranks(clip_ids: pa.Array, seed: int) -> Ranks:
     for size in np.unique(sizes).tolist():  # mostly one: ids are hashes of 20 digits
         rows = np.flatnonzero(sizes == size)
         padded = np.zeros((len(rows), -(-size // 8) * 8), np.uint8)
-        padded[:, :size] = letters[bounds[rows][:, None] + np.arange(size)]
+        if len(rows) == len(sizes):
+            padded[:, :size] = letters[bounds[0] : bounds[-1]].reshape(-1, size)
+        else:
+            padded[:, :size] = letters[bounds[rows][:, None] + np.arange(size)]
         state = _mixed(np.full(len(rows), seed, np.uint64) ^ _mixed(np.full(1, size, np.uint64)))
         for word in padded.view("<u8").T:
             state = _mixed(state ^ word)

@@ -6,7 +6,7 @@ with another one in seconds.
 
 import heapq
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,20 +107,25 @@ def nearest(distances: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.int
     return places[np.argsort(distances[places], kind="stable")]
 
 
-def shown(tables: Tables, found: list[Distribution]) -> Iterator[Clip]:
-    """The clips that `section` shows; some more than once."""
+def shown(tables: Tables, found: list[Distribution]) -> dict[str, Clip]:
+    """The clips that `section` shows, by id; each bucket is read once."""
+    ids: dict[str, list[str]] = {}
     for one in found:
         for _, clip_id, bucket, _ in one.failed.just() + one.passed.just():
-            yield tables["ingest"].get(Clip, bucket, clip_id)
+            ids.setdefault(bucket, []).append(clip_id)
+    clips: dict[str, Clip] = {}
+    for bucket, some in ids.items():
+        clips |= tables["ingest"].find(Clip, some, bucket)
+    return clips
 
 
 def section(
-    tables: Tables, found: list[Distribution], card: Callable[[Clip, str], str]
+    clips: Mapping[str, Clip], found: list[Distribution], card: Callable[[Clip, str], str]
 ) -> Iterator[str]:
     """HTML of all scores.
 
     Args:
-        tables: a run's tables; `ingest` is read.
+        clips: what `shown` gives.
         found: the distributions.
         card: makes the HTML of a clip with a note below.
     """
@@ -133,13 +138,13 @@ def section(
     for one in found:
         yield f"<h3>{html.escape(one.criterion.score)}: {html.escape(one.criterion.meaning)}</h3>"
         yield f"<p>{_sentence(one)}</p>{_histogram(one)}"
-        for side, clips in (("just rejected", one.failed), ("just kept", one.passed)):
-            cards = []
-            for _, clip_id, bucket, value in clips.just():
-                clip = tables["ingest"].get(Clip, bucket, clip_id)
-                cards.append(card(clip, f"{one.criterion.score} {value:.3f}"))
+        for where, side in (("just rejected", one.failed), ("just kept", one.passed)):
+            cards = [
+                card(clips[clip_id], f"{one.criterion.score} {value:.3f}")
+                for _, clip_id, _, value in side.just()
+            ]
             if cards:
-                yield f"<p>{side}:</p><div class=cards>{''.join(cards)}</div>"
+                yield f"<p>{where}:</p><div class=cards>{''.join(cards)}</div>"
 
 
 def limit_of(criterion: Criterion) -> str:

@@ -58,7 +58,10 @@ class Thresholds:
             for f in fields(select)
             if (values := _values(select, f.name))
         ]
-        self._moves = [_moves(select, one) for one in self.found]
+        self._selects = [
+            [_with(select, one.option, step.value) for step in one.steps] for one in self.found
+        ]
+        self._moves = [_moves(select, selects) for selects in self._selects]
 
     def add(self, scores: dict[str, Floats], clips: pa.Table) -> None:
         """Count clips.
@@ -68,11 +71,12 @@ class Thresholds:
             clips: CLIP_COLUMNS of the same clips, in the same order; of whole videos.
         """
         decisions = _Decisions(self.select, scores, clips)
-        for one, moves in zip(self.found, self._moves, strict=True):
+        every = zip(self.found, self._selects, self._moves, strict=True)
+        for one, selects, moves in every:
             if self.select.max_repeats is None and one.option != "max_repeats":
                 counts, seconds = decisions.kept_at(moves)
             else:  # which clips are repeats depends on which are kept otherwise
-                each = [decisions.kept(_with(self.select, one.option, s.value)) for s in one.steps]
+                each = [decisions.kept(changed) for changed in selects]
                 counts, seconds = (np.array(column) for column in zip(*each, strict=True))
             for step, count, length_s in zip(one.steps, counts, seconds, strict=True):
                 step.clips += int(count)
@@ -151,10 +155,9 @@ class _Move:
     is_least: bool
 
 
-def _moves(select: Select, threshold: Threshold) -> list[_Move]:
-    """What an option moves; of `max_repeats` nothing."""
-    steps = [_with(select, threshold.option, step.value).criteria() for step in threshold.steps]
-    moves = []
+def _moves(select: Select, selects: list[Select]) -> list[_Move]:
+    """What an option moves from one of its values to the next; of `max_repeats` nothing."""
+    steps, moves = [changed.criteria() for changed in selects], list[_Move]()
     for present, *moved in zip(select.criteria(), *steps, strict=True):
         if present.score == "repeats" or all(one == present for one in moved):
             continue

@@ -12,7 +12,7 @@ from handloom.stages.report.words import verb_and_noun
 from handloom.stages.tables.outcomes import Bools
 
 Pair = tuple[Counter[str], Counter[str]]
-PENDING = 1 << 18  # texts, some 15 MB, of which the distinct ones are found at a time
+PENDING = 1 << 19  # texts, some 30 MB, of which the distinct ones are found at a time
 
 
 def _pair() -> Pair:
@@ -43,12 +43,17 @@ class Vocabulary:
         groups = pa.concat_tables(self._pending).group_by(["text", "text_kind"], use_threads=False)
         sums = groups.aggregate([("clips", "sum"), ("kept", "sum")])
         self._pending.clear()
-        names = ("text", "text_kind", "clips_sum", "kept_sum")
-        for text, kind, clips, kept in zip(*(sums[n].to_pylist() for n in names), strict=True):
-            for counts, word in zip((self.verbs, self.nouns), words_of(text, kind), strict=True):
-                if word:
-                    counts[0][word] += clips
-                    counts[1][word] += kept
+        texts, kinds, *counts = (
+            sums[name].to_pylist() for name in ("text", "text_kind", "clips_sum", "kept_sum")
+        )
+        (verbs, kept_verbs), (nouns, kept_nouns) = self.verbs, self.nouns
+        for (verb, noun), clips, kept in zip(map(words_of, texts, kinds), *counts, strict=True):
+            if verb:
+                verbs[verb] += clips
+                kept_verbs[verb] += kept
+            if noun:
+                nouns[noun] += clips
+                kept_nouns[noun] += kept
 
     def merge(self, other: "Vocabulary") -> None:
         """Add the counts of clips that come after these; both are settled."""

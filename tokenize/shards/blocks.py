@@ -1,4 +1,4 @@
-"""Many samples at once, as columns: the tar's bytes and the index's rows without an object a sample.
+"""Many samples as columns: the tar's bytes and the index's rows without an object a sample.
 
 A block gives the same bytes as its samples written one by one, at a tenth of the time.
 """
@@ -138,7 +138,7 @@ def _shapes(shapes: Numbers) -> pa.Array | bytes:
 
 
 def _member_headers(keys: pa.Array, member: str, sizes: Numbers) -> pa.Array:
-    """The 512 bytes before each payload: those of `tar.header`, with name, size and checksum set."""
+    """The 512 bytes before each payload, those of `tar.header`: name, size and checksum are set."""
     names = np.array([f"{key}.{member}" for key in keys.to_pylist()], "S100")
     base = np.frombuffer(shard_tar.header("", 0), np.uint8).copy()
     base[148:156] = ord(" ")  # the checksum is counted as if it were blank

@@ -105,7 +105,8 @@ def _float_lists(values: pa.Array) -> Pieces:
 
 def _big_endian(values: pa.Array) -> npt.NDArray[np.uint8]:
     """The bytes of float64s, most significant first: uint8 [N, 8]."""
-    return values.to_numpy().astype(">f8").view(np.uint8).reshape(-1, 8)
+    numbers = values.to_numpy().astype(">f8")
+    return np.asarray(numbers.view(np.uint8).reshape(-1, 8))
 
 
 def _binary(data: npt.NDArray[np.uint8], stops: Numbers) -> pa.Array:

@@ -1,7 +1,10 @@
 """What the report counts by columns is what a loop over the rows counts, order and sample too."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +13,11 @@ from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.caption.stage import instruction
 from handloom.stages.pack.stage import kept_clips
 from handloom.stages.report.captions import EXAMPLES_SHOWN, PAIRS_SHOWN, tally
-from handloom.stages.report.gallery import SHOWN, End, gather
+from handloom.stages.report.gallery import SHOWN, End, Gallery, gather, gather_some
 from handloom.stages.report.sample import Sample
 from handloom.stages.report.scores import nearest
 from handloom.stages.report.words import verb_and_noun
+from handloom.stages.select import Select
 from handloom.stages.tables.outcomes import outcomes
 from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip, Row
@@ -30,7 +34,7 @@ def came(tables: Tables, stage: str, bucket: str) -> set[str]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clips_words_and_hours_are_counted(tmp_path: Path, seed: int) -> None:
-    tables, seconds = random_run(tmp_path, seed, clips=200), 0.0
+    tables, lengths = random_run(tmp_path, seed, clips=200), list[float]()
     verbs, nouns = (Counter[str](), Counter[str]()), (Counter[str](), Counter[str]())
     kept = Sample[Clip](SHOWN)
     found = gather(tables)
@@ -45,11 +49,11 @@ def test_clips_words_and_hours_are_counted(tmp_path: Path, seed: int) -> None:
                 nouns[selected].update([noun] if noun else [])
         for clip in kept_here:
             kept.add(clip.clip_id, clip)
-            seconds += clip.end_s - clip.start_s
-    for words, expected in ((found.verbs, verbs), (found.nouns, nouns)):
+            lengths.append(clip.end_s - clip.start_s)
+    for words, expected in ((found.words.verbs, verbs), (found.words.nouns, nouns)):
         assert words[0].most_common() == expected[0].most_common()
         assert +words[1] == expected[1]
-    assert found.seconds == seconds
+    assert float(found.seconds) == math.fsum(lengths)
     assert (found.kept.total, found.kept.values()) == (kept.total, kept.values())
     assert found.splits.total() == found.licences.total() == kept.total > SHOWN
 
@@ -96,7 +100,7 @@ def test_captions_are_counted(tmp_path: Path, seed: int) -> None:
     assert found.fell_back == sum(row.source == "source" for row in asked)
     assert found.prompt_tokens == sum(row.prompt_tokens for row in every)
     assert found.completion_tokens == sum(row.completion_tokens for row in every)
-    assert found.answer_s == sum(row.seconds for row in every)
+    assert float(found.answer_s) == math.fsum(row.seconds for row in every)
     agreements = [row.agreement for row in every if row.agreement is not None]
     assert np.concatenate(found.agreements).tolist() == agreements
     shown = {row.clip_id: bucket for bucket, row in rows if row.status == "ok"}
@@ -107,6 +111,29 @@ def test_captions_are_counted(tmp_path: Path, seed: int) -> None:
         }
         assert examples == {i: of_flag[i] for i in sorted(of_flag)[:EXAMPLES_SHOWN]}
     assert found.examples.keys() == {*found.flags, *found.answer_flags}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_merge_of_buckets_is_all_of_them(tmp_path: Path, seed: int) -> None:
+    tables, select = random_run(tmp_path, seed, clips=200), Select()
+    whole, merged = gather(tables, select), Gallery.of(tables, select)
+    for bucket in BUCKETS:
+        merged.merge(gather_some(tables, select, [bucket]))
+    assert counted(merged) == counted(whole)
+
+
+def counted(found: Gallery) -> list[Any]:
+    """All that a gallery holds; equal sums of floats need not have come in one order."""
+    thresholds = found.thresholds.found if found.thresholds else []
+    steps = [(one.option, s.value, s.clips) for one in thresholds for s in one.steps]
+    seconds = [pytest.approx(s.seconds) for one in thresholds for s in one.steps]
+    scores = [(one.counts.tolist(), one.passed, one.failed) for one in found.scores]
+    ended = [(end, one.total, one.values()) for end, one in found.ended.items()]
+    words = [one.most_common() for one in (*found.words.verbs, *found.words.nouns)]
+    tally, agreements = found.captions, np.concatenate(found.captions.agreements).tolist()
+    kept = found.kept.total, found.kept.values(), found.seconds, found.licences, found.splits
+    plain = replace(tally, agreements=[])
+    return [found.funnel, steps, seconds, scores, ended, words, plain, agreements, kept]
 
 
 @pytest.mark.parametrize("most", [1, 4, 16])

@@ -1,6 +1,7 @@
 """Clips next to a threshold: the nearest ones, and none where all scores are the same."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from handloom.stages.report.scores import SHOWN, Distribution
@@ -12,7 +13,7 @@ AT_LEAST = Criterion("no_hands", "hand_share", "", at_least=0.25)
 def distribution(*buckets: list[float]) -> Distribution:
     one = Distribution(AT_LEAST)
     for number, scores in enumerate(buckets):
-        ids = [f"{number}-{i}" for i in range(len(scores))]
+        ids = pa.array([f"{number}-{i}" for i in range(len(scores))])
         one.add(f"{number:02x}", ids, np.array(scores))
     return one
 

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from handloom.stages.duplicates.rows import DuplicateRow
 from handloom.stages.hands.rows import HandRow
 from handloom.stages.media.clip_frames import whole
-from handloom.stages.report.thresholds import Kept, Threshold, section, thresholds
-from handloom.stages.select import Select, SelectRow
+from handloom.stages.report.thresholds import Kept, Threshold, Thresholds, section
+from handloom.stages.select import CLIP_COLUMNS, Select, SelectRow
+from handloom.stages.tables.columns import matched
 from handloom.stages.tables.parts import Tables, open_tables
 from handloom.stages.tables.rows import Clip
 from tests.helpers.recorded_runs import FLOW, clip_row, hands_row, write_run, write_table
@@ -71,6 +73,19 @@ def decided(out: Path, select: Select) -> Tables:
     rows = [row for _, part in select.rows(open_tables(out, flow)) for row in part.to_pylist()]
     write_table(out, "select", [SelectRow(**row) for row in rows])
     return open_tables(out, flow)
+
+
+def thresholds(tables: Tables, select: Select) -> list[Threshold]:
+    """The thresholds, counted in two parts of whole videos."""
+    names = sorted({one.score for one in select.criteria()})
+    rows = tables["select"].columns(["clip_id", *names])
+    clips, found = matched(rows, tables["ingest"].columns(CLIP_COLUMNS)), Thresholds(select)
+    of_first = pc.equal(clips["video_id"], "v0")
+    for mask in (of_first, pc.invert(of_first)):
+        part, some = Thresholds(select), rows.filter(mask)
+        part.add({name: some[name].to_numpy() for name in names}, clips.filter(mask))
+        found.merge(part)
+    return found.found
 
 
 def fresh(tables: Tables, select: Select) -> tuple[int, float]:
