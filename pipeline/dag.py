@@ -46,10 +46,11 @@ from handloom.pipeline.recipes import Run
 from handloom.pipeline.record import Record
 from handloom.pipeline.session import check_alive, import_path, session
 from handloom.pipeline.shuffling import work_divided
+from handloom.pipeline.spread import kept_rows, write_pieces
 from handloom.pipeline.worker import Counts, work
 from handloom.places import is_remote, trust
 from handloom.stages.ingest import card
-from handloom.stages.stage import Divided, TableStage
+from handloom.stages.stage import Divided, Piecewise, TableStage
 from handloom.stages.tables.folding import Folding
 from handloom.stages.tables.merging import complete_merges, drop_repeated, merge_parts
 
@@ -238,6 +239,8 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
     elif by_clip and record.inputs != facts["inputs"]:
         drop_outdated(job, name, reporter.throw_away)
     left = None if name in ahead else count_remaining(job, name)
+    if left and isinstance(job.stages[name], TableStage):
+        left -= kept_rows(job.stages[name], table, record)
     record.begin()
     reporter.start(left)
     if left != 0:
@@ -263,9 +266,6 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
 def _compute(
     job: Job, name: str, work: Iterator[Counts], record: Record, reporter: Reporter
 ) -> None:
-    if isinstance(job.stages[name], TableStage):
-        job.tables[name].clear()  # a decision may depend on other clips: all are made again
-        record.begin()
     counting = listed_later(job, reporter) if name == "ingest" else None
     try:
         with Folding(job.tables[name]) as folding:
@@ -306,6 +306,8 @@ def _work(
 ) -> Iterator[Counts]:
     """Compute the missing rows in a pool of workers; those of light stages in this task."""
     stage, table, run = job.stages[name], job.tables[name], job.config.run
+    if isinstance(stage, Piecewise):
+        return write_pieces(job, name, crew)
     if isinstance(stage, TableStage):
         rows = stage.write(job.tables, table)
         if isinstance(stage, Divided):

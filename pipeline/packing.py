@@ -1,22 +1,20 @@
 """The last tasks of a run: shards from the tables, and the report."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from handloom.files import remove_temporaries
 from handloom.listings import forget_listings
 from handloom.pipeline import progress
 from handloom.pipeline.crew import Crew
 from handloom.pipeline.job import Job
-from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
 from handloom.pipeline.progress import Line, Reporter
 from handloom.pipeline.recipes import EpisodeConfig
+from handloom.pipeline.spread import gathered, spread
 from handloom.places import trust
 from handloom.stages.pack.fidelity.measure import measured
 from handloom.stages.pack.stage import kept_counts, plan_shards
@@ -32,6 +30,7 @@ from handloom.stages.pack.stretches import (
     write_stretch,
 )
 from handloom.stages.report import page as report
+from handloom.stages.report.gallery import Gallery
 from handloom.stages.tables.parts import read_marker, write_marker
 from handloom.tokenize.shards import SPLITS, ShardInfo, sha256_file, shard_path, write_manifest
 
@@ -103,37 +102,7 @@ def _write_all(job: Job, stretches: list[Stretch], here: bool) -> Iterator[dict[
 
 
 def _work(job: Job, tasks: list[tuple[Writer, Any]], here: bool) -> Iterator[dict[Key, Written]]:
-    if here:
-        yield from (write(job, work) for write, work in tasks)
-        return
-    running: deque[tuple[Writer, Any, Any]] = deque()
-    for write, work in tasks:
-        running.append((write, work, _remote.remote(write, job, work)))
-        # Two tasks a core keep all cores busy while results are taken in order.
-        while len(running) > max(4, 2 * int(ray.cluster_resources().get("CPU", 0))):
-            yield _taken(job, *running.popleft())
-    while running:
-        yield _taken(job, *running.popleft())
-
-
-def _taken(job: Job, write: Writer, work: Any, ref: Any) -> dict[Key, Written]:
-    """A task's shards; one that was lost is done again."""
-    deaths = 0
-    while True:
-        try:
-            result: dict[Key, Written] = ray.get(ref)
-            return result
-        except Exception as error:
-            deaths += not is_of_cluster(error)
-            if not is_loss(error) or deaths >= DEATHS:
-                raise
-            ref = _remote.remote(write, job, work)
-
-
-@ray.remote(num_cpus=1, max_retries=0)
-def _remote(write: Writer, job: Job, work: Any) -> dict[Key, Written]:
-    forget_listings()
-    return write(job, work)
+    return spread(job.data, [partial(write, job, work) for write, work in tasks], here)
 
 
 def _stretch(job: Job, stretch: Stretch) -> dict[Key, Written]:
@@ -195,12 +164,12 @@ def _sampling(job: Job) -> dict[str, Any]:
     return {"count": job.config.tokens.frames, "sampling": sampling, "views": ["main"]}
 
 
-def draw_report(job: Job) -> report.Draft:
+def draw_report(job: Job, gallery: Gallery | None) -> report.Draft:
     """Draw the report's pictures; checks the node first, which may be any."""
     forget_listings()
     trust(job.data)
     job.expected.check()
-    return report.draft(job.tables, job.stages)
+    return report.draft(job.tables, job.stages, gallery)
 
 
 def write_report(job: Job, crew: Crew) -> Line:
@@ -213,7 +182,7 @@ def write_report(job: Job, crew: Crew) -> Line:
     reporter = Reporter(job.out, "report")
     inputs, root = job.pack_inputs(), job.out / "report"
     if read_marker(root).get("inputs") != inputs or not (root / "index.html").exists():
-        draft = crew.start(draw_report, job)()
+        draft = crew.start(draw_report, job, gathered(job, crew))()
         while not progress.has_ended(job.out, job.run_id, "pack"):
             time.sleep(POLL_S)
         reporter.start(None)

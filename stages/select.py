@@ -157,11 +157,19 @@ class Select(TableStage):
     def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
         """Decide on all clips, some buckets at a time."""
         tables = listed(tables)
-        for buckets in bucket_groups(tables["hands"], GROUP_BYTES):
-            hands = passed(tables, "hands", buckets, HAND_COLUMNS)
-            clips = matched(hands, tables["ingest"].columns(CLIP_COLUMNS, buckets))
-            duplicates = matched(hands, tables["duplicates"].columns(DUPLICATE_COLUMNS, buckets))
-            yield from by_bucket(self.decide(hands, clips, duplicates), clips["bucket"])
+        for buckets in self.pieces(tables):
+            yield from self.piece(tables, buckets)
+
+    def pieces(self, tables: Tables) -> list[list[str]]:
+        """All buckets, in groups that fit into caches."""
+        return list(bucket_groups(tables["hands"], GROUP_BYTES))
+
+    def piece(self, tables: Tables, buckets: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """Decide on the clips of some buckets."""
+        hands = passed(tables, "hands", buckets, HAND_COLUMNS)
+        clips = matched(hands, tables["ingest"].columns(CLIP_COLUMNS, buckets))
+        duplicates = matched(hands, tables["duplicates"].columns(DUPLICATE_COLUMNS, buckets))
+        yield from by_bucket(self.decide(hands, clips, duplicates), clips["bucket"])
 
     def foresee(self, tables: Tables, bucket: str, parts: Sequence[Path]) -> set[str]:
         """Ids of the clips that pass by their own scores: as if nothing were like them."""

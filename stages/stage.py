@@ -148,7 +148,11 @@ class TableStage(Stage):
 
     def write(self, tables: Tables, table: Table) -> Iterator[Counter[str]]:
         """Write all rows; yields the number of rows by status, bucket by bucket."""
-        for bucket, rows in self.rows(tables):
+        return self.store(self.rows(tables), table)
+
+    def store(self, found: Iterator[tuple[str, pa.Table]], table: Table) -> Iterator[Counter[str]]:
+        """Write the rows of some buckets, as `write` does."""
+        for bucket, rows in found:
             table.write_columns(bucket, rows, self.row_type)
             values, counts = rows["status"].value_counts().flatten()
             yield Counter(dict(zip(values.to_pylist(), counts.to_pylist(), strict=True)))
@@ -165,6 +169,22 @@ class Divided(Protocol):
 
         All of a step must be done before the next is asked for. They can be pickled.
         """
+
+
+@runtime_checkable
+class Piecewise(Protocol):
+    """A `TableStage` that can decide on some buckets without the others, in any order, anywhere."""
+
+    name: ClassVar[str]
+
+    def pieces(self, tables: Tables) -> list[list[str]]:
+        """All buckets, in groups; the same tables give the same groups."""
+
+    def piece(self, tables: Tables, buckets: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """The rows of a group, bucket by bucket."""
+
+    def store(self, found: Iterator[tuple[str, pa.Table]], table: Table) -> Iterator[Counter[str]]:
+        """As of `TableStage`."""
 
 
 @runtime_checkable

@@ -108,14 +108,14 @@ def gather(tables: Tables, select: Select | None = None) -> Gallery:
     return gallery
 
 
-def pieces(tables: Tables) -> list[list[str]]:
+def pieces(tables: Tables, most_bytes: int = GROUP_BYTES) -> list[list[str]]:
     """Groups of buckets to count at a time; the same tables give the same groups."""
-    return list(bucket_groups(tables["ingest"], GROUP_BYTES))
+    return list(bucket_groups(tables["ingest"], most_bytes))
 
 
 def gather_some(tables: Tables, select: Select | None, buckets: Sequence[str]) -> Gallery:
     """Count and draw the clips of some buckets."""
-    gallery = Gallery.of(tables, select)
+    gallery, tables = Gallery.of(tables, select), listed(tables)
     columns = {name: ["reason", "error"] for name in tables}
     columns["ingest"] = [f.name for f in fields(Clip)]
     columns["caption"] += COLUMNS
@@ -150,12 +150,14 @@ def _add_scores(gallery: Gallery, found: Outcomes) -> None:
     if gallery.thresholds is None:
         return
     ingest, decided = found.stages["ingest"], found.stages["select"]
-    ids = decided.table["clip_id"].combine_chunks()
+    came = decided.came[decided.clip]
+    rows, clip = decided.table.filter(pa.array(came)), decided.clip[came]
+    ids = rows["clip_id"].combine_chunks()
     names = [one.criterion.score for one in gallery.scores]
-    scores = {name: decided.table[name].to_numpy() for name in names}
+    scores = {name: rows[name].to_numpy() for name in names}
     for one in gallery.scores:
         one.add(found.bucket, ids, scores[one.criterion.score])
-    clips = ingest.table.select(list(CLIP_COLUMNS)).take(pa.array(ingest.row[decided.clip]))
+    clips = ingest.table.select(list(CLIP_COLUMNS)).take(pa.array(ingest.row[clip]))
     gallery.thresholds.add(scores, clips)
 
 
