@@ -4,18 +4,20 @@ Tables are joined a bucket at a time and handed on in blocks of rows, whose colu
 `<stage>.<column>`. A block becomes samples only where a shard is written.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from handloom.stages.tables.outcomes import outcomes
-from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.outcomes import Numbers, Outcomes, outcomes
+from handloom.stages.tables.parts import Table, Tables
 from handloom.tokenize.shards import Layout, Sample, SampleBlock
 
 BLOCK = 1024  # rows, some megabytes
+CODE_BYTES = 512 << 20  # 200,000 clips of 5 frames with 256 codes each
 CLIP_ORDER = [(name, "ascending") for name in ("video_id", "start_s", "end_s", "clip_id")]
 
 COLUMNS = {
@@ -59,27 +61,80 @@ WHOLE = [0.0, 0.0, 1.0, 1.0]
 OF_EPISODES = ["views", "hz", "action_kind", "success", "unit", "facts"]
 
 
-def blocks(tables: Tables, bucket: str, splits: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
-    """The joined rows of a bucket's kept clips, split by split, in the order of the shards."""
-    columns = {stage: names for stage, names in COLUMNS.items() if stage in tables}
+def blocks(
+    tables: Tables, bucket: str, splits: Sequence[str], most_bytes: int = CODE_BYTES
+) -> Iterator[tuple[str, pa.Table]]:
+    """The joined rows of a bucket's kept clips, split by split, in the order of the shards.
+
+    Args:
+        tables: of a run.
+        bucket: whose clips.
+        splits: in which order they come.
+        most_bytes: of codes, to hold at a time; of a bucket with more they are read several times.
+    """
+    columns = {stage: list(names) for stage, names in COLUMNS.items() if stage in tables}
     if "episodes" in tables:
-        columns["ingest"] = COLUMNS["ingest"] + OF_EPISODES
+        columns["ingest"] += OF_EPISODES
+    passes = -(-_code_bytes(tables["tokens"], bucket) // most_bytes)
+    if passes > 1:
+        columns["tokens"].remove("codes")
     found = outcomes(tables, bucket, columns)
     ingest = found.stages["ingest"]
     stored = {name: found.stages[name].table.combine_chunks() for name in columns}
     keys = stored["ingest"].select([*(name for name, _ in CLIP_ORDER), "split"])
+    at_a_time = -(-len(ingest.clip) // max(passes, 1))
     for split in splits:
         rows = np.flatnonzero(found.kept[ingest.clip] & pc.equal(keys["split"], split).to_numpy())
         order = pc.sort_indices(keys.take(pa.array(rows)), CLIP_ORDER).to_numpy()
         clips = ingest.clip[rows[order]]
-        for start in range(0, len(clips), BLOCK):
-            some = clips[start : start + BLOCK]
-            joined = {"clip_id": found.clip_ids.take(pa.array(some))}
-            for stage, names in columns.items():
-                at = found.stages[stage].row[some]
-                taken = stored[stage].select(names).take(pa.array(at, mask=at < 0))
-                joined |= {f"{stage}.{name}": taken[name] for name in names}
-            yield split, pa.table(joined)
+        for start in range(0, len(clips), at_a_time):
+            held = clips[start : start + at_a_time]
+            codes = _codes(tables["tokens"], bucket, found, held) if passes > 1 else None
+            for first in range(0, len(held), BLOCK):
+                joined = _joined(found, stored, columns, held[first : first + BLOCK])
+                if codes is not None:
+                    joined["tokens.codes"] = codes.slice(first, BLOCK)
+                yield split, pa.table(joined)
+
+
+def _joined(
+    found: Outcomes, stored: Mapping[str, pa.Table], columns: dict[str, list[str]], clips: Numbers
+) -> dict[str, Any]:
+    """The columns of some clips, by `<stage>.<column>`."""
+    joined = {"clip_id": found.clip_ids.take(pa.array(clips))}
+    for stage, names in columns.items():
+        at = found.stages[stage].row[clips]
+        taken = stored[stage].select(names).take(pa.array(at, mask=at < 0))
+        joined |= {f"{stage}.{name}": taken[name] for name in names}
+    return joined
+
+
+def _code_bytes(table: Table, bucket: str) -> int:
+    """Bytes of all codes of a bucket, from the parts' metadata."""
+    total = 0
+    for path in table.parts(bucket):
+        found = pq.read_metadata(path)
+        names = [found.schema.column(number).path for number in range(found.num_columns)]
+        at = names.index("codes")
+        groups = map(found.row_group, range(found.num_row_groups))
+        total += sum(group.column(at).total_uncompressed_size for group in groups)
+    return total
+
+
+def _codes(table: Table, bucket: str, found: Outcomes, clips: Numbers) -> pa.Array:
+    """Codes of some clips, in their order, from one pass over the bucket."""
+    rows = found.stages["tokens"].row[clips]
+    order, taken, start = np.argsort(rows), list[pa.Array](), 0
+    wanted = rows[order]
+    for path in table.parts(bucket):
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(batch_size=BLOCK, columns=["codes"]):
+                first, last = np.searchsorted(wanted, [start, start + batch.num_rows])
+                taken.append(batch.column(0).take(pa.array(wanted[first:last] - start)))
+                start += batch.num_rows
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return pa.concat_arrays(taken).take(pa.array(place))
 
 
 def parts(block: pa.Table, layout: Layout) -> Iterator[Sample | SampleBlock]:

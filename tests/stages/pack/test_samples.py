@@ -59,3 +59,19 @@ def test_a_block_with_something_odd_goes_sample_by_sample(
 def test_the_packed_layout_takes_samples(tmp_path: Path) -> None:
     block = all_blocks(tmp_path)[0]
     assert all(isinstance(one, Sample) for one in parts(block, "packed"))
+
+
+@pytest.mark.parametrize("most_bytes", [1, 40, 200])
+def test_a_large_bucket_gives_the_same_rows(tmp_path: Path, most_bytes: int) -> None:
+    tables = random_run(tmp_path, 3)
+    for bucket in BUCKETS:
+        whole = list(blocks(tables, bucket, SPLITS))
+        several = list(blocks(tables, bucket, SPLITS, most_bytes))
+        assert len(several) > len(whole)
+        for split in SPLITS:
+            rows, again = (
+                [row for name, block in found if name == split for row in block.to_pylist()]
+                for found in (whole, several)
+            )
+            assert rows == again
+            assert rows
