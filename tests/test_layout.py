@@ -50,7 +50,7 @@ MORE_DOORS = {  # files of stage folders that others import too
     "ingest": {"videos", "episodes", "card", "probes", "foresight"},  # two stages; what runs keep
     "duplicates": {"fingerprints"},  # computed by `hands`, which has decoded the frames
     "pack": {"fidelity", "statistics", "stretches"},
-    "report": {"page", "captions"},  # no stages: the driver calls them
+    "report": {"captions", "gallery", "page"},  # no stages: the driver calls them
 }
 READERS = {"pack", "report"}  # of every stage
 

@@ -1,8 +1,10 @@
 """Counting by columns finds what a loop over the rows finds."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from handloom.errors import RunError
@@ -10,6 +12,7 @@ from handloom.pipeline.failures import FailedClip, failed_clips
 from handloom.stages.pack.stage import Pack, kept_clips, kept_counts
 from handloom.stages.stage import clip_order
 from handloom.stages.tables import funnel
+from handloom.stages.tables.columns import Total
 from handloom.stages.tables.outcomes import coming
 from handloom.stages.tables.parts import Table, Tables, listed
 from handloom.stages.tables.rows import Clip, Row
@@ -123,3 +126,20 @@ def test_parts_that_were_merged_after_the_listing_are_found(tmp_path: Path) -> N
             path.rename(table.part(path.name.split("-")[0], f"moved{number}"))
     rows = {b: found["hands"].columns(["clip_id"], [b]).num_rows for b in BUCKETS}
     assert rows == {b: tables["hands"].columns(["clip_id"], [b]).num_rows for b in BUCKETS}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_total_is_exact_however_it_is_grouped(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=999) * 10.0 ** rng.integers(-200, 200, 999)
+    one_by_one, merged = Total(), Total()
+    for value in rng.permutation(values):
+        one_by_one.add(np.array([value]))
+    for part in np.array_split(rng.permutation(values), 7):
+        of_part = Total()
+        of_part.add(part)
+        merged.merge(of_part)
+    assert one_by_one == merged
+    assert float(merged) == math.fsum(values)
+    merged.add(-values)
+    assert merged == Total()
