@@ -68,7 +68,7 @@ def select(job: Job) -> dict[str, int]:
 def plain_parts(job: Job, out: Path) -> set[str]:
     """Names of the parts that the stage writes by itself."""
     table = replace(job.tables["select"], folder=out)
-    list(Select().write(job.tables, table))
+    list(BucketByBucket().write(job.tables, table))
     return {path.name for path in table.parts()}
 
 
