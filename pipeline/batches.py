@@ -161,11 +161,20 @@ def _clips(job: Job, stage: str) -> Iterator[Batch]:
     size = CLIPS_WAITING if job.stages[stage].light else job.config.run.batch_clips
     # What workers of a killed run still write after that is dropped when the stage is done.
     tables = listed(job.tables)
-    for bucket in tables["ingest"].buckets():
+    for bucket in from_the_last(tables["ingest"].buckets(), tables[stage].buckets()):
         missing = _missing(tables, stage, bucket)
         if len(missing):
             found = read_inputs(job.stages[stage], tables, bucket, missing)
             yield from in_batches(bucket, found, size)
+
+
+def from_the_last(buckets: list[str], begun: list[str]) -> list[str]:
+    """Buckets in the order in which they are looked at: from the last one that was begun.
+
+    A run that was killed goes on there; that those before it lack nothing is seen meanwhile.
+    """
+    start = buckets.index(begun[-1]) if begun and begun[-1] in buckets else 0
+    return buckets[start:] + buckets[:start]
 
 
 def in_batches(bucket: str, found: Inputs, size: int) -> Iterator[Batch]:

@@ -55,6 +55,7 @@ from handloom.stages.tables.folding import Folding
 from handloom.stages.tables.merging import complete_merges, drop_repeated, merge_parts
 
 COUNT_AFTER_S = 5.0
+COUNTED_AT_ONCE = 200_000  # clips, in a second; of more, what is left is counted meanwhile
 
 
 def curate(job: Job, is_ours: Callable[[], None] = lambda: None) -> None:
@@ -238,15 +239,15 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
         readmit_missing(job)
     elif by_clip and record.inputs != facts["inputs"]:
         drop_outdated(job, name, reporter.throw_away)
-    left = None if name in ahead else count_remaining(job, name)
+    is_long = by_clip and job.tables["ingest"].row_count() > COUNTED_AT_ONCE
+    left = None if name in ahead or is_long else count_remaining(job, name)
     if left and isinstance(job.stages[name], TableStage):
         left -= kept_rows(job.stages[name], table, record)
     record.begin()
     reporter.start(left)
     if left != 0:
-        _compute(
-            job, name, _work(job, name, attempts, reporter, ahead, crew, record), record, reporter
-        )
+        found = _work(job, name, attempts, reporter, ahead, crew, record)
+        _compute(job, name, found, record, reporter, ahead)
     forget_listings(table.folder)
     if name in ahead:
         record.facts["rejected_after_all"] = rejected_after_all(job, name)
@@ -264,9 +265,15 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
 
 
 def _compute(
-    job: Job, name: str, work: Iterator[Counts], record: Record, reporter: Reporter
+    job: Job,
+    name: str,
+    work: Iterator[Counts],
+    record: Record,
+    reporter: Reporter,
+    ahead: Mapping[str, str],
 ) -> None:
-    counting = listed_later(job, reporter) if name == "ingest" else None
+    counts_later = reporter.line.total is None and name not in ahead
+    counting = counted_later(job, name, reporter) if counts_later else None
     try:
         with Folding(job.tables[name]) as folding:
             for counts in work:
@@ -279,17 +286,19 @@ def _compute(
             counting.cancel()
 
 
-def listed_later(job: Job, reporter: Reporter) -> Timer:
-    """After some seconds of ingest, count the clips that the annotations list: its ETA needs them.
+def counted_later(job: Job, name: str, reporter: Reporter) -> Timer:
+    """Count what a stage has to do in a thread, while it does it: the ETA needs the number.
 
-    Annotations are streamed, so this reads them once more, in a thread.
+    Annotations are streamed, so those of `ingest` are read once more, after some seconds.
     """
 
     def count() -> None:
-        with suppress(UserError, OSError):  # the stage itself tells what is wrong with them
-            reporter.line.total = count_listed(job)
+        with suppress(UserError, RunError, OSError):  # the stage itself tells what is wrong
+            before = reporter.line.done
+            left = count_listed(job) if name == "ingest" else count_remaining(job, name)
+            reporter.line.total = left if name == "ingest" else before + (left or 0)
 
-    timer = Timer(COUNT_AFTER_S, count)
+    timer = Timer(COUNT_AFTER_S if name == "ingest" else 0.0, count)
     timer.daemon = True
     timer.start()
     return timer

@@ -151,6 +151,8 @@ def _add_scores(gallery: Gallery, found: Outcomes) -> None:
         return
     ingest, decided = found.stages["ingest"], found.stages["select"]
     came = decided.came[decided.clip]
+    if not came.any():  # columns of no rows have no types
+        return
     rows, clip = decided.table.filter(pa.array(came)), decided.clip[came]
     ids = rows["clip_id"].combine_chunks()
     names = [one.criterion.score for one in gallery.scores]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from handloom.pipeline.batches import from_the_last
 from handloom.pipeline.record import Record
 from handloom.stages.tables.merging import drop_repeated
 from handloom.stages.tables.parts import Table, effort, read_marker
@@ -86,3 +87,10 @@ def test_rows_that_two_workers_wrote_are_kept_once(table: Table) -> None:
     before = {path: path.stat().st_mtime_ns for path in table.parts()}
     drop_repeated(table, "clip_id")
     assert {path: path.stat().st_mtime_ns for path in table.parts()} == before
+
+
+def test_a_stage_goes_on_in_the_bucket_that_was_begun_last() -> None:
+    buckets = ["00", "01", "02", "03"]
+    assert from_the_last(buckets, []) == buckets
+    assert from_the_last(buckets, ["00", "02"]) == ["02", "03", "00", "01"]
+    assert from_the_last(buckets, ["0f"]) == buckets

@@ -122,6 +122,18 @@ def test_a_merge_of_buckets_is_all_of_them(tmp_path: Path, seed: int) -> None:
     assert counted(merged) == counted(whole)
 
 
+def test_a_bucket_of_which_nothing_came_to_select(tmp_path: Path) -> None:
+    tables, select = random_run(tmp_path, SEEDS[0]), Select()
+    for name in list(tables)[1:]:
+        for path in tables[name].parts(BUCKETS[1]):
+            path.unlink()
+    found = gather(tables, select)
+    assert found.funnel.stages["select"].entered == sum(
+        len(came(tables, "select", bucket)) for bucket in (BUCKETS[0], BUCKETS[2])
+    )
+    assert sum(one.counts.sum() for one in found.scores) > 0
+
+
 def counted(found: Gallery) -> list[Any]:
     """All that a gallery holds; equal sums of floats need not have come in one order."""
     thresholds = found.thresholds.found if found.thresholds else []
