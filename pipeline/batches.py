@@ -181,12 +181,12 @@ def in_batches(bucket: str, found: Inputs, size: int) -> Iterator[Batch]:
     """Batches of clips of one bucket in the order of their videos, each with what is read of it."""
     columns = ["video_id", "start_s", "end_s", "clip_id"]  # as in `clip_order`
     order = pc.sort_indices(found.clips, sort_keys=[(name, "ascending") for name in columns])
+    found = found.take(order)  # at once: for each batch it takes as long as making its rows
     digests = found.digests()
     for start in range(0, len(order), size):
-        taken = order[start : start + size]
-        inputs = found.take(taken).rows()
+        inputs = found.slice(start, size).rows()
         keys = tuple(one[0].clip_id for one in inputs)
-        of_batch = tuple(digests[taken.to_numpy()].tolist())
+        of_batch = tuple(digests[start : start + size].tolist())
         yield Batch(bucket, keys, tuple(inputs), len(inputs), of_batch)
 
 

@@ -90,6 +90,7 @@ class Pool:
         self.node_losses: Counter[str] = Counter()  # nodes lost under a batch, by its name
         self.deaths: Counter[str] = Counter()  # processes ended by a batch of one input, by name
         self.room, self.counted = 0, -math.inf  # workers that fit the cluster; when it was counted
+        self.looked = -math.inf  # when it was last checked for batches that take too long
         self.is_at_end = False  # of the batches
         self.crew = crew or Crew()
         self.shares_workers = crew is not None and _is_plain(self)
@@ -182,11 +183,20 @@ class Pool:
                 self._started(ref)
             else:
                 yield from self._finished(ref)
-        for job in self.running.values():
-            # Workers end themselves at a clip that hangs; this is for those that cannot.
-            if time.monotonic() - job.since > self.clip_timeout_s * len(job.batch.inputs):
-                ray.kill(job.worker)  # its batch then comes back as a RayActorError
+        self._end_hung()
         self.watch(len(self.nodes), self._missing() if not done and not self.nodes else "")
+
+    def _end_hung(self) -> None:
+        """End workers whose batch takes too long: those that did not end themselves."""
+        now = time.monotonic()
+        if (
+            now - self.looked < POLL_S
+        ):  # with hundreds of workers each look takes as long as a batch
+            return
+        self.looked = now
+        for job in self.running.values():
+            if now - job.since > self.clip_timeout_s * len(job.batch.inputs):
+                ray.kill(job.worker)  # its batch then comes back as a RayActorError
 
     def _wait(self, refs: list[Any]) -> list[Any]:
         """Those that are done, after a moment at most."""

@@ -8,6 +8,7 @@ one that started the run, and a run starts one process less.
 """
 
 import json
+import math
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from handloom.files import read_facts, write_text
 from handloom.places import is_remote
 
 EVERY_S = 1.0
+LOOK_S = 0.2  # large clusters write a hundred parts a second, and each look opens a file
 REMOTE_S = 5.0  # where the files lie in a store, which counts requests
 SILENT_S = 30.0  # a run that has said nothing for so long has been killed, or its machine is gone
 
@@ -201,14 +203,15 @@ def read_run(out: Path) -> Heartbeat | None:
     return run
 
 
-_looked_s: dict[Path, float] = {}  # when a run in a store was last looked at
+_looked_s: dict[tuple[Path, str], float] = {}  # when a run was last looked at
 
 
 def check_goes_on(out: Path, run_id: str) -> None:
     """Raise RunError where a run has failed or another has begun, so that its stages end too."""
-    if is_remote(out) and time.monotonic() - _looked_s.get(out, -REMOTE_S) < REMOTE_S:
+    now, every_s = time.monotonic(), REMOTE_S if is_remote(out) else LOOK_S
+    if now - _looked_s.get((out, run_id), -math.inf) < every_s:
         return
-    _looked_s[out] = time.monotonic()
+    _looked_s[out, run_id] = now
     told = read_facts(_folder(out) / "_run.json")
     if told and (told["run_id"] != run_id or told["state"] == "failed"):
         raise RunError("the run has ended; run the same command again, it goes on from there.")

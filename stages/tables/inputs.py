@@ -48,6 +48,11 @@ class Inputs:
         read = tuple((row_type, table.take(rows)) for row_type, table in self.read)
         return Inputs(self.clips.take(rows), self.clip_type, read)
 
+    def slice(self, start: int, length: int) -> "Inputs":
+        """Some clips that follow each other; their values are not copied."""
+        read = tuple((row_type, table.slice(start, length)) for row_type, table in self.read)
+        return Inputs(self.clips.slice(start, length), self.clip_type, read)
+
     def rows(self) -> list[tuple[Row, ...]]:
         """Each clip with its rows, as a stage is called with them."""
         tables = [(self.clip_type, self.clips), *self.read]
