@@ -56,7 +56,7 @@ SPREAD = 0.3  # of the logarithm of a batch's seconds
 WORKERS = {"hands": 512, "tokens": 64}
 NODES, CORES, GPUS = 8, 96, 8  # a worker on a GPU has four cores
 LATE, LATE_S = 2, 600.0  # nodes that join later
-LOST_EVERY_S, BACK_S = 1800.0, 300.0
+LOST_EVERY_S, BACK_S = 600.0, 300.0
 CALL_S = 0.0008  # of the driver, for the calls of Ray that a batch takes: `calls` measures it
 RATES = {name: WORKERS[name] / SECONDS[name] / RUN.batch_clips for name in WORKERS}
 
@@ -179,8 +179,8 @@ def measure_virtual(options: argparse.Namespace) -> None:
         worked = tally.useful_s + tally.redone_s
         print(
             f"virtual {name}: {given[name]:,} clips, {tally.batches:,} batches in "
-            f"{tally.end_s:,.0f} s; workers ready {tally.ready_s:,.0f} s, at work {worked:,.0f} s: overhead "
-            f"{tally.ready_s / worked - 1:.2%}, beside it {tally.redone_s / worked:.2%} for "
+            f"{tally.end_s:,.0f} s; workers ready {tally.ready_s:,.0f} s, at work {worked:,.0f} s: "
+            f"overhead {tally.ready_s / worked - 1:.2%}, beside it {tally.redone_s / worked:.2%} for "
             f"{tally.lost} batches on lost nodes; driver {tally.driver_s / tally.batches * 1e3:.2f}"
             f" ms a batch and Ray's calls {CALL_S * 1e3:.2f}: {share(tally):.1%} of a core",
             flush=True,
@@ -226,8 +226,9 @@ def measure_real(options: argparse.Namespace) -> None:
         done = dict.fromkeys(WORKERS, 0)
         pools = {
             name: Pool(
-                Sleeps(seconds=SECONDS[name]), job.tables[name], {}, processes[name], 600.0,
+                Sleeps(seconds=SECONDS[name]), job.tables[name], {}, None, 600.0,
                 WORKERS[name] // processes[name], gpus=float(name == "tokens"),
+                spare_cores=float(name == "hands"),
             )
             for name in WORKERS
         }  # fmt: skip
