@@ -181,8 +181,9 @@ def measure_virtual(options: argparse.Namespace) -> None:
             f"virtual {name}: {given[name]:,} clips, {tally.batches:,} batches in "
             f"{tally.end_s:,.0f} s; workers ready {tally.ready_s:,.0f} s, at work {worked:,.0f} s: "
             f"overhead {tally.ready_s / worked - 1:.2%}, beside it {tally.redone_s / worked:.2%} "
-            f"for {tally.lost} batches on lost nodes; driver {tally.driver_s / tally.batches * 1e3:.2f}"
-            f" ms a batch and Ray's calls {CALL_S * 1e3:.2f}: {share(tally):.1%} of a core",
+            f"for {tally.lost} batches on lost nodes; driver "
+            f"{tally.driver_s / tally.batches * 1e3:.2f} ms a batch and Ray's calls "
+            f"{CALL_S * 1e3:.2f}: {share(tally):.1%} of a core",
             flush=True,
         )
     print(
