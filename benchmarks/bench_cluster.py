@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("steps", nargs="*", help=", ".join(STEPS))
     parser.add_argument("--rounds", type=int, default=1, help="virtual: through the tables")
     parser.add_argument("--seconds", type=float, default=60.0, help="real: of work")
-    parser.add_argument("--processes", type=int, default=36, help="real: with workers")
+    parser.add_argument("--processes", type=int, default=18, help="real: with workers")
     parser.add_argument("--here", action="store_true", help="run one step in this process")
     options = parser.parse_args()
     if options.here:
@@ -88,18 +88,20 @@ def main() -> None:
 
 
 def job_of(out: Path, scratch: Path) -> Any:
-    """A job over the made-up tables in which `hands` and `tokens` have no rows yet."""
+    """A job over the made-up tables in which `hands` and `tokens` have no rows, however many are
+    written: what is read is not where the pools write."""
     config, tables = ego4d(), open_tables(out)
     empty = {name: Table(scratch / name, "e" * 64, tables[name].gate) for name in WORKERS}
     stages = {name: STAGES[name].at(out) for name in tables if name in STAGES}
     stages["ingest"] = config.ingest.at(out)
     flow = {name: table.gate for name, table in tables.items()}
     job = SimpleNamespace(out=scratch, run_id="bench", config=config, stages=stages, flow=flow)
-    # `tokens` reads the rows of `hands`, and nobody has written those of its own
+    written = {name: Table(scratch / "written" / name, "e" * 64) for name in WORKERS}
+    # `tokens` reads the made-up rows of `hands`: each stage lacks its own rows alone
     job.of = {
         name: SimpleNamespace(**vars(job), tables=tables | {name: empty[name]}) for name in WORKERS
     }
-    job.tables = tables | empty
+    job.tables = tables | written
     Heartbeat("bench", []).beat(scratch)
     return job
 
