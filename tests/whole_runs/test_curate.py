@@ -246,6 +246,7 @@ def kill_when(ready: Callable[[], bool], args: list[object]) -> None:
         process.wait()
 
 
+@pytest.mark.slow
 def test_bad_and_missing_files_cost_their_clips_until_they_are_there(
     finished: Path, miniature: Path, tiny_vqgan: Path, here: Cli, copy_of: Copy, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_every_miniature_goes_through(
     assert again.returncode == 0, again.stdout + again.stderr
 
 
+@pytest.mark.slow
 def test_people_and_robots_train_together(
     rt1: Path, here: Cli, tiny_vqgan: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

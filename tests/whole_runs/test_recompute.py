@@ -102,6 +102,7 @@ def test_another_share_for_val_computes_nothing_by_clip(
     assert "val" in splits
 
 
+@pytest.mark.slow
 def test_a_moved_span_is_searched_and_encoded_again_alone(
     finished: tuple[Path, Path], tiny_vqgan: Path, here: Cli, copy_of: Copy
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_moved_span_is_searched_and_encoded_again_alone(
         assert same, stage
 
 
+@pytest.mark.slow
 def test_rows_of_clips_that_are_gone_for_a_while_come_back(
     finished: tuple[Path, Path], tiny_vqgan: Path, here: Cli, copy_of: Copy
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_killed_fold_loses_and_doubles_nothing(
     raise AssertionError("the fold was killed each time")
 
 
+@pytest.mark.slow
 def test_a_killed_merge_of_folds_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_killed_merge_of_folds_loses_and_doubles_nothing(
     raise AssertionError("the merge was killed each time")
 
 
+@pytest.mark.slow
 def test_the_number_of_files_stays_bounded(tmp_path: Path) -> None:
     table = Table(tmp_path, PRINT)
     most, written = 0, 0
@@ -230,6 +232,7 @@ def test_a_folder_that_is_folded_twice_while_it_is_listed(
     assert len(found) == len(set(found))
 
 
+@pytest.mark.slow
 def test_what_goes_ahead_sees_each_row_once(tmp_path: Path) -> None:
     table = Table(tmp_path, PRINT)
     unseen, found, written = Unseen(table), list[str](), list[str]()

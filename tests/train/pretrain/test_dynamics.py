@@ -27,6 +27,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> PretrainTask:
     return task
 
 
+@pytest.mark.slow
 def test_changed_and_stayed_codes_together_are_the_later_frames(job: PretrainTask) -> None:
     found = validate.evaluate(job)["all"]
     changes, dynamics = [], found.dynamics
@@ -43,6 +44,7 @@ def test_changed_and_stayed_codes_together_are_the_later_frames(job: PretrainTas
         assert getattr(found.later, name) == pytest.approx(mixed, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_that_heeds_captions_loses_by_wrong_ones(job: PretrainTask) -> None:
     swapped = validate.evaluate(job)["all"].dynamics.swapped
     assert swapped is not None
@@ -53,6 +55,7 @@ def test_a_model_that_heeds_captions_loses_by_wrong_ones(job: PretrainTask) -> N
     assert "captions matter" in said[-1]
 
 
+@pytest.mark.slow
 def test_own_codes_within_a_frame_are_scored_where_codes_changed(job: PretrainTask) -> None:
     found = results.frame_by_frame(job, clips=12)["all"]
     codes = torch.stack([torch.as_tensor(job.val[i]["tokens"].astype("int64")) for i in range(12)])
@@ -72,6 +75,7 @@ def test_the_verdict_on_pictures_follows_from_both_numbers(predicted: float, wor
     assert words in results.pixel_lines({"all": rows, "test": rows})[-1]
 
 
+@pytest.mark.slow
 def test_a_model_without_its_captions_is_said_to_ignore_them(job: PretrainTask) -> None:
     weights = {name: value.clone() for name, value in job.trained.state_dict().items()}
     with torch.no_grad():
