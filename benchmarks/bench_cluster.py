@@ -46,6 +46,7 @@ from handloom.pipeline.recipes import Run, ego4d, row_stages
 from handloom.pipeline.record import Record
 from handloom.pipeline.session import local_ray
 from handloom.pipeline.worker import Counts
+from handloom.stages.hands.rows import HandRow
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table, open_tables
 from handloom.stages.tables.rows import Row
@@ -119,7 +120,7 @@ def compute(job: Any, name: str, pool: Pool, batches: Iterator[Batch]) -> int:
     record = Record(job.tables[name], {}, job.run_id)
     record.begin()
     reporter.start(None)
-    _compute(job, name, pool.run(batches), record, reporter)
+    _compute(job, name, pool.run(batches), record, reporter, {name: ""})  # not counted before
     return reporter.line.done
 
 
@@ -202,10 +203,11 @@ def share(tally: Any) -> float:
 
 @dataclass(frozen=True)
 class Sleeps(Stage):
-    """A stage that takes its time, several batches in one process."""
+    """A stage that takes its time, several batches in one process; rows are as large as those of
+    `hands`, without landmarks."""
 
     name: ClassVar[str] = "sleeps"
-    row_type: ClassVar[type[Row]] = Row
+    row_type: ClassVar[type[Row]] = HandRow
     seconds: float = 1.0
 
     @property
@@ -217,7 +219,19 @@ class Sleeps(Stage):
         """Sleep as long as the clips take."""
         factor = random.lognormvariate(-(SPREAD**2) / 2, SPREAD)
         time.sleep(self.seconds * len(inputs) * factor)
-        return [Row(clip_id=one[0].clip_id) for one in inputs]
+        return [row_of(one[0].clip_id) for one in inputs]
+
+
+def row_of(clip_id: str) -> Row:
+    """A row of `hands` of six frames."""
+    numbers = [random.random() for _ in range(6)]
+    return HandRow(
+        clip_id=clip_id, times_s=numbers, detector_ran=[True] * 6, hand_counts=[1] * 6,
+        confidence=numbers, brightness=numbers, contrast=numbers, sharpness=numbers,
+        flat_share=numbers, change=0.5, picture_xyxy=[0.0, 0.0, 1.0, 1.0], bar_share=0.0,
+        stereo="", stereo_score=0.0, cuts_s=[], shot_start_s=0.0, shot_end_s=5.0,
+        fingerprints=random.randbytes(6 * 1152), detections=[],
+    )  # fmt: skip
 
 
 def measure_real(options: argparse.Namespace) -> None:
