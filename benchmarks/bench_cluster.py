@@ -48,6 +48,7 @@ from handloom.pipeline.session import local_ray
 from handloom.pipeline.worker import Counts
 from handloom.stages.hands.rows import HandRow
 from handloom.stages.stage import Stage
+from handloom.stages.tables import folding
 from handloom.stages.tables.parts import Table, open_tables
 from handloom.stages.tables.rows import Row
 
@@ -70,6 +71,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="virtual: through the tables")
     parser.add_argument("--seconds", type=float, default=60.0, help="real: of work")
     parser.add_argument("--processes", type=int, default=18, help="real: with workers")
+    parser.add_argument("--light", action="store_true", help="real: rows of ids alone")
+    parser.add_argument("--unfolded", action="store_true", help="real: parts stay as they are")
     parser.add_argument("--here", action="store_true", help="run one step in this process")
     options = parser.parse_args()
     if options.here:
@@ -85,6 +88,7 @@ def main() -> None:
         for step in options.steps or STEPS:
             numbers = [f"--{n}={getattr(options, n)}" for n in ("rounds", "seconds", "processes")]
             command = [sys.executable, __file__, str(options.out), step, "--here", *numbers]
+            command += [f"--{name}" for name in ("light", "unfolded") if getattr(options, name)]
             subprocess.run(command, check=True)
 
 
@@ -209,6 +213,7 @@ class Sleeps(Stage):
     name: ClassVar[str] = "sleeps"
     row_type: ClassVar[type[Row]] = HandRow
     seconds: float = 1.0
+    is_light: bool = False
 
     @property
     def takes_batches(self) -> bool:
@@ -219,23 +224,26 @@ class Sleeps(Stage):
         """Sleep as long as the clips take."""
         factor = random.lognormvariate(-(SPREAD**2) / 2, SPREAD)
         time.sleep(self.seconds * len(inputs) * factor)
-        return [row_of(one[0].clip_id) for one in inputs]
+        return [row_of(one[0].clip_id, self.is_light) for one in inputs]
 
 
-def row_of(clip_id: str) -> Row:
-    """A row of `hands` of six frames."""
-    numbers = [random.random() for _ in range(6)]
+def row_of(clip_id: str, is_light: bool) -> Row:
+    """A row of `hands` of six frames, of which a light one has next to nothing."""
+    numbers = [] if is_light else [random.random() for _ in range(6)]
     return HandRow(
-        clip_id=clip_id, times_s=numbers, detector_ran=[True] * 6, hand_counts=[1] * 6,
+        clip_id=clip_id, times_s=numbers, detector_ran=[True] * len(numbers),
+        hand_counts=[1] * len(numbers),
         confidence=numbers, brightness=numbers, contrast=numbers, sharpness=numbers,
         flat_share=numbers, change=0.5, picture_xyxy=[0.0, 0.0, 1.0, 1.0], bar_share=0.0,
         stereo="", stereo_score=0.0, cuts_s=[], shot_start_s=0.0, shot_end_s=5.0,
-        fingerprints=random.randbytes(6 * 1152), detections=[],
+        fingerprints=random.randbytes(len(numbers) * 1152), detections=[],
     )  # fmt: skip
 
 
 def measure_real(options: argparse.Namespace) -> None:
     """Both pools on a real Ray, batches coming in as often as on the large cluster."""
+    if options.unfolded:
+        folding.EVERY = 10**9
     processes = {"hands": options.processes * 8 // 9, "tokens": options.processes // 9}
     cpus, gpus = sum(processes.values()), processes["tokens"]
     with tempfile.TemporaryDirectory() as scratch, cores(cpus, gpus):
@@ -243,7 +251,7 @@ def measure_real(options: argparse.Namespace) -> None:
         done = dict.fromkeys(WORKERS, 0)
         pools = {
             name: Pool(
-                Sleeps(seconds=SECONDS[name]), job.tables[name], {}, None, 600.0,
+                Sleeps(SECONDS[name], options.light), job.tables[name], {}, None, 600.0,
                 WORKERS[name] // processes[name], gpus=float(name == "tokens"),
                 spare_cores=float(name == "hands"),
             )
