@@ -66,7 +66,7 @@ STATED = {
 }
 STATED_FIXED_S, STATED_SHARD_BYTES, STATED_KEPT = 40.0, 4_500.0, 0.6
 # Of steps that run over tables, seconds a clip (docs/scale.md).
-TABLE_STEPS_S = {"duplicates": 2e-3, "select": 4e-6, "caption": 5e-5, "episodes": 1e-3}
+TABLE_STEPS_S = {"duplicates": 1e-3, "select": 5e-6, "caption": 5e-5, "episodes": 1e-3}
 PACK_S = 2e-4  # a sample
 WORKER_BYTES, DRIVER_BYTES = 700e6, 700e6
 
