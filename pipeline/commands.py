@@ -181,14 +181,15 @@ def report(command: ReportCommand) -> None:
     """Write report/index.html of a run again."""
     from handloom.stages.report import page as pages
 
-    job = recorded_job(command.out)
+    if not (command.out / "tables").is_dir():
+        recorded_job(command.out)  # for its error about a folder that is no run's
     tables, flow = _stored_tables(command.out)
     missing = [f"{name}: its table is missing" for name in flow if name not in tables]
     if incomplete := [*missing, *deleted_rows(tables)]:
         raise UserError(
             f"{'; '.join(incomplete)}. The report waits for that: run `handloom curate` again."
         )
-    print(pages.write(tables, job.stages, command.out))
+    print(pages.write(tables, recorded_job(command.out).stages, command.out))
 
 
 def _stored_tables(out: Path) -> tuple[dict[str, Table], dict[str, str]]:
