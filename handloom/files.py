@@ -160,9 +160,9 @@ def file_digest(path: Path) -> str:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; {} where there is no file or it cannot be read."""
+    """The JSON object in a file; {} where there is no file, or something else in it."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return content
+    return content if isinstance(content, dict) else {}

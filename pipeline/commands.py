@@ -36,6 +36,7 @@ from handloom.stages.miniatures.folder import MARKER
 from handloom.stages.outside import is_outside
 from handloom.stages.pack.fidelity import lines as fidelity_lines
 from handloom.stages.pack.stage import check_licences
+from handloom.stages.stage import TableStage
 from handloom.stages.tables import funnel
 from handloom.stages.tables.deleted import deleted_rows
 from handloom.stages.tables.parts import Table, open_tables, read_flow, read_marker
@@ -162,8 +163,12 @@ def status(command: StatusCommand) -> None:
         return
     gone = list(deleted_rows(tables))
     _print_lines(gone)
-    folders = [*(table.folder for table in tables.values()), command.out / "shards"]
-    is_complete = not gone and all(read_marker(folder).get("finished") for folder in folders)
+    folders = {name: table.folder for name, table in tables.items()}
+    folders["pack"] = command.out / "shards"
+    unfinished = [name for name, at in folders.items() if not read_marker(at).get("finished")]
+    if unfinished:
+        print(f"not finished: {', '.join(unfinished)}; the counts below are of what is there")
+    is_complete = not gone and not unfinished
     result = funnel.count(tables, complete=is_complete)
     closing_table(command.out, result, fidelity_lines.lines(tables))
     _print_failures(failed_clips(tables), command.out / FAILURES)
@@ -293,8 +298,10 @@ def _print_stored(job: Job) -> None:
             print(f"{stage}: nothing stored yet")
         else:
             left = None if "ingest" in renewed else count_remaining(job, stage)
-            more = f", {left} clips to do" if left is not None else ""
+            more = f", {left} clips to do of those ingested" if left is not None else ""
             more = ", new videos only" if stage == "ingest" else more
+            if isinstance(job.stages[stage], TableStage) and (renewed or losses):
+                more = ", made again where anything that it reads changes"
             print(f"{stage}: {table.clip_count()} rows stored{more}")
         if stage in losses:
             print(losses[stage])

@@ -204,7 +204,7 @@ def costs(basis: Basis, listed: int, cores: int, gpus: int) -> Costs:
 
 def lines(basis: Basis, found: Costs, cores: int, gpus: int) -> Iterator[str]:
     """The estimate in words."""
-    yield f"costs, from {basis.told} (intervals of 90 %):"
+    yield f"costs, from {basis.told} (the whole of a run; intervals of 90 %):"
     for name, seconds in found.core_s.items():
         if seconds >= 1:
             on = f", {_duration(found.gpu_s[name])} of a GPU" if name in found.gpu_s else ""

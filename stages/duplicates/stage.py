@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from handloom.errors import UserError
 from handloom.places import place
 from handloom.stages.duplicates.clip_numbers import Source
 from handloom.stages.duplicates.outcome import duplicate_rows
@@ -19,7 +20,7 @@ from handloom.stages.duplicates.rows import DuplicateRow
 from handloom.stages.duplicates.shuffle import Shuffle, plan_shuffle
 from handloom.stages.duplicates.steps import Task, remove, steps
 from handloom.stages.stage import TableStage
-from handloom.stages.tables.parts import Tables, open_tables
+from handloom.stages.tables.parts import Table, Tables, open_tables
 from handloom.stages.tables.rows import Row
 
 FOLDER = "_shuffle"  # beside the parts of the table; readers skip names with an underscore
@@ -41,7 +42,7 @@ class Duplicates(TableStage):
 
     def settings(self) -> dict[str, Any]:
         """The options; another run counts by the state of its `select` table, not by its path."""
-        states = [open_tables(place(out))["select"].state() for out in self.against]
+        states = [_selected(place(out)).state() for out in self.against]
         return super().settings() | {"against": states}
 
     def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
@@ -67,3 +68,14 @@ class Duplicates(TableStage):
         others = [Source(open_tables(place(out)), is_own=False) for out in self.against]
         folder = tables["hands"].folder.with_name(self.name) / FOLDER
         return plan_shuffle(folder, [Source(tables, is_own=True), *others], self.settings())
+
+
+def _selected(out: Path) -> Table:
+    """The `select` table of another run. Raises UserError where it has none."""
+    tables = open_tables(out)
+    if "select" not in tables:
+        raise UserError(
+            f"--duplicates.against {out} is a run without a `select` table, which tells what it "
+            "kept; finish it with `handloom curate`, or leave it out."
+        )
+    return tables["select"]

@@ -46,7 +46,9 @@ def matched(left: pa.Table, right: pa.Table) -> pa.Table:
     Raises:
         KeyError: a clip of `left` is not in `right`.
     """
-    where = pc.index_in(left["clip_id"], value_set=right["clip_id"])
+    # Columns of a bucket without rows have no type.
+    ids, known = (table["clip_id"].cast(pa.string()) for table in (left, right))
+    where = pc.index_in(ids, value_set=known)
     if where.null_count:
         raise KeyError(pc.filter(left["clip_id"], pc.is_null(where))[0].as_py())
     return right.take(where)

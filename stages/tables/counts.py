@@ -37,7 +37,8 @@ def _counted(folder: Path, parts: Iterable[Path]) -> dict[str, list[int]]:
         facts = path.stat()
         identity = [facts.st_size, facts.st_mtime_ns]
         known: list[int] = stored.get(path.name, [])
-        is_same = len(known) == 3 and known[:2] == identity
+        are_numbers = isinstance(known, list) and all(type(n) is int for n in known)
+        is_same = are_numbers and len(known) == 3 and known[:2] == identity
         found[path.name] = known if is_same else [*identity, _rows(path)]
     return found
 

@@ -47,15 +47,21 @@ def _is_of(name: str, bucket: str, prefix: str) -> bool:
 def _settled(folder: Path) -> tuple[list[str], Mapping[str, list[str]]]:
     """The names in a folder and the record of what is replaced, as they were at one moment."""
     record = folder / REPLACED
-    before = {} if is_remote(folder) else read_facts(record)
+    before = {} if is_remote(folder) else _replaced(record)
     while True:
         names = file_names(folder)
         is_recorded = not is_remote(folder) or REPLACED in names
-        after = read_facts(record) if is_recorded else {}
+        after = _replaced(record) if is_recorded else {}
         if after == before:
             return names, after
         before = after
         forget_listings(folder)
+
+
+def _replaced(record: Path) -> dict[str, list[str]]:
+    """The record, without what no handloom wrote there."""
+    stored = read_facts(record).items()
+    return {name: sources for name, sources in stored if isinstance(sources, list)}
 
 
 def file_names(folder: Path) -> list[str]:
@@ -92,7 +98,7 @@ def end_replacing(folder: Path) -> None:
 
     A worker that was given up for lost may have written a part again that had been replaced.
     """
-    record = read_facts(folder / REPLACED)
+    record = _replaced(folder / REPLACED)
     if not record:
         return
     forget_listings(folder)

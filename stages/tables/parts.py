@@ -325,7 +325,12 @@ def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, T
     """
     stored = {path.parent.name: path.parent for path in (out / "tables").glob("*/_stage.json")}
     flow = flow or read_flow(out) or dict.fromkeys(sorted(stored), "")
-    folders = [stored[name] for name in flow if name in stored]
+    # A stage whose marker is damaged counts as not begun: it is computed again.
+    folders = [
+        stored[name]
+        for name in flow
+        if name in stored and "fingerprint" in read_marker(stored[name])
+    ]
     if not folders and (out / "run.yaml").is_file():
         raise UserError(
             f"{out} is a run that has finished no stage yet; run the same command again, and it "

@@ -146,3 +146,42 @@ def test_rows_of_clips_that_are_gone_for_a_while_come_back(
     assert here(*options("curate", data, out, tiny_vqgan)).returncode == 0
     assert files(out, *BY_CLIP) == kept
     assert shards(out) == shards(finished[1])
+
+
+def test_plan_where_files_changed_and_whole_buckets_cannot_be_known(
+    finished: tuple[Path, Path], tiny_vqgan: Path, here: Cli, copy_of: Copy
+) -> None:
+    data, out = copy_of(finished[0], "data"), copy_of(finished[1], "out")
+    edit_caption(data, out, "#C C turns a large wooden wheel")
+    for path in (data / "v2/full_scale").iterdir():
+        path.touch()  # not as it was probed: what its clips would be is not known
+    (out / "tables/hands" / min(p.name for p in (out / "tables/hands").glob("*.parquet"))).unlink()
+    planned = here(*options("plan", data, out, tiny_vqgan))
+    assert planned.returncode == 0, planned.stderr
+    assert not re.search(r"^(hands|tokens): .*thrown away", planned.stdout, re.M), planned.stdout
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "[]", "[1]", "{}", '{"x": 3}'])
+@pytest.mark.parametrize("name", ["_stage.json", "_rows.json", "_replaced.json"])
+def test_damaged_facts_of_a_table_cost_no_count(
+    finished: tuple[Path, Path], here: Cli, copy_of: Copy, name: str, content: str
+) -> None:
+    out = copy_of(finished[1], "out")
+    (out / "tables/hands" / name).write_text(content)
+    told = here("status", out)
+    assert told.returncode == 0, told.stderr
+    if name == "_stage.json":
+        assert "not finished: hands" in told.stdout
+    else:
+        assert told.stdout == here("status", finished[1]).stdout.replace(str(finished[1]), str(out))
+
+
+def test_a_run_to_compare_with_that_selected_nothing_yet(
+    finished: tuple[Path, Path], tiny_vqgan: Path, here: Cli, copy_of: Copy
+) -> None:
+    other = copy_of(finished[1], "other")
+    shutil.rmtree(other / "tables/select")
+    against = ["--duplicates.against", other]
+    run = here(*options("plan", finished[0], other.with_name("new"), tiny_vqgan, *against))
+    assert run.returncode == 2
+    assert f"--duplicates.against {other} is a run without a `select` table" in run.stderr
