@@ -325,9 +325,8 @@ def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, T
     """
     stored = {path.parent.name: path.parent for path in (out / "tables").glob("*/_stage.json")}
     flow = flow or read_flow(out) or dict.fromkeys(sorted(stored), "")
-    # A stage whose marker is damaged counts as not begun: it is computed again.
-    folders = [
-        stored[name]
+    is_known = {name for name, at in stored.items() if "fingerprint" in read_marker(at)}
+    folders = [stored[name] for name in flow if name in is_known]  # others count as not begun
         for name in flow
         if name in stored and "fingerprint" in read_marker(stored[name])
     ]
