@@ -63,6 +63,8 @@ class SourceVideo:
         raw: annotation from which the adapter's `cut` makes the spans on a worker; `spans` is then
             empty.
         expected_s: length of the file by the annotations, or 0.
+        raw_clips: number of clips to expect of `raw`, for the display; a video of speech has about
+            thirty.
         whole_if_shorter_s: a file no longer than this is its one span, from start to end.
         reason: why no span of the video can become a clip, or empty.
     """
@@ -75,6 +77,7 @@ class SourceVideo:
     expected_s: float = 0.0
     part: str = ""
     raw: Any = field(default=None, repr=False)
+    raw_clips: int = 30
     whole_if_shorter_s: float = 0.0
     reason: str = ""
 
@@ -85,8 +88,8 @@ class SourceVideo:
 
     @property
     def clips(self) -> int:
-        """Number of clips to expect, for the display; a video of speech has about thirty."""
-        return len(self.spans) if self.raw is None else 30
+        """Number of clips to expect, for the display."""
+        return len(self.spans) if self.raw is None else self.raw_clips
 
     @property
     def bucket_key(self) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.source import SourceVideo
-from handloom.stages.ingest.probes import Probes
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.stage import run_isolated
 from handloom.stages.tables.parts import Table, bucket_of
@@ -54,7 +53,6 @@ def _is_known(ingest: Ingest, source: SourceVideo) -> bool:
     if source.reason:
         return True
     try:
-        bucket = bucket_of(source.bucket_key)
-        return Probes.of(ingest.cache).knows(ingest.data, source.media_path, bucket)
+        return ingest.knows(source)
     except MediaError:  # `ingest` will say so of its clips
         return True

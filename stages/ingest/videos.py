@@ -91,6 +91,16 @@ class Ingest(Stage, FrameOptions):
         if video.reason:
             yield from (self._clip(video, s, s.reason or video.reason) for s in spans)
             return
+        facts = self.facts(video)
+        for span in spans:
+            yield self._fit(video, span, facts)
+
+    def facts(self, video: SourceVideo) -> MediaFacts:
+        """What a video's file is.
+
+        Raises:
+            MediaError: it lies outside the data folder, cannot be read, or has too large pictures.
+        """
         if not self.follow_links:
             refuse_outside(self.data, video.media_path, OWN_LINKS)
         facts = Probes.of(self.cache).probe(
@@ -106,8 +116,16 @@ class Ingest(Stage, FrameOptions):
                 f"{video.media_path}: pixels {facts.pixel_aspect:g} times as wide as high, "
                 f"expected at most {WIDEST_PIXEL:g}: set another aspect with FFmpeg's setsar"
             )
-        for span in spans:
-            yield self._fit(video, span, facts)
+        return facts
+
+    def knows(self, video: SourceVideo) -> bool:
+        """Whether a video's clips follow without opening its file.
+
+        Raises:
+            MediaError: there is no such file.
+        """
+        bucket = bucket_of(video.bucket_key)
+        return Probes.of(self.cache).knows(self.data, video.media_path, bucket)
 
     def failed(self, error: str, video: SourceVideo) -> Iterator[Clip]:
         """The file cannot be read: its usable spans fail, the others stay rejected."""
