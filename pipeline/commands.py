@@ -30,6 +30,7 @@ from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
 from handloom.stages.ingest import card
 from handloom.stages.ingest.episodes import EpisodeIngest, guessed_units
+from handloom.stages.ingest.folder import FolderIngest
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.stages.miniatures.folder import MARKER
@@ -231,6 +232,11 @@ def _check_inputs(job: Job) -> None:
     if not is_outside(ingest.format):
         formats = VIDEO_FORMATS if isinstance(ingest, Ingest) else ROBOT_FORMATS
         choice(ingest.format, formats, "format")
+    if job.data.is_file():
+        raise UserError(
+            f"--data {job.data} is a file, expected the {job.dataset} folder; name the folder that "
+            "holds it."
+        )
     if not job.data.is_dir():
         rehearse = (
             f" To rehearse without it: `handloom sample {job.dataset} --out DIR`, then --data DIR."
@@ -242,6 +248,8 @@ def _check_inputs(job: Job) -> None:
     trust(job.data)
     check_licences([ingest.licence_class], job.config.pack.licences)
     _ = job.tables
+    if isinstance(placed := job.stages["ingest"], FolderIngest):
+        _print_lines(placed.survey())
 
 
 def _count_source(job: Job, counting: Counting) -> tuple[int, list[str]]:

@@ -13,6 +13,7 @@ from handloom.stages.duplicates.stage import Duplicates
 from handloom.stages.episodes.stage import Episodes
 from handloom.stages.hands.stage import Hands
 from handloom.stages.ingest.episodes import EpisodeIngest
+from handloom.stages.ingest.folder import FolderIngest
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.outside import is_outside, load
 from handloom.stages.pack.stage import Pack
@@ -120,6 +121,14 @@ def epic_kitchens() -> CurateConfig:
     return unedited(segments, min_change=None, min_sharpness=None, max_stereo=None)
 
 
+def folder() -> CurateConfig:
+    """Any folder of videos: unedited as a rule, often of a phone on a tripod; captions by a model
+    if one is given. Shots are detected where ingest cuts."""
+    return unedited(
+        CurateConfig(ingest=FolderIngest(), caption=Caption(route="auto")), min_change=None
+    )
+
+
 def videos(name: str, **options: Any) -> CurateConfig:
     """A dataset of videos that needs nothing special."""
     return CurateConfig(ingest=Ingest(**{"dataset": name, "format": name} | options))
@@ -134,6 +143,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "sample": sample,
     **{name: partial(videos, name) for name in VIDEO_FORMATS},
     **{name: partial(episodes, name) for name in ROBOT_FORMATS},
+    "videos": folder,
     "ego4d": ego4d,
     "howto100m": howto100m,
     "kinetics700": kinetics700,

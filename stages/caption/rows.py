@@ -11,7 +11,8 @@ class CaptionRow(Row):
 
     caption: str = ""
     source: str = "source"
-    """Origin of the caption: `source` is the dataset's own text, `vlm` and `server` are models."""
+    """Origin of the caption: `source` is the dataset's own text, `vlm` and `server` are models;
+    with `none` it is empty."""
     flags: list[str] = field(default_factory=list)
     model: str = ""
     """Name of the model that was asked, or the hash of its folder."""

@@ -1,8 +1,9 @@
 """Caption: a sentence on what the hands do, from the dataset's own text or from a model.
 
-Three routes write the same rows. `source` cleans the text up; `vlm` asks a model on the workers;
-`server` asks an endpoint. If a model's answer is flagged there is a second request with another
-seed; if that answer is flagged too, the clip falls back to its own text.
+Four routes write the same rows. `source` cleans the text up; `vlm` asks a model on the workers;
+`server` asks an endpoint; `none` leaves captions empty. If a model's answer is flagged there is a
+second request with another seed; if that answer is flagged too, the clip falls back to its own
+text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,9 +52,10 @@ class Caption(Stage):
     clip_type: ClassVar[type[Footage]] = DescribedFootage
     reads: ClassVar[dict[str, type[Row]]] = {"hands": Framing}
 
-    route: Literal["auto", "source", "vlm", "server"] = "source"
-    """source: the dataset's own text; vlm: a model on the workers; server: an endpoint. auto: the
-    model if one is given (with a url the server), else source."""
+    route: Literal["auto", "source", "vlm", "server", "none"] = "source"
+    """source: the dataset's own text; vlm: a model on the workers; server: an endpoint; none: empty
+    captions, also of clips without a text. auto: the model if one is given (with a url the server),
+    else source."""
     model: str = ""
     """vlm: a folder or hub id; server: the name of a model that it serves."""
     url: str = ""
@@ -90,7 +92,7 @@ class Caption(Stage):
     """YAML file with the model's prices, for `plan` and the closing lines."""
 
     def __post_init__(self) -> None:
-        is_light = self.chosen == "source" and not self.agreement_model
+        is_light = not self.asks and not self.agreement_model
         concurrency = SERVER_CONCURRENCY if self.chosen == "server" else 1
         facts = {"light": is_light, "concurrency": concurrency, "wants_gpu": self.chosen == "vlm"}
         for name, value in facts.items():
@@ -98,19 +100,24 @@ class Caption(Stage):
 
     @property
     def chosen(self) -> str:
-        """The route that `route` and the model come down to: source, vlm or server."""
+        """The route that `route` and the model come down to: source, vlm, server or none."""
         if self.route != "auto":
             return self.route
         return "server" if self.url else "vlm" if self.model else "source"
 
+    @property
+    def asks(self) -> bool:
+        """Whether a model is asked."""
+        return self.chosen in ("vlm", "server")
+
     def check(self) -> None:
         """Raise UserError where the options do not go together."""
-        if self.chosen == "source" and (self.model or self.url):
+        if not self.asks and (self.model or self.url):
             raise UserError(
-                "a caption model is given, but --caption.route is source, which asks none; add "
-                "--caption.route vlm or --caption.route server."
+                f"a caption model is given, but --caption.route is {self.chosen}, which asks none; "
+                "add --caption.route vlm or --caption.route server."
             )
-        if self.chosen != "source" and not self.model:
+        if self.asks and not self.model:
             raise UserError(
                 f"--caption.route {self.chosen} needs a model; name it with --caption.model."
             )
@@ -144,18 +151,18 @@ class Caption(Stage):
     def settings(self) -> dict[str, Any]:
         """The route, and the options that its answers depend on."""
         self.check()
-        asked = () if self.chosen == "source" else ASKED
+        asked = ASKED if self.asks else ()
         media = ("media",) if self.chosen == "vlm" else ()
         kept = ("code_version", "columns", "models", *asked, *media)
         every = super().settings()
         settings = {name: every[name] for name in kept} | {"route": self.chosen}
-        decodes = self.chosen != "source" or self.agreement_model
+        decodes = self.asks or self.agreement_model
         return settings | (transform_facts(self) if decodes else {})
 
     def models(self) -> dict[str, str]:
         """The model by its weights, or by its name; and the prompt."""
         models: dict[str, str] = {}
-        if self.chosen != "source":
+        if self.asks:
             models |= {"model": _identity(self.model), "prompt": self.instructions.digest}
         if self.agreement_model:
             models["agreement"] = _identity(self.agreement_model)
@@ -180,7 +187,7 @@ class Caption(Stage):
     def __call__(self, clip: DescribedFootage, framing: Framing) -> Iterator[Row]:
         """Caption one clip."""
         if self.light:
-            yield source_row(clip)
+            yield self._own_row(clip)
         else:
             yield from self.batch([(clip, framing)])
 
@@ -189,11 +196,17 @@ class Caption(Stage):
         if self.light:
             return super().batch(inputs)
         clips = [clip for clip, _ in inputs]
-        rows = self._asked(inputs) if self.chosen != "source" else map(source_row, clips)
+        rows = self._asked(inputs) if self.asks else map(self._own_row, clips)
         return [
             self._scored(clip, framing, row)
             for (clip, framing), row in zip(inputs, rows, strict=True)
         ]
+
+    def _own_row(self, clip: DescribedFootage) -> CaptionRow:
+        """The row of a clip of which no model is asked."""
+        if self.chosen == "none":
+            return CaptionRow(clip_id=clip.clip_id, source="none")
+        return source_row(clip)
 
     def flush(self) -> None:
         """Write down the model's answers."""

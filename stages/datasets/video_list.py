@@ -1,4 +1,4 @@
-"""A list of videos: CSV, JSONL or Parquet with a path, and optionally start, end, text and split."""
+"""A list of videos: CSV, JSONL or Parquet with path, and if known start, end, text and split."""
 
 import csv
 import io

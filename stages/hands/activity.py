@@ -6,7 +6,6 @@ in each step of time the first key frame, where it holds one.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +50,7 @@ def models() -> dict[str, str]:
 
 def load() -> None:
     """Load the landmarker in this process."""
-    landmarker.load(
-        DETECTOR.max_hands, DETECTOR.detection_confidence, DETECTOR.presence_confidence
-    )
+    landmarker.load(DETECTOR.max_hands, DETECTOR.detection_confidence, DETECTOR.presence_confidence)
 
 
 def samples(

@@ -1,6 +1,7 @@
 """Cuts a file, or a part of one, into clips: by shots, and where hands come, go and rest."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from handloom.errors import MediaError
@@ -36,7 +37,8 @@ def cut_file(
         samples, broken = _read(video, start_s, end_s, by_hands, sample_s)
         until_s = broken.start_s if broken else end_s
         pieces: list[Piece] = []
-        for first_s, last_s, reason in cutting.runs(start_s, until_s, _shot_changes(video, samples)):
+        changes = _shot_changes(video, samples)
+        for first_s, last_s, reason in cutting.runs(start_s, until_s, changes):
             shot = [sample for sample in samples if first_s <= sample.time_s < last_s]
             if reason:
                 pieces.append(Piece(first_s, last_s, reason))
@@ -78,5 +80,5 @@ def _shot_changes(video: SmallVideo, samples: list[Sample]) -> list[shots.Transi
 def _by_hands(start_s: float, end_s: float, shot: list[Sample], max_s: float) -> list[Piece]:
     times_s = [sample.time_s for sample in shot]
     shown = [sample.shows_hand for sample in shot]
-    speeds = [activity.speed(a, b) for a, b in zip(shot, shot[1:], strict=False)]
+    speeds = [activity.speed(a, b) for a, b in pairwise(shot)]
     return cutting.by_hands(start_s, end_s, times_s, shown, speeds, max_s)

@@ -7,6 +7,7 @@ nothing out; a piece that is no clip carries a reason.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from handloom.stages.media.transitions import Transition
 
@@ -65,7 +66,7 @@ def by_hands(
         speeds: [T - 1], of the hands from one sample to the next.
         max_s: pieces are not longer.
     """
-    middles_s = [(a + b) / 2 for a, b in zip(times_s, times_s[1:], strict=False)]
+    middles_s = [(a + b) / 2 for a, b in pairwise(times_s)]
     slow = list(zip(middles_s, speeds, strict=True))
     pieces: list[Piece] = []
     at_s = start_s
@@ -89,7 +90,7 @@ def hand_stretches(
     One that is shorter than `LEAST_S` grows on both sides; those that then lie closer to each other
     or to an end of the shot than `BRIDGE_S` are joined, or reach to that end.
     """
-    edges_s = [start_s, *((a + b) / 2 for a, b in zip(times_s, times_s[1:], strict=False)), end_s]
+    edges_s = [start_s, *((a + b) / 2 for a, b in pairwise(times_s)), end_s]
     found: list[tuple[float, float]] = []
     for number, shown in enumerate(shows_hand):
         if not shown:
@@ -144,7 +145,7 @@ def at_slowest(
 
 
 def _pieces(edges_s: Sequence[float]) -> list[Piece]:
-    return [Piece(a, b) for a, b in zip(edges_s, edges_s[1:], strict=False)]
+    return [Piece(a, b) for a, b in pairwise(edges_s)]
 
 
 def runs(

@@ -74,7 +74,7 @@ class FolderIngest(Ingest):
         """The same stage for a run whose captions are the clips' own texts, or are not."""
         return self._placed(needs_text=from_texts)
 
-    def survey(self) -> list[str]:
+    def survey(self) -> Sequence[str]:
         """Check the folder and its list before anything runs; lines on what is passed over.
 
         Raises:
@@ -94,6 +94,7 @@ class FolderIngest(Ingest):
 
     def settings(self) -> dict[str, Any]:
         """The options that clips depend on, and the content of the list."""
+        self.check()
         found = Stage.settings(self)
         listed = self._list()
         del found["frame_transform"], found["list"]  # its content counts, not where it lies
