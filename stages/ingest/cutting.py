@@ -13,7 +13,8 @@ from handloom.stages.media.transitions import Transition
 
 LEAST_S = 2.0  # shorter clips show no action
 USUAL_S = 5.0  # length that cuts at the speed's minima aim at; narrated actions last about so long
-BRIDGE_S = 2.5  # hands are missed in single samples: shorter gaps between hands count as hands
+AROUND_S = 1.0  # hands are missed where they come in and go, half out of the picture
+BRIDGE_S = 2.0  # hands are missed in single samples: shorter gaps between hands count as hands
 NO_HANDS, SHOT_CHANGE = "no_hands", "shot_change"
 
 
@@ -71,13 +72,13 @@ def by_hands(
     pieces: list[Piece] = []
     at_s = start_s
     for first_s, last_s in hand_stretches(start_s, end_s, times_s, shows_hand):
-        pieces += even_without(at_s, first_s)
+        pieces += without_hands(at_s, first_s)
         pieces += at_slowest(first_s, last_s, slow, max_s)
         at_s = last_s
-    return pieces + even_without(at_s, end_s)
+    return pieces + without_hands(at_s, end_s)
 
 
-def even_without(start_s: float, end_s: float) -> list[Piece]:
+def without_hands(start_s: float, end_s: float) -> list[Piece]:
     """The piece without hands from one time to another; none if there is no time between them."""
     return [Piece(start_s, end_s, NO_HANDS)] if end_s > start_s else []
 
@@ -85,17 +86,17 @@ def even_without(start_s: float, end_s: float) -> list[Piece]:
 def hand_stretches(
     start_s: float, end_s: float, times_s: Sequence[float], shows_hand: Sequence[bool]
 ) -> list[tuple[float, float]]:
-    """Stretches with hands, from half-way to the sample before to half-way to the one behind.
+    """Stretches with hands: `AROUND_S` more on both sides than half-way to the samples beside.
 
-    One that is shorter than `LEAST_S` grows on both sides; those that then lie closer to each other
-    or to an end of the shot than `BRIDGE_S` are joined, or reach to that end.
+    Those that lie closer to each other than `BRIDGE_S` are joined, and one that lies so close to
+    an end of the shot reaches to it.
     """
     edges_s = [start_s, *((a + b) / 2 for a, b in pairwise(times_s)), end_s]
     found: list[tuple[float, float]] = []
     for number, shown in enumerate(shows_hand):
         if not shown:
             continue
-        first_s, last_s = edges_s[number], edges_s[number + 1]
+        first_s, last_s = edges_s[number] - AROUND_S, edges_s[number + 1] + AROUND_S
         first_s = start_s if first_s - start_s < BRIDGE_S else first_s
         last_s = end_s if end_s - last_s < BRIDGE_S else last_s
         if found and first_s - found[-1][1] < BRIDGE_S:
@@ -155,10 +156,10 @@ def runs(
     found: list[tuple[float, float, str]] = []
     at_s = start_s
     for change in sorted(changes, key=lambda one: one.start_s):
-        first_s, last_s = max(change.start_s, at_s), min(change.end_s, end_s)
+        first_s, last_s = (min(max(t, at_s), end_s) for t in (change.start_s, change.end_s))
         if first_s > at_s:
             found.append((at_s, first_s, ""))
         if last_s > first_s:
             found.append((first_s, last_s, SHOT_CHANGE))
-        at_s = max(at_s, last_s)
+        at_s = last_s
     return [*found, (at_s, end_s, "")] if end_s > at_s else found
