@@ -154,7 +154,10 @@ def effort_line(tally: Tally, seconds: float) -> str:
 def section(tables: Tables, counted: Tally) -> str:
     """The report's section on captions, as HTML."""
     _, seconds, _ = effort(tables["caption"].folder)
-    sources = ", ".join(f"{count:,} from {name}" for name, count in counted.sources.most_common())
+    sources = ", ".join(
+        f"{count:,} from {name}" if name != "none" else f"{count:,} left empty (route none)"
+        for name, count in counted.sources.most_common()
+    )
     lines = [f"Captions: {sources or 'none'}."]
     if counted.reasons:
         reasons = ", ".join(f"{count:,} {why}" for why, count in counted.reasons.most_common())

@@ -149,6 +149,21 @@ def _at_a_rate(data: ShardDataset) -> bool:
     return dense_s(data) is not None or "action_kind" in data[0]
 
 
+def without_captions(clips: Clips) -> str:
+    """A sentence where a run has left its captions empty, which its manifest tells; else empty."""
+    empty = [
+        str(source.path)
+        for source in clips.sources
+        if source.manifest.get("config", {}).get("caption", {}).get("route") == "none"
+    ]
+    if not empty:
+        return ""
+    return (
+        f"{' and '.join(empty)}: captions are empty (curated with --caption.route none), so from "
+        "these clips the model learns how pictures go on, and nothing of words"
+    )
+
+
 def fingerprint(clips: Clips) -> list[str]:
     """Everything that the order and the bytes of the batches depend on: shard hashes, weights."""
     lists = [_fingerprint(source) for source in clips.sources]

@@ -44,6 +44,8 @@ class PretrainTask(Task):
         self.val = data.open_split(config.shards, "val", 1, self.wanted)
         spacing_s = (config.spacing_s or SPACING_S) if config.spacing_input else None
         place, length = config.text_encoder, config.text_length
+        if world.is_first and (said := data.without_captions(self.train)):
+            print(said, flush=True)
         self.text = text.load(place, length, str(world.device), spacing_s)
         self.shape = shape_of(config, self.train, self.text)
         torch.manual_seed(config.seed)
