@@ -122,7 +122,7 @@ def planned(job: Job, listed: int) -> list[str]:
         listed: clips that the annotations list, for when none have been selected yet.
     """
     stage = job.stages["caption"]
-    if not isinstance(stage, Caption) or stage.chosen == "source":
+    if not isinstance(stage, Caption) or not stage.asks:
         return []
     prices = _prices(stage)
     is_selected = bool(job.tables[job.flow["caption"]].parts())
@@ -144,7 +144,7 @@ def planned(job: Job, listed: int) -> list[str]:
 def spent(job: Job) -> list[str]:
     """Lines of a finished run on captions by a model: requests, tokens, rates and money."""
     stage = job.stages["caption"]
-    if not isinstance(stage, Caption) or stage.chosen == "source":
+    if not isinstance(stage, Caption) or not stage.asks:
         return []
     counted = tally(job.tables)
     _, seconds, _ = effort(job.folder("caption"))

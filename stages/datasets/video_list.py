@@ -5,9 +5,8 @@ import io
 import math
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,9 +35,8 @@ Cells = tuple[Any, ...]
 """Of one row, in the order of COLUMNS; None or empty where there is none."""
 
 
-@dataclass(frozen=True)
-class ListedRow:
-    """A row of a list.
+class ListedRow(NamedTuple):
+    """A row of a list; a tuple, for there are millions.
 
     Attributes:
         number: of the row, from 1.
@@ -80,12 +78,8 @@ def read_list(path: Path) -> Iterator[ListedRow]:
         UserError: there is no such file, it cannot be read, has no column `path`, has one of the
             others under another name, or a split that is none.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(f"{path} is no list of clips, expected a .csv, .jsonl or .parquet file.")
-    if not path.is_file():
-        raise UserError(f"--ingest.list {path} is not there, expected a .csv, .jsonl or .parquet.")
-    for number, cells in enumerate(reader(path), 1):
+    check_list(path)
+    for number, cells in enumerate(_READERS[path.suffix.lower()](path), 1):
         name, start, end, text, split = cells
         name = _text(name)
         if not name:
@@ -98,6 +92,16 @@ def read_list(path: Path) -> Iterator[ListedRow]:
             _text(text),
             _split(_text(split), path, number),
         )
+
+
+def check_list(path: Path) -> None:
+    """Raise UserError for what is no file, or of another kind than a list."""
+    kinds = "a .csv, .jsonl or .parquet file"
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "not there"
+        raise UserError(f"--ingest.list {path} is {found}, expected {kinds}.")
+    if path.suffix.lower() not in _READERS:
+        raise UserError(f"{path} is no list of clips, expected {kinds}.")
 
 
 def _csv(path: Path) -> Iterator[Cells]:

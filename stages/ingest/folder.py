@@ -15,7 +15,7 @@ from handloom.errors import UserError
 from handloom.files import file_digest
 from handloom.stages.datasets import videos as adapter
 from handloom.stages.datasets.source import TO_THE_END, SourceVideo, Span
-from handloom.stages.datasets.video_list import folder_list
+from handloom.stages.datasets.video_list import check_list, folder_list
 from handloom.stages.datasets.videos import Survey, Uncut
 from handloom.stages.hands import activity
 from handloom.stages.ingest import cutting
@@ -60,7 +60,9 @@ class FolderIngest(Ingest):
             object.__setattr__(self, "list", self.list.absolute())
 
     def check(self) -> None:
-        """Raise UserError for lengths that cannot be."""
+        """Raise UserError for a list that is not there, and lengths that cannot be."""
+        if self.list is not None:
+            check_list(self.list)
         for name, value in (("stride-s", self.stride_s), ("sample-s", self.sample_s)):
             if value < 0.1:
                 raise UserError(f"--ingest.{name} is {value}, expected at least 0.1.")
