@@ -47,7 +47,9 @@ def test_imports_follow_the_arrows(folder: str) -> None:
 
 DOORS = {"stage", "rows"}
 MORE_DOORS = {  # files of stage folders that others import too
-    "ingest": {"videos", "episodes", "card", "probes", "foresight"},  # two stages; what runs keep
+    # three stages; what runs keep
+    "ingest": {"videos", "folder", "episodes", "card", "probes", "foresight"},
+    "hands": {"activity"},  # by which `ingest` cuts
     "duplicates": {"fingerprints"},  # computed by `hands`, which has decoded the frames
     "pack": {"fidelity", "statistics", "stretches"},
     "report": {"captions", "gallery", "page"},  # no stages: the driver calls them

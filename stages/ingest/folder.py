@@ -28,7 +28,6 @@ from handloom.stages.media.video import MediaFacts
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip
 
-CUT_VERSION = 1  # raised whenever the same file would be cut elsewhere
 NO_TEXT = "no_text"
 WHOLE_FILE = "text_of_whole_file"
 
@@ -37,6 +36,7 @@ WHOLE_FILE = "text_of_whole_file"
 class FolderIngest(Ingest):
     """Options of `ingest` for any folder of videos."""
 
+    code_version: ClassVar[int] = 1
     needs_text: ClassVar[bool] = True
     """Whether clips without a text are rejected; set by `for_captions`."""
 
@@ -107,7 +107,6 @@ class FolderIngest(Ingest):
         return found | {
             "annotations": {"list": file_digest(listed)} if listed else {},
             "needs_text": self.needs_text,
-            "cut_version": CUT_VERSION,
         }
 
     def models(self) -> dict[str, str]:
@@ -180,7 +179,7 @@ class FolderIngest(Ingest):
 
     @property
     def _cuts(self) -> Cuts:
-        facts = (CUT_VERSION, self.cut, self.sample_s, self.max_seconds, self.models())
+        facts = (self.code_version, self.cut, self.sample_s, self.max_seconds, self.models())
         setting = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         return Cuts.of(self.cache, setting)
 

@@ -144,8 +144,9 @@ def test_a_changed_function_is_told_with_its_stage_and_module(
 ) -> None:
     edit(copied, RECHECK, "    return ", "    return not ")
     assert complaints(before, present(copied)) == [
-        "Hands: raise code_version, or confirm that rows stay the same with "
-        f"`{COMMAND} Hands`; changed: handloom.stages.hands.recheck"
+        f"{stage}: raise code_version, or confirm that rows stay the same with "
+        f"`{COMMAND} {stage}`; changed: handloom.stages.hands.recheck"
+        for stage in ("FolderIngest", "Hands")
     ]
 
 
