@@ -14,7 +14,7 @@ from handloom.stages.media.transitions import Transition
 LEAST_S = 2.0  # shorter clips show no action
 USUAL_S = 5.0  # length that cuts at the speed's minima aim at; narrated actions last about so long
 AROUND_S = 1.0  # hands are missed where they come in and go, half out of the picture
-BRIDGE_S = 2.0  # hands are missed in single samples: shorter gaps between hands count as hands
+BRIDGE_S = 3.0  # hands are missed in single samples: shorter gaps between hands count as hands
 NO_HANDS, SHOT_CHANGE = "no_hands", "shot_change"
 
 
@@ -96,7 +96,9 @@ def hand_stretches(
     for number, shown in enumerate(shows_hand):
         if not shown:
             continue
-        first_s, last_s = edges_s[number] - AROUND_S, edges_s[number + 1] + AROUND_S
+        first_s = max(edges_s[number] - AROUND_S, start_s)
+        last_s = min(max(edges_s[number + 1] + AROUND_S, first_s + LEAST_S), end_s)
+        first_s = max(min(first_s, last_s - LEAST_S), start_s)
         first_s = start_s if first_s - start_s < BRIDGE_S else first_s
         last_s = end_s if end_s - last_s < BRIDGE_S else last_s
         if found and first_s - found[-1][1] < BRIDGE_S:
