@@ -5,7 +5,7 @@
 For each cut: processor seconds a minute of video, the share of the time that is in clips, and where
 a folder holds frame_labels.csv (file, frames, labels: a character for each half second, 1 for a
 hand, 0 for none) the share of the frames with a hand, and of those without, that is in a clip.
-Without a folder it takes rendered recordings of 1080p with a key frame each second, as phones write.
+Without a folder it takes rendered recordings of 1080p, with a key frame each second as of phones.
 """
 
 import csv
