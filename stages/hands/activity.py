@@ -6,6 +6,7 @@ in each step of time the first key frame, where it holds one.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +44,9 @@ class Sample:
         return len(self.hands_xys) > 0
 
 
+@cache
 def models() -> dict[str, str]:
-    """SHA-256 of the landmarker."""
+    """SHA-256 of the landmarker; each file that is cut asks for it."""
     return {landmarker.MODEL.name: sha256_file(landmarker.MODEL)}
 
 
@@ -96,10 +98,13 @@ def sample_times(
 
 
 def speed(one: Sample, following: Sample) -> float:
-    """Speed of the fastest hand from one sample to the next, in hands' sizes a second."""
+    """Speed of the fastest hand from one sample to the next, in hands' sizes a second; 0 in a pause
+    without hands, which is the best place for a cut."""
     dt_s = max(following.time_s - one.time_s, 1e-3)
-    if not (one.shows_hand and following.shows_hand):
+    if one.shows_hand != following.shows_hand:
         return TOP_SPEED
+    if not one.shows_hand:
+        return 0.0
     before, after = one.hands_xys, following.hands_xys
     distance = np.linalg.norm(before[:, None, :2] - after[None, :, :2], axis=-1)  # [hands, hands]
     sizes = (before[:, None, 2] + after[None, :, 2]) / 2

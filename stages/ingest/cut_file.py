@@ -12,6 +12,7 @@ from handloom.stages.ingest.cutting import Piece
 from handloom.stages.media import shots
 from handloom.stages.media.display import FrameHWC
 from handloom.stages.media.key_frames import SmallVideo
+from handloom.stages.media.transitions import Transition
 
 LAST_S = 0.5  # a file may end so much before its header says
 
@@ -68,7 +69,7 @@ def _read(
     return found, None
 
 
-def _shot_changes(video: SmallVideo, samples: list[Sample]) -> list[shots.Transition]:
+def _shot_changes(video: SmallVideo, samples: list[Sample]) -> list[Transition]:
     def decode(first_s: float, last_s: float) -> Iterator[tuple[float, FrameHWC]]:
         return video.every_frame(first_s, last_s, shots.SHORT_SIDE)
 
