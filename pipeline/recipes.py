@@ -123,10 +123,11 @@ def epic_kitchens() -> CurateConfig:
 
 def folder() -> CurateConfig:
     """Any folder of videos: unedited as a rule, often of a phone on a tripod; captions by a model
-    if one is given. Shots are detected where ingest cuts."""
-    return unedited(
-        CurateConfig(ingest=FolderIngest(), caption=Caption(route="auto")), min_change=None
+    if one is given. Shots are detected where ingest cuts; half an hour of video takes minutes."""
+    videos = CurateConfig(
+        ingest=FolderIngest(), caption=Caption(route="auto"), run=Run(clip_timeout_s=600.0)
     )
+    return unedited(videos, min_change=None)
 
 
 def videos(name: str, **options: Any) -> CurateConfig:

@@ -15,6 +15,7 @@ from handloom.stages.media.key_frames import SmallVideo
 from handloom.stages.media.transitions import Transition
 
 LAST_S = 0.5  # a file may end so much before its header says
+MOST_SAMPLES = 2400  # of a part of a file, a minute's work; in hours of 256 MB little happens
 
 
 def cut_file(
@@ -33,6 +34,7 @@ def cut_file(
     Raises:
         MediaError: not even the first sample can be read.
     """
+    sample_s = max(sample_s, (end_s - start_s) / MOST_SAMPLES)
     video = SmallVideo(path, activity.SHORT_SIDE)
     try:
         samples, broken = _read(video, start_s, end_s, by_hands, sample_s)
