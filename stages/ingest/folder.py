@@ -1,7 +1,7 @@
 """Ingest of any folder of videos: those without times are cut here, on the workers.
 
 A cut needs the file's pictures: shots, and when hands are in them. Both are read from a sparse
-sample, in the worst case one frame a second; `hands` searches the clips properly afterwards.
+sample, two frames a second; `hands` searches the clips properly afterwards.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class FolderIngest(Ingest):
     they are slow; shots: by shots alone; stride: every `stride_s` seconds, at no cost."""
     stride_s: float = 4.0
     """Length of a clip where the cut is `stride`, seconds."""
-    sample_s: float = 1.0
+    sample_s: float = 0.5
     """Distance of the frames that are sampled to find shots and hands, seconds."""
 
     def __post_init__(self) -> None:

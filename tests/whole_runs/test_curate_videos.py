@@ -23,6 +23,7 @@ def test_clips_without_texts_go_the_whole_way_on_request(
     (data / videos.TABLE).unlink()
     (data / "broken.mp4").write_bytes(b"no video")
     places = ["--data", data, "--out", out, "--caption.route", "none"]
+    places += ["--ingest.val-percent", 40]
     small = ["--tokens.model", tiny_vqgan, "--tokens.resolution", 64, "--run.workers", 1]
     run = here("curate", "videos", *places, *small)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -135,7 +135,8 @@ def open_split(shards: Sequence[str], split: str, need: int, wanted: Wanted = WA
     if found < need:
         raise UserError(
             f"{' + '.join(places)}/{split} holds {found} clips and at least {need} are needed "
-            "(a batch never holds a clip twice): lower --batch-size or curate more videos."
+            "(a batch never holds a clip twice): lower --batch-size or curate more videos"
+            + (", or hold more of them out with --ingest.val-percent." if split == "val" else ".")
         )
     # A folder may hold nothing out.
     sources = {folder: source for folder, source in sources.items() if len(source)}
