@@ -327,9 +327,6 @@ def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, T
     flow = flow or read_flow(out) or dict.fromkeys(sorted(stored), "")
     is_known = {name for name, at in stored.items() if "fingerprint" in read_marker(at)}
     folders = [stored[name] for name in flow if name in is_known]  # others count as not begun
-        for name in flow
-        if name in stored and "fingerprint" in read_marker(stored[name])
-    ]
     if not folders and (out / "run.yaml").is_file():
         raise UserError(
             f"{out} is a run that has finished no stage yet; run the same command again, and it "
