@@ -125,13 +125,23 @@ class Job:
         if stored is None:
             return []
         changes = [
-            f"{key} {_short(stored.get(key))} -> {_short(now.get(key))}"
+            _change(key, stored.get(key), now.get(key))
             for key in sorted(stored.keys() | now.keys())
             if stored.get(key) != now.get(key)
         ]
         if not changes and marker["fingerprint"] != self.tables[stage].fingerprint:
             return ["the pictures are read otherwise, or another version of handloom wrote them"]
         return changes
+
+
+def _change(key: str, old: Any, new: Any) -> str:
+    """A changed setting; of several under one name those that differ, of files their names."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted(name for name in old | new if old.get(name) != new.get(name))
+        if key == "annotations":
+            return f"{key} ({', '.join(names)})"
+        return ", ".join(_change(f"{key}.{n}", old.get(n), new.get(n)) for n in names)
+    return f"{key} {_short(old)} -> {_short(new)}"
 
 
 def _short(value: Any) -> str:

@@ -69,7 +69,11 @@ def test_an_edited_caption_costs_one_caption(
     before = {stage: rows(out, stage) for stage in BY_CLIP}
 
     planned = here(*options("plan", data, out, tiny_vqgan)).stdout
-    assert re.search(r"^ingest: everything again, since annotations", planned, re.M), planned
+    assert re.search(
+        r"^ingest: everything again, since annotations \(v2/annotations/narration.json\);",
+        planned,
+        re.M,
+    ), planned
     assert "caption: 1 rows thrown away, since their clips have changed" in planned
     assert not re.search(r"^(hands|tokens): .*thrown away", planned, re.M), planned
 
