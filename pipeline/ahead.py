@@ -22,9 +22,10 @@ from handloom.pipeline.progress import Reporter, has_ended
 from handloom.stages.stage import Foresight
 from handloom.stages.tables.folding import rewriting
 from handloom.stages.tables.folds import is_fold, leaf_names, leaves_of, merged_from, read_leaves
-from handloom.stages.tables.inputs import INPUTS, Inputs, read_inputs
+from handloom.stages.tables.inputs import Inputs, read_inputs
 from handloom.stages.tables.outcomes import coming
 from handloom.stages.tables.parts import Table
+from handloom.stages.tables.rows import INPUTS
 
 LOOK_EVERY_S = 2.0
 

@@ -17,7 +17,7 @@ from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.probes import probe_table
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.stage import TableStage
-from handloom.stages.tables.inputs import Inputs, all_outdated, drop_clips, read_inputs
+from handloom.stages.tables.inputs import Inputs, all_outdated, read_inputs
 from handloom.stages.tables.outcomes import coming
 from handloom.stages.tables.parts import Tables, bucket_of, listed, read_marker
 from handloom.stages.tables.rows import EpisodeClip, Row, clip_id
@@ -83,7 +83,7 @@ def drop_outdated(job: Job, stage: str, say: Callable[[int], None] = lambda rows
     if found:
         say(sum(len(clip_ids) for _, clip_ids in found))
     for bucket, clip_ids in found:
-        drop_clips(tables[stage], bucket, clip_ids)
+        tables[stage].drop("clip_id", clip_ids.to_pylist(), bucket)
     forget_listings(tables[stage].folder)
 
 

@@ -295,7 +295,7 @@ def _estimated(job: Job, options: PlanOptions, listed: int) -> Iterator[str]:
 def _print_stored(job: Job) -> None:
     """Print what is stored of each stage, what is left to do, and what would be thrown away."""
     renewed = {loss.stage: loss for loss in lost_to_settings(job)}
-    losses = {loss.stage: loss for loss in lost_to_inputs(job, _print_foreseen)}
+    losses = {loss.stage: loss for loss in lost_to_inputs(job, {*renewed}, _print_foreseen)}
     for stage, table in job.tables.items():
         if stage in renewed:
             rows = renewed[stage].rows

@@ -43,7 +43,7 @@ def lost_to_settings(job: Job) -> Iterator[Loss]:
             yield Loss(name, rows, ", ".join(changes))
 
 
-def lost_to_inputs(job: Job, say: Callable[[int], None] = lambda clips: None) -> list[Loss]:
+def lost_to_inputs(job: Job, renewed: set[str], say: Callable[[int], None]) -> list[Loss]:
     """Rows whose clips have other values now, of stages with the settings they had.
 
     Where `ingest` has to read the annotations anew, what it will make of them is found out first,
@@ -51,9 +51,9 @@ def lost_to_inputs(job: Job, say: Callable[[int], None] = lambda clips: None) ->
 
     Args:
         job: the run, which does not go on meanwhile.
+        renewed: stages that are made anew, by `lost_to_settings`.
         say: is given the number of clips that were looked at so far, now and then.
     """
-    renewed = {loss.stage for loss in lost_to_settings(job)}
     kept = [
         name
         for name, stage in job.stages.items()

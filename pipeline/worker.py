@@ -18,7 +18,7 @@ from handloom.pipeline.sameness import Sameness
 from handloom.places import fetch_ahead, is_remote, trust
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Table
-from handloom.stages.tables.rows import Row
+from handloom.stages.tables.rows import INPUTS, Row
 
 Counts = Counter[str]
 
@@ -101,7 +101,7 @@ def write(
         for row in rows
     ]
     digests = dict(zip(batch.keys, batch.digests, strict=bool(batch.digests)))
-    added = {"inputs": [digests.get(row.clip_id, 0) for row in rows]} if digests else None
+    added = {INPUTS: [digests.get(row.clip_id, 0) for row in rows]} if digests else None
     table.write(batch.bucket, batch.name, rows, stage.row_type, added)
     return Counter(row.status for row in rows)
 

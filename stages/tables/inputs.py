@@ -10,17 +10,14 @@ from dataclasses import dataclass, fields
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from handloom.stages.stage import Stage
 from handloom.stages.tables.columns import matched
 from handloom.stages.tables.digests import Digests, row_digests
 from handloom.stages.tables.outcomes import coming
-from handloom.stages.tables.parts import Table, Tables, keep
-from handloom.stages.tables.rows import Footage, Row
+from handloom.stages.tables.parts import Tables
+from handloom.stages.tables.rows import INPUTS, Footage, Row
 
-INPUTS = "inputs"
-"""Column of a stage's table, int64: digest of what the row was made from."""
 HISTORY = {"error", "attempts"}  # how a row came about: no stage's rows depend on it
 
 
@@ -30,6 +27,7 @@ class Inputs:
 
     Attributes:
         clips: the columns of the stage's type of clip row.
+        clip_type: that type.
         read: rows of the tables that it reads, in its order, with their types.
     """
 
@@ -99,18 +97,6 @@ def outdated(stage: Stage, tables: Tables, bucket: str) -> pa.Array:
     ids = stored["clip_id"].combine_chunks()
     now = pa.array(read_inputs(stage, tables, bucket, ids).digests())
     return ids.filter(pc.not_equal(stored[INPUTS].combine_chunks(), now)).unique()
-
-
-def drop_clips(table: Table, bucket: str, clip_ids: pa.Array) -> None:
-    """Rewrite a bucket's parts without the rows of some clips."""
-    for path in table.parts(bucket) if len(clip_ids) else ():
-        mask = pc.is_in(pq.read_table(path, columns=["clip_id"])["clip_id"], value_set=clip_ids)
-        if not pc.any(mask).as_py():
-            continue
-        if pc.all(mask).as_py():
-            path.unlink()
-        else:
-            keep(path, pc.invert(mask).to_pylist())
 
 
 def all_outdated(stage: Stage, tables: Tables) -> Iterator[tuple[str, pa.Array]]:

@@ -79,9 +79,7 @@ def drop_repeated(table: Table, key: str) -> None:
         for path in found.parts(bucket):
             keys = pq.read_table(path, columns=[key])[key].to_pylist()
             stays = [value not in seen for value in keys]
-            if not any(stays):
-                path.unlink()
-            elif not all(stays):
+            if not stays or not all(stays):
                 keep(path, stays)
             seen.update(keys)
 

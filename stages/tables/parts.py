@@ -231,7 +231,7 @@ class Table:
             values.update(rows.filter(pc.equal(rows[column], value))[target].to_pylist())
         return values
 
-    def drop(self, column: str, unwanted: Collection[str]) -> dict[str, int]:
+    def drop(self, column: str, unwanted: Collection[str], bucket: str = "*") -> dict[str, int]:
         """Rewrite the parts without the rows whose `column` has one of some values.
 
         Returns:
@@ -240,7 +240,7 @@ class Table:
         dropped: dict[str, int] = {}
         values = pa.array(list(unwanted), pa.string())
         names = list(dict.fromkeys([column, "clip_id", "attempts"]))
-        for path in self.parts() if len(values) else ():
+        for path in self.parts(bucket) if len(values) else ():
             with damage_named(path):
                 rows = columns_of(path, names)
             goes = pc.is_in(rows[column], value_set=values)
@@ -388,7 +388,10 @@ def replace_part(path: Path, table: pa.Table) -> None:
 
 
 def keep(path: Path, stays: Sequence[bool]) -> None:
-    """Rewrite a part with some of its rows: those for which `stays` is true."""
+    """Rewrite a part with the rows for which `stays` is true; without any it is removed."""
+    if not any(stays):
+        path.unlink()
+        return
     if is_fold(path.name):
         keep_rows(path, stays)
         return

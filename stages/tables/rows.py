@@ -17,6 +17,8 @@ import pyarrow as pa
 from handloom.stages.tables.texts import storable_name
 
 Status = Literal["ok", "rejected", "failed"]
+INPUTS = "inputs"
+"""Column of a stage's table beside those of its rows, int64: digest of what a row was made from."""
 PLACE = {"is_place": True}
 """Metadata of a field that says where something lies: a row computed from it outlives a move."""
 

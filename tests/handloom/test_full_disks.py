@@ -4,7 +4,6 @@ The disk is a real one of 2 MB (tmpfs), which needs the right to mount.
 """
 
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from handloom.stages.stage import Stage, run_isolated, sentence
 from handloom.stages.tables.parts import Table, read_marker, write_marker
 from handloom.stages.tables.rows import Row
 from tests.helpers.s3_server import S3Server
+from tests.helpers.small_disks import mounted, remount
 
 MEGABYTE = 1 << 20
 TAKE = Answer("take a cup", True, 1, 1, 1.0)
@@ -26,17 +26,8 @@ TAKE = Answer("take a cup", True, 1, 1, 1.0)
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=64", "none", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this user may not mount a small disk")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def remount(disk: Path, how: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+    with mounted(tmp_path, "2m,nr_inodes=64") as disk:
+        yield disk
 
 
 def fill(disk: Path) -> Path:

@@ -1,6 +1,5 @@
 """The search in tasks: the same bytes however it is divided, killed or begun again."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from handloom.stages.duplicates.stage import Duplicates
 from handloom.stages.duplicates.steps import Task, steps
 from handloom.stages.tables.parts import Table, Tables, bucket_of
 from tests.helpers.duplicate_runs import PRINT, write_tables
+from tests.helpers.small_disks import mounted, remount
 from tests.stages.duplicates.test_candidates import clip, cropped, noisy
 
 MANY = Sizes(group_bytes=20_000, key_bytes=100_000, clips=5)
@@ -249,13 +249,8 @@ def test_partitions_hold_what_was_put_into_them_in_its_order(parts: int, tmp_pat
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this user may not mount a small disk")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(tmp_path, "200k") as disk:
+        yield disk
 
 
 def test_a_full_disk_ends_the_run_and_a_rerun_goes_on(
@@ -266,7 +261,7 @@ def test_a_full_disk_ends_the_run_and_a_rerun_goes_on(
     shuffle = plan(small_disk, tables, MANY)
     kept = [path for path in shuffle.paths("views", len(shuffle.groups)) if is_complete(path)]
     assert kept
-    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    remount(small_disk, "size=20m")
     left = next(steps(shuffle))
     assert len(left) == len(shuffle.groups) - len(kept)
     assert rows_of(finish(plan(small_disk, tables, MANY))) == expected
