@@ -22,6 +22,15 @@ class Batch:
         facts = "/".join([*self.keys, *map(str, self.digests)])
         return hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
 
+    @property
+    def files(self) -> int:
+        """Number of videos or episodes that its inputs are of."""
+        ids = (
+            getattr(one[0], "video_id", key)
+            for key, one in zip(self.keys, self.inputs, strict=True)
+        )
+        return len(set(ids))
+
     def split(self) -> list["Batch"]:
         """The same work one input at a time."""
         return [

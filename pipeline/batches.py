@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from handloom.errors import UserError
 from handloom.listings import forget_listings
 from handloom.pipeline.batch import Batch
 from handloom.pipeline.job import Job
@@ -96,6 +97,22 @@ def readmit_missing(job: Job) -> None:
         arrived = {v.unit for v in sources if v.unit in missing and v.media_path}
         if arrived:
             table.drop("unit", arrived)
+
+
+def refuse_repeated(job: Job) -> None:
+    """Raise UserError for clips of videos that are there twice: every later stage goes by ids."""
+    table = job.tables["ingest"]
+    for bucket in table.buckets():
+        rows = table.columns(["clip_id", "video_id"], [bucket])
+        if pc.count_distinct(rows["clip_id"]).as_py() == len(rows):
+            continue
+        ids, video_ids = rows["clip_id"].to_pylist(), rows["video_id"].to_pylist()
+        clip, count = Counter(ids).most_common(1)[0]
+        raise UserError(
+            f"ingest has clip {clip} of video {video_ids[ids.index(clip)]!r} {count} times: the "
+            "adapter lists that video more than once, and is expected to list each once, with all "
+            "its spans. Correct that and run the same command again."
+        )
 
 
 def reject_duplicates(job: Job) -> None:

@@ -131,9 +131,9 @@ def plan(args: Sequence[str]) -> None:
         _check_inputs(job)
         listed, lines = _count_source(job, counting)
     _print_lines(lines)
-    _print_stored(job)
+    stay = _print_stored(job)
     _print_lines([*costs.planned(job, listed), _caption_advice(job)])
-    _print_lines(list(_estimated(job, own["plan"], listed)))
+    _print_lines(list(_estimated(job, own["plan"], listed, stay)))
 
 
 @dataclass(frozen=True)
@@ -280,9 +280,9 @@ def _by_reason(counts: Counter[str]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common())
 
 
-def _estimated(job: Job, options: PlanOptions, listed: int) -> Iterator[str]:
-    """Lines on what a run over all clips costs."""
-    basis = estimate.measured(probe(job, options.probe)) if options.probe else estimate.stated(job)
+def _estimated(job: Job, options: PlanOptions, listed: int, stay: dict[str, int]) -> Iterator[str]:
+    """Lines on what a run over all clips costs, and what is left of it."""
+    basis = estimate.measured(*probe(job, options.probe)) if options.probe else estimate.stated(job)
     if basis is None:
         yield "costs: of robot episodes no rates are stated; --plan.probe 50 tries some of these"
         return
@@ -290,12 +290,21 @@ def _estimated(job: Job, options: PlanOptions, listed: int) -> Iterator[str]:
     gpus = options.gpus or 0
     found = estimate.costs(basis, listed, cores or 1, gpus)
     yield from estimate.lines(basis, found, cores or 1, gpus)
+    if any(stay.values()):
+        left = estimate.costs(basis, listed, cores or 1, gpus, stay)
+        yield f"  left to do of it: {estimate.hours(left)} on these"
 
 
-def _print_stored(job: Job) -> None:
-    """Print what is stored of each stage, what is left to do, and what would be thrown away."""
+def _print_stored(job: Job) -> dict[str, int]:
+    """Print what is stored of each stage, what is left to do, and what would be thrown away.
+
+    Returns:
+        Rows by stage that would stay, as far as that is known.
+    """
     renewed = {loss.stage: loss for loss in lost_to_settings(job)}
-    losses = {loss.stage: loss for loss in lost_to_inputs(job, {*renewed}, _print_foreseen)}
+    found, renewal = lost_to_inputs(job, {*renewed}, _print_foreseen)
+    losses = {loss.stage: loss for loss in found}
+    stay = {}
     for stage, table in job.tables.items():
         if stage in renewed:
             rows = renewed[stage].rows
@@ -311,8 +320,12 @@ def _print_stored(job: Job) -> None:
             if isinstance(job.stages[stage], TableStage) and (renewed or losses):
                 more = ", made again where anything that it reads changes"
             print(f"{stage}: {table.clip_count()} rows stored{more}")
+            stay[stage] = table.clip_count() - (losses[stage].rows if stage in losses else 0)
+        if stage == "ingest" and renewal:
+            print(renewal)
         if stage in losses:
             print(losses[stage])
+    return stay
 
 
 def _print_foreseen(clips: int) -> None:

@@ -32,6 +32,7 @@ from handloom.pipeline.batches import (
     drop_outdated,
     forget_failed,
     readmit_missing,
+    refuse_repeated,
     reject_duplicates,
     remaining,
 )
@@ -258,6 +259,7 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
         drop_repeated(table, "unit" if name == "ingest" else "clip_id")
     if name == "ingest":
         reject_duplicates(job)
+        refuse_repeated(job)
         card.write(table, job.config.ingest, job.cache)
     merge_parts(table)
     record.finish()

@@ -6,12 +6,13 @@ a stage x seconds of a worker for each, over the workers, plus what a run takes 
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from handloom.errors import UserError
 from handloom.pipeline.job import Job
-from handloom.pipeline.probe import Measured, Probe
+from handloom.pipeline.probe import Listed, Measured, Probe
+from handloom.stages.tables.parts import BUCKETS
 
 CONFIDENCE = 1.645  # standard errors of a two-sided interval of 90 %
 MACHINE_ERROR = 0.1  # by which the same run takes longer or shorter on a machine that others use
@@ -45,6 +46,7 @@ class Rate:
         share: clips that come to it, of all that are ingested, 0 to 1.
         seconds: of a worker for a clip.
         stored_bytes: its table takes for a clip.
+        part_bytes: it takes for each of its parts, beside that.
         error: standard error of share x seconds, as a share of it.
         gpus: that each worker has.
     """
@@ -54,6 +56,7 @@ class Rate:
     stored_bytes: float
     error: float
     gpus: float = 0.0
+    part_bytes: float = 0.0
 
 
 # Core seconds and bytes for a clip of 5 s of 720p, by `plan --plan.probe 200` on one core of an AMD
@@ -84,6 +87,7 @@ class Basis:
         shard_bytes: for a kept clip.
         memory_bytes: of the run on the machine that it was tried on.
         told: where it comes from.
+        parts: of each table, in the end.
     """
 
     rates: dict[str, Rate]
@@ -94,6 +98,7 @@ class Basis:
     shard_bytes: float
     memory_bytes: float
     told: str
+    parts: int = BUCKETS
 
 
 def stated(job: Job) -> Basis | None:
@@ -111,40 +116,43 @@ def stated(job: Job) -> Basis | None:
     )  # fmt: skip
 
 
-def measured(found: Probe) -> Basis:
-    """The rates of a sample's run."""
+def measured(found: Probe, listed: Listed) -> Basis:
+    """The rates of the samples' runs.
+
+    Args:
+        found: what they told.
+        listed: what the annotations list.
+    """
     ingested = max(1, found.ingested)
-    rates = {name: _rate(name, stage, ingested, found.runs) for name, stage in found.stages.items()}
-    in_workers = sum(stage.spent.seconds for stage in found.stages.values()) / found.workers
-    by_tables = sum(
-        rates[name].seconds * stage.entered
+    rates = {
+        name: _rate(name, stage, listed.files, ingested, found.runs)
         for name, stage in found.stages.items()
-        if not stage.spent.clips
-    )
-    fixed_s = max(0.0, found.wall_s - in_workers - by_tables - PACK_S * found.kept)
+    }
     return Basis(
         rates,
         found.kept / ingested,
         _share_error(found.kept / ingested, found.runs),
         found.ingested / max(1, found.listed),
-        fixed_s,
+        found.fixed_s,
         found.shard_bytes / max(1, found.kept),
         found.peak_bytes,
-        f"{found.ingested:,} clips of its own in {found.wall_s:.0f} s on {found.workers} cores",
+        f"{found.tried:,} clips of its own in {found.wall_s:.0f} s on {found.workers} cores",
+        round(BUCKETS * (1 - (1 - 1 / BUCKETS) ** listed.units)),  # buckets that are not empty
     )
 
 
-def _rate(name: str, stage: Measured, ingested: int, runs: int) -> Rate:
+def _rate(name: str, stage: Measured, files: float, ingested: int, runs: int) -> Rate:
     share = stage.entered / ingested
     by_workers = stage.spent.clips > 0
-    seconds = (
-        stage.spent.rate
-        if by_workers
-        else TABLE_STEPS_S.get(name, stage.seconds / max(1, stage.entered))
-    )
-    error = min(1.0, stage.spent.error) if by_workers else 0.5
-    stored = stage.stored_bytes / max(1, stage.entered)
-    return Rate(share, seconds, stored, math.hypot(error, _share_error(share, runs)), stage.gpus)
+    if by_workers:
+        for_clip, for_file = stage.spent.rates
+        seconds, error = for_clip + files * for_file, min(1.0, stage.spent.error)
+    else:
+        seconds = TABLE_STEPS_S.get(name, stage.seconds / max(1, stage.entered))
+        error = 0.5
+    error = math.hypot(error, _share_error(share, runs))
+    stored_bytes, part_bytes = stage.stored.rates
+    return Rate(share, seconds, stored_bytes, error, stage.gpus, part_bytes)
 
 
 def _share_error(share: float, runs: int) -> float:
@@ -177,17 +185,23 @@ class Costs:
     size_error: float
 
 
-def costs(basis: Basis, listed: int, cores: int, gpus: int) -> Costs:
-    """The costs of a run over all clips.
+def costs(
+    basis: Basis, listed: int, cores: int, gpus: int, done: Mapping[str, float] = {}
+) -> Costs:
+    """The costs of a run over all clips, or of what is left of it.
 
     Args:
         basis: the rates.
         listed: clips that the annotations list.
         cores: that it would have.
         gpus: that it would have.
+        done: rows by stage that are stored and stay.
     """
     clips = listed * basis.clips
-    work_s = {name: clips * rate.share * rate.seconds for name, rate in basis.rates.items()}
+    work_s = {
+        name: max(0.0, clips * rate.share - done.get(name, 0)) * rate.seconds
+        for name, rate in basis.rates.items()
+    }
     work_s["pack"] = clips * basis.kept * PACK_S
     gpu_s = {name: work_s[name] * rate.gpus for name, rate in basis.rates.items() if rate.gpus}
     on_cores = sum(s for name, s in work_s.items() if name not in gpu_s)
@@ -196,6 +210,7 @@ def costs(basis: Basis, listed: int, cores: int, gpus: int) -> Costs:
     variance = sum((work_s[name] * rate.error) ** 2 for name, rate in basis.rates.items())
     error = CONFIDENCE * math.sqrt(variance) / max(1e-9, sum(work_s.values()))
     stored = clips * sum(rate.share * rate.stored_bytes for rate in basis.rates.values())
+    stored += basis.parts * sum(rate.part_bytes for rate in basis.rates.values())
     return Costs(
         clips, work_s, gpu_s, wall_s, math.hypot(error, MACHINE_ERROR), stored,
         clips * basis.kept * basis.shard_bytes, CONFIDENCE * basis.kept_error + MACHINE_ERROR,
@@ -210,15 +225,26 @@ def lines(basis: Basis, found: Costs, cores: int, gpus: int) -> Iterator[str]:
             on = f", {_duration(found.gpu_s[name])} of a GPU" if name in found.gpu_s else ""
             yield f"  {name}: {_duration(seconds)} of a core{on}"
     machine = f"{cores:,} cores" + (f" and {gpus:,} GPUs" if gpus else "")
-    core_h, gpu_h = sum(found.core_s.values()) / 3600, sum(found.gpu_s.values()) / 3600
-    yield (
-        f"  in all {core_h:,.2f} core-hours, {gpu_h:,.2f} GPU-hours +- {found.error:.0%}: "
-        f"{_duration(found.wall_s)} on {machine}, {_duration(basis.fixed_s)} of them in any case"
-    )
+    yield f"  in all {hours(found)} on {machine}, {_duration(basis.fixed_s)} of them in any case"
+    if gpus and not found.gpu_s:
+        yield "  the GPUs change nothing here: these rates are of cores, and none of a GPU is known"
     yield (
         f"  disk {_size(found.table_bytes)} of tables and {_size(found.shard_bytes)} of shards "
         f"+- {found.size_error:.0%}; memory {_size(basis.memory_bytes)}"
     )
+
+
+def hours(found: Costs) -> str:
+    """Core-hours, GPU-hours and the time from start to end."""
+    core_h, gpu_h = sum(found.core_s.values()) / 3600, sum(found.gpu_s.values()) / 3600
+    return (
+        f"{_hours(core_h)} core-hours, {_hours(gpu_h)} GPU-hours +- {found.error:.0%}: "
+        f"{_duration(found.wall_s)}"
+    )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.3f}" if 0 < hours < 1 else f"{hours:,.2f}"
 
 
 def _duration(seconds: float) -> str:

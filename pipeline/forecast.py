@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from handloom.pipeline.job import Job
 from handloom.stages.ingest.foresight import foreseen
 from handloom.stages.ingest.videos import Ingest
@@ -34,6 +37,27 @@ class Loss:
         return f"{self.stage}: {most}{self.rows:,} rows thrown away, since {self.why}"
 
 
+@dataclass(frozen=True)
+class Renewal:
+    """Clips of annotations that `ingest` reads anew, beside the stored ones.
+
+    Attributes:
+        new: without a stored row.
+        gone: stored ones that are not listed any more.
+        unopened: files that were not opened yet, whose clips are in neither count.
+    """
+
+    new: int
+    gone: int
+    unopened: int
+
+    def __str__(self) -> str:
+        files = f"; besides, {self.unopened:,} files to open first" if self.unopened else ""
+        most = "up to " if self.unopened else ""  # theirs look as if they were gone
+        gone = f", {most}{self.gone:,} stored ones not listed any more" if self.gone else ""
+        return f"ingest: {self.new:,} new clips{gone}{files}"
+
+
 def lost_to_settings(job: Job) -> Iterator[Loss]:
     """The tables whose rows were made with other settings."""
     for name in job.flow:
@@ -43,7 +67,9 @@ def lost_to_settings(job: Job) -> Iterator[Loss]:
             yield Loss(name, rows, ", ".join(changes))
 
 
-def lost_to_inputs(job: Job, renewed: set[str], say: Callable[[int], None]) -> list[Loss]:
+def lost_to_inputs(
+    job: Job, renewed: set[str], say: Callable[[int], None]
+) -> tuple[list[Loss], Renewal | None]:
     """Rows whose clips have other values now, of stages with the settings they had.
 
     Where `ingest` has to read the annotations anew, what it will make of them is found out first,
@@ -53,6 +79,9 @@ def lost_to_inputs(job: Job, renewed: set[str], say: Callable[[int], None]) -> l
         job: the run, which does not go on meanwhile.
         renewed: stages that are made anew, by `lost_to_settings`.
         say: is given the number of clips that were looked at so far, now and then.
+
+    Returns:
+        The losses, and what the annotations list now where videos' are read anew.
     """
     kept = [
         name
@@ -62,16 +91,32 @@ def lost_to_inputs(job: Job, renewed: set[str], say: Callable[[int], None]) -> l
         and job.tables[name].parts()
     ]
     if not kept:
-        return []
+        return [], None
     ingest = job.stages["ingest"]
     if "ingest" not in renewed:
-        return list(_outdated(job, kept, renewed, job.tables))
+        return list(_outdated(job, kept, renewed, job.tables)), None
     if not isinstance(ingest, Ingest):
         why = "their episodes are read again and may have changed"
-        return [Loss(name, job.tables[name].row_count(), why, is_bound=True) for name in kept]
+        return [Loss(name, job.tables[name].row_count(), why, True) for name in kept], None
     with tempfile.TemporaryDirectory() as folder:
-        table = foreseen(ingest, Path(folder), say)
-        return list(_outdated(job, kept, renewed, {**job.tables, "ingest": table}))
+        table, unopened = foreseen(ingest, Path(folder), say)
+        stored = Table(job.folder("ingest"), read_marker(job.folder("ingest"))["fingerprint"])
+        losses = list(_outdated(job, kept, renewed, {**job.tables, "ingest": table}))
+        new, gone = _differing(stored, table)
+        return losses, Renewal(new, gone, unopened)
+
+
+def _differing(stored: Table, now: Table) -> tuple[int, int]:
+    """Clips that are in one table alone: in the later one, and in the earlier one."""
+    new = gone = 0
+    for bucket in {*stored.buckets(), *now.buckets()}:
+        before, after = (
+            table.columns(["clip_id"], [bucket])["clip_id"].cast(pa.string())
+            for table in (stored, now)
+        )
+        both = pc.sum(pc.is_in(after, value_set=before)).as_py() or 0
+        new, gone = new + len(after) - both, gone + len(before) - both
+    return new, gone
 
 
 def _outdated(job: Job, names: list[str], renewed: set[str], tables: Tables) -> Iterator[Loss]:

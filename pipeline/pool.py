@@ -251,7 +251,7 @@ class Pool:
         else:
             self.free.append(job.worker)
             seconds = time.monotonic() - job.since
-            self.spent.add(sum(counts.values()), seconds / self.concurrency)
+            self.spent.add(sum(counts.values()), seconds / self.concurrency, job.batch.files)
             yield counts
 
     def _lost(self, job: "_Running", error: Exception) -> Iterator[Counts]:

@@ -17,19 +17,23 @@ from handloom.stages.tables.rows import Clip, Row
 CLIPS_AT_A_TIME = 250_000  # in memory, some 250 MB
 
 
-def foreseen(ingest: Ingest, folder: Path, say: Callable[[int], None]) -> Table:
+def foreseen(ingest: Ingest, folder: Path, say: Callable[[int], None]) -> tuple[Table, int]:
     """The table that `ingest` would write, as far as it can be known; written into a folder.
 
     Args:
         ingest: the stage, with its data folder and cache.
         folder: an empty folder.
         say: is given the number of clips so far, now and then.
+
+    Returns:
+        The table, and how many files would have to be opened first, whose clips it lacks.
     """
     table = Table(folder, "foreseen" * 2)
     waiting: dict[str, list[Row]] = defaultdict(list)
-    clips = written = 0
+    clips = written = unopened = 0
     for source in ingest.sources():
         if not _is_known(ingest, source):
+            unopened += 1
             continue
         rows = run_isolated(ingest, (source,))
         waiting[bucket_of(source.bucket_key)] += rows
@@ -39,7 +43,7 @@ def foreseen(ingest: Ingest, folder: Path, say: Callable[[int], None]) -> Table:
             written = clips
             say(clips)
     _write(table, waiting, str(written))
-    return table
+    return table, unopened
 
 
 def _write(table: Table, waiting: dict[str, list[Row]], name: str) -> None:

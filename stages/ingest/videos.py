@@ -19,6 +19,7 @@ from handloom.stages.datasets.source import (
     refuse_outside,
 )
 from handloom.stages.ingest.probes import Probes
+from handloom.stages.ingest.spans import once_each
 from handloom.stages.ingest.texts import storable_row, storable_source
 from handloom.stages.media.container import MAX_PIXELS
 from handloom.stages.media.frame_transform import FrameOptions
@@ -41,7 +42,7 @@ class Ingest(Stage, FrameOptions):
 
     name: ClassVar[str] = "ingest"
     row_type: ClassVar[type[Row]] = Clip
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     dataset: str = "ego4d"
     """Name that the clips carry."""
@@ -145,9 +146,12 @@ class Ingest(Stage, FrameOptions):
         return CutRule(min_s=self.min_seconds, max_s=self.max_seconds)
 
     def _spans(self, video: SourceVideo) -> tuple[Span, ...]:
-        if video.raw is None or self.adapter.cut is None:
-            return video.spans
-        return self.adapter.cut(video, self._rule())
+        cut = self.adapter.cut if video.raw is not None else None
+        spans = cut(video, self._rule()) if cut else video.spans
+        return once_each(spans, lambda span: self._id(video, span))
+
+    def _id(self, video: SourceVideo, span: Span) -> str:
+        return clip_id(self.dataset, video.unit, span.start_s, span.end_s)
 
     def _fit(self, video: SourceVideo, span: Span, facts: MediaFacts) -> Clip:
         """Clamp a span to the pictures; what lies beyond them is rejected, or failed if cut off."""
@@ -177,7 +181,7 @@ class Ingest(Stage, FrameOptions):
 
     def _clip(self, video: SourceVideo, span: Span, reason: str, **values: Any) -> Clip:
         row = {
-            "clip_id": clip_id(self.dataset, video.unit, span.start_s, span.end_s),
+            "clip_id": self._id(video, span),
             "status": "rejected" if reason else "ok",
             "reason": reason,
             "dataset": self.dataset,

@@ -32,7 +32,8 @@ def test_the_interval_of_a_rate_holds_the_true_rate_five_times_in_six_or_oftener
         for _ in range(15):
             clips = int(rng.integers(1, 33))
             spent.add(clips, clips * true * float(rng.lognormal(-0.125, 0.5)))
-        holds += abs(spent.rate - true) <= 1.645 * spent.error * spent.rate
+        rate = spent.rates[0]
+        holds += abs(rate - true) <= 1.645 * spent.error * rate
     assert 830 < holds < 950
 
 
@@ -45,10 +46,29 @@ def test_what_batches_took_is_stored_and_goes_on() -> None:
         elif number > 4:
             one.add(number, number * 0.5)
     assert one == both
-    assert one.rate == pytest.approx(0.5)
+    assert one.rates == (pytest.approx(0.5), 0)
     assert one.error == pytest.approx(0, abs=1e-6)
     assert Spent.of(None) == Spent()
     assert math.isinf(Spent().error)
+
+
+def test_what_a_clip_and_what_opening_a_file_takes_are_told_apart() -> None:
+    """Single clips of many files, then runs of neighbours: neither alone tells the two apart."""
+    single, together = Spent(), Spent()
+    for number in range(20):
+        single.add(number % 3 + 1, 0.3 * (number % 3 + 1) + 0.2 * (number % 3 + 1), number % 3 + 1)
+        together.add(32, 0.3 * 32 + 0.2, 1)
+    assert single.rates == (pytest.approx(0.5), 0)
+    assert together.rates == (pytest.approx(0.3 + 0.2 / 32), 0)
+    assert (single + together).rates == (pytest.approx(0.3), pytest.approx(0.2))
+    assert (single + together).error == pytest.approx(0, abs=1e-6)
+
+
+def test_no_file_takes_less_than_nothing() -> None:
+    spent = Spent()
+    for number in range(1, 20):
+        spent.add(number, 0.5 * number - 0.1 * (number % 4), number % 4)
+    assert spent.rates == (pytest.approx(spent.seconds / spent.clips), 0)
 
 
 def test_runs_of_clips_are_drawn_alike_and_whatever_their_order() -> None:
@@ -95,6 +115,22 @@ def test_costs_follow_the_clips_and_the_cores() -> None:
     assert one.shard_bytes == pytest.approx(5_500 * 1000)
 
 
+def test_what_is_stored_and_stays_is_not_left_to_do() -> None:
+    rates = {"hands": Rate(1.0, 0.2, 100, 0.1), "tokens": Rate(0.5, 1.0, 50, 0.1)}
+    basis = Basis(rates, 0.5, 0.05, 1.0, 60.0, 1000, 2e9, "a table")
+    left = costs(basis, 1_000, 2, 0, {"hands": 900, "tokens": 600})
+    assert left.core_s["hands"] == pytest.approx(20)
+    assert left.core_s["tokens"] == 0  # 100 more than a share of the clips: no less than nothing
+    whole = costs(basis, 1_000, 2, 0)
+    assert (left.table_bytes, left.shard_bytes) == (whole.table_bytes, whole.shard_bytes)
+
+
+def test_tables_of_few_clips_are_mostly_what_a_part_takes() -> None:
+    rates = {"hands": Rate(1.0, 0.2, 100, 0.1, part_bytes=20_000)}
+    basis = Basis(rates, 0.5, 0.05, 1.0, 60.0, 1000, 2e9, "a table", parts=7)
+    assert costs(basis, 1_000, 2, 0).table_bytes == pytest.approx(100_000 + 140_000)
+
+
 def test_work_on_gpus_counts_apart_and_goes_on_meanwhile() -> None:
     rates = {"hands": Rate(1.0, 0.2, 0, 0.1), "tokens": Rate(0.5, 0.02, 0, 0.1, gpus=0.5)}
     found = costs(Basis(rates, 0.5, 0.05, 1.0, 0.0, 0, 0, ""), 100_000, 10, 1)
@@ -114,7 +150,10 @@ def test_plan_states_costs_and_writes_nothing(here: Cli, miniature: Path, tmp_pa
     assert run.returncode == 0, run.stderr
     assert "costs, from stated rates" in run.stdout
     assert re.search(r"in all [\d.]+ core-hours, 0.00 GPU-hours .* on 64 cores", run.stdout)
+    assert "GPUs change nothing" not in run.stdout
     assert not out.exists()
+    told = here("plan", "sample", "--data", miniature, "--out", out, "--plan.gpus", 8).stdout
+    assert "the GPUs change nothing here: these rates are of cores" in told
 
 
 @pytest.mark.slow

@@ -76,6 +76,8 @@ def test_an_edited_caption_costs_one_caption(
     ), planned
     assert "caption: 1 rows thrown away, since their clips have changed" in planned
     assert not re.search(r"^(hands|tokens): .*thrown away", planned, re.M), planned
+    assert re.search(r"^ingest: 0 new clips$", planned, re.M), planned
+    assert re.search(r"^  left to do of it: 0\.00\d? core-hours", planned, re.M), planned
 
     kept = files(out, "hands", "tokens")
     run = here(*options("curate", data, out, tiny_vqgan))
@@ -121,6 +123,10 @@ def test_a_moved_span_is_searched_and_encoded_again_alone(
     told = {s: int(n) for s, n in re.findall(r"^(\w+): (\d+) rows thrown away", planned, re.M)}
     run = here(*options("curate", data, out, tiny_vqgan, *changed))
     assert run.returncode == 0, run.stdout + run.stderr
+    now = rows(out, "ingest").keys()
+    new, gone = now - before["ingest"].keys(), before["ingest"].keys() - now
+    missing = f", {len(gone)} stored ones not listed any more" if gone else ""
+    assert f"ingest: {len(new)} new clips{missing}\n" in planned
     for stage in BY_CLIP:
         after = rows(out, stage)
         same = {i for i, row in before[stage].items() if after.get(i) == row}

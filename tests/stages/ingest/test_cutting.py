@@ -91,7 +91,10 @@ def test_the_seconds_without_hands_are_a_piece_with_its_reason() -> None:
     assert without.end_s - without.start_s > 10.0
 
 
-@given(st.lists(st.tuples(st.floats(-2.0, 22.0), st.floats(0.0, 3.0)), max_size=6))
+SECONDS = (st.integers(-2_000, 22_000), st.integers(0, 3_000))  # in milliseconds
+
+
+@given(st.lists(st.tuples(*(ms.map(lambda n: n / 1000) for ms in SECONDS)), max_size=6))
 def test_shots_and_the_blends_between_them_tile(changes: list[tuple[float, float]]) -> None:
     given_changes = [Transition(at_s, at_s + length_s) for at_s, length_s in changes]
     found = cutting.runs(0.0, 20.0, given_changes)
