@@ -52,6 +52,9 @@ COMMANDS = {
         "SHARDS",
         stores=True,
     ),
+    "edit": Command(
+        "drop, relabel, move clips of shards; join folders", "handloom.commands:edit", "SHARDS"
+    ),
     "sample": Command(
         "write a miniature of a dataset in its official layout",
         "handloom.commands:sample",

@@ -42,6 +42,38 @@ def inspect(command: InspectCommand) -> None:
 
 
 @dataclass(frozen=True)
+class EditCommand:
+    """Drop, relabel and move clips of finished shards, and join folders of shards into one.
+
+    A new folder is written; shards that do not change are linked into it.
+    """
+
+    shards: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders with manifest.json; of several one folder is made."""
+    out: Path
+    """The new folder."""
+    edits: Path | None = None
+    """CSV, JSONL or Parquet with the column clip_id and any of drop (true or false), caption, split
+    (train or val)."""
+    licences: tuple[str, ...] = ()
+    """Licence classes that may go together; by default any single one."""
+
+
+def edit(command: EditCommand) -> None:
+    """Write the edited folder and say what was done."""
+    from handloom.stages.pack.edit import edit_by_file
+
+    if not command.shards:
+        raise UserError("name one or more folders of shards.")
+    done = edit_by_file([*command.shards], command.out, command.edits, command.licences)
+    counts = ", ".join(
+        f"{done.clips[name]:,} {name}" for name in ("dropped", "relabelled", "moved")
+    )
+    print(f"clips: {counts}\nshards: {done.same:,} as they were, {done.written:,} written\n"
+          f"{command.out}")  # fmt: skip
+
+
+@dataclass(frozen=True)
 class SampleCommand:
     """Write a miniature of a dataset, rendered, in its official layout."""
 

@@ -51,7 +51,7 @@ MORE_DOORS = {  # files of stage folders that others import too
     "ingest": {"videos", "folder", "episodes", "card", "probes", "foresight"},
     "hands": {"activity"},  # by which `ingest` cuts
     "duplicates": {"fingerprints"},  # computed by `hands`, which has decoded the frames
-    "pack": {"fidelity", "statistics", "stretches"},
+    "pack": {"edit", "fidelity", "statistics", "stretches"},
     "report": {"captions", "gallery", "page"},  # no stages: the driver calls them
 }
 READERS = {"pack", "report"}  # of every stage
