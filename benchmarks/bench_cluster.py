@@ -37,9 +37,11 @@ import psutil
 import ray
 from virtual_cluster import Cluster, Node
 
+from handloom.pipeline import dag
 from handloom.pipeline.batch import Batch
 from handloom.pipeline.batches import count_remaining, remaining
 from handloom.pipeline.dag import _compute, pool_size
+from handloom.pipeline.folding import FoldElsewhere
 from handloom.pipeline.pool import Pool
 from handloom.pipeline.progress import Heartbeat, Reporter
 from handloom.pipeline.recipes import Run, ego4d, row_stages
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=18, help="real: with workers")
     parser.add_argument("--light", action="store_true", help="real: rows of ids alone")
     parser.add_argument("--unfolded", action="store_true", help="real: parts stay as they are")
+    parser.add_argument("--fold-here", action="store_true", help="real: the driver folds parts")
     parser.add_argument("--here", action="store_true", help="run one step in this process")
     options = parser.parse_args()
     if options.here:
@@ -89,6 +92,7 @@ def main() -> None:
             numbers = [f"--{n}={getattr(options, n)}" for n in ("rounds", "seconds", "processes")]
             command = [sys.executable, __file__, str(options.out), step, "--here", *numbers]
             command += [f"--{name}" for name in ("light", "unfolded") if getattr(options, name)]
+            command += ["--fold-here"] * options.fold_here
             subprocess.run(command, check=True)
 
 
@@ -240,10 +244,20 @@ def row_of(clip_id: str, is_light: bool) -> Row:
     )  # fmt: skip
 
 
+class FoldHere(FoldElsewhere):
+    """Folds in the process that hands out batches."""
+
+    def __call__(self, table: Table) -> int:
+        """Do one round."""
+        return folding.fold_parts(table)
+
+
 def measure_real(options: argparse.Namespace) -> None:
     """Both pools on a real Ray, batches coming in as often as on the large cluster."""
     if options.unfolded:
         folding.EVERY = 10**9
+    if options.fold_here:
+        dag.FoldElsewhere = FoldHere  # type: ignore[misc]
     processes = {"hands": options.processes * 8 // 9, "tokens": options.processes // 9}
     cpus, gpus = sum(processes.values()), processes["tokens"]
     with tempfile.TemporaryDirectory() as scratch, cores(cpus, gpus):
@@ -277,7 +291,7 @@ def measure_real(options: argparse.Namespace) -> None:
         time.sleep(10.0)  # the first batches all began at once
         before, begun, clips = used(), time.perf_counter(), dict(done)
         time.sleep(options.seconds)
-        after, wall_s = used(), time.perf_counter() - begun
+        after, wall_s, folder_mb = used(), time.perf_counter() - begun, folders_mb()
         worked = {name: done[name] - clips[name] for name in WORKERS}
         stop.set()
         for thread in threads:
@@ -296,7 +310,8 @@ def measure_real(options: argparse.Namespace) -> None:
     driver = shares["driver"] * wall_s / batches
     print(
         f"real: {batches / wall_s:.0f} batches/s; of a core: {told}; the driver takes "
-        f"{driver * 1e3:.2f} ms a batch, peak {peak_mb():,.0f} MB",
+        f"{driver * 1e3:.2f} ms a batch, peak {peak_mb():,.0f} MB; folding processes "
+        f"{', '.join(f'{mb:,.0f}' for mb in folder_mb) or 0} MB",
         flush=True,
     )
 
@@ -311,15 +326,27 @@ def cores(cpus: int, gpus: int = 0) -> Iterator[None]:
 
 
 def used() -> dict[str, float]:
-    """CPU seconds of this process, of Ray's own processes and of the workers."""
+    """CPU seconds of this process, of Ray's own processes, of folding and of the workers."""
     seconds = {"driver": time.process_time()}
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            name = process.name()
-            kind = name if name in ("gcs_server", "raylet") else "workers"
+            name = "folding" if folds(process) else process.name()
+            kind = name if name in ("gcs_server", "raylet", "folding") else "workers"
             times = process.cpu_times()
             seconds[kind] = seconds.get(kind, 0.0) + times.user + times.system
     return seconds
+
+
+def folds(process: psutil.Process) -> bool:
+    """Whether a process folds parts."""
+    return "".join(process.cmdline()[:1]).startswith("ray::Folder")
+
+
+def folders_mb() -> list[float]:
+    """Resident memory of the processes that fold parts, less what they share with others."""
+    found = [one for one in psutil.Process().children(recursive=True) if folds(one)]
+    facts = [process.memory_info() for process in found]
+    return [(one.rss - one.shared) / 1024**2 for one in facts]
 
 
 def measure_calls(options: argparse.Namespace) -> None:

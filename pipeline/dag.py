@@ -38,6 +38,7 @@ from handloom.pipeline.batches import (
 )
 from handloom.pipeline.crew import Crew
 from handloom.pipeline.display import Display
+from handloom.pipeline.folding import FoldElsewhere
 from handloom.pipeline.job import Job
 from handloom.pipeline.losses import DEATHS, is_loss, is_of_cluster
 from handloom.pipeline.packing import pack, write_report
@@ -277,7 +278,7 @@ def _compute(
     counts_later = reporter.line.total is None and name not in ahead
     counting = counted_later(job, name, reporter) if counts_later else None
     try:
-        with Folding(job.tables[name]) as folding:
+        with FoldElsewhere() as fold, Folding(job.tables[name], fold) as folding:
             for counts in work:
                 record.add(sum(counts.values()))
                 reporter.advance(dict(counts))

@@ -40,7 +40,8 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 # Their tests share one Ray, in one process; the longest lane, so it begins first.
 RAY_LANE = ("whole_runs/", "pipeline/test_adding", "pipeline/test_costs", "pipeline/test_crew",
-            "pipeline/test_pool", "pipeline/test_shuffling", "pipeline/test_cluster")  # fmt: skip
+            "pipeline/test_pool", "pipeline/test_shuffling", "pipeline/test_cluster",
+            "pipeline/test_folding")  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

@@ -1,13 +1,13 @@
 """Folding the parts of a table while a stage works, so that its folder stays small.
 
-A thread of the stage's process folds after every thousand parts. It lists the folder, which holds
-some thousands of files, so it need not be told their names. Small folds are folded again, as in a
-log-structured merge tree: a row is written again once for every factor of `RADIX` in the number of
-its bucket's parts.
+After every thousand parts a thread of the stage's process folds, or waits for another process to
+do it (`pipeline/folding.py`). A round lists the folder, which holds some thousands of files, so it
+need not be told their names. Small folds are folded again, as in a log-structured merge tree: a row
+is written again once for every factor of `RADIX` in the number of its bucket's parts.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -29,7 +29,13 @@ from handloom.stages.tables.folds import (
     read_leaves,
     write_fold,
 )
-from handloom.stages.tables.listing import MERGING, end_replacing, part_names, replace_files
+from handloom.stages.tables.listing import (
+    MERGING,
+    end_replacing,
+    go_on_replacing,
+    part_names,
+    replace_files,
+)
 from handloom.stages.tables.parts import Table
 
 EVERY = 1024  # parts that are written between two rounds
@@ -47,14 +53,15 @@ def rewriting(table: Table) -> Lock:
 
 
 class Folding:
-    """Folds a table's parts in a thread, as they are written.
+    """Has a table's parts folded as they are written, by a thread that calls `fold`.
 
     Args:
         table: of a stage that works; who else rewrites its parts holds `rewriting`.
+        fold: does one round, as `fold_parts` does.
     """
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
+    def __init__(self, table: Table, fold: Callable[[Table], int] | None = None) -> None:
+        self.table, self.fold = table, fold or fold_parts
         self.waiting = EVERY  # so that a round looks at what a killed run has left
         self.ends = False
         self.round: Future[None] | None = None
@@ -90,17 +97,35 @@ class Folding:
             self.round.result()
 
     def _rounds(self) -> None:
-        while fold_parts(self.table) >= ROUND and not self.ends:
+        while self.fold(self.table) >= ROUND and not self.ends:
             pass
+
+
+def has_work(table: Table) -> bool:
+    """Whether a round would fold anything."""
+    forget_listings(table.folder)
+    return bool(chosen(part_names(table.folder, table.fingerprint)))
 
 
 def fold_parts(table: Table) -> int:
     """One round: fold where a bucket has many files, or the table; returns the files folded.
 
-    A killed round is completed by `merging.complete_merges`.
+    A killed round is completed by `end_killed_round` while the stage goes on, and by
+    `merging.complete_merges` when it begins again.
     """
     with rewriting(table):
         return _fold_parts(table)
+
+
+def end_killed_round(table: Table) -> None:
+    """Complete a round whose process is gone, or undo it; others may read and write meanwhile.
+
+    As long as nothing is recorded as replaced, all parts lie there, and the folds can go.
+    """
+    forget_listings(table.folder)
+    go_on_replacing(table.folder)
+    for path in table.folder.glob(f"*.parquet{MERGING}*"):
+        path.unlink(missing_ok=True)
 
 
 def _fold_parts(table: Table) -> int:

@@ -83,9 +83,20 @@ def replace_files(folder: Path, replaced: Mapping[str, Sequence[str]]) -> None:
         return
     write_text(folder / REPLACED, json.dumps({key: list(replaced[key]) for key in replaced}))
     for name, sources in replaced.items():
-        for source in sources:
-            (folder / source).unlink(missing_ok=True)
-        rename(folder / (name + MERGING), folder / name)
+        _replace(folder, name, sources)
+
+
+def _replace(folder: Path, name: str, sources: Sequence[str]) -> None:
+    for source in sources:
+        (folder / source).unlink(missing_ok=True)
+    rename(folder / (name + MERGING), folder / name)
+
+
+def go_on_replacing(folder: Path) -> None:
+    """Let those parts take the place of others that a killed process has recorded."""
+    for name, sources in _replaced(folder / REPLACED).items():
+        if (folder / (name + MERGING)).exists():
+            _replace(folder, name, sources)
 
 
 def merging(folder: Path) -> Iterator[Path]:

@@ -13,8 +13,9 @@ import pytest
 from handloom.errors import RunError
 from handloom.pipeline.ahead import Unseen
 from handloom.stages.tables import folding, listing, merging
-from handloom.stages.tables.folding import Folding, fold_parts
+from handloom.stages.tables.folding import Folding, end_killed_round, fold_parts
 from handloom.stages.tables.folds import is_fold, leaf_names
+from handloom.stages.tables.listing import MERGING
 from handloom.stages.tables.merging import complete_merges, drop_repeated, merge_parts
 from handloom.stages.tables.parts import Table
 from handloom.stages.tables.rows import Clip, Row
@@ -120,6 +121,29 @@ def test_a_killed_fold_loses_and_doubles_nothing(
         table.clear_stale()
         assert ids(table) == sorted(written)
         assert not [name for name in content(table.folder) if not name.endswith(".parquet")]
+        if changes[0] < at:
+            return
+    raise AssertionError("the fold was killed each time")
+
+
+def test_a_round_whose_process_died_is_ended_while_the_stage_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in deaths():
+        table = Table(tmp_path / str(at), PRINT)
+        written = write(table, 20)
+        fold_parts(table)
+        written += write(table, 20, seed=1)
+        reader = table.listed()
+        with dying(monkeypatch, at) as changes, suppress(KeyboardInterrupt):
+            fold_parts(table)
+        written += write(table, 3, seed=2)
+        end_killed_round(table)
+        assert ids(table) == sorted(written)
+        assert set(ids(reader)) <= set(written)
+        assert not [name for name in content(table.folder) if MERGING in name]
+        fold_parts(table)
+        assert ids(table) == sorted(written)
         if changes[0] < at:
             return
     raise AssertionError("the fold was killed each time")
