@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from handloom.copies import copies
 from handloom.errors import unwritable
+from handloom.listings import forget_listings
 from handloom.places import StorePath
 
 
@@ -126,6 +127,16 @@ def remove_temporaries(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it, also in a store."""
+    if not isinstance(folder, StorePath):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    forget_listings(folder)
+    for path in list(folder.glob("*")):
+        remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync_tree(path: Path) -> None:

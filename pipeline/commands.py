@@ -24,7 +24,8 @@ from handloom.pipeline.failures import FAILURES, FailedClip, failed_clips, sente
 from handloom.pipeline.forecast import lost_to_inputs, lost_to_settings
 from handloom.pipeline.job import Job
 from handloom.pipeline.probe import probe
-from handloom.places import check_bucket, is_remote, trust
+from handloom.pipeline.recipes import CurateConfig
+from handloom.places import check_bucket, is_remote, place, trust
 from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
@@ -39,7 +40,7 @@ from handloom.stages.pack.fidelity import lines as fidelity_lines
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.stage import TableStage
 from handloom.stages.tables import funnel
-from handloom.stages.tables.deleted import deleted_rows
+from handloom.stages.tables.altered import altered_rows
 from handloom.stages.tables.parts import Table, open_tables, read_flow, read_marker
 
 
@@ -75,7 +76,7 @@ def run_job(job: Job) -> None:
             with whole(job.data) if is_remote(job.data) else nullcontext(job.data) as folder:
                 miniature("ego4d")(folder, seed=0)
             _check_inputs(job)
-        _print_lines(list(deleted_rows(job.tables)))
+        _print_lines(list(altered_rows(job.tables)))
         for loss in lost_to_settings(job):
             print(
                 f"{loss.stage}: computing again, since {loss.why}; {loss.rows:,} rows thrown away"
@@ -110,19 +111,27 @@ def _check_places(job: Job) -> None:
         raise UserError(
             f"--out {job.out} lies in the data folder {job.data}; name a folder outside of it."
         )
-    _check_buckets(job)
+    _check_places_of_runs(job)
 
 
-def _check_buckets(job: Job) -> None:
+def _check_places_of_runs(job: Job) -> None:
+    """Refuse buckets that are not there, and a run that is to be compared with itself."""
     check_bucket(job.data)
     check_bucket(job.out)
+    out = job.out.absolute().resolve()
+    for other in job.config.duplicates.against if isinstance(job.config, CurateConfig) else ():
+        if place(other).absolute().resolve() == out:
+            raise UserError(
+                f"--duplicates.against {other} is the run's own folder, expected those of other "
+                "runs; leave it out, since clips of one run are compared in any case."
+            )
 
 
 def plan(args: Sequence[str]) -> None:
     """Print what `curate` would do with the same arguments; write nothing."""
     about = "Print what `handloom curate` would do with the same arguments; write nothing."
     job, own = read_options(args, "plan", about, {"plan": PlanOptions()})
-    _check_buckets(job)
+    _check_places_of_runs(job)
     output.check(job.out, job.dataset)
     if _renders_its_data(job) and not job.data.is_dir():
         print(f"would render a miniature Ego4D into {job.data}, then compute every stage")
@@ -162,14 +171,14 @@ def status(command: StatusCommand) -> None:
         for name, table in tables.items():
             print(f"{name}: {table.clip_count()} rows")
         return
-    gone = list(deleted_rows(tables))
-    _print_lines(gone)
+    altered = list(altered_rows(tables))
+    _print_lines(altered)
     folders = {name: table.folder for name, table in tables.items()}
     folders["pack"] = command.out / "shards"
     unfinished = [name for name, at in folders.items() if not read_marker(at).get("finished")]
     if unfinished:
         print(f"not finished: {', '.join(unfinished)}; the counts below are of what is there")
-    is_complete = not gone and not unfinished
+    is_complete = not altered and not unfinished
     result = funnel.count(tables, complete=is_complete)
     closing_table(command.out, result, fidelity_lines.lines(tables))
     _print_failures(failed_clips(tables), command.out / FAILURES)
@@ -191,7 +200,7 @@ def report(command: ReportCommand) -> None:
         recorded_job(command.out)  # for its error about a folder that is no run's
     tables, flow = _stored_tables(command.out)
     missing = [f"{name}: its table is missing" for name in flow if name not in tables]
-    if incomplete := [*missing, *deleted_rows(tables)]:
+    if incomplete := [*missing, *altered_rows(tables)]:
         raise UserError(
             f"{'; '.join(incomplete)}. The report waits for that: run `handloom curate` again."
         )

@@ -254,7 +254,7 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
     if name in ahead:
         record.facts["rejected_after_all"] = rejected_after_all(job, name)
         record.facts["inputs"] = job.inputs(name)
-    if record.resumes:  # a worker of the task before may have written until now
+    if record.resumes or record.has_strange_rows():  # a lost worker may have written until now
         if by_clip:
             drop_outdated(job, name)
         drop_repeated(table, "unit" if name == "ingest" else "clip_id")
@@ -263,6 +263,7 @@ def run_stage(name: str, job: Job, ahead: Mapping[str, str], crew: Crew) -> Line
         refuse_repeated(job)
         card.write(table, job.config.ingest, job.cache)
     merge_parts(table)
+    table.clear_work()
     record.finish()
     return reporter.finish()
 

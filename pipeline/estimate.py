@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from handloom.errors import UserError
 from handloom.pipeline.job import Job
 from handloom.pipeline.probe import Listed, Measured, Probe
+from handloom.stages.duplicates.shuffle import FRAME_BYTES
 from handloom.stages.tables.parts import BUCKETS
 
 CONFIDENCE = 1.645  # standard errors of a two-sided interval of 90 %
@@ -49,6 +50,7 @@ class Rate:
         part_bytes: it takes for each of its parts, beside that.
         error: standard error of share x seconds, as a share of it.
         gpus: that each worker has.
+        work_bytes: its files take for a clip while it works.
     """
 
     share: float
@@ -57,19 +59,25 @@ class Rate:
     error: float
     gpus: float = 0.0
     part_bytes: float = 0.0
+    work_bytes: float = 0.0
 
 
+# Of steps that run over tables, seconds a clip (docs/scale.md).
+TABLE_STEPS_S = {"duplicates": 1e-3, "select": 5e-6, "caption": 5e-5, "episodes": 1e-3}
+STATED_FRAMES = 10  # that are sampled of a clip
 # Core seconds and bytes for a clip of 5 s of 720p, by `plan --plan.probe 200` on one core of an AMD
 # EPYC (docs/scale.md). Another dataset's clips may cost twice as much, or half.
 STATED_ERROR = 0.6
 STATED = {
     "ingest": Rate(1.0, 0.01, 200, STATED_ERROR),
     "hands": Rate(0.95, 0.35, 11_000, STATED_ERROR),
+    "duplicates": Rate(
+        0.95, TABLE_STEPS_S["duplicates"], 100, STATED_ERROR,
+        work_bytes=STATED_FRAMES * FRAME_BYTES,
+    ),
     "tokens": Rate(0.6, 0.5, 3_000, STATED_ERROR),
-}
+}  # fmt: skip
 STATED_FIXED_S, STATED_SHARD_BYTES, STATED_KEPT = 40.0, 4_500.0, 0.6
-# Of steps that run over tables, seconds a clip (docs/scale.md).
-TABLE_STEPS_S = {"duplicates": 1e-3, "select": 5e-6, "caption": 5e-5, "episodes": 1e-3}
 PACK_S = 2e-4  # a sample
 WORKER_BYTES, DRIVER_BYTES = 700e6, 700e6
 
@@ -152,7 +160,8 @@ def _rate(name: str, stage: Measured, files: float, ingested: int, runs: int) ->
         error = 0.5
     error = math.hypot(error, _share_error(share, runs))
     stored_bytes, part_bytes = stage.stored.rates
-    return Rate(share, seconds, stored_bytes, error, stage.gpus, part_bytes)
+    work_bytes = stage.work_bytes / max(1, stage.entered)
+    return Rate(share, seconds, stored_bytes, error, stage.gpus, part_bytes, work_bytes)
 
 
 def _share_error(share: float, runs: int) -> float:
@@ -171,6 +180,7 @@ class Costs:
         wall_s: from start to end.
         error: of these.
         table_bytes: tables on disk.
+        work_bytes: files on disk while a stage works, at most.
         shard_bytes: shards on disk.
         size_error: of the bytes.
     """
@@ -181,6 +191,7 @@ class Costs:
     wall_s: float
     error: float
     table_bytes: float
+    work_bytes: float
     shard_bytes: float
     size_error: float
 
@@ -211,8 +222,9 @@ def costs(
     error = CONFIDENCE * math.sqrt(variance) / max(1e-9, sum(work_s.values()))
     stored = clips * sum(rate.share * rate.stored_bytes for rate in basis.rates.values())
     stored += basis.parts * sum(rate.part_bytes for rate in basis.rates.values())
+    work_bytes = max(clips * rate.share * rate.work_bytes for rate in basis.rates.values())
     return Costs(
-        clips, work_s, gpu_s, wall_s, math.hypot(error, MACHINE_ERROR), stored,
+        clips, work_s, gpu_s, wall_s, math.hypot(error, MACHINE_ERROR), stored, work_bytes,
         clips * basis.kept * basis.shard_bytes, CONFIDENCE * basis.kept_error + MACHINE_ERROR,
     )  # fmt: skip
 
@@ -228,9 +240,10 @@ def lines(basis: Basis, found: Costs, cores: int, gpus: int) -> Iterator[str]:
     yield f"  in all {hours(found)} on {machine}, {_duration(basis.fixed_s)} of them in any case"
     if gpus and not found.gpu_s:
         yield "  the GPUs change nothing here: these rates are of cores, and none of a GPU is known"
+    working = f", {_size(found.work_bytes)} while `duplicates` works" if found.work_bytes else ""
     yield (
         f"  disk {_size(found.table_bytes)} of tables and {_size(found.shard_bytes)} of shards "
-        f"+- {found.size_error:.0%}; memory {_size(basis.memory_bytes)}"
+        f"+- {found.size_error:.0%}{working}; memory {_size(basis.memory_bytes)}"
     )
 
 

@@ -23,6 +23,7 @@ from handloom.pipeline import output
 from handloom.pipeline.job import Job
 from handloom.pipeline.spent import Spent
 from handloom.stages.datasets.source import SourceEpisode, SourceVideo
+from handloom.stages.stage import Divided
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import effort, read_marker
 
@@ -61,6 +62,7 @@ class Measured:
         spent: what batches of its workers took.
         stored: of each run, the bytes of its table (as the seconds) and the parts (as the files).
         gpus: GPUs, or the part of one, that each worker had.
+        work_bytes: its files on disk while it worked, at most, about.
     """
 
     entered: int = 0
@@ -68,6 +70,7 @@ class Measured:
     spent: Spent = field(default_factory=Spent)
     stored: Spent = field(default_factory=Spent)
     gpus: float = 0.0
+    work_bytes: float = 0.0
 
 
 @dataclass
@@ -241,12 +244,14 @@ def _read(job: Job, listed: int, runs: int, wall_s: float, peak_bytes: int) -> P
         table, marker = job.tables[name], read_marker(job.folder(name))
         entered, parts, stored = counted.stages[name].entered, table.parts(), Spent()
         stored.add(entered, sum(path.stat().st_size for path in parts), len(parts))
+        stage = job.stages[name]
         stages[name] = Measured(
             entered,
             effort(job.folder(name))[1],
             Spent.of(marker.get("spent")),
             stored,
             marker.get("gpus", 0.0),
+            stage.work_bytes(job.tables) if isinstance(stage, Divided) else 0.0,
         )
     shards = sum(path.stat().st_size for path in job.folder("pack").glob("*/*.*"))
     workers = job.config.run.workers or job.config.run.num_cpus or os.cpu_count() or 1

@@ -24,7 +24,8 @@ class Record:
     Attributes:
         inputs: what the marker of an earlier run says of the rows that it read.
         spent: what its batches took, to be counted by who runs them.
-        resumes: whether the task before this one was ended while it worked.
+        resumes: whether others may have written rows too: the task before this one was ended while
+            it worked, or there are more rows than it finished with.
     """
 
     def __init__(self, table: Table, facts: dict[str, Any], run_id: str) -> None:
@@ -36,6 +37,7 @@ class Record:
         self.inputs = stored.get("inputs")
         self.spent = Spent.of(stored.get("spent"))
         rows = self._count()
+        self.resumes = self.resumes or rows > stored.get("stored", rows)
         uncounted = max(0, rows - stored["rows"]) if "rows" in stored else 0
         is_same_run = stored.get("run") == run_id
         self.computed = stored.get("computed", 0) + uncounted
@@ -57,6 +59,10 @@ class Record:
         )
         if time.monotonic() - self.told > EVERY_S:
             self._write()
+
+    def has_strange_rows(self) -> bool:
+        """Whether there are more rows than were counted."""
+        return self._count() > self.rows
 
     def finish(self) -> None:
         """Count the rows that are stored, and write the final marker."""

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import tyro
 
 from handloom.stages.hands.rows import CONFIDENT
@@ -29,6 +28,7 @@ from handloom.stages.tables.columns import (
 )
 from handloom.stages.tables.outcomes import passed
 from handloom.stages.tables.parts import Tables, listed
+from handloom.stages.tables.reading import columns_of
 from handloom.stages.tables.rows import Row
 
 Bools = npt.NDArray[np.bool_]
@@ -177,7 +177,7 @@ class Select(TableStage):
         passing: set[str] = set()
         clips = tables["ingest"].columns(CLIP_COLUMNS, [bucket])
         for path in parts:
-            hands = pq.read_table(path, columns=list(HAND_COLUMNS))
+            hands = columns_of(path, HAND_COLUMNS)
             hands = hands.filter(pc.equal(hands["status"], "ok"))
             hands = hands.filter(pc.is_in(hands["clip_id"], value_set=clips["clip_id"]))
             unlike = dict.fromkeys(DUPLICATE_COLUMNS[1:], np.zeros(hands.num_rows))

@@ -170,6 +170,9 @@ class Divided(Protocol):
         All of a step must be done before the next is asked for. They can be pickled.
         """
 
+    def work_bytes(self, tables: Tables) -> float:
+        """Bytes on disk that those files take at most at a time, about."""
+
 
 @runtime_checkable
 class Piecewise(Protocol):

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from handloom.errors import UserError
 from handloom.places import place
 from handloom.stages.duplicates.clip_numbers import Source
 from handloom.stages.duplicates.outcome import duplicate_rows
 from handloom.stages.duplicates.rows import DuplicateRow
-from handloom.stages.duplicates.shuffle import Shuffle, plan_shuffle
+from handloom.stages.duplicates.shuffle import FRAME_BYTES, Shuffle, plan_shuffle
 from handloom.stages.duplicates.steps import Task, remove, steps
 from handloom.stages.stage import TableStage
 from handloom.stages.tables.parts import Table, Tables, open_tables
@@ -63,6 +64,15 @@ class Duplicates(TableStage):
         shuffle = self._shuffle(tables)
         if shuffle.has_own_clips:
             yield from steps(shuffle)
+
+    def work_bytes(self, tables: Tables) -> float:
+        """Bytes on disk that the tasks' files take at most, about."""
+        hands, frames = tables["hands"].listed(), 0
+        for bucket in hands.buckets():
+            rows = hands.columns(["status", "times_s"], [bucket])
+            times = rows.filter(pc.equal(rows["status"], "ok"))["times_s"]
+            frames += pc.sum(pc.list_value_length(times)).as_py() or 0
+        return FRAME_BYTES * frames
 
     def _shuffle(self, tables: Tables) -> Shuffle:
         others = [Source(open_tables(place(out)), is_own=False) for out in self.against]

@@ -12,12 +12,11 @@ read is removed. A killed run goes on with the tasks whose files are missing; an
 is read has a folder of another name.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from handloom.files import remove_temporaries, write_text
+from handloom.files import remove_temporaries, remove_tree, write_text
 from handloom.places import is_remote
 from handloom.stages.duplicates import tasks
 from handloom.stages.duplicates.clip_numbers import are_numbered, number_clips
@@ -50,22 +49,18 @@ class Task:
 
 def remove_others(shuffle: Shuffle) -> None:
     """Remove what shuffles of other states have left, and files that were cut off."""
-    if is_remote(shuffle.folder):
-        return
-    for path in shuffle.folder.parent.glob("*"):
+    for path in list(shuffle.folder.parent.glob("*")):
         if path != shuffle.folder:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
     remove_temporaries(shuffle.folder)
 
 
 def remove(shuffle: Shuffle) -> None:
     """Remove all files, and the folders where nothing else lies."""
-    for path in list(shuffle.folder.glob("*")):
-        path.unlink(missing_ok=True)
-    if not is_remote(shuffle.folder):
-        shutil.rmtree(shuffle.folder, ignore_errors=True)
-        if shuffle.folder.parent.is_dir() and not any(shuffle.folder.parent.iterdir()):
-            shuffle.folder.parent.rmdir()
+    remove_tree(shuffle.folder)
+    is_there = not is_remote(shuffle.folder) and shuffle.folder.parent.is_dir()
+    if is_there and not any(shuffle.folder.parent.iterdir()):
+        shuffle.folder.parent.rmdir()
 
 
 def steps(shuffle: Shuffle) -> Iterator[list[Task]]:

@@ -41,6 +41,7 @@ from handloom.stages.duplicates.partitions import (
     read_partition,
 )
 from handloom.stages.duplicates.shuffle import Shuffle
+from handloom.stages.tables.reading import check_columns
 
 ROWS = 1024  # rows of the hands table read at a time: 15 MB
 VIEWS_JOINED = 1 << 20  # views joined at a time: 25 MB
@@ -160,6 +161,7 @@ def _read_frames(
     for path in _parts(shuffle, group):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
+                check_columns(path, batch.schema.names, columns)
                 clips = of_group[rows : rows + batch.num_rows]
                 rows += batch.num_rows
                 taken = clips != NO_CLIP if wanted is None else np.isin(clips, wanted)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from handloom.stages.tables.outcomes import Numbers, Outcomes, outcomes
 from handloom.stages.tables.parts import Table, Tables
+from handloom.stages.tables.reading import check_columns
 from handloom.tokenize.shards import Layout, Sample, SampleBlock
 
 BLOCK = 1024  # rows, some megabytes
@@ -115,6 +116,7 @@ def _code_bytes(table: Table, bucket: str) -> int:
     for path in table.parts(bucket):
         found = pq.read_metadata(path)
         names = [found.schema.column(number).path for number in range(found.num_columns)]
+        check_columns(path, names, ["codes"])
         at = names.index("codes")
         groups = map(found.row_group, range(found.num_row_groups))
         total += sum(group.column(at).total_uncompressed_size for group in groups)

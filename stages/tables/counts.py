@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from handloom.files import read_facts, write_text
-from handloom.stages.tables.reading import damage_named
+from handloom.stages.tables.reading import check_columns, damage_named
 
 COUNTS = "_rows.json"
 
@@ -45,5 +45,6 @@ def _counted(folder: Path, parts: Iterable[Path]) -> dict[str, list[int]]:
 
 def _rows(path: Path) -> int:
     with damage_named(path):
-        rows: int = pq.read_metadata(path).num_rows
-    return rows
+        facts = pq.read_metadata(path)
+    check_columns(path, facts.schema.names, ["clip_id"])
+    return int(facts.num_rows)

@@ -9,6 +9,7 @@ folded or not. A fold is Parquet as any part; its name says so, and how many lea
 
 import hashlib
 import json
+import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,9 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from handloom.files import whole
-from handloom.stages.tables.reading import columns_of, damage_named
+from handloom.stages.tables.reading import check_columns, columns_of, damage_named
 
 _MARK = "-fold-"
+_NAME = re.compile(_MARK + r"(\d+)-[0-9a-f]+\.parquet")
 _LEAVES = b"handloom.leaves"  # [name, size in bytes] of each row group
 _SCHEMA = b"handloom.schema"  # of its first leaf, as Parquet keeps Arrow's
 SOURCES = b"handloom.merged_from"  # names of the files whose rows a part holds
@@ -47,12 +49,13 @@ class Leaf:
 
 def is_fold(name: str) -> bool:
     """Whether a file is a fold, by its name."""
-    return _MARK in name
+    return _MARK in name and _NAME.search(name) is not None
 
 
 def leaf_count(name: str) -> int:
     """Number of leaves in a part, by its name."""
-    return int(name.partition(_MARK)[2].partition("-")[0]) if is_fold(name) else 1
+    found = _NAME.search(name) if _MARK in name else None
+    return int(found[1]) if found else 1
 
 
 def fold_name(bucket: str, fingerprint: str, names: Sequence[str]) -> str:
@@ -100,6 +103,7 @@ def read_leaves(
                 if leaf.path not in folds:
                     folds[leaf.path] = opened.enter_context(pq.ParquetFile(leaf.path))
                 rows = folds[leaf.path].read_row_group(leaf.group, columns, use_threads=False)
+            check_columns(leaf.path, rows.column_names, columns or ())
             yield leaf, rows
 
 

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from handloom.errors import RunError
 from handloom.files import rename
 from handloom.stages.tables.folds import (
     SOURCES,
@@ -33,6 +33,7 @@ from handloom.stages.tables.folds import (
 )
 from handloom.stages.tables.listing import MERGING, end_replacing, merging, replace_files
 from handloom.stages.tables.parts import Table, keep, replace_part
+from handloom.stages.tables.reading import columns_of, damage_named
 
 MANY = 8  # parts of a bucket that are worth merging
 SMALL_BYTES = 16 << 20  # a part from this size on is left as it is
@@ -53,7 +54,7 @@ def merge_parts(table: Table) -> None:
 def complete_merges(table: Table) -> None:
     """Finish what a killed run had begun to merge; does nothing otherwise."""
     by_bucket: dict[str, list[Path]] = {}
-    for path in merging(table.folder):
+    for path in filter(_is_whole, merging(table.folder)):
         by_bucket.setdefault(path.name.split("-")[0], []).append(path)
     for bucket, paths in by_bucket.items():
         folds = [path for path in paths if is_fold(path.name)]
@@ -77,7 +78,8 @@ def drop_repeated(table: Table, key: str) -> None:
     for bucket in found.buckets():
         seen: set[str] = set()
         for path in found.parts(bucket):
-            keys = pq.read_table(path, columns=[key])[key].to_pylist()
+            with damage_named(path):
+                keys = columns_of(path, [key])[key].to_pylist()
             stays = [value not in seen for value in keys]
             if not stays or not all(stays):
                 keep(path, stays)
@@ -132,6 +134,18 @@ def _write_merged(table: Table, bucket: str, leaves: Sequence[Leaf]) -> str:
         merged = pa.concat_tables(rows).replace_schema_metadata({SOURCES: json.dumps(names)})
     replace_part(table.folder / (name + MERGING), merged)
     return name
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part can be read; it is removed otherwise, and its rows are computed again."""
+    try:
+        merged_from(path)
+    except RunError:
+        if path.is_dir():
+            raise
+        path.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _complete_bucket(table: Table, bucket: str, paths: Sequence[Path]) -> None:

@@ -21,13 +21,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from handloom.errors import RunError, UserError, first_line
-from handloom.files import read_facts, remove_temporaries, whole, write_text
+from handloom.files import read_facts, remove_temporaries, remove_tree, whole, write_text
 from handloom.listings import forget_listings
 from handloom.places import paths_of
 from handloom.stages.tables.counts import row_counts
 from handloom.stages.tables.folds import is_fold, keep_rows, leaves_of, read_leaves
 from handloom.stages.tables.listing import file_names, part_names
-from handloom.stages.tables.reading import columns_of, damage_named
+from handloom.stages.tables.reading import (
+    check_types,
+    columns_of,
+    damage_named,
+    is_folder,
+    read_columns,
+)
 from handloom.stages.tables.rows import Row, arrow_schema
 from handloom.stages.tables.texts import encodable, storable_name
 
@@ -145,7 +151,9 @@ class Table:
         def load() -> list[pa.Table]:
             paths = [path for bucket in buckets or ["*"] for path in self.parts(bucket)]
             with damage_named(*paths):
-                return [columns_of(path, names) for path in paths]
+                read = [columns_of(path, names) for path in paths]
+            check_types(paths, read)
+            return read
 
         return [] if buckets == [] else self._reading(buckets, load)
 
@@ -206,10 +214,10 @@ class Table:
             found: dict[str, R] = {}
             for path in self.parts(bucket) if clip_ids else ():
                 with damage_named(path), pq.ParquetFile(path) as file:
-                    ids = file.read(columns=["clip_id"], use_threads=False)["clip_id"]
+                    ids = read_columns(file, path, ["clip_id"])["clip_id"]
                     mask = pc.is_in(ids, value_set=wanted)
                     if pc.any(mask).as_py():
-                        rows = file.read(columns=names, use_threads=False).filter(mask)
+                        rows = read_columns(file, path, names).filter(mask)
                         found |= {row["clip_id"]: row_type(**row) for row in rows.to_pylist()}
             return found
 
@@ -257,7 +265,12 @@ class Table:
         remove_temporaries(self.folder)
         for name in file_names(self.folder):
             if name.endswith(".parquet") and name not in current:
-                (self.folder / name).unlink(missing_ok=True)
+                _remove(self.folder / name)
+
+    def clear_work(self) -> None:
+        """Remove the folders in which the stage has worked, once it is done."""
+        for folder in list(self.folder.glob("_*/")):
+            remove_tree(folder)
 
     def clear(self) -> None:
         """Remove all parts of this fingerprint."""
@@ -341,8 +354,21 @@ def open_tables(out: Path, flow: Mapping[str, str] | None = None) -> dict[str, T
 
 
 def read_flow(out: Path) -> dict[str, str]:
-    """Gates by stage, in the order of the data flow; {} where none are recorded."""
-    return read_facts(out / "tables" / FLOW)
+    """Gates by stage, in the order of the data flow; {} where none are recorded.
+
+    Raises:
+        UserError: something else is recorded.
+    """
+    path = out / "tables" / FLOW
+    flow = read_facts(path)
+    known = {"", *flow}
+    if all(isinstance(gate, str) and gate in known for gate in flow.values()):
+        if flow or not path.exists():
+            return flow
+    raise UserError(
+        f"{path} does not say for each stage which one lets its clips through; delete it, and run "
+        "`handloom curate` with the same arguments as before, which writes it."
+    )
 
 
 def write_flow(out: Path, flow: Mapping[str, str]) -> None:
@@ -381,6 +407,13 @@ def _bytes(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        raise is_folder(path) from None
+
+
 def replace_part(path: Path, table: pa.Table) -> None:
     """Write a part, whole or not at all, in place of one of the same name."""
     with whole(path) as temporary:
@@ -396,5 +429,5 @@ def keep(path: Path, stays: Sequence[bool]) -> None:
         keep_rows(path, stays)
         return
     with damage_named(path):
-        rows = pq.read_table(path)
+        rows = columns_of(path)
     replace_part(path, rows.filter(pa.array(stays, pa.bool_())))

@@ -1,6 +1,6 @@
-"""Reading a part; one that is damaged is named."""
+"""Reading a part; one that is damaged, or is none, is named."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from handloom.errors import RunError
+
+AWAY = "move it to another place and run the same command again."
 
 
 @contextmanager
@@ -21,10 +23,17 @@ def damage_named(*paths: Path) -> Iterator[None]:
         bad = next((path for path in paths if not _is_parquet(path)), None)
         if bad is None:
             raise
+        if bad.is_dir():
+            raise is_folder(bad) from error
         raise RunError(
             f"{bad} is damaged ({_reason(error)}): delete it and run the same "
             "command again, which computes its rows anew."
         ) from error
+
+
+def is_folder(path: Path) -> RunError:
+    """The error on a folder that lies where a part should."""
+    return RunError(f"{path} is a folder, expected a Parquet file, a part of the table: {AWAY}")
 
 
 def _reason(error: Exception) -> str:
@@ -34,13 +43,52 @@ def _reason(error: Exception) -> str:
 
 def _is_parquet(path: Path) -> bool:
     try:
-        pq.read_table(path)
+        return not path.is_dir() and pq.read_table(path) is not None
     except (pa.ArrowInvalid, OSError):
         return False
-    return True
 
 
-def columns_of(path: Path, names: list[str] | None = None) -> pa.Table:
-    """Columns of one part, or all. `pq.read_table` takes three times as long for a small file."""
+def columns_of(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """Columns of one part, or all. `pq.read_table` takes three times as long for a small file.
+
+    Raises:
+        RunError: the part lacks one.
+    """
     with pq.ParquetFile(path) as file:
-        return file.read(columns=names, use_threads=False)
+        return read_columns(file, path, names)
+
+
+def read_columns(file: pq.ParquetFile, path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """Columns of an open part, as `columns_of` reads them."""
+    rows = file.read(columns=None if names is None else list(names), use_threads=False)
+    check_columns(path, rows.column_names, names or ())
+    return rows
+
+
+def check_columns(path: Path, found: Iterable[str], expected: Iterable[str]) -> None:
+    """Raise RunError where a part lacks a column: a file of somebody else's by its name."""
+    known = set(found)  # Parquet passes over columns that are not there
+    if missing := [name for name in expected if name not in known]:
+        raise RunError(
+            f"{path} has no column {missing[0]!r}, so it is not a part of this table, in spite of "
+            f"its name: {AWAY}"
+        )
+
+
+def check_types(paths: Sequence[Path], read: Sequence[pa.Table]) -> None:
+    """Raise RunError where two parts have a column of different types.
+
+    Args:
+        paths: the parts.
+        read: the same columns of each.
+    """
+    for path, rows in zip(paths, read, strict=True):
+        if rows.schema.equals(read[0].schema):
+            continue
+        for name in rows.column_names:
+            types = read[0].schema.field(name).type, rows.schema.field(name).type
+            if types[0] != types[1]:
+                raise RunError(
+                    f"{paths[0].name} and {path.name} in {path.parent} have the column {name!r} as "
+                    f"{types[0]} and {types[1]}, so one of them is not a part of this table: {AWAY}"
+                )

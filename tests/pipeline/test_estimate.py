@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from handloom.errors import UserError
-from handloom.pipeline.estimate import Basis, PlanOptions, Rate, costs
+from handloom.pipeline.estimate import Basis, PlanOptions, Rate, costs, lines
 from handloom.pipeline.probe import Sample, choose
 from handloom.pipeline.spent import Spent
 from handloom.stages.datasets.source import SourceVideo, Span
@@ -113,6 +113,18 @@ def test_costs_follow_the_clips_and_the_cores() -> None:
     assert costs(basis, 10_000, 4, 0).wall_s - 60 == pytest.approx((one.wall_s - 60) / 2)
     assert one.table_bytes == pytest.approx(11_000 * 125)
     assert one.shard_bytes == pytest.approx(5_500 * 1000)
+    assert one.work_bytes == 0
+
+
+def test_the_disk_holds_what_one_stage_works_with_at_a_time() -> None:
+    rates = {
+        "a": Rate(1.0, 0.2, 100, 0.1, work_bytes=4_000),
+        "b": Rate(0.5, 1.0, 50, 0.1, work_bytes=6_000),
+    }
+    basis = Basis(rates, 0.5, 0.05, 1.1, 60.0, 1000, 2e9, "a table")
+    found = costs(basis, 10_000, 2, 0)
+    assert found.work_bytes == pytest.approx(11_000 * 4_000)
+    assert "44.0 MB while `duplicates` works" in list(lines(basis, found, 2, 0))[-1]
 
 
 def test_what_is_stored_and_stays_is_not_left_to_do() -> None:
@@ -149,6 +161,7 @@ def test_plan_states_costs_and_writes_nothing(here: Cli, miniature: Path, tmp_pa
     run = here("plan", "sample", "--data", miniature, "--out", out, "--plan.cores", 64)
     assert run.returncode == 0, run.stderr
     assert "costs, from stated rates" in run.stdout
+    assert re.search(r"disk .* shards .*, [\d.]+ [kMG]B while `duplicates` works", run.stdout)
     assert re.search(r"in all [\d.]+ core-hours, 0.00 GPU-hours .* on 64 cores", run.stdout)
     assert "GPUs change nothing" not in run.stdout
     assert not out.exists()

@@ -12,6 +12,7 @@ from handloom.pipeline.recipes import RECIPES, recipe
 from handloom.stages.outside import load
 from handloom.stages.tables.parts import Table, open_tables
 from handloom.stages.tables.rows import Row
+from tests.helpers.random_tables import random_run
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -74,6 +75,31 @@ def test_a_run_that_has_just_begun_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("dataset: ssv2\n")
     with pytest.raises(UserError, match="has finished no stage yet; run the same command again"):
         open_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"stages": {"ingest": ""}}', '{"hands": "ingest"}', '{"a": 1}', "{}"]
+)
+def test_a_record_of_gates_of_another_shape(tmp_path: Path, content: str) -> None:
+    random_run(tmp_path, 1)
+    path = tmp_path / "tables" / "_flow.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"_flow\.json does not say .*; delete it, and run"):
+        open_tables(tmp_path)
+    path.unlink()
+    assert open_tables(tmp_path)  # as those of a run that is older than such records
+
+
+@pytest.mark.parametrize("command", ["plan", "curate"])
+def test_a_run_is_not_compared_with_itself(here: Cli, tmp_path: Path, command: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for other in (tmp_path / "out", tmp_path / "data/../out", tmp_path / "link"):
+        places = ["--data", tmp_path / "data", "--out", tmp_path / "out"]
+        run = here(command, "ssv2", *places, "--duplicates.against", other)
+        assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+        assert f"--duplicates.against {other} is the run's own folder" in run.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_module_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

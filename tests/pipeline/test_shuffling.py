@@ -41,6 +41,9 @@ class Named:
     def steps(self, tables: Tables) -> Iterator[tuple[Callable[[], None], ...]]:
         yield self.tasks
 
+    def work_bytes(self, tables: Tables) -> float:
+        return 0.0
+
 
 def die_at_first(folder: Path, number: int) -> None:
     path = folder / f"{number}"

@@ -1,5 +1,6 @@
 """Steps divided by buckets: the same parts wherever they are done, and what a kill leaves stays."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,6 +103,19 @@ def test_a_part_deleted_by_hand_is_made_again_alone(job: Job, two_cores: None) -
     again = select(replace(job))
     assert again.keys() == whole.keys()
     assert [name for name in whole if again[name] != whole[name]] == [gone]
+
+
+def test_a_part_that_was_copied_counts_once(job: Job, two_cores: None) -> None:
+    select(job)
+    folder, rows = job.folder("select"), job.tables["select"].row_count()
+    part = job.tables["select"].parts()[0]
+    copy = part.with_name(f"{part.name.rpartition('-')[0]}-{'f' * 12}.parquet")
+    shutil.copy(part, copy)
+    (folder / "_shuffle" / "0f").mkdir(parents=True)
+    again = select(replace(job))
+    assert copy.name not in again
+    assert job.tables["select"].row_count() == rows == read_marker(folder)["stored"]
+    assert not (folder / "_shuffle").exists()
 
 
 def test_what_was_decided_from_other_rows_is_decided_again(
