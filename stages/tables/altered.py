@@ -21,7 +21,8 @@ def altered_rows(tables: Tables) -> Iterator[str]:
                 "computes them again"
             )
         elif rows > stored:
-            yield f"{stage}: {rows - stored:,} rows more than the {stored:,} of the run, {_of(table)}"
+            more = f"{rows - stored:,} rows more than the {stored:,} of the run"
+            yield f"{stage}: {more}, {_of(table)}"
 
 
 def _of(table: Table) -> str:

@@ -32,8 +32,9 @@ from handloom.stages.tables.folds import (
     read_leaves,
 )
 from handloom.stages.tables.listing import MERGING, end_replacing, merging, replace_files
-from handloom.stages.tables.parts import Table, keep, replace_part
+from handloom.stages.tables.parts import Table
 from handloom.stages.tables.reading import columns_of, damage_named
+from handloom.stages.tables.writing import keep, replace_part
 
 MANY = 8  # parts of a bucket that are worth merging
 SMALL_BYTES = 16 << 20  # a part from this size on is left as it is

@@ -21,21 +21,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from handloom.errors import RunError, UserError, first_line
-from handloom.files import read_facts, remove_temporaries, remove_tree, whole, write_text
+from handloom.files import read_facts, remove_temporaries, remove_tree, write_text
 from handloom.listings import forget_listings
 from handloom.places import paths_of
 from handloom.stages.tables.counts import row_counts
-from handloom.stages.tables.folds import is_fold, keep_rows, leaves_of, read_leaves
+from handloom.stages.tables.folds import is_fold, leaves_of, read_leaves
 from handloom.stages.tables.listing import file_names, part_names
-from handloom.stages.tables.reading import (
-    check_types,
-    columns_of,
-    damage_named,
-    is_folder,
-    read_columns,
-)
+from handloom.stages.tables.reading import check_types, columns_of, damage_named, read_columns
 from handloom.stages.tables.rows import Row, arrow_schema
-from handloom.stages.tables.texts import encodable, storable_name
+from handloom.stages.tables.texts import storable_name
+from handloom.stages.tables.writing import encoded, ipc_bytes, keep, remove_part, replace_part
 
 FLOW = "_flow.json"
 BUCKETS = 256  # 38 million clips make 150,000 rows a bucket, about 150 MB of clip metadata
@@ -114,7 +109,7 @@ class Table:
         rows, schema = list(rows), arrow_schema(row_type)
         # By attribute: `asdict` copies every value, which took half of the time of ingest.
         columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
-        part = _encoded(columns, schema)
+        part = encoded(columns, schema)
         for name, values in (added or {}).items():
             part = part.append_column(name, pa.array(values, pa.int64()))
         replace_part(path, part)
@@ -134,7 +129,7 @@ class Table:
         ]
         # In one chunk, since the name is a hash of the bytes and chunks would change them.
         part = pa.table(columns, schema=schema).combine_chunks()
-        name = hashlib.blake2b(_bytes(part), digest_size=6).hexdigest()
+        name = hashlib.blake2b(ipc_bytes(part), digest_size=6).hexdigest()
         replace_part(self.folder / f"{bucket}-{self.fingerprint[:12]}-{name}.parquet", part)
 
     def columns(self, names: Sequence[str], buckets: Iterable[str] | None = None) -> pa.Table:
@@ -265,7 +260,7 @@ class Table:
         remove_temporaries(self.folder)
         for name in file_names(self.folder):
             if name.endswith(".parquet") and name not in current:
-                _remove(self.folder / name)
+                remove_part(self.folder / name)
 
     def clear_work(self) -> None:
         """Remove the folders in which the stage has worked, once it is done."""
@@ -362,9 +357,9 @@ def read_flow(out: Path) -> dict[str, str]:
     path = out / "tables" / FLOW
     flow = read_facts(path)
     known = {"", *flow}
-    if all(isinstance(gate, str) and gate in known for gate in flow.values()):
-        if flow or not path.exists():
-            return flow
+    are_gates = all(isinstance(gate, str) and gate in known for gate in flow.values())
+    if are_gates and (flow or not path.exists()):
+        return flow
     raise UserError(
         f"{path} does not say for each stage which one lets its clips through; delete it, and run "
         "`handloom curate` with the same arguments as before, which writes it."
@@ -390,44 +385,3 @@ def effort(folder: Path) -> tuple[int, float, int]:
 def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     """Write a stage's marker, whole or not at all."""
     write_text(folder / "_stage.json", json.dumps(marker, indent=2, sort_keys=True) + "\n")
-
-
-def _encoded(columns: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
-    """Columns as Arrow; lone surrogates, as an error's message may quote them, become U+FFFD."""
-    try:
-        return pa.Table.from_pydict(columns, schema=schema)
-    except UnicodeEncodeError:
-        return pa.Table.from_pydict(encodable(columns), schema=schema)
-
-
-def _bytes(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return sink.getvalue()
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except IsADirectoryError:
-        raise is_folder(path) from None
-
-
-def replace_part(path: Path, table: pa.Table) -> None:
-    """Write a part, whole or not at all, in place of one of the same name."""
-    with whole(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def keep(path: Path, stays: Sequence[bool]) -> None:
-    """Rewrite a part with the rows for which `stays` is true; without any it is removed."""
-    if not any(stays):
-        path.unlink()
-        return
-    if is_fold(path.name):
-        keep_rows(path, stays)
-        return
-    with damage_named(path):
-        rows = columns_of(path)
-    replace_part(path, rows.filter(pa.array(stays, pa.bool_())))
