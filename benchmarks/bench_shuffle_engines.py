@@ -36,6 +36,7 @@ import psutil
 import pyarrow as pa
 from bench_duplicates_scale import PRINT, write_tables
 
+from handloom.files import remove_tree
 from handloom.pipeline.session import QUIET, on_loopback
 from handloom.stages.duplicates import fingerprints as fp
 from handloom.stages.duplicates import tasks
@@ -99,6 +100,9 @@ def measure(engine: str, shuffle: Shuffle) -> None:
         begun = time.perf_counter()
         found = ENGINES[engine](shuffle, spill)
         wall_s = time.perf_counter() - begun
+    remove_tree(spill)
+    for path in shuffle.folder.glob("*-*"):
+        path.unlink()
     found = keep_best(found)
     same = sum(hash(row) for row in found[["clip", "other", "frame", "other_frame"]].tolist())
     print(

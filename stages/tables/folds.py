@@ -20,8 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from handloom.errors import RunError
 from handloom.files import whole
-from handloom.stages.tables.reading import check_columns, columns_of, damage_named
+from handloom.stages.tables.reading import AWAY, check_columns, columns_of, damage_named
 
 _MARK = "-fold-"
 _NAME = re.compile(_MARK + r"(\d+)-[0-9a-f]+\.parquet")
@@ -66,10 +67,16 @@ def fold_name(bucket: str, fingerprint: str, names: Sequence[str]) -> str:
 
 
 def leaves_of(path: Path) -> list[Leaf]:
-    """The leaves that a part holds; of one that is no fold itself."""
-    named = json.loads(_metadata(path).get(_LEAVES, "[]")) if is_fold(path.name) else []
-    if not named:
+    """The leaves that a part holds; of one that is no fold itself.
+
+    Raises:
+        RunError: a file that is called a fold is none.
+    """
+    if not is_fold(path.name):
         return [Leaf(path.name, path.stat().st_size, path)]
+    named = json.loads(_metadata(path).get(_LEAVES, "[]"))
+    if not named:
+        raise RunError(f"{path} is called a fold and is none, so no run has written it: {AWAY}")
     return [Leaf(name, size, path, group) for group, (name, size) in enumerate(named)]
 
 

@@ -33,7 +33,7 @@ from handloom.stages.tables.folds import (
 )
 from handloom.stages.tables.listing import MERGING, end_replacing, merging, replace_files
 from handloom.stages.tables.parts import Table
-from handloom.stages.tables.reading import columns_of, damage_named
+from handloom.stages.tables.reading import check_types, columns_of, damage_named
 from handloom.stages.tables.writing import keep, replace_part
 
 MANY = 8  # parts of a bucket that are worth merging
@@ -126,6 +126,7 @@ def _write_merged(table: Table, bucket: str, leaves: Sequence[Leaf]) -> str:
     """Write the part of some leaves under the name that it has until they are gone; returns its
     own."""
     rows = [found.replace_schema_metadata() for _, found in read_leaves(leaves)]
+    check_types([leaf.path for leaf in leaves], rows)
     names = [leaf.name for leaf in leaves]
     if len(leaves) == 1:
         name, merged = names[0], as_written(leaves[0], rows[0])

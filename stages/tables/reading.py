@@ -76,7 +76,7 @@ def check_columns(path: Path, found: Iterable[str], expected: Iterable[str]) -> 
 
 
 def check_types(paths: Sequence[Path], read: Sequence[pa.Table]) -> None:
-    """Raise RunError where two parts have a column of different types.
+    """Raise RunError where two parts have not the same columns.
 
     Args:
         paths: the parts.
@@ -85,6 +85,8 @@ def check_types(paths: Sequence[Path], read: Sequence[pa.Table]) -> None:
     for path, rows in zip(paths, read, strict=True):
         if rows.schema.equals(read[0].schema):
             continue
+        check_columns(path, rows.column_names, read[0].column_names)
+        check_columns(paths[0], read[0].column_names, rows.column_names)
         for name in rows.column_names:
             types = read[0].schema.field(name).type, rows.schema.field(name).type
             if types[0] != types[1]:
