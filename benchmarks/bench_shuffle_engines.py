@@ -61,6 +61,7 @@ from handloom.stages.tables.parts import Table
 
 WORKERS, STORE_BYTES = 2, 2 << 30
 WATCH_S = 0.2
+MOST_MB = 10_000.0  # of memory; an engine that takes more is ended
 
 
 def main() -> None:
@@ -274,6 +275,9 @@ def watched(folder: Path) -> Iterator[dict[str, float]]:
         }  # fmt: skip
         peaks.update({name: max(peaks[name], value / 1e6) for name, value in now.items()})
         peaks["cpu_s"] = sum(cpu_s.values())
+        if peaks["mb"] + peaks["shared_mb"] > MOST_MB:
+            print(f"ended at {MOST_MB:,.0f} MB: {peaks}", flush=True)
+            os._exit(3)
 
     def watch() -> None:
         while not ends.wait(WATCH_S):
