@@ -304,7 +304,17 @@ def measure_real(options: argparse.Namespace) -> None:
             f"{ideal / worked[name] - 1:.1%}",
             flush=True,
         )
-    batches = sum(worked.values()) / RUN.batch_clips
+    say_shares(before, after, wall_s, sum(worked.values()) / RUN.batch_clips, folder_mb)
+
+
+def say_shares(
+    before: dict[str, float],
+    after: dict[str, float],
+    wall_s: float,
+    batches: float,
+    folder_mb: list[float],
+) -> None:
+    """Print what processes took of a core, from their CPU seconds before and after."""
     shares = {who: (after[who] - before.get(who, 0.0)) / wall_s for who in after}
     told = ", ".join(f"{who} {value:.1%}" for who, value in sorted(shares.items()))
     driver = shares["driver"] * wall_s / batches

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from handloom.errors import UserError
 from handloom.pipeline.job import Job
 from handloom.pipeline.probe import Listed, Measured, Probe
-from handloom.stages.duplicates.shuffle import FRAME_BYTES
+from handloom.stages.duplicates.stage import FRAME_BYTES
 from handloom.stages.tables.parts import BUCKETS
 
 CONFIDENCE = 1.645  # standard errors of a two-sided interval of 90 %

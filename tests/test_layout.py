@@ -156,7 +156,7 @@ def test_workers_import_no_stage_but_their_own() -> None:
         "handloom.stages.tables.counts", "handloom.stages.tables.folds",
         "handloom.stages.tables.listing", "handloom.stages.tables.parts",
         "handloom.stages.tables.reading", "handloom.stages.tables.rows",
-        "handloom.stages.tables.texts",
+        "handloom.stages.tables.texts", "handloom.stages.tables.writing",
     }, stages  # fmt: skip
     assert heavy == "[]"
 

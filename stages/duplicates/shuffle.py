@@ -18,7 +18,6 @@ from handloom.stages.tables.columns import bucket_groups
 from handloom.stages.tables.parts import Tables
 
 VERSION = 1  # of the files
-FRAME_BYTES = 2300.0  # on disk at most, for each frame: benchmarks/bench_duplicates_scale.py
 ENTRIES_A_FRAME = PEAKS * (1 + len(VIEWS))
 
 

@@ -18,13 +18,14 @@ from handloom.places import place
 from handloom.stages.duplicates.clip_numbers import Source
 from handloom.stages.duplicates.outcome import duplicate_rows
 from handloom.stages.duplicates.rows import DuplicateRow
-from handloom.stages.duplicates.shuffle import FRAME_BYTES, Shuffle, plan_shuffle
+from handloom.stages.duplicates.shuffle import Shuffle, plan_shuffle
 from handloom.stages.duplicates.steps import Task, remove, steps
 from handloom.stages.stage import TableStage
 from handloom.stages.tables.parts import Table, Tables, open_tables
 from handloom.stages.tables.rows import Row
 
 FOLDER = "_shuffle"  # beside the parts of the table; readers skip names with an underscore
+FRAME_BYTES = 2300.0  # its files take at most for a frame: benchmarks/bench_duplicates_scale.py
 
 
 @dataclass(frozen=True)
