@@ -304,24 +304,17 @@ def measure_real(options: argparse.Namespace) -> None:
             f"{ideal / worked[name] - 1:.1%}",
             flush=True,
         )
-    say_shares(before, after, wall_s, sum(worked.values()) / RUN.batch_clips, folder_mb)
-
-
-def say_shares(
-    before: dict[str, float],
-    after: dict[str, float],
-    wall_s: float,
-    batches: float,
-    folder_mb: list[float],
-) -> None:
-    """Print what processes took of a core, from their CPU seconds before and after."""
     shares = {who: (after[who] - before.get(who, 0.0)) / wall_s for who in after}
+    say_shares(shares, sum(worked.values()) / RUN.batch_clips / wall_s, folder_mb)
+
+
+def say_shares(shares: dict[str, float], rate: float, folder_mb: list[float]) -> None:
+    """Print what processes took of a core, at so many batches a second."""
     told = ", ".join(f"{who} {value:.1%}" for who, value in sorted(shares.items()))
-    driver = shares["driver"] * wall_s / batches
     print(
-        f"real: {batches / wall_s:.0f} batches/s; of a core: {told}; the driver takes "
-        f"{driver * 1e3:.2f} ms a batch, peak {peak_mb():,.0f} MB; folding processes "
-        f"{', '.join(f'{mb:,.0f}' for mb in folder_mb) or 0} MB",
+        f"real: {rate:.0f} batches/s; of a core: {told}; the driver takes "
+        f"{shares['driver'] / rate * 1e3:.2f} ms a batch, peak {peak_mb():,.0f} MB; folding "
+        f"processes {', '.join(f'{mb:,.0f}' for mb in folder_mb) or 0} MB",
         flush=True,
     )
 
