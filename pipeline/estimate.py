@@ -222,7 +222,7 @@ def costs(
     error = CONFIDENCE * math.sqrt(variance) / max(1e-9, sum(work_s.values()))
     stored = clips * sum(rate.share * rate.stored_bytes for rate in basis.rates.values())
     stored += basis.parts * sum(rate.part_bytes for rate in basis.rates.values())
-    work_bytes = max(clips * rate.share * rate.work_bytes for rate in basis.rates.values())
+    work_bytes = clips * max(rate.share * rate.work_bytes for rate in basis.rates.values())
     return Costs(
         clips, work_s, gpu_s, wall_s, math.hypot(error, MACHINE_ERROR), stored, work_bytes,
         clips * basis.kept * basis.shard_bytes, CONFIDENCE * basis.kept_error + MACHINE_ERROR,
