@@ -46,6 +46,12 @@ COMMANDS = {
     "report": Command(
         "write report/index.html of a run again", f"{PIPELINE}:report", "OUT", stores=True
     ),
+    "view": Command(
+        "look at a run in a browser: filter, move thresholds, mark clips",
+        "handloom.view.command:view",
+        "OUT",
+        stores=True,
+    ),
     "inspect": Command(
         "what is in a folder of shards, or in one shard",
         "handloom.commands:inspect",

@@ -1,0 +1,88 @@
+"""The viewer's server: routes, and errors as sentences."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from handloom.errors import MediaError, RunError, UserError, first_line
+from handloom.places import check_bucket, is_remote
+from handloom.stages.tables.parts import open_tables
+from handloom.view import lists
+from handloom.view.guard import Guard
+from handloom.view.run import NotRead, Run, Unknown
+
+STATIC = Path(__file__).with_name("static")
+STATUS = {Unknown: 404, NotRead: 503, UserError: 400, MediaError: 409, RunError: 409, OSError: 409}
+"""HTTP status of each kind of error; the page shows its sentence."""
+
+
+def open_folder(out: Path, against: Path | None = None) -> lists.Shown:
+    """What the page shows of a folder, which is read in the background.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    runs = [Run(_checked(folder)) for folder in (out, against) if folder]
+    for run in runs:
+        run.read_in_background()
+    return lists.Shown(runs[0], runs[1] if against else None)
+
+
+def _checked(folder: Path) -> Path:
+    """The folder, if it holds a run; it may have finished no stage."""
+    if is_remote(folder):
+        check_bucket(folder)
+    if not (folder / "run.yaml").is_file():
+        open_tables(folder)  # for its error
+    return folder if is_remote(folder) else folder.absolute()
+
+
+def build(shown: lists.Shown, token: str, port: int, any_host: bool = False) -> ASGIApp:
+    """The server.
+
+    Args:
+        shown: the run, and the one that it is compared with.
+        token: that the printed address holds.
+        port: that it listens on, which names its cookie.
+        any_host: whether it listens on more than loopback.
+    """
+    routes = [
+        Route("/", lambda _: FileResponse(STATIC / "index.html")),
+        *lists.routes(shown),
+        *_clip_routes(shown.run),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    handlers: dict[Any, Callable[..., Response]] = dict.fromkeys(STATUS, _sentence)
+    app = Starlette(routes=routes, exception_handlers={**handlers, HTTPException: _http_error})
+    return Guard(app, token, f"handloom-view-{port}", any_host)
+
+
+def _clip_routes(run: Run) -> list[Mount]:
+    """What is shown of one clip, where that part is installed; else its rows are shown plainly."""
+    if not find_spec("handloom.view.clip"):
+        return []
+    routes = import_module("handloom.view.clip").routes(run)
+    return [Mount("/api/clip", routes=routes)]
+
+
+def _sentence(request: Request, error: Exception) -> JSONResponse:
+    """An error as JSON: {"error": sentence}."""
+    status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+    words = str(error)
+    if isinstance(error, OSError) and not isinstance(error, RunError):
+        words = f"a file of the run cannot be read ({first_line(error)}); was it moved or deleted?"
+    return JSONResponse({"error": words}, status)
+
+
+def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    return JSONResponse({"error": f"{request.url.path}: {error.detail}"}, error.status_code)
