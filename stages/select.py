@@ -4,8 +4,9 @@ Every score is stored beside the decision, so that thresholds can be judged (`ha
 moved at no cost. A threshold of `None` switches its criterion off.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
+from handloom.places import place
 from handloom.stages.hands.rows import CONFIDENT
+from handloom.stages.overrides import KEEP, MARKS, Overrides, read_marks
 from handloom.stages.stage import TableStage
 from handloom.stages.tables.columns import (
     Floats,
@@ -32,6 +35,7 @@ from handloom.stages.tables.reading import columns_of
 from handloom.stages.tables.rows import Row
 
 Bools = npt.NDArray[np.bool_]
+Verdicts = npt.NDArray[np.int8]
 
 HAND_COLUMNS = (
     "clip_id", "status", "times_s", "detector_ran", "confidence", "brightness", "contrast",
@@ -153,6 +157,24 @@ class Select(TableStage):
     as similar to one of val is rejected as a leak."""
     max_repeats: int | None = None
     """Keep at most so many clips of one video with the same text."""
+    overrides: Path | None = None
+    """CSV or Parquet of marks (clip_id, mark, note), as `handloom view` writes it: clips marked
+    keep are kept, those marked drop or wrong_caption rejected, whatever their scores."""
+
+    def settings(self) -> dict[str, Any]:
+        """The options; marks count by what they say, not by their path or notes."""
+        settings = super().settings()
+        del settings["overrides"]  # absent without them, as in runs before there were any
+        return settings | ({"overrides": self.marks.digest} if self.marks else {})
+
+    @cached_property
+    def marks(self) -> Overrides | None:
+        """The marks of `overrides`, read when first asked for: before the stage is sent away.
+
+        Raises:
+            UserError: the file cannot be used.
+        """
+        return Overrides.of(read_marks(place(self.overrides))) if self.overrides else None
 
     def rows(self, tables: Tables) -> Iterator[tuple[str, pa.Table]]:
         """Decide on all clips, some buckets at a time."""
@@ -161,7 +183,13 @@ class Select(TableStage):
             yield from self.piece(tables, buckets)
 
     def pieces(self, tables: Tables) -> list[list[str]]:
-        """All buckets, in groups that fit into caches."""
+        """All buckets, in groups that fit into caches.
+
+        Raises:
+            UserError: a mark of a clip that the run does not hold.
+        """
+        if self.marks:
+            self.marks.check(tables["ingest"])
         return list(bucket_groups(tables["hands"], GROUP_BYTES))
 
     def piece(self, tables: Tables, buckets: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
@@ -174,6 +202,7 @@ class Select(TableStage):
     def foresee(self, tables: Tables, bucket: str, parts: Sequence[Path]) -> set[str]:
         """Ids of the clips that pass by their own scores: as if nothing were like them."""
         alone = replace(self, max_repeats=None)
+        vars(alone)["marks"] = self.marks  # the file may lie on the machine that started the run
         passing: set[str] = set()
         clips = tables["ingest"].columns(CLIP_COLUMNS, [bucket])
         for path in parts:
@@ -194,18 +223,53 @@ class Select(TableStage):
             clips: CLIP_COLUMNS of the same clips, in the same order.
             duplicates: DUPLICATE_COLUMNS of the same clips, in the same order.
         """
-        scores, criteria = self.scores(hands, clips, duplicates), self.criteria()
-        rejected_by = np.zeros(hands.num_rows, np.int8)  # the first criterion failed, from 1; or 0
-        for number, criterion in enumerate(criteria, 1):
-            if criterion.score == "repeats":  # counted among the clips that are kept so far
-                scores["repeats"] = repeats(clips, rejected_by == 0)
-            fails = criterion.fails(scores[criterion.score])
-            rejected_by[(rejected_by == 0) & fails] = number
-        status = pa.array(["ok", "rejected"]).take(pa.array((rejected_by > 0).astype(np.int8)))
-        reason = pa.array(["", *(one.reason for one in criteria)]).take(pa.array(rejected_by))
+        scores = self.scores(hands, clips, duplicates)
+        marked = self.marks.of_clips(clips["clip_id"]) if self.marks else None
+        verdict, scores["repeats"] = self.judge(scores, marked, partial(repeats, clips))
+        status = pa.array(["ok", "rejected"]).take(pa.array(self.rejects(verdict).astype(np.int8)))
+        reason = pa.array(self.reasons()).take(pa.array(verdict))
         columns = {name: pa.array(values) for name, values in scores.items()}
         decision = {"clip_id": hands["clip_id"], "status": status, "reason": reason}
         return pa.table(decision | columns)
+
+    def judge(
+        self,
+        scores: Mapping[str, npt.NDArray[Any]],
+        marked: pa.Array | None,
+        repeated: Callable[[Bools], Floats],
+    ) -> tuple[Verdicts, Floats]:
+        """Verdicts by scores and marks; `handloom view` tries other options by it.
+
+        Args:
+            scores: by name, [clips], as `scores` gives them.
+            marked: mark of each clip, empty or null without one; None where there are no marks.
+            repeated: the score `repeats` among some of the clips, given as a mask of all.
+
+        Returns:
+            The place of each clip's reason in `reasons`, int8 [clips], and the score `repeats`.
+        """
+        count, criteria = len(scores["hand_share"]), self.criteria()
+        is_marked, is_kept, reason = np.zeros((3, count), np.int8)
+        if marked is not None:
+            code = pc.fill_null(pc.index_in(marked, value_set=pa.array(list(MARKS))), -1).to_numpy()
+            is_marked, is_kept = code >= 0, code == list(MARKS).index(KEEP)
+            reason = (len(criteria) + 1 + code).astype(np.int8)
+        counted, verdict = np.zeros(count), np.zeros(count, np.int8)
+        for number, criterion in enumerate(criteria, 1):  # the first one failed; 0 for none
+            score = scores[criterion.score]
+            if criterion.score == "repeats":  # counted among the clips that are kept so far
+                score = counted = repeated(np.where(is_marked, is_kept, verdict == 0).astype(bool))
+            verdict[(verdict == 0) & criterion.fails(score)] = number
+        return np.where(is_marked, reason, verdict), counted
+
+    def reasons(self) -> list[str]:
+        """Reasons by their number in a verdict: none, those of the criteria, those of marks."""
+        return ["", *(one.reason for one in self.criteria()), *MARKS.values()]
+
+    def rejects(self, verdict: Verdicts) -> Bools:
+        """Whether a verdict rejects its clip, bool [clips]."""
+        kept = len(self.criteria()) + 1 + list(MARKS).index(KEEP)
+        return np.asarray((verdict != 0) & (verdict != kept))
 
     def criteria(self) -> list[Criterion]:
         """All criteria, in the order in which reasons are given."""

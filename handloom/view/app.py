@@ -17,16 +17,17 @@ from starlette.types import ASGIApp
 from handloom.errors import MediaError, RunError, UserError, first_line
 from handloom.places import check_bucket, is_remote
 from handloom.stages.tables.parts import open_tables
-from handloom.view import lists
+from handloom.view import changes, lists
 from handloom.view.guard import Guard
 from handloom.view.run import NotRead, Run, Unknown
+from handloom.view.shown import Shown
 
 STATIC = Path(__file__).with_name("static")
 STATUS = {Unknown: 404, NotRead: 503, UserError: 400, MediaError: 409, RunError: 409, OSError: 409}
 """HTTP status of each kind of error; the page shows its sentence."""
 
 
-def open_folder(out: Path, against: Path | None = None) -> lists.Shown:
+def open_folder(out: Path, against: Path | None = None) -> Shown:
     """What the page shows of a folder, which is read in the background.
 
     Raises:
@@ -35,7 +36,7 @@ def open_folder(out: Path, against: Path | None = None) -> lists.Shown:
     runs = [Run(_checked(folder)) for folder in (out, against) if folder]
     for run in runs:
         run.read_in_background()
-    return lists.Shown(runs[0], runs[1] if against else None)
+    return Shown(runs[0], runs[1] if against else None)
 
 
 def _checked(folder: Path) -> Path:
@@ -47,7 +48,7 @@ def _checked(folder: Path) -> Path:
     return folder if is_remote(folder) else folder.absolute()
 
 
-def build(shown: lists.Shown, token: str, port: int, any_host: bool = False) -> ASGIApp:
+def build(shown: Shown, token: str, port: int, any_host: bool = False) -> ASGIApp:
     """The server.
 
     Args:
@@ -59,6 +60,7 @@ def build(shown: lists.Shown, token: str, port: int, any_host: bool = False) -> 
     routes = [
         Route("/", lambda _: FileResponse(STATIC / "index.html")),
         *lists.routes(shown),
+        *changes.routes(shown),
         *_clip_routes(shown.run),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]

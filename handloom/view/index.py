@@ -5,7 +5,7 @@ take about 300 MB. Nothing here opens a video.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from handloom.stages.caption.stage import instruction
 from handloom.stages.report.words import verb_and_noun
 from handloom.stages.tables.outcomes import Outcome, Outcomes, outcomes
-from handloom.stages.tables.parts import Table, Tables
+from handloom.stages.tables.parts import Table
 from handloom.stages.tables.reading import damage_named
 
 Bools = npt.NDArray[np.bool_]
@@ -50,9 +50,13 @@ class Words:
     def of(cls, chunks: Sequence[pa.Array]) -> "Words":
         """From strings, chunk after chunk; null counts as empty."""
         filled = [pc.fill_null(chunk.cast(pa.string()), "") for chunk in chunks]
-        encoded = [pc.dictionary_encode(chunk) for chunk in filled]
+        return cls.encoded([pc.dictionary_encode(chunk) for chunk in filled])
+
+    @classmethod
+    def encoded(cls, chunks: Sequence[pa.Array]) -> "Words":
+        """From arrays with dictionaries of their own, chunk after chunk."""
         kind = pa.dictionary(pa.int32(), pa.string())
-        joined = pa.chunked_array(encoded, kind).unify_dictionaries()
+        joined = pa.chunked_array(chunks, kind).unify_dictionaries()
         codes = [chunk.indices.to_numpy() for chunk in joined.chunks]
         values = joined.chunk(0).dictionary if joined.num_chunks else pa.array([], pa.string())
         return cls(np.concatenate([np.empty(0, np.int32), *codes]).astype(np.int32), values)
@@ -70,6 +74,11 @@ class Words:
         """Rows whose word is one of some."""
         chosen = pc.is_in(self.values, value_set=pa.array(list(wanted), pa.string()))
         return np.asarray(chosen.to_numpy(zero_copy_only=False), bool)[self.codes]
+
+    def translated(self, values: pa.Array) -> npt.NDArray[np.int32]:
+        """The code of each of some words here, -1 for those that do not come, int32 [words]."""
+        found = pc.fill_null(pc.index_in(values, value_set=self.values), -1)
+        return np.asarray(found.to_numpy(zero_copy_only=False), np.int32)
 
     def counts(self, rows: Bools) -> list[tuple[str, int]]:
         """Each word with its number among some rows, frequent ones first."""
@@ -92,6 +101,7 @@ class Index:
         text: caption, or the dataset's own text where there is no caption.
         numbers: scores by name, NaN where a clip has none.
         came: clips that `select` has decided on.
+        passed: those that it let through.
     """
 
     tables: dict[str, Table]
@@ -100,7 +110,8 @@ class Index:
     words: dict[str, Words]
     text: Words
     numbers: dict[str, npt.NDArray[Any]]
-    came: Bools = field(default_factory=lambda: np.zeros(0, bool))
+    came: Bools
+    passed: Bools
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -166,7 +177,7 @@ Piece = dict[str, Any]
 
 
 def _scored(tables: Mapping[str, Table]) -> dict[str, list[str]]:
-    """Names of the scores in each table: numbers of `select`, `episodes` and a user's own stages."""
+    """Names of the scores in each table: those of `select`, `episodes`, a user's own stages."""
     found: dict[str, list[str]] = {}
     for name, table in tables.items():
         found[name] = ["agreement"] if name == "caption" else []
@@ -203,6 +214,7 @@ def _piece(found: Outcomes, scored: Mapping[str, list[str]], to_come: list[str])
     piece["source"] = _column(caption, "source") if caption else _nothing(len(found.clip_ids))
     decided = found.stages.get("select")
     piece["came"] = decided.came if decided else np.zeros(len(found.clip_ids), bool)
+    piece["passed"] = decided.ok if decided else np.zeros(len(found.clip_ids), bool)
     return piece
 
 
@@ -268,7 +280,10 @@ def _floats(outcome: Outcome, name: str, counts: Bools) -> Numbers:
 def _joined(pieces: list[Piece], tables: dict[str, Table], to_come: list[str]) -> Index:
     """All buckets together; columns of a bucket go as they are joined."""
     ids = pa.concat_arrays([pa.array([], pa.string()), *(piece.pop("ids") for piece in pieces)])
-    came = np.concatenate([np.zeros(0, bool), *(piece.pop("came") for piece in pieces)])
+    came, passed = (
+        np.concatenate([np.zeros(0, bool), *(piece.pop(name) for piece in pieces)])
+        for name in ("came", "passed")
+    )
     names = list(pieces[0]) if pieces else [*INGESTED, "text", "start_s", "end_s", "status"]
     words: dict[str, Words] = {}
     numbers: dict[str, npt.NDArray[Any]] = {}
@@ -278,4 +293,4 @@ def _joined(pieces: list[Piece], tables: dict[str, Table], to_come: list[str]) -
             numbers[name] = np.concatenate(columns)
         else:
             words[name] = Words.of(columns)
-    return Index(tables, to_come, ids, words, words.pop("text"), numbers, came)
+    return Index(tables, to_come, ids, words, words.pop("text"), numbers, came, passed)

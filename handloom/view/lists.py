@@ -1,8 +1,6 @@
 """Lists of clips, and what they are filtered by: the routes behind the page's first view."""
 
 import json
-import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -16,66 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from handloom.errors import UserError
-from handloom.view.filters import FACETS, Columns, Query, facets, histogram, masks, order, together
-from handloom.view.index import KEPT, Index
+from handloom.view.filters import FACETS, Query, facets, histogram, masks, together
+from handloom.view.index import KEPT
 from handloom.view.run import Run
+from handloom.view.shown import Shown
 
 MOST_ROWS = 500  # of one answer
 MOST_WORDS = 200  # of a facet
 BINS = 60
-REMEMBERED = 6  # orders: 8 MB each of a million clips
-
-
-class Answer:
-    """The clips of a query, in order.
-
-    Attributes:
-        rows: of the index, int64 [clips].
-        seconds: their length together.
-    """
-
-    def __init__(self, rows: npt.NDArray[np.int64], seconds: float) -> None:
-        self.rows, self.seconds = rows, seconds
-
-
-class Shown:
-    """A run that is looked at, and one that it is compared with.
-
-    Args:
-        run: the run.
-        against: an earlier one, or None.
-    """
-
-    def __init__(self, run: Run, against: Run | None = None) -> None:
-        self.run, self.against = run, against
-        self._answers: OrderedDict[tuple[Any, ...], Answer] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def index(self) -> Index:
-        """The clips of the run."""
-        return self.run.index
-
-    def columns(self, query: Query) -> Columns:
-        """All columns that a query may name."""
-        return Columns(self.index, {})
-
-    def answer(self, query: Query) -> Answer:
-        """The clips of a query; the last few are remembered, since a list is read in pieces."""
-        index, key = self.index, (id(self.index), repr(query))
-        with self._lock:
-            if key in self._answers:
-                self._answers.move_to_end(key)
-                return self._answers[key]
-        columns = self.columns(query)
-        mask = together(masks(columns, query).values(), len(index))
-        rows = order(columns, query, mask)
-        found = Answer(rows, float(index.length_s[rows].sum()))
-        with self._lock:
-            self._answers[key] = found
-            while len(self._answers) > REMEMBERED:
-                self._answers.popitem(last=False)
-        return found
 
 
 def routes(shown: Shown) -> list[Route]:
@@ -102,6 +48,9 @@ def routes(shown: Shown) -> list[Route]:
     def rows(request: Request) -> Response:
         return JSONResponse(all_rows(shown.run, request.path_params["clip_id"]))
 
+    def compared(request: Request) -> Response:
+        return JSONResponse(shown.comparison.counts() if shown.comparison else {})
+
     def reload(request: Request) -> Response:
         for one in filter(None, (shown.run, shown.against)):
             one.read_in_background()
@@ -113,6 +62,7 @@ def routes(shown: Shown) -> list[Route]:
         Route("/api/facets", counts),
         Route("/api/histogram", spread),
         Route("/api/rows/{clip_id}", rows),
+        Route("/api/compare", compared),
         Route("/api/reload", reload, methods=["POST"]),
     ]
 
@@ -166,6 +116,8 @@ def described(shown: Shown, query: Query, rows: npt.NDArray[np.int64]) -> list[d
         numbers["sorted"] = columns.number(query.sort)[rows].tolist()
     ids = index.ids.take(pa.array(rows)).to_pylist()
     lists: dict[str, list[Any]] = {"id": ids, **words, **numbers}
+    if compared := shown.comparison:
+        lists["was"] = compared.was(rows)
     return [
         _finite(dict(zip(lists, one, strict=True))) for one in zip(*lists.values(), strict=True)
     ]
@@ -196,7 +148,7 @@ def distribution(shown: Shown, query: Query, score: str) -> dict[str, Any]:
     found.pop(f"range.{score}", None)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    if 0.0 <= low and high <= 1.0:
+    if low >= 0.0 and high <= 1.0:
         low, high = 0.0, 1.0
     mask = together(found.values(), len(shown.index))
     every = histogram(values, np.isfinite(values), low, high, BINS)

@@ -45,6 +45,8 @@ class Run:
         """Why the tables could not be read, in a sentence; empty where they were."""
         self.progress = 0.0
         """Share of the tables that is read, 0 to 1."""
+        self.generation = 0
+        """Grows whenever the tables were read."""
         self._index: Index | None = None
         self._reading = threading.Lock()
         self._checked = 0.0, False
@@ -105,7 +107,7 @@ class Run:
             forget_listings()
             tables = listed(open_tables(self.out))
             self._index = read_index(tables, self._stages_to_come(tables), self._advance)
-            self.error = ""
+            self.error, self.generation = "", self.generation + 1
         except EXPECTED as error:
             self.error = self._sentence(error)
         finally:

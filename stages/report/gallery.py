@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from handloom.stages.overrides import MARKS
 from handloom.stages.report.captions import COLUMNS, Tally
 from handloom.stages.report.sample import Sample
 from handloom.stages.report.scores import Distribution
@@ -160,7 +161,11 @@ def _add_scores(gallery: Gallery, found: Outcomes) -> None:
     for one in gallery.scores:
         one.add(found.bucket, ids, scores[one.criterion.score])
     clips = ingest.table.select(list(CLIP_COLUMNS)).take(pa.array(ingest.row[clip]))
-    gallery.thresholds.add(scores, clips)
+    marked = pc.is_in(rows["reason"], value_set=pa.array(MARKS.values())).to_numpy()
+    kept = clips.filter(pc.and_(pa.array(marked), pc.equal(rows["status"], "ok")))
+    gallery.thresholds.add_kept(kept)
+    free = {name: values[~marked] for name, values in scores.items()}
+    gallery.thresholds.add(free, clips.filter(pa.array(~marked)))
 
 
 def _add_ended(gallery: Gallery, found: Outcomes, stage: str, outcome: Outcome) -> None:

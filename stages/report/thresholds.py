@@ -82,6 +82,13 @@ class Thresholds:
                 step.clips += int(count)
                 step.seconds += float(length_s)
 
+    def add_kept(self, clips: pa.Table) -> None:
+        """Count clips that are kept at every value, since somebody has marked them so."""
+        length_s = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
+        for step in (step for one in self.found for step in one.steps):
+            step.clips += clips.num_rows
+            step.seconds += float(length_s.sum())
+
     def merge(self, other: "Thresholds") -> None:
         """Add further clips, counted with the same options."""
         for mine, its in zip(self.found, other.found, strict=True):

@@ -3,22 +3,27 @@
 import { go, read, write } from "./address.js";
 import { get, post, thumb } from "./api.js";
 import { Bar } from "./bar.js";
-import { h, replace } from "./dom.js";
+import { Compare } from "./compare.js";
+import { h, replace, words } from "./dom.js";
 import { Filters } from "./filters.js";
 import { keys, showKeys } from "./keys.js";
 import { List } from "./list.js";
+import { Marks } from "./marks.js";
 import { showRows } from "./rows.js";
+import { Thresholds } from "./thresholds.js";
 
 const main = document.getElementById("main");
 const side = document.getElementById("side");
 const notice = document.getElementById("notice");
 const grid = h("div", { id: "grid" });
 const page = h("div", { id: "page" });
-const parts = { filters: h("div", { id: "filters" }) };
+const strip = h("div", { id: "strip", hidden: true });
+const parts = { filters: h("div", { id: "filters" }), thresholds: h("div", { id: "thresholds", hidden: true }) };
 
 let run = null;
 let leave = null; // ends what a clip's page has begun
-let shown = "";
+let shown = null;
+let badge = null;
 
 function fail(error) {
   if (error.name === "AbortError") return;
@@ -40,9 +45,35 @@ const bar = new Bar(document.getElementById("bar"), {
   onreload: reload,
 });
 const filters = new Filters(parts.filters, { onchange: (params) => go("clips", "", params), onerror: fail });
+const thresholds = new Thresholds(parts.thresholds, { onchange: (params) => go("clips", "", params), onerror: fail });
+const compare = new Compare(strip, { onchange: (params) => go("clips", "", params) });
+const marks = new Marks({ onchange: marked, onerror: fail });
 const list = new List(grid, { onselect: () => {}, onerror: fail, ontotal: (answer) => bar.total(answer) });
-replace(side, parts.filters);
-replace(main, grid, page);
+const tabs = ["filters", "thresholds"].map((name) => h("button", { role: "tab", onclick: () => openTab(name) }, name[0].toUpperCase() + name.slice(1)));
+replace(side, h("div", { class: "tabs", role: "tablist" }, tabs), parts.filters, parts.thresholds);
+replace(main, strip, grid, page);
+
+function openTab(name) {
+  for (const [i, other] of ["filters", "thresholds"].entries()) {
+    parts[other].hidden = other !== name;
+    tabs[i].setAttribute("aria-selected", other === name);
+  }
+  if (name === "thresholds" && run) thresholds.load(read().params).catch(fail);
+}
+
+// A clip has been marked: its card, the counts and what select would keep follow.
+function marked(id, mark) {
+  list.update(id, { mark });
+  filters.load(read().params, run.scores).catch(fail);
+  if (!parts.thresholds.hidden) thresholds.load(read().params).catch(fail);
+  showMark();
+}
+
+function askMark() {
+  const { view, id } = read();
+  const clip = view === "clip" ? { id, text: id } : list.current;
+  if (clip) marks.ask(clip.id, clip.text || clip.id);
+}
 
 async function show() {
   const { view, id, params } = read();
@@ -56,7 +87,10 @@ async function show() {
   shown = text;
   bar.load(params, run);
   try {
-    await Promise.all([list.load(params), filters.load(params, run.scores)]);
+    await Promise.all([
+      list.load(params), filters.load(params, run.scores), compare.load(params, run),
+      parts.thresholds.hidden ? null : thresholds.load(params),
+    ]);
     if (notice.className === "error") say("");
     advise();
   } catch (error) {
@@ -73,7 +107,9 @@ async function showOne(id, params) {
   const body = h("div", { class: "clip" });
   replace(page, h("nav", { class: "crumbs" },
     h("a", { href: write("clips", "", params) }, "← clips"),
-    h("code", {}, id)), body);
+    h("code", {}, id), h("span", { class: "space" }), (badge = h("span", { class: "badge" })),
+    h("button", { onclick: askMark, title: "m" }, "Mark")), body);
+  showMark();
   page.scrollTop = 0;
   try {
     const { showClip } = await clipPage();
@@ -82,6 +118,14 @@ async function showOne(id, params) {
   } catch (error) {
     fail(error);
   }
+}
+
+function showMark() {
+  const { view, id } = read();
+  if (view !== "clip" || !badge) return;
+  const { mark, note } = marks.of(id);
+  badge.textContent = [words(mark), note].filter(Boolean).join(": ");
+  badge.dataset.mark = mark;
 }
 
 async function clipPage() {
@@ -106,7 +150,10 @@ async function reload() {
   await post("/api/reload");
   run = null;
   shown = null;
-  start();
+  thresholds.forget();
+  compare.forget();
+  openTab(read().params.toString().includes("select.") ? "thresholds" : "filters");
+start();
 }
 
 async function start() {
@@ -114,7 +161,7 @@ async function start() {
     for (;;) {
       const state = await get("/api/run");
       document.title = `${state.name} · handloom`;
-      if (state.ready && run !== "waiting") {
+      if (state.ready) {
         run = state;
         break;
       }
@@ -130,6 +177,7 @@ async function start() {
     }
     say("");
     bar.title(run);
+    await marks.load();
     await show();
     watch();
   } catch (error) {
@@ -162,6 +210,7 @@ keys({
   back: () => go("clips", "", read().params),
   step: (by) => step(by),
   search: () => bar.search.focus(),
+  mark: askMark,
 });
 
 // On a clip's page: the clip before or after it in the list.
