@@ -30,8 +30,8 @@ class Row:
     clip_id: str
     status: Status = "ok"
     reason: str = ""
-    """Reason of a rejection, one snake_case word: `no_hands`. A kept clip has one only where a person
-    has marked it, `marked_keep`."""
+    """Reason of a rejection, one snake_case word: `no_hands`. A kept clip has one only where a
+    person has marked it, `marked_keep`."""
     error: str = ""
     """Error of a failed clip, one sentence."""
     attempts: int = 1

@@ -152,8 +152,7 @@ async function reload() {
   shown = null;
   thresholds.forget();
   compare.forget();
-  openTab(read().params.toString().includes("select.") ? "thresholds" : "filters");
-start();
+  start();
 }
 
 async function start() {
@@ -223,4 +222,5 @@ async function step(by) {
 addEventListener("hashchange", () => run && show());
 addEventListener("popstate", () => run && show());
 addEventListener("unhandledrejection", (event) => fail(event.reason));
+openTab(read().params.toString().includes("select.") ? "thresholds" : "filters");
 start();

@@ -8,6 +8,7 @@ import { score } from "./card.js";
 const TITLES = { status: "Status", stage: "Ended in", reason: "Reason", change: "Changed since", moved: "By the thresholds", mark: "Marks", dataset: "Dataset", split: "Split", source: "Caption from", verb: "Verb", object: "Object", licence: "Licence" };
 const ORDER = ["moved", "change", "status", "reason", "stage", "mark", "split", "verb", "object", "source", "dataset", "licence"];
 const SHOWN = 8;
+const UNNAMED = new Set(["reason", "stage", "mark", "moved"]); // their empty word says nothing
 const EMPTY = { reason: "none", stage: "none", mark: "unmarked", moved: "as before", source: "no caption", verb: "none", object: "none" };
 
 export class Filters {
@@ -37,7 +38,9 @@ export class Filters {
   facet(name, found) {
     const chosen = new Set(this.params.getAll(name));
     const known = new Set(found.map(([word]) => word));
-    const all = [...[...chosen].filter((word) => !known.has(word)).map((word) => [word, 0]), ...found];
+    const told = found.filter(([word]) => word || chosen.has(word) || !UNNAMED.has(name));
+    const all = [...[...chosen].filter((word) => !known.has(word)).map((word) => [word, 0]), ...told];
+    if (!all.length) return null;
     const isLong = all.length > SHOWN + 2 && !this.more.has(name);
     const shown = isLong ? all.filter(([word], i) => i < SHOWN || chosen.has(word)) : all;
     const most = Math.max(1, ...all.map(([, count]) => count));
