@@ -47,7 +47,7 @@ export class Card {
     this.time.textContent = clip.end_s === null ? "" : `${(clip.end_s - clip.start_s).toFixed(1)} s`;
     this.text.textContent = clip.text || "no text";
     this.text.title = clip.text;
-    this.meta.textContent = `${clip.video} · ${seconds(clip.start_s)}`;
+    this.meta.textContent = `${seconds(clip.start_s)} · ${clip.video}`;
     this.meta.title = `${clip.id} · ${clip.video} from ${seconds(clip.start_s)} · ${clip.split}`;
     this.value.textContent = sort && clip.sorted !== undefined ? score(clip.sorted) : "";
   }

@@ -22,7 +22,11 @@ export class Thresholds {
       const { options } = await get("/api/thresholds");
       this.options = options;
       this.sliders = options.map((option) => new Slider(option, (text, isLast) => this.move(option.name, text, isLast)));
-      replace(this.list, options.length ? this.sliders.map((slider) => slider.element) : h("p", { class: "soft" }, "Robot episodes go through no select."));
+      const of = (isFrames) => this.sliders.filter((slider) => (slider.option.kind === "frames") === isFrames).map((slider) => slider.element);
+      replace(this.list, options.length
+        ? [of(false), h("details", { class: "fold" }, h("summary", {}, "Which frames and hands count"),
+          h("p", { class: "soft" }, "These change the scores, which are made again from the table of hands: seconds in a large run."), of(true))]
+        : h("p", { class: "soft" }, "Robot episodes go through no select."));
     }
     for (const slider of this.sliders) slider.set(params.get(`select.${slider.option.name}`));
     if (this.options.length) await this.judge(params);
@@ -53,7 +57,7 @@ export class Thresholds {
 
   show(found) {
     const line = (title, { clips, seconds }, name) =>
-      h("tr", { class: name }, h("th", {}, title), h("td", {}, number(clips)), h("td", {}, hours(seconds)));
+      h("tr", { class: name }, h("th", {}, title.startsWith("newly") ? this.filter(title) : title), h("td", {}, number(clips)), h("td", {}, hours(seconds)));
     const isMoved = found.flags.length > 0;
     replace(this.summary,
       h("table", {}, h("tbody", {},
@@ -68,6 +72,15 @@ export class Thresholds {
           h("button", { class: "quiet", onclick: () => this.reset() }, "Reset")))
         : h("p", { class: "soft" }, "Move a threshold: what it would keep is counted from the stored scores, and the list can show what moves."));
     for (const slider of this.sliders) slider.count(found.reasons);
+  }
+
+  // Shows the clips that have moved.
+  filter(word) {
+    const isOn = this.params.getAll("moved").includes(word);
+    const next = new URLSearchParams(this.params);
+    next.delete("moved");
+    if (!isOn) next.set("moved", word);
+    return h("button", { "aria-pressed": String(isOn), title: "show these clips", onclick: () => this.onchange(next) }, word);
   }
 
   reset() {
@@ -118,7 +131,7 @@ class Slider {
       this.input.addEventListener("change", () => this.send(this.value(), true));
       this.off = option.kind === "frames" ? null : h("input", { type: "checkbox", title: "switch this criterion off", "aria-label": `use ${label}` });
       this.off?.addEventListener("change", () => this.send(this.off.checked ? this.value() : "none", true));
-      this.body = h("div", { class: "slide" }, this.bars(), h("div", { class: "row" }, this.off, this.input));
+      this.body = h("div", { class: "slide" }, this.bars() || "", h("div", { class: "row" }, this.off, this.input));
     }
     this.element = h("section", { class: "slider", dataset: { name: option.name } },
       h("h3", { title: option.says }, label, this.shown, this.back, h("span", { class: "space" }), this.rejects), this.body);
@@ -126,7 +139,7 @@ class Slider {
 
   bars() {
     const { histogram, scores } = this.option;
-    if (!histogram?.length) return h("p", { class: "soft" }, "decides which frames count; scores are made again");
+    if (!histogram?.length) return null;
     const most = Math.log1p(Math.max(1, ...histogram));
     return h("div", { class: "bars small", "aria-hidden": "true", title: scores.map(words).join(", ") }, (this.columns = histogram.map((count) => {
       const bar = h("i");
