@@ -8,17 +8,19 @@ import threading
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handloom.errors import MediaError, RunError, UserError, first_line
 from handloom.listings import forget_listings
-from handloom.pipeline.configuration import recorded_job
-from handloom.pipeline.job import Job
 from handloom.places import is_remote
 from handloom.stages.select import Select
 from handloom.stages.stage import Stage
 from handloom.stages.tables.parts import Tables, listed, open_tables, read_flow, read_marker
-from handloom.view.index import Index, read_index
+from handloom.view.index import Index
+from handloom.view.reading import read_index
+
+if TYPE_CHECKING:
+    from handloom.pipeline.job import Job
 
 EXPECTED = (UserError, RunError, MediaError, OSError)
 CHECKED_AFTER_S = 10.0  # a listing of all tables takes a millisecond here, seconds in a bucket
@@ -52,8 +54,10 @@ class Run:
         self._checked = 0.0, False
 
     @cached_property
-    def job(self) -> Job:
+    def job(self) -> "Job":
         """The job that run.yaml records; UserError where it does not say."""
+        from handloom.pipeline.configuration import recorded_job  # a second, for all adapters
+
         return recorded_job(self.out)
 
     @property
@@ -85,7 +89,10 @@ class Run:
     @property
     def select(self) -> Select | None:
         """The run's `select` with its options; None in a run of robots."""
-        found = self.stages.get("select")
+        try:
+            found = self.stages.get("select")
+        except UserError:  # run.yaml is damaged: clips can be looked at, thresholds not moved
+            return None
         return found if isinstance(found, Select) else None
 
     def bucket_of(self, clip_id: str) -> str:
@@ -106,7 +113,9 @@ class Run:
         try:
             forget_listings()
             tables = listed(open_tables(self.out))
-            self._index = read_index(tables, self._stages_to_come(tables), self._advance)
+            index = read_index(tables, self._stages_to_come(tables), self._advance)
+            _ = index.actions  # a second for a million clips, which no reader has to wait for
+            self._index = index
             self.error, self.generation = "", self.generation + 1
         except EXPECTED as error:
             self.error = self._sentence(error)
@@ -133,8 +142,11 @@ class Run:
         return [name for name, at in folders.items() if not read_marker(at).get("finished")]
 
     def facts(self) -> dict[str, Any]:
-        """What the run says of itself: the dataset and where its data lie."""
-        return {"dataset": self.job.dataset, "data": str(self.job.data)}
+        """What run.yaml says of the run: the dataset and where its data lie; nothing if damaged."""
+        try:
+            return {"dataset": self.job.dataset, "data": str(self.job.data)}
+        except UserError:
+            return {"dataset": "", "data": ""}
 
     def _stages_to_come(self, tables: Tables) -> list[str]:
         return [name for name in read_flow(self.out) if name not in tables]
