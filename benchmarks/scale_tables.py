@@ -9,7 +9,7 @@ measured reads them. The same seed gives the same tables.
 """
 
 import argparse
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def write_run(
         write_marker(table.folder, {"fingerprint": PRINT, "finished": True, "stored": clips})
     write_marker(out / "shards", {"finished": True})
     write_flow(out, flow)
-    (out / "run.yaml").write_text(yaml.safe_dump({"dataset": "ego4d", "data": str(out)}))
+    record = {"dataset": "ego4d", "data": str(out), "config": {"select": asdict(Select())}}
+    (out / "run.yaml").write_text(yaml.safe_dump(record))
     return tables
 
 
@@ -103,8 +104,7 @@ def write_bucket(tables: dict[str, Table], number: int, clips: int, codes: int, 
     write(tables, bucket, "hands", shuffled(rng, searched))
     write(tables, bucket, "duplicates", alike(rng, passed(searched)))
     stage = Select()
-    one = {n: _OfBucket(t.folder, t.fingerprint, t.gate, bucket) for n, t in tables.items()}
-    for _, rows in stage.rows(one):
+    for _, rows in stage.piece(tables, [bucket]):
         tables["select"].write_columns(bucket, rows, stage.row_type)
         kept = passed(rows).select(["clip_id"])
         texts = pc.index_in(kept["clip_id"], value_set=entered["clip_id"])
@@ -113,17 +113,6 @@ def write_bucket(tables: dict[str, Table], number: int, clips: int, codes: int, 
         write(
             tables, bucket, "tokens", shuffled(rng, with_columns(kept, encoded(rng, kept, codes)))
         )
-
-
-@dataclass(frozen=True)
-class _OfBucket(Table):
-    """A table of which one bucket alone is read."""
-
-    only: str = ""
-
-    def parts(self, bucket: str = "*") -> list[Path]:
-        """Parts of the bucket."""
-        return super().parts(self.only)
 
 
 def ingested(rng: Rng, bucket: str, clips: int) -> Columns:

@@ -52,7 +52,8 @@ MORE_DOORS = {  # files of stage folders that others import too
     "hands": {"activity"},  # by which `ingest` cuts
     "duplicates": {"fingerprints"},  # computed by `hands`, which has decoded the frames
     "pack": {"edit", "fidelity", "statistics", "stretches"},
-    "report": {"captions", "gallery", "page"},  # no stages: the driver calls them
+    # no stages: the driver calls them, and the viewer
+    "report": {"captions", "gallery", "page", "sample", "words"},
 }
 READERS = {"pack", "report"}  # of every stage
 

@@ -99,7 +99,7 @@ def _joined(column: Words, other: Words | None, rows: Rows) -> Words:
     """A column with some rows of another one behind it."""
     more = other or Words(np.zeros(rows.max(initial=0) + 1, np.int32), pa.array([""]))
     parts = [
-        pa.DictionaryArray.from_arrays(pa.array(codes), values)
+        pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), values)
         for codes, values in ((column.codes, column.values), (more.codes[rows], more.values))
     ]
     return Words.encoded(parts)
