@@ -1,16 +1,20 @@
 """Generated runs as the viewer's tests look at them."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import uvicorn
 from starlette.testclient import TestClient
 
 from benchmarks.scale_tables import write_run
 from handloom.stages.select import Select
 from handloom.stages.tables.parts import open_tables
 from handloom.view.app import build
+from handloom.view.command import listen
 from handloom.view.run import Run
 from handloom.view.shown import Shown
 
@@ -64,3 +68,17 @@ def decided(out: Path, select: Select) -> dict[str, tuple[str, str]]:
     rows = pa.concat_tables(rows for _, rows in select.rows(open_tables(out)))
     columns: Sequence[list[str]] = [rows[n].to_pylist() for n in ("clip_id", "status", "reason")]
     return {clip_id: (status, reason) for clip_id, status, reason in zip(*columns, strict=True)}
+
+
+@contextmanager
+def served(shown: Shown) -> Iterator[str]:
+    """A server on loopback while the context lasts; yields the address that would be printed."""
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(build(shown, TOKEN, port), log_level="warning", lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{port}/?token={TOKEN}"
+        server.should_exit = True
+        thread.join(timeout=10)
