@@ -70,6 +70,7 @@ def count(page: Any, clips: int | None = None) -> int:
 
 def choose(page: Any, facet: str, word: str) -> int:
     """Choose a word of a facet; returns the number that stands beside it."""
+    page.wait_for_load_state("networkidle")  # or the words of the list before
     words = page.locator(f'.facet[data-name="{facet}"]')
     button = words.locator(f'.word[data-word="{word}"]')
     if not button.count():
@@ -115,7 +116,7 @@ def test_a_clip_is_marked_by_keys_and_the_mark_is_in_the_file(page: Any, out: Pa
     kept = count(page, choose(page, "status", "kept"))
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    card = page.locator('.card[aria-selected="true"]')
+    card = page.locator('.card[aria-selected="true"][data-place="2"]')
     clip_id = card.get_attribute("href").partition("#/clip/")[2].partition("?")[0]
     page.keyboard.press("m")
     page.locator("#dialog textarea").fill("a mirror")

@@ -79,9 +79,14 @@ async function show() {
   const { view, id, params } = read();
   if (view === "clip") return showOne(id, params);
   await leaveClip();
+  const isBack = grid.hidden;
   grid.hidden = false;
   page.hidden = true;
   document.body.dataset.view = "clips";
+  if (isBack && list.total) {
+    list.resume();
+    list.reveal();
+  }
   const text = params.toString();
   if (text === shown) return;
   shown = text;
@@ -215,6 +220,7 @@ keys({
 // On a clip's page: the clip before or after it in the list.
 async function step(by) {
   if (!list.total) await list.load(read().params, read().id);
+  await list.reach(list.selected + by);
   list.select(list.selected + by);
   if (list.current) go("clip", list.current.id, read().params);
 }

@@ -67,7 +67,17 @@ export class List {
     return params;
   }
 
+  // After another page was shown in its place: browsers forget how far a hidden element was scrolled.
+  resume() {
+    const top = this.top;
+    this.layout();
+    this.jump(top);
+  }
+
   layout() {
+    if (!this.element.clientWidth) return; // hidden
+    const first = this.columns ? Math.floor(this.top / this.rowHeight) * this.columns : 0;
+    const before = this.columns;
     const style = getComputedStyle(this.element);
     const width = this.element.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
     this.columns = Math.max(1, Math.floor((width + CARD.gap) / (CARD.width + CARD.gap)));
@@ -77,12 +87,14 @@ export class List {
     this.height = Math.ceil(this.total / this.columns) * this.rowHeight;
     this.shownHeight = Math.min(this.height, TALLEST);
     this.spacer.style.height = `${this.shownHeight}px`;
+    if (before && before !== this.columns) this.jump(Math.floor(first / this.columns) * this.rowHeight);
     this.top = Math.min(this.top, Math.max(0, this.height - this.element.clientHeight));
     this.draw();
   }
 
   scrollTo(scrolled) {
     const view = this.element.clientHeight;
+    if (!view) return;
     const step = scrolled - this.scrolled;
     this.scrolled = scrolled;
     const most = Math.max(0, this.height - view);
@@ -219,10 +231,16 @@ export class List {
   }
 
   reveal() {
+    if (!this.columns) return;
     const y = Math.floor(this.selected / this.columns) * this.rowHeight;
     const view = this.element.clientHeight;
     if (y < this.top) this.jump(y);
     else if (y + this.rowHeight > this.top + view) this.jump(y + this.rowHeight - view);
+  }
+
+  // Read the piece that holds a clip, unless it is here.
+  async reach(place) {
+    if (!this.at(place) && place >= 0 && place < this.total) await this.ask(Math.floor(place / PIECE));
   }
 
   get current() {
