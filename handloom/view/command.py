@@ -1,7 +1,9 @@
 """`handloom view`: a page over a run, or over a training, on this machine."""
 
+import os
 import secrets
 import socket
+import sys
 import webbrowser
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,7 +54,7 @@ def view(command: ViewCommand) -> None:
     app = build(shown, token, port, any_host=not is_loopback(command.host))
     address = f"http://{_named(command.host)}:{port}/?token={token}"
     print(f"{command.out}: open {address}\nCtrl-C ends it.", flush=True)
-    if command.browser:
+    if command.browser and has_screen():
         with suppress(webbrowser.Error):
             webbrowser.open(address)
     config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
@@ -84,6 +86,13 @@ def listen(host: str, port: int | None) -> socket.socket:
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def has_screen() -> bool:
+    """Whether a browser would open a window; one of the terminal would take it over."""
+    return sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
 
 
 def _named(host: str) -> str:

@@ -114,7 +114,7 @@ class Run:
             forget_listings()
             tables = listed(open_tables(self.out))
             index = read_index(tables, self._stages_to_come(tables), self._advance)
-            _ = index.actions  # a second for a million clips, which no reader has to wait for
+            _ = index.actions, self.select  # a second each, which no reader has to wait for
             self._index = index
             self.error, self.generation = "", self.generation + 1
         except EXPECTED as error:

@@ -53,6 +53,8 @@ const tabs = ["filters", "thresholds"].map((name) => h("button", { role: "tab", 
 replace(side, h("div", { class: "tabs", role: "tablist" }, tabs), parts.filters, parts.thresholds);
 replace(main, strip, grid, page);
 
+main.addEventListener("pointerdown", () => document.body.classList.remove("side-open"));
+
 function openTab(name) {
   for (const [i, other] of ["filters", "thresholds"].entries()) {
     parts[other].hidden = other !== name;
