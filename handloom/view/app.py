@@ -1,6 +1,5 @@
 """The viewer's server: routes, and errors as sentences."""
 
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -64,8 +63,8 @@ def build(shown: Shown, token: str, port: int, any_host: bool = False) -> ASGIAp
         *_clip_routes(shown.run),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    handlers: dict[Any, Callable[..., Response]] = dict.fromkeys(STATUS, _sentence)
-    app = Starlette(routes=routes, exception_handlers={**handlers, HTTPException: _http_error})
+    handlers: dict[Any, Any] = {**dict.fromkeys(STATUS, _sentence), HTTPException: _http_error}
+    app = Starlette(routes=routes, exception_handlers=handlers)
     return Guard(app, token, f"handloom-view-{port}", any_host)
 
 

@@ -95,8 +95,8 @@ def set_mark(shown: Shown, said: Any) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise UserError('a mark is sent as {"ids": [...], "mark": "drop", "note": ""}.')
     ids, mark, note = said.get("ids"), said.get("mark", ""), said.get("note", "")
-    is_list = isinstance(ids, list) and all(isinstance(one, str) for one in ids)
-    if not is_list or not isinstance(mark, str) or not isinstance(note, str):
+    words = [*(ids if isinstance(ids, list) else [ids]), mark, note]
+    if not isinstance(ids, list) or not all(isinstance(word, str) for word in words):
         raise UserError('a mark is sent as {"ids": [...], "mark": "drop", "note": ""}.')
     if len(ids) > MOST_MARKED:
         raise UserError(f"{len(ids):,} clips at once, expected at most {MOST_MARKED:,}.")

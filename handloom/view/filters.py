@@ -76,8 +76,10 @@ class Query:
             return replace(self, text=value)
         if name == "sort":
             return replace(self, sort=value.removeprefix("-"), descending=value.startswith("-"))
-        if name in ("sample", "seed"):
-            return replace(self, **{name: _whole(name, value)})
+        if name == "sample":
+            return replace(self, sample=_whole(name, value))
+        if name == "seed":
+            return replace(self, seed=_whole(name, value))
         raise UserError(f"{name!r} is no filter; expected one of {', '.join(CHOICES)}, text, sort, "
                         "sample, seed, or min.SCORE and max.SCORE.")  # fmt: skip
 
@@ -196,4 +198,5 @@ def histogram(
     some = values[mask]
     some = some[~np.isnan(some)]
     place = ((some - low) / max(high - low, 1e-12) * bins).astype(np.int64)
-    return np.bincount(place.clip(0, bins - 1), minlength=bins).tolist()
+    counts: list[int] = np.bincount(place.clip(0, bins - 1), minlength=bins).tolist()
+    return counts

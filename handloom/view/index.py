@@ -69,7 +69,9 @@ class Words:
     def equal(self, wanted: Sequence[str]) -> Bools:
         """Rows whose word is one of some."""
         chosen = pc.is_in(self.values, value_set=pa.array(list(wanted), pa.string()))
-        return np.asarray(chosen.to_numpy(zero_copy_only=False), bool)[self.codes]
+        of_words: Bools = np.asarray(chosen.to_numpy(zero_copy_only=False), bool)
+        rows: Bools = of_words[self.codes]
+        return rows
 
     def translated(self, values: pa.Array) -> npt.NDArray[np.int32]:
         """The code of each of some words here, -1 for those that do not come, int32 [words]."""

@@ -131,7 +131,7 @@ def _values(select: Select, option: str) -> list[Value]:
     present, hint = getattr(select, option), typing.get_type_hints(type(select))[option]
     if hint is bool:
         values: list[Value] = [False, True]
-    elif type(None) in typing.get_args(hint):
+    elif type(None) in typing.get_args(hint) and {int, float} & set(typing.get_args(hint)):
         steps = COUNTS if int in typing.get_args(hint) else SHARES
         values = [None, *sorted({*steps, *([] if present is None else [present])})]
     else:
