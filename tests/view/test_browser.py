@@ -70,13 +70,14 @@ def count(page: Any, clips: int | None = None) -> int:
 
 def choose(page: Any, facet: str, word: str) -> int:
     """Choose a word of a facet; returns the number that stands beside it."""
-    page.wait_for_load_state("networkidle")  # or the words of the list before
     words = page.locator(f'.facet[data-name="{facet}"]')
     button = words.locator(f'.word[data-word="{word}"]')
+    sync_api.expect(words).to_be_visible()
     if not button.count():
         words.locator(".more").click()
     told = int(button.locator("small").inner_text().replace(",", ""))
     button.click()
+    sync_api.expect(button).to_have_attribute("aria-pressed", "true")  # counted anew
     return told
 
 
@@ -85,10 +86,10 @@ def test_filters_list_what_they_count_and_an_address_shows_the_same_to_others(
 ) -> None:
     told = choose(page, "status", "rejected")
     count(page, told)
-    told = choose(page, "reason", "blurred")
+    told = choose(page, "reason", "stereo")
     count(page, told)
-    assert "reason=blurred" in page.url
-    assert page.locator(".card .end").first.inner_text() == "blurred"
+    assert "reason=stereo" in page.url
+    assert page.locator(".card .end").first.inner_text() == "stereo"
     other = browser.new_context().new_page()
     other.goto(address + "#" + page.url.partition("#")[2])
     count(other, told)
