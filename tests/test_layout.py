@@ -167,7 +167,7 @@ SOURCE = [*FOLDERS, "benchmarks", "examples"]
 
 def sources() -> list[Path]:
     """What is written here, each file once: handloom/ holds links to the other folders."""
-    own = sorted((CHECKOUT / "handloom").glob("*.py"))
+    own = sorted((CHECKOUT / "handloom").rglob("*.py"))  # does not follow the links
     return own + [path for folder in SOURCE for path in sorted((CHECKOUT / folder).rglob("*.py"))]
 
 
