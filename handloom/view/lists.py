@@ -86,6 +86,8 @@ def state(shown: Shown) -> dict[str, Any]:
     if shown.against:
         said["against"] = {"out": str(shown.against.out), "error": shown.against.error}
     every = [one for one in (run, shown.against) if one]
+    for one in every:
+        one.try_again()
     if not all(one.is_read for one in every):
         return said | {"ready": False, "progress": min(one.progress for one in every)}
     index = run.index

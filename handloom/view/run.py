@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from handloom.pipeline.job import Job
 
 EXPECTED = (UserError, RunError, MediaError, OSError)
+AGAIN_AFTER_S = 3.0
 CHECKED_AFTER_S = 10.0  # a listing of all tables takes a millisecond here, seconds in a bucket
 
 
@@ -52,6 +53,7 @@ class Run:
         self._index: Index | None = None
         self._reading = threading.Lock()
         self._checked = 0.0, False
+        self._states: dict[str, str] = {}
 
     @cached_property
     def job(self) -> "Job":
@@ -113,6 +115,7 @@ class Run:
         try:
             forget_listings()
             tables = listed(open_tables(self.out))
+            self._states = _states(tables)
             index = read_index(tables, self._stages_to_come(tables), self._advance)
             _ = index.actions, self.select  # a second each, which no reader has to wait for
             self._index = index
@@ -130,10 +133,17 @@ class Run:
         if changed or self._index is None or time.monotonic() - checked_s < every_s:
             return changed
         forget_listings()
-        now = {name: table.state() for name, table in open_tables(self.out).items()}
-        changed = now != {name: table.state() for name, table in self._index.tables.items()}
+        try:
+            changed = _states(open_tables(self.out)) != self._states
+        except FileNotFoundError:  # parts are merged at this moment
+            changed = True
         self._checked = time.monotonic(), changed
         return changed
+
+    def try_again(self) -> None:
+        """Read the tables where that failed some seconds ago: a run may just have begun."""
+        if self.error and time.monotonic() - self._checked[0] > AGAIN_AFTER_S:
+            self.read_in_background()
 
     def unfinished(self) -> list[str]:
         """Stages of the run whose table is not complete."""
@@ -158,3 +168,8 @@ class Run:
         if isinstance(error, OSError) and not isinstance(error, RunError):
             return f"{self.out} cannot be read any more ({first_line(error)})."
         return str(error)
+
+
+def _states(tables: Tables) -> dict[str, str]:
+    """Digests of the parts of each table."""
+    return {name: table.state() for name, table in tables.items()}

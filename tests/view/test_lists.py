@@ -1,6 +1,8 @@
 """What the page lists and counts is what the tables say."""
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,14 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from benchmarks.scale_tables import write_run
 from handloom.stages.select import SelectRow
 from handloom.stages.tables import funnel
 from handloom.stages.tables.parts import open_tables
 from handloom.stages.tables.rows import Clip
+from handloom.view import run
 from tests.helpers.random_tables import random_run
-from tests.view.viewed import CLIPS, all_clips, client, generated, get, opened
+from tests.view.viewed import BUCKETS, CLIPS, all_clips, client, generated, get, opened
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +154,38 @@ def test_clips_of_a_run_that_goes_on_wait_for_the_next_stage(tmp_path: Path) -> 
     assert {"select", "caption", "tokens"} <= set(state["unfinished"])
 
 
-def test_a_run_that_has_finished_no_stage_says_so(tmp_path: Path) -> None:
+def test_a_run_that_has_finished_no_stage_says_so_and_is_read_once_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "AGAIN_AFTER_S", 0.0)
     out = generated(tmp_path / "out", clips=30)
-    shutil.rmtree(out / "tables")
-    state = get(client(opened(out)), "/api/run")
+    (out / "tables").rename(tmp_path / "tables")
+    page = client(opened(out))
+    state = get(page, "/api/run")
     assert state["ready"] is False
     assert "finished no stage yet" in state["error"]
+    (tmp_path / "tables").rename(out / "tables")
+    wait_until(lambda: get(page, "/api/run")["ready"])
+    assert len(all_clips(page)) == 30
+
+
+def test_new_rows_are_told_and_taken_in_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "CHECKED_AFTER_S", 0.0)
+    out = generated(tmp_path / "out", clips=200)
+    page = client(opened(out))
+    assert get(page, "/api/run")["changed"] is False
+    write_run(out, 400, codes=4, seed=1, buckets=BUCKETS)  # other parts beside those of before
+    assert get(page, "/api/run")["changed"] is True
+    assert len(all_clips(page)) == 200
+    page.post("/api/reload")
+    wait_until(lambda: get(page, "/api/clips")["total"] == 600)
+    assert get(page, "/api/run")["changed"] is False
+
+
+def wait_until(holds: Callable[[], bool], most_s: float = 20.0) -> None:
+    until = time.monotonic() + most_s
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
