@@ -1,5 +1,6 @@
 """`handloom view`: a page over a run, or over a training, on this machine."""
 
+import ctypes
 import os
 import secrets
 import socket
@@ -15,6 +16,7 @@ import tyro
 from handloom.errors import UserError
 
 PORT, TRIED = 8400, 20
+M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def view(command: ViewCommand) -> None:
 
     from handloom.view.app import build, open_folder
 
+    give_memory_back()
     shown = open_folder(command.out, command.against)
     listener = listen(command.host, command.port)
     port = listener.getsockname()[1]
@@ -86,6 +89,14 @@ def listen(host: str, port: int | None) -> socket.socket:
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def give_memory_back() -> None:
+    """Let glibc return large arrays when they are freed; by default each thread keeps up to 32 MB
+    of them: of a million clips 150 MB more in all."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def has_screen() -> bool:

@@ -16,12 +16,15 @@ import pyarrow.compute as pc
 
 from handloom.errors import UserError
 from handloom.stages.report.sample import ranks
-from handloom.view.index import Bools, Index, Numbers, Words
+from handloom.view.index import Bools, Index, Numbers, Rows, Words
 
 FACETS = ("status", "stage", "reason", "dataset", "split", "source", "verb", "object", "licence")
 MARK, MOVED, CHANGE, VIDEO = "mark", "moved", "change", "video"
 """Columns that come of marks, of thresholds, of a comparison; and the source video."""
 CHOICES = (*FACETS, MARK, MOVED, CHANGE, VIDEO)
+
+
+AT_A_TIME = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def order(columns: Columns, query: Query, mask: Bools) -> npt.NDArray[np.int64]:
     """Rows that a query shows, in their order."""
     rows = np.flatnonzero(mask)
     if query.sample is not None and len(rows):
-        drawn = ranks(columns.index.ids.take(pa.array(rows)), query.seed)
+        drawn = _ranks(columns.index, rows, query.seed)
         rows = rows[np.argsort(drawn, kind="stable")[: query.sample]]
         rows = rows if not query.sort else np.sort(rows)
     if not query.sort:
@@ -167,6 +170,12 @@ def order(columns: Columns, query: Query, mask: Bools) -> npt.NDArray[np.int64]:
     values = columns.number(query.sort)[rows]
     keys = -values if query.descending else values
     return np.asarray(rows[np.argsort(keys, kind="stable")])  # NaN sorts last either way
+
+
+def _ranks(index: Index, rows: Rows, seed: int) -> npt.NDArray[np.uint64]:
+    """Random ranks of some clips, some at a time: each takes 80 bytes on the way."""
+    pieces = [rows[start : start + AT_A_TIME] for start in range(0, len(rows), AT_A_TIME)]
+    return np.concatenate([ranks(index.ids.take(pa.array(piece)), seed) for piece in pieces])
 
 
 def _by_text(text: Words, rows: npt.NDArray[np.int64], descending: bool) -> npt.NDArray[np.int64]:

@@ -26,6 +26,7 @@ from handloom.view.index import (
 
 INGESTED = ("bucket", "video_id", "dataset", "split", "licence", "text_kind")
 MEDIA = ("duration_s", "fps", "height")
+CHUNKS = 32  # with a dictionary each, before they get one together
 WORDS = (*INGESTED, "status", "stage", "reason", "source", "text")
 KNOWN = frozenset({"ingest", "hands", "duplicates", "caption", "tokens"})
 """Stages whose numbers are no scores, or are those of `select` too."""
@@ -61,6 +62,11 @@ Piece = dict[str, Any]
 """Columns of one bucket's clips by name: arrays of Arrow for words, of numpy for numbers."""
 
 
+def _one(chunks: list[pa.Array]) -> pa.Array:
+    """Chunks as one, with one dictionary."""
+    return pa.chunked_array(chunks).unify_dictionaries().combine_chunks()
+
+
 class _Filling:
     """Columns that are filled bucket by bucket: one array each for all numbers, since a million
     clips in small arrays leave holes of 200 MB; words with dictionaries, or they take twice that.
@@ -86,7 +92,10 @@ class _Filling:
             else:
                 encoded = pc.dictionary_encode(values.filter(mask))
                 self.words.setdefault(name, []).append(encoded)
+                if len(self.words[name]) == CHUNKS:
+                    self.words[name] = [_one(self.words[name])]
         self.filled += size
+        pa.default_memory_pool().release_unused()
 
     def index(self, tables: dict[str, Table], to_come: list[str]) -> Index:
         """All buckets together."""

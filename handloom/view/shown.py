@@ -18,7 +18,7 @@ from handloom.view.marks import FILE, Marks, column
 from handloom.view.run import Run
 from handloom.view.thresholds import Trial, Trials, with_options
 
-REMEMBERED = 6  # orders: 8 MB each of a million clips
+REMEMBERED = 6  # orders: 4 MB each of a million clips
 T = TypeVar("T")
 
 
@@ -27,11 +27,11 @@ class Answer:
     """The clips of a query, in order.
 
     Attributes:
-        rows: of the index, int64 [clips].
+        rows: of the index, int32 [clips].
         seconds: their length together.
     """
 
-    rows: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int32]
     seconds: float
 
 
@@ -131,7 +131,8 @@ class Shown:
         columns = self.columns(query)
         mask = together(masks(columns, query).values(), len(columns.index))
         rows = order(columns, query, mask)
-        return Answer(rows, float(columns.index.length_s[rows].sum()))
+        seconds = float(columns.index.length_s[rows].sum())
+        return Answer(rows.astype(np.int32), seconds)
 
 
 def padded(words: Words, count: int) -> Words:
