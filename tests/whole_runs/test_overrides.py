@@ -4,7 +4,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from handloom.stages.select import SelectRow
+from handloom.pipeline.configuration import recorded_job
+from handloom.stages.report.gallery import gather
+from handloom.stages.select import Select, SelectRow
 from handloom.stages.tables.parts import effort, open_tables
 from handloom.stages.tokens import TokenRow
 from tests.helpers.folders import sums
@@ -32,6 +34,7 @@ def test_marks_move_their_clips_alone_and_can_be_taken_back(
     assert decisions(out) == before | changed
     assert effort(out / "tables" / "tokens")[2] == 1  # only the clip that is newly let in
     assert "marked_drop" in marked.stdout
+    check_report(out)
 
     marks.write_text(f"clip_id,mark,note\n{'f' * 20},drop,\n")
     refused = here(*command, "--select.overrides", marks)
@@ -46,6 +49,17 @@ def test_marks_move_their_clips_alone_and_can_be_taken_back(
         name: one for name, one in shards.items() if name.endswith(".tar")
     }
     assert effort(out / "tables" / "tokens")[2] == 0
+
+
+def check_report(out: Path) -> None:
+    """The report counts as many clips at each threshold's present value as are kept."""
+    select = recorded_job(out).stages["select"]
+    assert isinstance(select, Select)
+    thresholds = gather(open_tables(out), select).thresholds
+    assert thresholds
+    kept = sum(status == "ok" for status, _ in decisions(out).values())
+    for one in thresholds.found:
+        assert [step.clips for step in one.steps if step.value == one.present] == [kept]
 
 
 def decisions(out: Path) -> dict[str, tuple[str, str]]:
