@@ -33,7 +33,7 @@ def routes(shown: Shown) -> list[Route]:
     def clips(request: Request) -> Response:
         query, offset, limit = _read(request)
         answer = shown.answer(query)
-        rows = answer.rows[offset : offset + limit]
+        rows = answer.rows[offset : offset + limit].astype(np.int64)
         said = {"total": len(answer.rows), "seconds": answer.seconds, "offset": offset}
         return JSONResponse(said | {"rows": described(shown, query, rows)})
 
