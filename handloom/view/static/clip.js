@@ -1,0 +1,37 @@
+// The page of one clip: its video with hands, codes, texts, verdicts, duplicates and provenance.
+
+import { get } from "./api.js";
+import { Charts } from "./clip_charts.js";
+import { Player } from "./clip_player.js";
+import { codes, duplicates, provenance, stages, texts, verdict } from "./clip_sections.js";
+import { h, replace } from "./dom.js";
+
+/**
+ * Show a clip in an element.
+ * @param {HTMLElement} element its content is replaced.
+ * @param {string} clipId of the clip.
+ * @returns a function that stops the video and frees the keys.
+ */
+export async function showClip(element, clipId) {
+  const path = `/api/clip/${encodeURIComponent(clipId)}`;
+  replace(element, h("p", { class: "clip-wait" }, "reading the clip …"));
+  let clip;
+  try {
+    clip = await get(path);
+  } catch (error) {
+    replace(element, h("p", { class: "clip-error", role: "alert" }, error.message));
+    return () => {};
+  }
+  const player = new Player(path, clip);
+  const charts = new Charts(path, clip, player);
+  const left = h("div", { class: "clip-left" }, player.element, charts.element, codes(path, clip, player));
+  const right = h("div", { class: "clip-right" },
+    verdict(clip), texts(clip), stages(clip), duplicates(clip), provenance(clip));
+  replace(element, h("article", { class: "clip", "aria-label": `Clip ${clipId}` }, left, right));
+  player.start();
+  charts.load();
+  return () => {
+    player.stop();
+    charts.stop();
+  };
+}
