@@ -10,9 +10,10 @@ import { h, replace } from "./dom.js";
  * Show a clip in an element.
  * @param {HTMLElement} element its content is replaced.
  * @param {string} clipId of the clip.
+ * @param {{address: function(string): string}} api gives the address of another clip's page.
  * @returns a function that stops the video and frees the keys.
  */
-export async function showClip(element, clipId) {
+export async function showClip(element, clipId, api) {
   const path = `/api/clip/${encodeURIComponent(clipId)}`;
   replace(element, h("p", { class: "clip-wait" }, "reading the clip …"));
   let clip;
@@ -26,8 +27,8 @@ export async function showClip(element, clipId) {
   const charts = new Charts(path, clip, player);
   const left = h("div", { class: "clip-left" }, player.element, charts.element, codes(path, clip, player));
   const right = h("div", { class: "clip-right" },
-    verdict(clip), texts(clip), stages(clip), duplicates(clip), provenance(clip));
-  replace(element, h("article", { class: "clip", "aria-label": `Clip ${clipId}` }, left, right));
+    verdict(clip), texts(clip), stages(clip), duplicates(clip, api.address), provenance(clip));
+  replace(element, h("article", { class: "clip-page", "aria-label": `Clip ${clipId}` }, left, right));
   player.start();
   charts.load();
   return () => {

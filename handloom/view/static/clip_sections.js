@@ -1,11 +1,9 @@
 // What is said beside the video: verdicts, texts, codes, duplicates, provenance.
 
-import { write } from "./address.js";
 import { get } from "./api.js";
 import { h, replace, words } from "./dom.js";
 
 const PAIRS_SHOWN = 8; // encoded frames of a robot's camera
-const here = (id) => write("clip", id, new URLSearchParams());
 
 const section = (title, ...children) => h("section", {}, h("h3", {}, title), ...children);
 
@@ -151,18 +149,18 @@ function once(action) {
   };
 }
 
-export function duplicates(clip) {
+export function duplicates(clip, address) {
   if (!clip.duplicates.length) return null;
-  return section("Shows nearly the same", h("div", { class: "clip-duplicates" }, clip.duplicates.map(duplicate)));
+  return section("Shows nearly the same", h("div", { class: "clip-duplicates" }, clip.duplicates.map((match) => duplicate(match, address))));
 }
 
-function duplicate(match) {
+function duplicate(match, address) {
   const note = `${match.similarity.toFixed(2)} alike, ${match.split}${match.better ? ", the better one" : ""}`;
   if (!match.here) {
     return h("div", { class: "clip-duplicate" }, h("code", {}, match.clip_id), h("span", { class: "clip-fine" }, `of ${match.dataset}, another run; ${note}`));
   }
   const picture = h("img", { loading: "lazy", alt: "", src: `/api/clip/${encodeURIComponent(match.clip_id)}/thumb?size=320` });
-  return h("a", { class: "clip-duplicate", href: here(match.clip_id) }, picture, h("span", { class: "clip-fine" }, note));
+  return h("a", { class: "clip-duplicate", href: address(match.clip_id) }, picture, h("span", { class: "clip-fine" }, note));
 }
 
 export function provenance(clip) {
