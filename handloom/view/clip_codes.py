@@ -20,6 +20,8 @@ from handloom.tokenize.frames import center_square
 from handloom.view.clip_media import ClipMedia
 from handloom.view.run import Unknown
 
+USUAL_DOWNSAMPLE = 16  # pixels a code, where a run does not say
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -96,8 +98,8 @@ class ClipCodes:
         return self.media.step(clip, view, int(steps["steps_taken"][frame]))
 
     def _side(self, grid: int) -> int:
-        """Side of the encoded squares, pixels."""
-        return grid * int(self._recorded().get("downsample", 16))
+        """Side of the encoded squares, pixels, by the number of codes along it."""
+        return grid * int(self._recorded().get("downsample", USUAL_DOWNSAMPLE))
 
     def _recorded(self) -> dict[str, Any]:
         """What the marker of the table says of the tokenizer that wrote it; {} if nothing."""

@@ -14,12 +14,13 @@ from handloom.stages.duplicates.rows import DuplicateRow, Match
 from handloom.stages.hands.rows import Hand
 from handloom.stages.media.clip_frames import ClipFrames, uniform_times, whole
 from handloom.stages.select import SelectRow
+from handloom.stages.tables.parts import write_marker
 from handloom.stages.tables.rows import Clip
 from handloom.stages.tokens import TokenRow
 from handloom.tokenize import vqgan
 from handloom.tokenize.frames import center_square
 from tests.helpers.numbered_clips import picture
-from tests.helpers.recorded_runs import clip_row, hands_row, write_run
+from tests.helpers.recorded_runs import FINGERPRINT, clip_row, hands_row, write_run
 
 FPS, FRAMES = 10, 40
 HOSTILE = "<img src=x onerror=alert(1)>\u202e </script>"
@@ -61,8 +62,8 @@ class Made:
     codes_tij: NDArray[np.uint16]
 
 
-def clips() -> list[Clip]:
-    """Rows of `ingest`."""
+def clips(folder: Path) -> list[Clip]:
+    """Rows of `ingest`; the media lie in a folder below `folder`."""
     facts = {"codec": "h264", "width": 64, "height": 64, "duration_s": FRAMES / FPS}
     rows = [
         clip_row("kept", 1.0, 2.55, text=HOSTILE, other_texts=["another"], **facts),
@@ -70,10 +71,10 @@ def clips() -> list[Clip]:
         clip_row("dark", 2.0, 3.0, **facts),
         clip_row("gone", 0.0, 1.0, media_path="videos/gone.mp4", **facts),
         clip_row("outside", 0.0, 1.0, media_path="../secret.mp4", **facts),
-        clip_row("absolute", 0.0, 1.0, media_path="/etc/hostname", **facts),
+        clip_row("absolute", 0.0, 1.0, media_path=str(folder / "secret.mp4"), **facts),
         clip_row("link", 0.0, 1.0, media_path="videos/link.mp4", **facts),
         clip_row("avi", 1.0, 2.0, media_path="videos/a.avi", **facts | {"codec": "mpeg4"}),
-        clip_row("broken", 0.0, float("inf"), media_path="videos/broken.mp4"),
+        clip_row("broken", 0.0, float("inf"), media_path="videos/broken.mp4", duration_s=0.0),
     ]
     failed = {"status": "failed", "error": "broken.mp4: not a readable video file"}
     return [replace(row, **failed) if row.clip_id == "broken" else row for row in rows]
@@ -87,7 +88,7 @@ def write(folder: Path, model: Path) -> Made:
     write_numbers(folder / "secret.mp4")
     (data / "videos/link.mp4").symlink_to(folder / "secret.mp4")
     (data / "videos/broken.mp4").write_bytes(b"no video")
-    rows = clips()
+    rows = clips(folder)
     ok = [row for row in rows if row.status == "ok"]
     kept = ok[0]
     squares, codes, times_s = encoded(data, kept, model)
@@ -101,6 +102,8 @@ def write(folder: Path, model: Path) -> Made:
         "caption": [CaptionRow(clip_id="kept", caption=HOSTILE, flags=["no_tag"])],
         "tokens": [tokens],
     })  # fmt: skip
+    wrote = {"settings": {"models": vqgan.describe(str(model), resolution=64)}}
+    write_marker(out / "tables/tokens", {"fingerprint": FINGERPRINT, "finished": True} | wrote)
     options = {"tokens": {"model": str(model), "resolution": 64, "frames": 3}, "ingest": {}}
     record = {"dataset": "ego4d", "data": str(data), "config": options}
     (out / "run.yaml").write_text(yaml.safe_dump(record))
