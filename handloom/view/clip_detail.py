@@ -24,7 +24,9 @@ PROVENANCE = (
     "dataset", "version", "licence", "split", "video_id", "annotation_id", "unit", "media_path",
     "width", "height", "fps", "codec", "duration_s", "clamped_s",
 )  # fmt: skip
-NO_SCORES = frozenset({"attempts", "hz", *CAPTION_COLUMNS})
+NO_SCORES = frozenset({"attempts", "hz"})
+SCORELESS = frozenset({"ingest", "hands", "duplicates", "caption", "tokens"})
+"""Stages whose numbers are shown elsewhere, but for those that have a limit."""
 
 
 def detail(media: ClipMedia, codes: ClipCodes, clip_id: str) -> Values:
@@ -105,8 +107,8 @@ def scores(stage: Stage | None, row: Values) -> Iterator[Values]:
         if isinstance(value, bool) or not isinstance(value, int | float) or name in NO_SCORES:
             continue
         option = next((one for one in (name, f"max_{name}") if one in options), "")
-        if stage and stage.name in ("ingest", "hands", "duplicates", "tokens") and not option:
-            continue  # facts of the clip, shown elsewhere
+        if stage and stage.name in SCORELESS and not option:
+            continue
         yield _score(name, "", value, None, getattr(stage, option) if option else None)
 
 
@@ -197,5 +199,9 @@ def provenance(clip: Clip) -> list[tuple[str, Any]]:
     found = [(name, getattr(clip, name)) for name in PROVENANCE]
     if isinstance(clip, EpisodePlace):
         found += [("steps", clip.steps), ("place", ", ".join(map(str, clip.place)))]
-        found += [(name, value) for name, _, value in (fact.partition(": ") for fact in clip.facts)]
-    return [(name, value) for name, value in found if value not in ("", 0, 0.0)]
+        facts = (fact.partition(": ") for fact in clip.facts)
+        found += [(name, value) for name, _, value in facts if not name.endswith("_names")]
+    said = {"", 0} | ({clip.video_id} if clip.unit == clip.video_id else set())
+    return [
+        (name, value) for name, value in found if value not in said or name == "video_id"
+    ]

@@ -25,10 +25,12 @@ export async function showClip(element, clipId, api) {
   }
   const player = new Player(path, clip);
   const charts = new Charts(path, clip, player);
-  const left = h("div", { class: "clip-left" }, player.element, charts.element, codes(path, clip, player));
-  const right = h("div", { class: "clip-right" },
-    verdict(clip), texts(clip), stages(clip), duplicates(clip, api.address), provenance(clip));
-  replace(element, h("article", { class: "clip-page", "aria-label": `Clip ${clipId}` }, left, right));
+  const article = h("article", { class: "clip-page", "aria-label": `Clip ${clipId}` },
+    h("div", { class: "clip-seen" }, player.element, charts.element),
+    h("div", { class: "clip-said" }, verdict(clip), texts(clip), stages(clip), duplicates(clip, api.address), provenance(clip)),
+    h("div", { class: "clip-coded" }, codes(path, clip, player)));
+  if (!element.isConnected) return () => {}; // somebody has gone on meanwhile
+  replace(element, article);
   player.start();
   charts.load();
   return () => {

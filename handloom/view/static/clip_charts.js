@@ -73,7 +73,7 @@ export class Charts {
     plot.over.addEventListener("click", () => {
       if (plot.cursor.left >= 0) this.player.seek(plot.posToVal(plot.cursor.left, "x"), true);
     });
-    this.plots.push({ plot, head, box });
+    this.plots.push({ plot, head, box, hz: found.hz });
   }
 
   // Steps without a command are shaded.
@@ -86,7 +86,11 @@ export class Charts {
   }
 
   at(time) {
-    for (const { plot, head } of this.plots) head.style.left = `${plot.valToPos(time, "x")}px`;
+    for (const { plot, head, hz } of this.plots) {
+      head.style.left = `${plot.valToPos(time, "x")}px`;
+      const step = Math.floor((time - this.clip.start_s) * hz + 1e-6);
+      if (plot.cursor.left < 0 || plot.cursor.left === undefined) plot.setLegend({ idx: Math.max(0, Math.min(step, plot.data[0].length - 1)) });
+    }
   }
 
   mark(plot, head) {

@@ -15,7 +15,7 @@ export function verdict(clip) {
     failed: `failed in ${stage}`,
     waiting: `waits for ${stage}`,
   }[status];
-  return h("header", { class: `clip-verdict ${status}` }, h("b", {}, said), h("code", {}, clip.clip_id));
+  return h("header", { class: `clip-verdict ${status}` }, h("b", {}, said));
 }
 
 export function texts(clip) {
@@ -81,10 +81,18 @@ function scoreRow(score) {
   const limit = score.at_least ?? score.at_most;
   const sign = score.at_least !== null ? "≥" : "≤";
   return h("tr", { class: score.fails ? "fails" : "" },
-    h("th", { scope: "row" }, score.meaning || words(score.name)),
+    h("th", { scope: "row", title: score.name }, score.meaning || withUnit(score.name)),
     h("td", {}, meter(score.value, limit)),
     h("td", {}, shown(score.value)),
     h("td", { class: "clip-limit" }, limit === null ? "" : `${sign} ${shown(limit)}`));
+}
+
+const UNITS = [["_m_s3", "m/s³"], ["_m_s", "m/s"], ["_rad_s", "rad/s"], ["_s", "s"]];
+
+// `max_speed_m_s` as "max speed, m/s".
+function withUnit(name) {
+  const [end, unit] = UNITS.find(([end]) => name.endsWith(end)) || ["", ""];
+  return words(name.slice(0, name.length - end.length)) + (unit && `, ${unit}`);
 }
 
 // A score as a bar from 0 to 1, its threshold as a line; of other ranges nothing is drawn.
@@ -167,7 +175,7 @@ export function provenance(clip) {
   const span = clip.end_s === null ? `from ${clip.start_s.toFixed(2)} s` : `${clip.start_s.toFixed(2)} to ${clip.end_s.toFixed(2)} s`;
   return section("Where it comes from", h("dl", { class: "clip-facts" },
     [["span", span], ...clip.provenance].map(([name, value]) => [
-      h("dt", {}, words(name)),
+      h("dt", {}, withUnit(name)),
       h("dd", {}, typeof value === "number" ? shown(value) : String(value)),
     ]).flat()));
 }

@@ -47,13 +47,16 @@ export class Timeline {
       for (const time of hands.cuts_s) marks.push(this.place("clip-cut", time, null, `a change of shot at ${time.toFixed(2)} s`));
       for (const frame of hands.frames) if (frame.searched) marks.push(this.look(frame));
     }
-    const few = codes && codes.times_s.length <= 64; // of a robot every step is encoded
-    if (few) {
+    if (this.marksCodes()) {
       for (const time of codes.times_s) {
         marks.push(this.place("clip-encoded", this.start < time ? time : this.start, null, `encoded: ${time.toFixed(2)} s`));
       }
     }
     return marks;
+  }
+
+  marksCodes() {
+    return this.clip.codes && !this.clip.media.views.length; // of a robot every step is encoded
   }
 
   look(frame) {
@@ -71,7 +74,7 @@ export class Timeline {
   }
 
   legend() {
-    const { hands, codes } = this.clip;
+    const { hands } = this.clip;
     const item = (name, words) => h("span", {}, h("i", { class: name }), words);
     return h("p", { class: "clip-legend" },
       hands ? [
@@ -80,7 +83,7 @@ export class Timeline {
         item("doubtful", "too doubtful to count"),
         item("none", "no hand"),
       ] : null,
-      codes && codes.times_s.length <= 64 ? item("encoded", "encoded") : null);
+      this.marksCodes() ? item("encoded", "encoded") : null);
   }
 
   draw(time) {
