@@ -1,12 +1,12 @@
 """Addresses below /api/clip: everything that the page shows of one clip, made when it is asked for.
 
-    ID                               what the tables say of it, JSON
-    ID/thumb.jpg?size=&at=           a thumbnail, also without .jpg; `at` is a share of the clip
-    ID/source                        its own media file, by ranges
-    ID/span.webm?columns=            its span, encoded small
-    ID/curves                        states and actions of a robot, JSON
-    ID/encoded/VIEW/FRAME.png        a frame as it was encoded
-    ID/decoded/VIEW/FRAME.png        what its codes decode to
+ID                               what the tables say of it, JSON
+ID/thumb.jpg?size=&at=           a thumbnail, also without .jpg; `at` is a share of the clip
+ID/source                        its own media file, by ranges
+ID/span.webm?columns=            its span, encoded small
+ID/curves                        states and actions of a robot, JSON
+ID/encoded/VIEW/FRAME.png        a frame as it was encoded
+ID/decoded/VIEW/FRAME.png        what its codes decode to
 """
 
 import json
@@ -105,12 +105,12 @@ class ClipPages:
                 f"{clip.media_path or 'the clip'} is not shown as it is; its span.webm plays."
             )
         path = self.media.file(clip)
-        return FileResponse(path, media_type=mime.partition(";")[0], content_disposition_type="inline")
+        return FileResponse(path, media_type=mime.partition(";")[0])
 
     def span(self, request: Request) -> Response:
         """The clip's span as WebM; of robots all cameras side by side."""
         clip = self.media.clip(clip_id_of(request))
-        columns = int(number(request, "columns", 1, MOST_COLUMNS))
+        columns = max(1, int(number(request, "columns", 1, MOST_COLUMNS)))
         columns = columns if isinstance(self.rows.recorded.pictures, EpisodeViews) else 1
         path = self.cache.get(
             ("span", clip.clip_id, columns),
@@ -153,4 +153,4 @@ def number(request: Request, name: str, default: float, most: float) -> float:
         value = float(request.query_params.get(name, default))
     except ValueError:
         return default
-    return min(value, most) if value > 0 or name == "at" and value == 0 else default
+    return min(value, most) if value >= 0 else default  # NaN is none either

@@ -83,7 +83,7 @@ class ClipCodes:
         views, frames = found.codes_vtij.shape[:2]
         if not (0 <= view < views and 0 <= frame < frames):
             raise Unknown(
-                f"the clip has no frame {frame} of view {view}, expected below {frames} and {views}."
+                f"the clip has no frame {frame} of view {view}; it has {frames} of each of {views}."
             )
         return found.codes_vtij[view, frame : frame + 1]
 

@@ -54,7 +54,13 @@ def detail(media: ClipMedia, codes: ClipCodes, clip_id: str) -> Values:
 
 def playable(media: ClipMedia, clip: Clip) -> Values:
     """How a browser may play the clip: its own file's type, or the reason why there is nothing."""
-    found: Values = {"source": "", "fps": shown_fps(clip), "picture": [0, 0, 1, 1], "views": [], "error": ""}
+    found: Values = {
+        "source": "",
+        "fps": shown_fps(clip),
+        "picture": [0, 0, 1, 1],
+        "views": [],
+        "error": "",
+    }
     try:
         if isinstance(clip, EpisodePlace):
             return found | {"views": clip.views}
@@ -181,7 +187,7 @@ def encoded(media: ClipMedia, codes: ClipCodes, clip: Clip) -> Values | None:
     found = codes.of(clip.clip_id)
     if found is None:
         return None
-    views, frames, rows, columns = found.codes_vtij.shape
+    views, _, rows, columns = found.codes_vtij.shape
     names = clip.views if isinstance(clip, EpisodePlace) else [""] * views
     return {"views": names[:views], "times_s": found.times_s, "grid": [rows, columns]}
 
@@ -202,6 +208,4 @@ def provenance(clip: Clip) -> list[tuple[str, Any]]:
         facts = (fact.partition(": ") for fact in clip.facts)
         found += [(name, value) for name, _, value in facts if not name.endswith("_names")]
     said = {"", 0} | ({clip.video_id} if clip.unit == clip.video_id else set())
-    return [
-        (name, value) for name, value in found if value not in said or name == "video_id"
-    ]
+    return [(name, value) for name, value in found if value not in said or name == "video_id"]

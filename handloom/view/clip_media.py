@@ -34,7 +34,9 @@ MOST_FPS = 30.0
 UNKNOWN_FPS = 10.0  # of a robot whose source states no rate
 KEY_EVERY = 15  # frames: stepping backwards decodes at most so many
 BIT_RATE = 3_000_000
-STARTS_AT_0_S = 0.01  # browsers and FFmpeg count the seconds of a file that starts later differently
+STARTS_AT_0_S = (
+    0.01  # browsers and FFmpeg count the seconds of a file that starts later differently
+)
 MOST_S = 600.0  # of a span that is encoded
 
 MIME = {  # by suffix and codec; a browser says which of them it plays
@@ -212,9 +214,7 @@ def span_frames(path: Path, start_s: float, end_s: float) -> Frames:
         yield max(0.0, held.time_s - start_s), shrink(held.picture, aspect)
 
 
-def _through_the_door(
-    pictures: ClipFrames, clip: Clip, framing: Framing, end_s: float
-) -> Frames:
+def _through_the_door(pictures: ClipFrames, clip: Clip, framing: Framing, end_s: float) -> Frames:
     """The frames of a span after the user's mask or blur, without bars, at a constant rate."""
     rate = min(clip.fps or MOST_FPS, MOST_FPS)
     times_s = np.arange(0.0, end_s - clip.start_s, 1 / rate)
@@ -321,5 +321,3 @@ def _fitted(frame_hwc: FrameHWC, width: int, height: int) -> FrameHWC:
     if abs(frame_hwc.shape[0] - height) <= 1 and abs(frame_hwc.shape[1] - width) <= 1:
         return frame_hwc[:height, :width]
     return np.asarray(Image.fromarray(frame_hwc).resize((width, height)))
-
-

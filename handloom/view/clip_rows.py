@@ -52,9 +52,7 @@ class ClipRows:
             return False
         return True
 
-    def row(
-        self, stage: str, clip_id: str, columns: Sequence[str] | None = None
-    ) -> Values | None:
+    def row(self, stage: str, clip_id: str, columns: Sequence[str] | None = None) -> Values | None:
         """A clip's row of a stage; None where there is none.
 
         Args:
@@ -81,9 +79,7 @@ class ClipRows:
         return {stage: row for stage, row in found if row is not None}
 
 
-def _row(
-    table: Table, bucket: str, clip_id: str, columns: Sequence[str] | None
-) -> Values | None:
+def _row(table: Table, bucket: str, clip_id: str, columns: Sequence[str] | None) -> Values | None:
     def chosen(names: Sequence[str]) -> list[str]:
         if columns is None:
             return [name for name in names if name not in HEAVY]

@@ -1,7 +1,8 @@
-"""A clip's page in a real browser: where hands are drawn, what plays, and that captions are text."""
+"""A clip's page in a real browser: where hands are drawn, what plays, captions as text."""
 
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_the_clip_plays_over_its_span_again_and_again(page: Any) -> None:
     seen = page.evaluate("window.seen")
     assert min(seen) >= 0.99
     assert max(seen) <= 2.55
-    turns = sum(after < before - 1.0 for before, after in zip(seen, seen[1:], strict=False))
+    turns = sum(after < before - 1.0 for before, after in pairwise(seen))
     assert turns >= 1
 
 

@@ -1,4 +1,4 @@
-"""A robot's page: all cameras in step, curves of the table's numbers, codes beside their pictures."""
+"""A robot's page: cameras in step, curves of the table's numbers, codes beside their pictures."""
 
 import io
 from collections.abc import Iterator
