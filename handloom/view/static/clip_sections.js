@@ -81,7 +81,7 @@ function scoreRow(score) {
   const limit = score.at_least ?? score.at_most;
   const sign = score.at_least !== null ? "≥" : "≤";
   return h("tr", { class: score.fails ? "fails" : "" },
-    h("th", { scope: "row", title: score.name }, score.meaning || withUnit(score.name)),
+    h("th", { scope: "row" }, withUnit(score.name), score.meaning ? h("small", {}, score.meaning) : null),
     h("td", {}, meter(score.value, limit)),
     h("td", {}, shown(score.value)),
     h("td", { class: "clip-limit" }, limit === null ? "" : `${sign} ${shown(limit)}`));
