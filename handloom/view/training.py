@@ -1,0 +1,209 @@
+"""A training as the page shows it: verdicts, pictures, films, and the curves of its log.
+
+The folder is that of one training, or one that holds several with their scores and rollouts, as
+`handloom demo` leaves it. What lies there is found by its name, and nothing outside is served.
+
+    /api/training                    names of all there is, and how it compares with copying
+    /api/training/curves?run=        curves of a training, JSON
+    /api/training/file?path=         a picture or a film
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from handloom.errors import UserError
+from handloom.files import read_facts
+from handloom.stages.datasets.source import is_inside
+from handloom.view.run import Unknown
+
+LOG, SUMMARY, ROLLOUT = "metrics.jsonl", "summary.json", "rollout.json"
+PICTURES, FILMS = (".png", ".jpg", ".svg"), (".mp4", ".webm")
+DEEP = 3  # folders below the one that is shown
+SKIPPED = frozenset({"checkpoints", "tensorboard", "export", "shards", "tables", "source"})
+MOST_FILES = 200
+MOST_POINTS = 1500  # of a curve; of more the means of neighbours are shown
+
+
+@dataclass(frozen=True)
+class Training:
+    """The output folder of `handloom train`, `handloom demo` or the like, finished or not.
+
+    Attributes:
+        out: the folder.
+    """
+
+    out: Path
+
+    def files(self) -> list[str]:
+        """Logs, pictures, films and results below the folder, by their paths.
+
+        Raises:
+            UserError: the folder is gone.
+        """
+        if not self.out.is_dir():
+            raise UserError(f"{self.out} is not there any more; was it moved or deleted?")
+        found = (path.relative_to(self.out).as_posix() for path in _walk(self.out, DEEP))
+        return sorted(found, key=lambda name: (name.count("/"), name))[:MOST_FILES]
+
+    def runs(self) -> list[str]:
+        """Folders that hold a log; "" is the folder itself."""
+        return [_folder(name) for name in self.files() if Path(name).name == LOG]
+
+    def facts(self) -> dict[str, Any]:
+        """What the page begins with."""
+        files = self.files()
+        runs = [_folder(name) for name in files if Path(name).name == LOG]
+        return {
+            "name": self.out.name,
+            "runs": [self._run(run) for run in runs],
+            "pictures": [name for name in files if name.endswith(PICTURES)],
+            "films": [name for name in files if name.endswith(FILMS)],
+            "rollouts": [self._rollout(name) for name in files if Path(name).name == ROLLOUT],
+            "report": "report.html" if (self.out / "report.html").is_file() else "",
+        }
+
+    def _run(self, run: str) -> dict[str, Any]:
+        summary = read_facts(self.out / run / SUMMARY)
+        log = self.out / run / LOG
+        return {
+            "name": run,
+            "finished": bool(summary),
+            "step": summary.get("step"),
+            "verdicts": list(verdicts(summary)),
+            "state": [log.stat().st_size, log.stat().st_mtime] if log.is_file() else [],
+        }
+
+    def _rollout(self, name: str) -> dict[str, Any]:
+        tasks = read_facts(self.out / name).get("tasks", {})
+        counts = [one for one in tasks.values() if isinstance(one, dict)]
+        done, tried = (sum(int(one.get(key, 0)) for one in counts) for key in ("done", "tried"))
+        return {"name": _folder(name), "done": done, "tried": tried}
+
+    def file(self, name: str) -> Path:
+        """A picture or film below the folder.
+
+        Raises:
+            Unknown: there is none of that name.
+        """
+        kinds = (*PICTURES, *FILMS)
+        if not name.endswith(kinds) or not is_inside(self.out, name):
+            raise Unknown(f"{name[:80]!r} is no picture or film of this training.")
+        path = self.out / name
+        if not path.is_file():
+            raise Unknown(f"{name[:80]!r} is not there any more.")
+        return path
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a folder holds a training's log, and is no run of `handloom curate`."""
+    if (folder / "run.yaml").is_file() or not folder.is_dir():
+        return False
+    return any(path.name == LOG for path in _walk(folder, DEEP))
+
+
+def routes(training: Training) -> list[Route]:
+    """The addresses of a training."""
+
+    def facts(_: Request) -> Response:
+        return JSONResponse(training.facts())
+
+    def log(request: Request) -> Response:
+        run = request.query_params.get("run", "")
+        if run not in training.runs():
+            raise Unknown(f"there is no training {run[:80]!r} here.")
+        return JSONResponse(curves(training.out / run / LOG))
+
+    def file(request: Request) -> Response:
+        return FileResponse(training.file(request.query_params.get("path", "")))
+
+    return [
+        Route("/api/training", facts),
+        Route("/api/training/curves", log),
+        Route("/api/training/file", file),
+    ]
+
+
+def _walk(folder: Path, deep: int) -> Iterator[Path]:
+    """Files worth showing, folder by folder."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            continue
+        if entry.is_dir():
+            if deep and entry.name not in SKIPPED:
+                yield from _walk(entry, deep - 1)
+        elif entry.name in (LOG, ROLLOUT) or entry.suffix in (*PICTURES, *FILMS):
+            yield entry
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def verdicts(summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Whether a training beats what needs no learning: {sentence, better}."""
+    val = summary.get("val", {})
+    later = val.get("frames 1 and later", {})
+    if {"model", "copy last frame"} <= later.keys():
+        model, copy = (later[name]["accuracy"] for name in ("model", "copy last frame"))
+        yield _verdict(model, copy, "right codes of later frames", "copying the last frame", 1)
+    if {"prior_mean", "mean_action"} <= val.keys():
+        error, always = (val[name]["arm_l1"] for name in ("prior_mean", "mean_action"))
+        yield _verdict(error, always, "error of the arm", "always the mean action", -1)
+
+
+def _verdict(mine: float, other: float, what: str, who: str, sign: int) -> dict[str, Any]:
+    """One comparison; more is better where `sign` is 1."""
+    shown = "{:.1%}" if sign > 0 else "{:.3f}"
+    numbers = f"{what} {shown.format(mine)} against {shown.format(other)}"
+    if shown.format(mine) == shown.format(other):
+        return {"sentence": f"as good as {who}: {numbers}", "better": False}
+    better = (mine - other) * sign > 0
+    return {"sentence": f"{'better' if better else 'worse'} than {who}: {numbers}", "better": better}
+
+
+def curves(log: Path) -> list[dict[str, Any]]:
+    """The numbers of a log by name, each with its steps: {name, steps, values}.
+
+    A last line that is cut off, as of a training that goes on, is left out.
+    """
+    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    with log.open() as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+                step = int(row.pop("step"))
+            except (ValueError, KeyError, AttributeError, TypeError):
+                continue
+            for name, value in _numbers(row, ""):
+                found[name].append((step, value))
+    return [{"name": name, **thinned(points)} for name, points in found.items()]
+
+
+def _numbers(row: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Finite numbers in nested tables, by the path that leads to them."""
+    if isinstance(row, dict):
+        for key, value in row.items():
+            yield from _numbers(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(row, int | float) and not isinstance(row, bool) and math.isfinite(row):
+        yield name, float(row)
+
+
+def thinned(points: list[tuple[int, float]]) -> dict[str, list[float]]:
+    """At most MOST_POINTS points: means of as many neighbours as that takes."""
+    size = -(-len(points) // MOST_POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
+    steps = [float(group[-1][0]) for group in groups]
+    return {"steps": steps, "values": [math.fsum(v for _, v in g) / len(g) for g in groups]}
