@@ -16,22 +16,25 @@ from starlette.types import ASGIApp
 from handloom.errors import MediaError, RunError, UserError, first_line
 from handloom.places import check_bucket, is_remote
 from handloom.stages.tables.parts import open_tables
-from handloom.view import changes, lists
+from handloom.view import changes, lists, training
 from handloom.view.guard import Guard
 from handloom.view.run import NotRead, Run, Unknown
 from handloom.view.shown import Shown
+from handloom.view.training import Training, is_training
 
 STATIC = Path(__file__).with_name("static")
 STATUS = {Unknown: 404, NotRead: 503, UserError: 400, MediaError: 409, RunError: 409, OSError: 409}
 """HTTP status of each kind of error; the page shows its sentence."""
 
 
-def open_folder(out: Path, against: Path | None = None) -> Shown:
+def open_folder(out: Path, against: Path | None = None) -> Shown | Training:
     """What the page shows of a folder, which is read in the background.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds neither a run nor a training.
     """
+    if is_training(out):
+        return Training(out.absolute())
     runs = [Run(_checked(folder)) for folder in (out, against) if folder]
     for run in runs:
         run.read_in_background()
@@ -47,25 +50,29 @@ def _checked(folder: Path) -> Path:
     return folder if is_remote(folder) else folder.absolute()
 
 
-def build(shown: Shown, token: str, port: int, any_host: bool = False) -> ASGIApp:
+def build(shown: Shown | Training, token: str, port: int, any_host: bool = False) -> ASGIApp:
     """The server.
 
     Args:
-        shown: the run, and the one that it is compared with.
+        shown: the run, and the one that it is compared with; or a training.
         token: that the printed address holds.
         port: that it listens on, which names its cookie.
         any_host: whether it listens on more than loopback.
     """
+    is_run = isinstance(shown, Shown)
+    first = STATIC / ("index.html" if is_run else "training.html")
     routes = [
-        Route("/", lambda _: FileResponse(STATIC / "index.html")),
-        *lists.routes(shown),
-        *changes.routes(shown),
-        *_clip_routes(shown.run),
+        Route("/", lambda _: FileResponse(first)),
+        *(_run_routes(shown) if is_run else training.routes(shown)),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     handlers: dict[Any, Any] = {**dict.fromkeys(STATUS, _sentence), HTTPException: _http_error}
     app = Starlette(routes=routes, exception_handlers=handlers)
     return Guard(app, token, f"handloom-view-{port}", any_host)
+
+
+def _run_routes(shown: Shown) -> list[Route | Mount]:
+    return [*lists.routes(shown), *changes.routes(shown), *_clip_routes(shown.run)]
 
 
 def _clip_routes(run: Run) -> list[Mount]:

@@ -22,7 +22,6 @@ from starlette.routing import Route
 
 from handloom.errors import UserError
 from handloom.files import read_facts
-from handloom.stages.datasets.source import is_inside
 from handloom.view.run import Unknown
 
 LOG, SUMMARY, ROLLOUT = "metrics.jsonl", "summary.json", "rollout.json"
@@ -94,13 +93,9 @@ class Training:
         Raises:
             Unknown: there is none of that name.
         """
-        kinds = (*PICTURES, *FILMS)
-        if not name.endswith(kinds) or not is_inside(self.out, name):
+        if not name.endswith((*PICTURES, *FILMS)) or name not in self.files():
             raise Unknown(f"{name[:80]!r} is no picture or film of this training.")
-        path = self.out / name
-        if not path.is_file():
-            raise Unknown(f"{name[:80]!r} is not there any more.")
-        return path
+        return self.out / name
 
 
 def is_training(folder: Path) -> bool:
@@ -171,11 +166,12 @@ def _verdict(mine: float, other: float, what: str, who: str, sign: int) -> dict[
     if shown.format(mine) == shown.format(other):
         return {"sentence": f"as good as {who}: {numbers}", "better": False}
     better = (mine - other) * sign > 0
-    return {"sentence": f"{'better' if better else 'worse'} than {who}: {numbers}", "better": better}
+    word = "better" if better else "worse"
+    return {"sentence": f"{word} than {who}: {numbers}", "better": better}
 
 
 def curves(log: Path) -> list[dict[str, Any]]:
-    """The numbers of a log by name, each with its steps: {name, steps, values}.
+    """The numbers of a log by name, each with its steps: {name, steps, values}; none that stay 0.
 
     A last line that is cut off, as of a training that goes on, is left out.
     """
@@ -189,7 +185,8 @@ def curves(log: Path) -> list[dict[str, Any]]:
                 continue
             for name, value in _numbers(row, ""):
                 found[name].append((step, value))
-    return [{"name": name, **thinned(points)} for name, points in found.items()]
+    said = {name: points for name, points in found.items() if any(value for _, value in points)}
+    return [{"name": name, **thinned(points)} for name, points in said.items()]
 
 
 def _numbers(row: Any, name: str) -> Iterator[tuple[str, float]]:

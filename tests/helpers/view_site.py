@@ -14,6 +14,7 @@ import uvicorn
 
 from handloom.view.app import build, open_folder
 from handloom.view.command import listen
+from handloom.view.shown import Shown
 
 TOKEN = "t" * 22
 
@@ -64,7 +65,9 @@ class Site:
 def site(out: Path, against: Path | None = None) -> Iterator[Site]:
     """Serve a run while the context lasts; its index has been read."""
     shown = open_folder(out, against)
-    _wait(lambda: all(one is None or _is_read(one) for one in (shown.run, shown.against)))
+    if isinstance(shown, Shown):
+        runs = [shown.run, *([shown.against] if shown.against else [])]
+        _wait(lambda: all(map(_is_read, runs)))
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     config = uvicorn.Config(build(shown, TOKEN, port), log_level="warning", lifespan="off")

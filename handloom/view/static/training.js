@@ -43,7 +43,7 @@ function results(found) {
 
 function gallery(name, paths, element) {
   if (!paths.length) return null;
-  return h("section", {}, h("h2", {}, name), h("div", { class: "training-gallery" },
+  return h("section", {}, h("h2", {}, name), h("div", { class: `training-gallery ${name.toLowerCase()}` },
     paths.map((path) => h("figure", {}, element(path), h("figcaption", {}, h("a", { href: file(path), target: "_blank", rel: "noopener" }, path))))));
 }
 
