@@ -5,9 +5,10 @@ from dataclasses import fields
 from typing import Any
 
 from handloom.errors import MediaError, UserError
+from handloom.stages.caption.stage import instruction
 from handloom.stages.hands.rows import CONFIDENT
 from handloom.stages.report.captions import FLAGS
-from handloom.stages.report.vocabulary import words_of
+from handloom.stages.report.words import verb_and_noun
 from handloom.stages.select import Select
 from handloom.stages.stage import Stage
 from handloom.stages.tables.rows import Clip, EpisodePlace
@@ -129,7 +130,7 @@ def _score(
 def texts(media: ClipMedia, clip: Clip) -> Values:
     """The caption and where it comes from, the dataset's own texts, and doubts about either."""
     row = media.rows.row("caption", clip.clip_id, CAPTION_COLUMNS) or {}
-    verb, noun = words_of(clip.text, clip.text_kind)
+    verb, noun = verb_and_noun(instruction(clip.text, clip.text_kind))
     answers = zip(row.get("answers") or (), row.get("answer_flags") or (), strict=True)
     stage = media.rows.stage("caption")
     return {

@@ -1,5 +1,6 @@
 // The keyboard. Keys that a form element takes are left to it.
 
+import { KEYS as CLIP_KEYS } from "./clip_player.js";
 import { h, replace } from "./dom.js";
 
 const KEYS = [
@@ -8,6 +9,7 @@ const KEYS = [
   ["esc", "back to the list"],
   ["j, k", "on a clip's page: the next one, the one before"],
   ["m", "mark the clip: then k keep, d drop, w wrong caption, n note, u unmark"],
+  ...CLIP_KEYS.map(([key, what]) => [key, `on a clip's page: ${what}`]),
   ["/", "search captions"],
   ["g, G", "first and last clip"],
   ["?", "these keys"],
