@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -59,11 +59,13 @@ def build(shown: Shown | Training, token: str, port: int, any_host: bool = False
         port: that it listens on, which names its cookie.
         any_host: whether it listens on more than loopback.
     """
-    is_run = isinstance(shown, Shown)
-    first = STATIC / ("index.html" if is_run else "training.html")
+    if isinstance(shown, Training):
+        first, behind = STATIC / "training.html", training.routes(shown)
+    else:
+        first, behind = STATIC / "index.html", _run_routes(shown)
     routes = [
         Route("/", lambda _: FileResponse(first)),
-        *(_run_routes(shown) if is_run else training.routes(shown)),
+        *behind,
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     handlers: dict[Any, Any] = {**dict.fromkeys(STATUS, _sentence), HTTPException: _http_error}
@@ -71,7 +73,7 @@ def build(shown: Shown | Training, token: str, port: int, any_host: bool = False
     return Guard(app, token, f"handloom-view-{port}", any_host)
 
 
-def _run_routes(shown: Shown) -> list[Route | Mount]:
+def _run_routes(shown: Shown) -> list[BaseRoute]:
     return [*lists.routes(shown), *changes.routes(shown), *_clip_routes(shown.run)]
 
 

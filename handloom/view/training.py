@@ -18,7 +18,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from handloom.errors import UserError
 from handloom.files import read_facts
@@ -105,7 +105,7 @@ def is_training(folder: Path) -> bool:
     return any(path.name == LOG for path in _walk(folder, DEEP))
 
 
-def routes(training: Training) -> list[Route]:
+def routes(training: Training) -> list[BaseRoute]:
     """The addresses of a training."""
 
     def facts(_: Request) -> Response:
