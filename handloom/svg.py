@@ -20,7 +20,7 @@ JPEG_QUALITY = 85
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fafaf8; margin: 2rem auto;
-       max-width: 72rem; padding: 0 1rem; }
+       max-width: 96rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; margin: .8rem 0; } td, th { padding: .3rem .9rem;
        text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
@@ -29,14 +29,19 @@ figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 small { color: #666; } img { max-width: 100%; border-radius: 3px; display: block; }
 svg { max-width: 100%; height: auto; } pre { background: #eee; padding: .6rem; }
 .cards { display: grid; gap: 1rem;
-         grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
-.cards img + img { margin-top: .3rem; }
+         grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); }
+.cards figure > img { width: 100%; aspect-ratio: 16 / 9; object-fit: contain; background: #e6e6e2; }
+.cards figure:has(details[open]) { grid-column: 1 / -1; } .cards details img { margin-top: .3rem; }
+summary { cursor: pointer; color: #555; font-size: .85rem; }
+.contents { display: flex; flex-wrap: wrap; gap: .3rem .6rem; }
+.contents a { background: #eee; padding: .1rem .6rem; border-radius: 3px; color: inherit; }
 .legend { list-style: none; padding: 0; } .legend span { display: inline-block; width: 1.2rem;
           height: .9rem; margin-right: .5rem; box-sizing: border-box; vertical-align: middle; }
 .steps { display: flex; flex-wrap: wrap; gap: .3rem; font-size: .85rem; }
 .steps div { background: #eee; padding: .2rem .5rem; text-align: right; }
 mark { background: #f3d27a; padding: 0 .3rem; font-weight: bold; }
-@media (max-width: 40rem) { table { display: block; overflow-x: auto; } }
+@media (max-width: 40rem) { table { display: block; overflow-x: auto; }
+       .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .6rem; } }
 .charts { display: flex; flex-wrap: wrap; gap: .5rem 1rem; }
 .nothing { background: #e6e6e2; color: #888; height: 120px; display: grid; place-items: center; }
 .missing { background: #f3ead7; padding: .4rem .8rem; }

@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Route
 
 from handloom.errors import UserError
 from handloom.files import read_facts
+from handloom.train.report.verdicts import verdicts
 from handloom.view.run import Unknown
 
 LOG, SUMMARY, ROLLOUT = "metrics.jsonl", "summary.json", "rollout.json"
@@ -77,7 +78,7 @@ class Training:
             "name": run,
             "finished": bool(summary),
             "step": summary.get("step"),
-            "verdicts": list(verdicts(summary)),
+            "verdicts": [one._asdict() for one in verdicts(summary)],
             "state": [log.stat().st_size, log.stat().st_mtime] if log.is_file() else [],
         }
 
@@ -145,29 +146,6 @@ def _walk(folder: Path, deep: int) -> Iterator[Path]:
 
 def _folder(name: str) -> str:
     return name.rpartition("/")[0]
-
-
-def verdicts(summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Whether a training beats what needs no learning: {sentence, better}."""
-    val = summary.get("val", {})
-    later = val.get("frames 1 and later", {})
-    if {"model", "copy last frame"} <= later.keys():
-        model, copy = (later[name]["accuracy"] for name in ("model", "copy last frame"))
-        yield _verdict(model, copy, "right codes of later frames", "copying the last frame", 1)
-    if {"prior_mean", "mean_action"} <= val.keys():
-        error, always = (val[name]["arm_l1"] for name in ("prior_mean", "mean_action"))
-        yield _verdict(error, always, "error of the arm", "always the mean action", -1)
-
-
-def _verdict(mine: float, other: float, what: str, who: str, sign: int) -> dict[str, Any]:
-    """One comparison; more is better where `sign` is 1."""
-    shown = "{:.1%}" if sign > 0 else "{:.3f}"
-    numbers = f"{what} {shown.format(mine)} against {shown.format(other)}"
-    if shown.format(mine) == shown.format(other):
-        return {"sentence": f"as good as {who}: {numbers}", "better": False}
-    better = (mine - other) * sign > 0
-    word = "better" if better else "worse"
-    return {"sentence": f"{word} than {who}: {numbers}", "better": better}
 
 
 def curves(log: Path) -> list[dict[str, Any]]:

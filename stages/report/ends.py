@@ -33,9 +33,43 @@ def sections(
         is_rejection = end.status == "rejected"
         title = f"Rejected: {end.reason} ({end.stage})" if is_rejection else f"Failed: {end.stage}"
         yield (
-            f"<h2>{html.escape(title)}</h2><p>{how_many(len(cards), clips.total)}</p>"
-            f"<div class=cards>{''.join(cards)}</div>"
+            f"{anchor(_name(end))}<h2>{html.escape(title)}</h2>"
+            f"<p>{how_many(len(cards), clips.total)}</p>{sheet(cards)}"
         )
+
+
+def contents(kept: int, ends: list[tuple[End, Sample[Ended]]]) -> str:
+    """Links to the clips that were kept and to those of each reason, with their numbers."""
+    links = [_link("kept", "kept", kept)]
+    for end, clips in ends:
+        words = end.reason if end.status == "rejected" else f"failed in {end.stage}"
+        links.append(_link(_name(end), words, clips.total))
+    return f"<p class=contents>{' '.join(links)}</p>"
+
+
+def _link(name: str, words: str, count: int) -> str:
+    return f'<a href="#{html.escape(name)}">{html.escape(words)} <b>{count:,}</b></a>'
+
+
+def anchor(name: str) -> str:
+    """The place that a link to a name leads to."""
+    return f'<a id="{html.escape(name)}"></a>'
+
+
+def _name(end: End) -> str:
+    return "-".join(filter(None, (end.status, end.stage, end.reason)))
+
+
+def sheet(cards: list[str]) -> str:
+    """Cards of clips side by side, as many as there is room for."""
+    return f"<div class=cards>{''.join(cards)}</div>"
+
+
+def place_of(clip: Clip) -> str:
+    """A clip's video, time, file and id."""
+    where = f"{clip.video_id} at {clip.start_s:.1f} s"
+    file = clip.media_path if clip.media_path != clip.video_id else ""
+    return " · ".join(filter(None, (where, file, clip.clip_id)))
 
 
 def how_many(shown: int, total: int) -> str:
@@ -46,8 +80,8 @@ def how_many(shown: int, total: int) -> str:
 
 
 def _note(pictures: Pictures, stage: Stage | None, end: End, one: Ended) -> str:
-    where = f"{one.clip.video_id} at {one.clip.start_s:.1f} s"
-    parts = [_scores(pictures.tables[end.stage], stage, end, one.clip), where, one.error]
+    scores = _scores(pictures.tables[end.stage], stage, end, one.clip)
+    parts = [scores, place_of(one.clip), one.error]
     return " · ".join(part for part in parts if part)
 
 

@@ -76,11 +76,14 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path, drawn: Draft | No
     gallery.funnel.check()
     sections = [
         charts.funnel_section(gallery.funnel, out),
-        charts.card_section(card.lines(card.read(tables["ingest"].folder))),
         _facts_section(gallery),
+        ends.contents(gallery.kept.total, drawn.ended),
+        _kept_section(drawn.pictures, gallery),
+        *ends.sections(drawn.pictures, stages, drawn.ended),
+        *_judged_sections(drawn, tables, stages),
+        charts.card_section(card.lines(card.read(tables["ingest"].folder))),
         charts.words_section("Verbs", *gallery.words.verbs),
         charts.words_section("Objects", *gallery.words.nouns),
-        *_clip_sections(drawn, tables, stages),
     ]
     path = out / "report" / "index.html"
     write_text(path, svg.page(f"handloom: {out.name}", sections))
@@ -103,28 +106,26 @@ def selection(stages: dict[str, Stage]) -> Select | None:
     return select if isinstance(select, Select) else None
 
 
-def _clip_sections(drawn: Draft, tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
-    """The sections that show clips."""
+def _judged_sections(drawn: Draft, tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
+    """The sections on what decided: thresholds and scores, captions, codes."""
     pictures = drawn.pictures
     if drawn.gallery.thresholds:
         yield from thresholds.section(drawn.gallery.thresholds.found)
-        yield strip.legend()
         yield from scores.section(drawn.scored, drawn.gallery.scores, pictures.uncut_card)
     yield captions.section(tables, drawn.gallery.captions)
     yield fidelity.section(tables, stages)
     yield drawn.codes
-    yield _kept_section(pictures, drawn.gallery)
-    yield from ends.sections(pictures, stages, drawn.ended)
 
 
 def _kept_section(pictures: Pictures, gallery: Gallery) -> str:
     cards = []
     for clip in gallery.kept.values():
         caption = pictures.row("caption", CaptionRow, clip).caption
-        note = " · ".join(filter(None, (_steps(pictures, clip), clip.split)))
+        note = " · ".join(filter(None, (_steps(pictures, clip), clip.split, ends.place_of(clip))))
         cards.append(pictures.card(clip, pictures.framing(clip), caption, note))
     shown = ends.how_many(len(cards), gallery.kept.total)
-    return f"<h2>Kept</h2><p>{shown}</p><div class=cards>{''.join(cards)}</div>"
+    legend = strip.legend() if gallery.thresholds else ""
+    return f"{ends.anchor('kept')}<h2>Kept</h2><p>{shown}</p>{legend}{ends.sheet(cards)}"
 
 
 def _tokens_section(pictures: Pictures, gallery: Gallery, stages: dict[str, Stage]) -> str:

@@ -136,15 +136,27 @@ def section(
         "clip was rejected for.</p>"
     )
     for one in found:
-        yield f"<h3>{html.escape(one.criterion.score)}: {html.escape(one.criterion.meaning)}</h3>"
-        yield f"<p>{_sentence(one)}</p>{_histogram(one)}"
-        for where, side in (("just rejected", one.failed), ("just kept", one.passed)):
-            cards = [
-                card(clips[clip_id], f"{one.criterion.score} {value:.3f}")
-                for _, clip_id, _, value in side.just()
-            ]
-            if cards:
-                yield f"<p>{where}:</p><div class=cards>{''.join(cards)}</div>"
+        title = f"{html.escape(one.criterion.score)}: {html.escape(one.criterion.meaning)}"
+        body = f"<p>{_sentence(one)}</p>{_histogram(one)}{_nearest_cards(one, clips, card)}"
+        if one.failed.count:
+            yield f"<h3>{title}</h3>{body}"
+        else:
+            yield f"<details><summary>{title} (rejects no clip)</summary>{body}</details>"
+
+
+def _nearest_cards(
+    one: Distribution, clips: Mapping[str, Clip], card: Callable[[Clip, str], str]
+) -> str:
+    """The clips next to a threshold on either side, as HTML."""
+    parts = []
+    for where, side in (("just rejected", one.failed), ("just kept", one.passed)):
+        cards = [
+            card(clips[clip_id], f"{one.criterion.score} {value:.3f}")
+            for _, clip_id, _, value in side.just()
+        ]
+        if cards:
+            parts.append(f"<p>{where}:</p><div class=cards>{''.join(cards)}</div>")
+    return "".join(parts)
 
 
 def limit_of(criterion: Criterion) -> str:

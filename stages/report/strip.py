@@ -44,7 +44,7 @@ def legend() -> str:
         for style, colour, words in keys
     ]
     return (
-        "<p>Below a clip's picture are the frames that were searched for hands, with their times "
+        "<p>Folded below a clip's picture are the frames that were searched for hands, with times "
         f"in the video in seconds.</p><ul class=legend>{''.join(items)}</ul>"
     )
 
@@ -70,7 +70,11 @@ def pictures(search: Search, small: Mapping[int, Image.Image], framing: Framing)
         framing: the part of the frames that they show.
     """
     best = search.best(list(small))
-    return image(_boxed(search, best, small[best], framing)) + _strip(search, small, framing)
+    shown = _strip(search, small, framing)
+    return (
+        f"{image(_boxed(search, best, small[best], framing))}"
+        f"<details><summary>{len(search.shown)} searched frames</summary>{shown}</details>"
+    )
 
 
 def image(picture: Image.Image, words: str = "", quality: int = 80, style: str = "") -> str:

@@ -8,8 +8,9 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
+from handloom.train.report.verdicts import verdicts
 from handloom.view.app import open_folder
-from handloom.view.training import MOST_POINTS, Training, curves, verdicts
+from handloom.view.training import MOST_POINTS, Training, curves
 from tests.helpers.view_site import Site, site
 
 LINES = [
@@ -93,15 +94,15 @@ def test_a_long_log_is_thinned_to_means(tmp_path: Path) -> None:
 )
 def test_worse_than_copying_is_said(mine: float, copy: float, words: str, better: bool) -> None:
     (said,) = verdicts(pretrained(mine, copy))
-    assert said["sentence"].startswith(words)
-    assert f"{mine:.1%} against {copy:.1%}" in said["sentence"]
-    assert said["better"] is better
+    assert said.sentence.startswith(words)
+    assert f"{mine:.1%} against {copy:.1%}" in said.sentence
+    assert said.better is better
 
 
 def test_an_arm_is_compared_with_the_mean_action() -> None:
     val = {"prior_mean": {"arm_l1": 0.651}, "mean_action": {"arm_l1": 0.647}}
     (said,) = verdicts({"val": val})
-    assert said["sentence"].startswith("worse than always the mean action")
+    assert said.sentence.startswith("worse than always the mean action")
     assert list(verdicts({})) == []
 
 

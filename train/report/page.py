@@ -26,6 +26,7 @@ from handloom.errors import UserError
 from handloom.files import write_text
 from handloom.svg import Line
 from handloom.train.report import charts
+from handloom.train.report.verdicts import verdicts
 
 TITLE = "Trained on the sample"
 PAGE_WIDTH = 1100  # pixels of the widest picture
@@ -50,7 +51,7 @@ def write(config: TrainReport) -> Path:
     out = config.out
     if not out.is_dir():
         raise UserError(f"{out} is not a folder, expected that of `make train-sample OUT=…`.")
-    sections = (summary, materials, first_stage, second_stage, actions, imagined, rollouts, onward)
+    sections = (summary, imagined, rollouts, materials, first_stage, second_stage, actions, onward)
     path = out / "report.html"
     write_text(path, svg.page(TITLE, (part for section in sections for part in section(out))))
     print(f"wrote {path}")
@@ -73,6 +74,10 @@ def summary(out: Path) -> Iterator[str]:
     if results:
         yield f"Tasks done: <b>{', '.join(results)}</b>; in brackets the 95 % interval of the rate."
     yield "</p>"
+    for name in ("stage1", "stage2", "stage2-full"):
+        for said in verdicts(_json(out / name / "summary.json") or {}):
+            style = "" if said.better else " class=missing"
+            yield f"<p{style}><b>{name}</b> is {html.escape(said.sentence)}.</p>"
 
 
 def materials(out: Path) -> Iterator[str]:
