@@ -66,9 +66,9 @@ def sheet(cards: list[str]) -> str:
 
 
 def place_of(clip: Clip) -> str:
-    """A clip's video, time, file and id."""
+    """A clip's video, time, file and id; a file that is named after its video is not said again."""
     where = f"{clip.video_id} at {clip.start_s:.1f} s"
-    file = clip.media_path if clip.media_path != clip.video_id else ""
+    file = "" if clip.video_id in clip.media_path else clip.media_path
     return " · ".join(filter(None, (where, file, clip.clip_id)))
 
 
