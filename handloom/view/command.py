@@ -3,6 +3,7 @@
 import ctypes
 import os
 import secrets
+import signal
 import socket
 import sys
 import webbrowser
@@ -60,6 +61,7 @@ def view(command: ViewCommand) -> None:
     if command.browser and has_screen():
         with suppress(webbrowser.Error):
             webbrowser.open(address)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary files go, as by Ctrl-C
     config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
     with suppress(KeyboardInterrupt), listener:
         uvicorn.Server(config).run([listener])

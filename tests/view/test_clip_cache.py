@@ -1,6 +1,11 @@
 """What was made for the page is kept within bounds, made once, and made again when it is gone."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from handloom.view.clip_cache import FileCache
+from tests.helpers.folders import CHECKOUT
+from tests.helpers.recorded_runs import clip_row, write_run
 
 
 def writer(made: list[str], name: str, size: int = 10) -> Callable[[Path], None]:
@@ -68,3 +75,31 @@ def test_a_file_that_somebody_removed_is_made_again() -> None:
     cache.get("a", ".jpg", writer(made, "a")).unlink()
     assert cache.get("a", ".jpg", writer(made, "a")).exists()
     assert made == ["a", "a"]
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_behind_when_the_viewer_is_ended(
+    tmp_path: Path, ended_by: signal.Signals
+) -> None:
+    out, temporary = tmp_path / "out", tmp_path / "temporary"
+    clip = clip_row("c", 0.0, 1.0)
+    write_run(out, tmp_path, {"ingest": [clip]})
+    temporary.mkdir()
+    command = [sys.executable, "-m", "handloom", "view", str(out), "--no-browser"]
+    env = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert "open http" in run.stdout.readline()
+        wait_for(lambda: any(temporary.glob("handloom-view-*")))
+        time.sleep(1.0)  # until the server has begun
+        run.send_signal(ended_by)
+        assert run.wait(timeout=20) in (0, 130)
+    assert list(temporary.glob("handloom-view-*")) == []
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if true():
+            return
+        time.sleep(0.02)
+    raise TimeoutError
