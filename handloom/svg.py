@@ -20,7 +20,7 @@ JPEG_QUALITY = 85
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fafaf8; margin: 2rem auto;
-       max-width: 96rem; padding: 0 1rem; }
+       max-width: 92rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; margin: .8rem 0; } td, th { padding: .3rem .9rem;
        text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
@@ -30,19 +30,30 @@ small { color: #666; } img { max-width: 100%; border-radius: 3px; display: block
 svg { max-width: 100%; height: auto; } pre { background: #eee; padding: .6rem; }
 .cards { display: grid; gap: 1rem;
          grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); }
-.cards figure > img { width: 100%; aspect-ratio: 16 / 9; object-fit: contain; background: #e6e6e2; }
-.cards figure:has(details[open]) { grid-column: 1 / -1; } .cards details img { margin-top: .3rem; }
-summary { cursor: pointer; color: #555; font-size: .85rem; }
-.contents { display: flex; flex-wrap: wrap; gap: .3rem .6rem; }
-.contents a { background: #eee; padding: .1rem .6rem; border-radius: 3px; color: inherit; }
+.cards figure > img:only-of-type { width: 100%; aspect-ratio: 16 / 9; object-fit: contain;
+         background: #e6e6e2; }
+.cards img + img { margin-top: .3rem; } .cards details img { margin-top: .3rem; }
+.cards figure:has(details[open]), .cards figure.wide { grid-column: span 2; }
+.cards summary { color: #555; font-size: .85rem; font-weight: normal; }
 .legend { list-style: none; padding: 0; } .legend span { display: inline-block; width: 1.2rem;
           height: .9rem; margin-right: .5rem; box-sizing: border-box; vertical-align: middle; }
 .steps { display: flex; flex-wrap: wrap; gap: .3rem; font-size: .85rem; }
 .steps div { background: #eee; padding: .2rem .5rem; text-align: right; }
 mark { background: #f3d27a; padding: 0 .3rem; font-weight: bold; }
 @media (max-width: 40rem) { table { display: block; overflow-x: auto; }
-       .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .6rem; } }
+         .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .6rem; } }
 .charts { display: flex; flex-wrap: wrap; gap: .5rem 1rem; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; } .beside > div { min-width: 0; }
+nav { position: sticky; top: 0; background: #fafaf8; border-bottom: 1px solid #ddd;
+      padding: .4rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .9rem;
+      z-index: 1; }
+section, figure { scroll-margin-top: 4rem; } a { color: #2f6678; }
+figure:target { outline: 3px solid #f3d27a; }
+details { margin: .8rem 0; } summary { cursor: pointer; font-weight: bold; }
+.score { display: grid; gap: 0 2rem; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); }
+.score .cards { grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); }
+.score h3, .score > p { grid-column: 1 / -1; margin-bottom: .2rem; }
+@media (max-width: 60rem) { .score { display: block; } nav { position: static; } }
 .nothing { background: #e6e6e2; color: #888; height: 120px; display: grid; place-items: center; }
 .missing { background: #f3ead7; padding: .4rem .8rem; }
 """
@@ -56,18 +67,53 @@ class Markup(str):
 
 
 def page(title: str, sections: Iterable[str]) -> str:
-    """A whole HTML page.
+    """A whole HTML page; sections made by `section` are linked at its head.
 
     Args:
         title: plain text.
         sections: HTML.
     """
+    sections = [*sections]
     title = html.escape(title)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
-        f"<style>{STYLE}</style><h1>{title}</h1>{''.join(sections)}</html>\n"
+        f"<style>{STYLE}</style><h1>{title}</h1>{_links(sections)}{''.join(sections)}</html>\n"
     )
+
+
+class Section(str):
+    """HTML of a section that can be linked to.
+
+    Attributes:
+        name: its anchor.
+        link: the words that lead there, plain text.
+    """
+
+    name: str
+    link: str
+
+
+def section(name: str, link: str, content: str) -> Section:
+    """Content that a page links to at its head, by an anchor."""
+    made = Section(f'<section id="{html.escape(name)}">{content}</section>')
+    made.name, made.link = name, link
+    return made
+
+
+def anchor(name: str, words: str) -> Markup:
+    """Words that lead to a section or a figure of the same page."""
+    return Markup(f'<a href="#{html.escape(name)}">{html.escape(words)}</a>')
+
+
+def folded(summary: str, content: str) -> str:
+    """Content that shows when its summary, plain text, is clicked."""
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
+
+
+def _links(sections: Sequence[str]) -> str:
+    links = [anchor(one.name, one.link) for one in sections if isinstance(one, Section)]
+    return f"<nav>{''.join(links)}</nav>" if links else ""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], words: Sequence[int] = ()) -> str:

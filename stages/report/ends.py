@@ -4,6 +4,7 @@ import html
 import typing
 from collections.abc import Iterator, Mapping
 
+from handloom import svg
 from handloom.stages.report.gallery import End, Ended
 from handloom.stages.report.pictures import Pictures
 from handloom.stages.report.sample import Sample
@@ -16,8 +17,8 @@ from handloom.stages.tables.rows import Clip
 
 def sections(
     pictures: Pictures, stages: Mapping[str, Stage], ends: list[tuple[End, Sample[Ended]]]
-) -> Iterator[str]:
-    """HTML of each reason.
+) -> Iterator[svg.Section]:
+    """HTML of each reason, with an anchor.
 
     Args:
         pictures: makes the cards.
@@ -27,49 +28,18 @@ def sections(
     for end, clips in ends:
         stage = stages.get(end.stage)
         cards = [
-            pictures.uncut_card(one.clip, _note(pictures, stage, end, one))
+            pictures.uncut_card(one.clip, _note(pictures, stage, end, one), named=True)
             for one in clips.values()
         ]
         is_rejection = end.status == "rejected"
         title = f"Rejected: {end.reason} ({end.stage})" if is_rejection else f"Failed: {end.stage}"
-        yield (
-            f"{anchor(_name(end))}<h2>{html.escape(title)}</h2>"
-            f"<p>{how_many(len(cards), clips.total)}</p>{sheet(cards)}"
+        reason = end.reason if is_rejection else "failed"
+        yield svg.section(
+            f"{end.stage}-{reason}",
+            f"{reason if is_rejection else f'failed: {end.stage}'} ({clips.total:,})",
+            f"<h2>{html.escape(title)}</h2><p>{how_many(len(cards), clips.total)}</p>"
+            f"<div class=cards>{''.join(cards)}</div>",
         )
-
-
-def contents(kept: int, ends: list[tuple[End, Sample[Ended]]]) -> str:
-    """Links to the clips that were kept and to those of each reason, with their numbers."""
-    links = [_link("kept", "kept", kept)]
-    for end, clips in ends:
-        words = end.reason if end.status == "rejected" else f"failed in {end.stage}"
-        links.append(_link(_name(end), words, clips.total))
-    return f"<p class=contents>{' '.join(links)}</p>"
-
-
-def _link(name: str, words: str, count: int) -> str:
-    return f'<a href="#{html.escape(name)}">{html.escape(words)} <b>{count:,}</b></a>'
-
-
-def anchor(name: str) -> str:
-    """The place that a link to a name leads to."""
-    return f'<a id="{html.escape(name)}"></a>'
-
-
-def _name(end: End) -> str:
-    return "-".join(filter(None, (end.status, end.stage, end.reason)))
-
-
-def sheet(cards: list[str]) -> str:
-    """Cards of clips side by side, as many as there is room for."""
-    return f"<div class=cards>{''.join(cards)}</div>"
-
-
-def place_of(clip: Clip) -> str:
-    """A clip's video, time, file and id; a file that is named after its video is not said again."""
-    where = f"{clip.video_id} at {clip.start_s:.1f} s"
-    file = "" if clip.video_id in clip.media_path else clip.media_path
-    return " · ".join(filter(None, (where, file, clip.clip_id)))
 
 
 def how_many(shown: int, total: int) -> str:
@@ -80,8 +50,7 @@ def how_many(shown: int, total: int) -> str:
 
 
 def _note(pictures: Pictures, stage: Stage | None, end: End, one: Ended) -> str:
-    scores = _scores(pictures.tables[end.stage], stage, end, one.clip)
-    parts = [scores, place_of(one.clip), one.error]
+    parts = [_scores(pictures.tables[end.stage], stage, end, one.clip), one.error]
     return " · ".join(part for part in parts if part)
 
 

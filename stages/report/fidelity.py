@@ -40,7 +40,8 @@ def section(tables: Tables, stages: Mapping[str, Stage]) -> str:
     table = svg.table(HEADS, _rows(found["fidelity"]))
     return (
         f"<h2>Tokenizer</h2><p>{about}</p>{advice}{table}"
-        f"<p>Left, frames as they were encoded; right, what their codes say.</p>{''.join(cards)}"
+        f"<p>Left, frames as they were encoded; right, what their codes say.</p><div class=cards>"
+        f"{''.join(cards)}</div>"
     )
 
 
@@ -70,4 +71,4 @@ def _card(tables: Tables, encoder: Encoding, name: str, entry: dict[str, Any]) -
     pairs = measure.pairs(tables, encoder, clip)
     strip = np.concatenate([part for pair in pairs for part in (pair.true, pair.decoded)], 1)
     text = f"{name}: {entry['gain_db']:.1f} dB over the mean colour. {clip.text}"
-    return f"<figure>{jpeg(strip, 220)}<figcaption>{html.escape(text)}</figcaption></figure>"
+    return f"<figure class=wide>{jpeg(strip, 220)}<figcaption>{html.escape(text)}</figcaption></figure>"

@@ -14,7 +14,7 @@ from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.hands.rows import CONFIDENT
 from handloom.stages.ingest import card
-from handloom.stages.report import captions, ends, fidelity, scores, strip, thresholds
+from handloom.stages.report import captions, ends, fidelity, robots, scores, strip, thresholds
 from handloom.stages.report import sections as charts
 from handloom.stages.report.gallery import End, Ended, Gallery, gather
 from handloom.stages.report.pictures import Pictures
@@ -58,7 +58,8 @@ def draft(tables: Tables, stages: dict[str, Stage], gallery: Gallery | None = No
     ended = gallery.ends(tables)
     scored = scores.shown(tables, gallery.scores)
     uncut = [one.clip for _, clips in ended for one in clips.values()]
-    pictures.prepare(gallery.kept.values(), [*scored.values(), *uncut])
+    kept = [] if "episodes" in tables else gallery.kept.values()  # robots' cards differ
+    pictures.prepare(kept, [*scored.values(), *uncut])
     return Draft(gallery, ended, scored, pictures, _tokens_section(pictures, gallery, stages))
 
 
@@ -74,16 +75,17 @@ def write(tables: Tables, stages: dict[str, Stage], out: Path, drawn: Draft | No
     drawn = drawn or draft(tables, stages)
     gallery = drawn.gallery
     gallery.funnel.check()
-    sections = [
-        charts.funnel_section(gallery.funnel, out),
-        _facts_section(gallery),
-        ends.contents(gallery.kept.total, drawn.ended),
-        _kept_section(drawn.pictures, gallery),
-        *ends.sections(drawn.pictures, stages, drawn.ended),
-        *_judged_sections(drawn, tables, stages),
-        charts.card_section(card.lines(card.read(tables["ingest"].folder))),
+    about = charts.card_section(card.lines(card.read(tables["ingest"].folder)))
+    words = [
         charts.words_section("Verbs", *gallery.words.verbs),
         charts.words_section("Objects", *gallery.words.nouns),
+    ]
+    sections = [
+        _facts_section(gallery),
+        f"<div class=beside><div>{charts.funnel_section(gallery.funnel, out)}</div>"
+        f"<div>{about}</div></div>",
+        *_clip_sections(drawn, tables, stages),
+        svg.section("words", "Words", f"<div class=beside>{''.join(words)}</div>"),
     ]
     path = out / "report" / "index.html"
     write_text(path, svg.page(f"handloom: {out.name}", sections))
@@ -106,26 +108,34 @@ def selection(stages: dict[str, Stage]) -> Select | None:
     return select if isinstance(select, Select) else None
 
 
-def _judged_sections(drawn: Draft, tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
-    """The sections on what decided: thresholds and scores, captions, codes."""
-    pictures = drawn.pictures
-    if drawn.gallery.thresholds:
-        yield from thresholds.section(drawn.gallery.thresholds.found)
-        yield from scores.section(drawn.scored, drawn.gallery.scores, pictures.uncut_card)
-    yield captions.section(tables, drawn.gallery.captions)
-    yield fidelity.section(tables, stages)
-    yield drawn.codes
+def _clip_sections(drawn: Draft, tables: Tables, stages: dict[str, Stage]) -> Iterator[str]:
+    """The sections that show clips: first what was kept and what was not, then why."""
+    pictures, gallery = drawn.pictures, drawn.gallery
+    if gallery.thresholds:
+        yield svg.folded("What the colours mean", strip.legend())
+    yield svg.section("kept", f"Kept ({gallery.kept.total:,})", _kept_section(pictures, gallery))
+    yield from ends.sections(pictures, stages, drawn.ended)
+    codes = f"{fidelity.section(tables, stages)}{drawn.codes}"
+    yield svg.section("codes", "Codes", codes)
+    yield svg.section("captions", "Captions", captions.section(tables, gallery.captions))
+    if gallery.thresholds:
+        limits = "".join(thresholds.section(gallery.thresholds.found))
+        yield svg.section("thresholds", "Thresholds", limits)
+        found = scores.section(drawn.scored, gallery.scores, pictures.uncut_card)
+        yield svg.section("scores", "Scores", "".join(found))
 
 
 def _kept_section(pictures: Pictures, gallery: Gallery) -> str:
     cards = []
     for clip in gallery.kept.values():
         caption = pictures.row("caption", CaptionRow, clip).caption
-        note = " · ".join(filter(None, (_steps(pictures, clip), clip.split, ends.place_of(clip))))
-        cards.append(pictures.card(clip, pictures.framing(clip), caption, note))
+        note = " · ".join(filter(None, (_steps(pictures, clip), clip.split)))
+        if "episodes" in pictures.tables:
+            cards.append(robots.card(pictures, clip, caption, note))
+        else:
+            cards.append(pictures.card(clip, pictures.framing(clip), caption, note, named=True))
     shown = ends.how_many(len(cards), gallery.kept.total)
-    legend = strip.legend() if gallery.thresholds else ""
-    return f"{ends.anchor('kept')}<h2>Kept</h2><p>{shown}</p>{legend}{ends.sheet(cards)}"
+    return f"<h2>Kept</h2><p>{shown}</p><div class=cards>{''.join(cards)}</div>"
 
 
 def _tokens_section(pictures: Pictures, gallery: Gallery, stages: dict[str, Stage]) -> str:
@@ -147,10 +157,12 @@ def _tokens_section(pictures: Pictures, gallery: Gallery, stages: dict[str, Stag
         true = [center_square(frame, decoded.shape[1]) for frame in frames]
         rows = np.concatenate([np.concatenate(true, 1), np.concatenate(list(decoded), 1)])
         text = html.escape(pictures.row("caption", CaptionRow, clip).caption)
-        figures.append(f"<figure>{strip.jpeg(rows, 220)}<figcaption>{text}</figcaption></figure>")
+        figures.append(
+            f"<figure class=wide>{strip.jpeg(rows, 220)}<figcaption>{text}</figcaption></figure>"
+        )
     return (
         "<h2>Codes</h2><p>Above, frames as they were encoded; below, what their codes say.</p>"
-        + "".join(figures)
+        f"<div class=cards>{''.join(figures)}</div>"
     )
 
 

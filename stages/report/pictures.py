@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from handloom import svg
 from handloom.errors import MediaError
 from handloom.stages.hands.rows import CONFIDENT, Framing
 from handloom.stages.ingest.episodes import EpisodeIngest
@@ -19,6 +20,12 @@ from handloom.stages.tables.parts import Tables
 from handloom.stages.tables.rows import Clip, EpisodePlace, Row
 
 R = TypeVar("R", bound=Row)
+
+
+def _where(clip: Clip) -> str:
+    """A clip's file and seconds."""
+    name = clip.media_path.rpartition("/")[2] or clip.video_id
+    return f"{name} {clip.start_s:.1f} to {clip.end_s:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -73,19 +80,29 @@ class Pictures:
         for clip, framing in sorted(framed, key=lambda one: (one[0].media_path, one[0].start_s)):
             self._pictures(clip, framing)
 
-    def card(self, clip: Clip, framing: Framing, text: str, note: str) -> str:
-        """A clip's pictures, with a text, hits and looks, and a note below, as HTML."""
+    def card(self, clip: Clip, framing: Framing, text: str, note: str, named: bool = False) -> str:
+        """A clip's pictures, with a text, hits and looks, a note, its file and id below, as HTML.
+
+        Args:
+            clip: the clip.
+            framing: the part of its frames that is shown.
+            text: below the pictures.
+            note: below that.
+            named: whether links to the clip lead here; of one card of each clip.
+        """
         search = self.search(clip)
-        notes = [note, search.sentence() if search else ""]
+        notes = [note, search.sentence() if search else "", _where(clip)]
         words = " · ".join(html.escape(part) for part in notes if part)
+        anchor = f' id="{html.escape(clip.clip_id)}"' if named else ""
+        link = svg.anchor(clip.clip_id, clip.clip_id)
         return (
-            f"<figure>{self._pictures(clip, framing)}<figcaption>{html.escape(text)}<br>"
-            f"<small>{words}</small></figcaption></figure>"
+            f"<figure{anchor}>{self._pictures(clip, framing)}<figcaption>{html.escape(text)}<br>"
+            f"<small>{words} · {link}</small></figcaption></figure>"
         )
 
-    def uncut_card(self, clip: Clip, note: str) -> str:
+    def uncut_card(self, clip: Clip, note: str, named: bool = False) -> str:
         """A card of a clip with its bars, which may be the reason of its rejection."""
-        return self.card(clip, whole(clip), clip.text, note)
+        return self.card(clip, whole(clip), clip.text, note, named)
 
     def _pictures(self, clip: Clip, framing: Framing) -> str:
         key = clip.clip_id, tuple(framing.picture_xyxy)

@@ -135,28 +135,27 @@ def section(
         "scores differ from others. A criterion is asked of every clip here, whatever else the "
         "clip was rejected for.</p>"
     )
-    for one in found:
-        title = f"{html.escape(one.criterion.score)}: {html.escape(one.criterion.meaning)}"
-        body = f"<p>{_sentence(one)}</p>{_histogram(one)}{_nearest_cards(one, clips, card)}"
-        if one.failed.count:
-            yield f"<h3>{title}</h3>{body}"
-        else:
-            yield f"<details><summary>{title} (rejects no clip)</summary>{body}</details>"
+    yield from (_score(clips, one, card) for one in found if one.failed.count)
+    if idle := [one for one in found if not one.failed.count]:
+        content = "".join(_score(clips, one, card) for one in idle)
+        yield svg.folded(f"{len(idle)} scores that reject nothing here", content)
 
 
-def _nearest_cards(
-    one: Distribution, clips: Mapping[str, Clip], card: Callable[[Clip, str], str]
-) -> str:
-    """The clips next to a threshold on either side, as HTML."""
-    parts = []
+def _score(clips: Mapping[str, Clip], one: Distribution, card: Callable[[Clip, str], str]) -> str:
+    """The distribution of a score, and beside it the clips next to its threshold."""
+    title = f"{html.escape(one.criterion.score)}: {html.escape(one.criterion.meaning)}"
+    beside = []
     for where, side in (("just rejected", one.failed), ("just kept", one.passed)):
         cards = [
             card(clips[clip_id], f"{one.criterion.score} {value:.3f}")
             for _, clip_id, _, value in side.just()
         ]
         if cards:
-            parts.append(f"<p>{where}:</p><div class=cards>{''.join(cards)}</div>")
-    return "".join(parts)
+            beside.append(f"<p>{where}:</p><div class=cards>{''.join(cards)}</div>")
+    return (
+        f"<div class=score><h3>{title}</h3><div><p>{_sentence(one)}</p>{_histogram(one)}</div>"
+        f"<div>{''.join(beside)}</div></div>"
+    )
 
 
 def limit_of(criterion: Criterion) -> str:

@@ -18,9 +18,12 @@ def funnel_section(funnel: Funnel, out: Path) -> str:
     for name, count in funnel.stages.items():
         computed, seconds, _ = effort(stage_folder(out, name))
         rate = f"{computed / seconds:.1f}" if computed and seconds else ""
-        reasons = [f"{n} {html.escape(why)}" for why, n in count.rejected.most_common()]
+        reasons = [
+            f"{n:,} {svg.anchor(f'{name}-{why}', why)}" for why, n in count.rejected.most_common()
+        ]
         rejected = svg.Markup("<br>".join(reasons))
-        cells = (rejected, count.failed or "", f"{seconds:.1f}", rate)
+        failed = svg.anchor(f"{name}-failed", f"{count.failed:,}") if count.failed else ""
+        cells = (rejected, failed, f"{seconds:.1f}", rate)
         rows.append((name, count.entered, count.kept, *cells))
     heads = ("stage", "in", "kept", "rejected", "failed", "seconds", "clips/s")
     return (
@@ -38,16 +41,16 @@ def words_section(title: str, before: Counter[str], after: Counter[str]) -> str:
     """Counts of words before and after selection, logarithmic (GR-2, Fig. 2)."""
     shown = before.most_common(WORDS_SHOWN)
     if not shown:
-        return f"<h2>{title}</h2><p>no clip has a text</p>"
+        return f"<div><h2>{title}</h2><p>no clip has a text</p></div>"
     width = STEP * len(shown)
     axes = svg.Axes(LEFT, 16, width, HEIGHT, (0, len(shown)), svg.counts(shown[0][1]), log_y=True)
     bars = [part for i, (word, n) in enumerate(shown) for part in _bars(axes, i, word, n, after)]
     more = f" (the {WORDS_SHOWN} most frequent)" if len(before) > len(shown) else ""
     drawn = svg.drawing(width + 60, HEIGHT + 100, [*axes.grid("{:,.0f}".format), *bars])
     return (
-        f"<h2>{title}</h2><p>{len(before):,} different before, "
+        f"<div><h2>{title}</h2><p>{len(before):,} different before, "
         f"{sum(n > 0 for n in after.values()):,} after selection{more}; light: all clips, dark: "
-        f"those kept, logarithmic.</p>{drawn}"
+        f"those kept, logarithmic.</p>{drawn}</div>"
     )
 
 

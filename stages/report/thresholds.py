@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from handloom import svg
 from handloom.stages.select import Criterion, Select, repeats
 from handloom.stages.tables.columns import Floats
 
@@ -104,15 +105,18 @@ def section(found: list[Threshold]) -> Iterator[str]:
         "different, and all others as they are; the present value is marked. Shares of frames with "
         "a hand above 0.25 are estimates where the search ended early.</p>"
     )
+    idle = []
     for one in found:
         flag = f"<b>--select.{one.option.replace('_', '-')}</b>"
         counts = {kept.clips for kept in one.steps}
         if len(counts) == 1:
             now = f"now <mark>{_words(one.present)}</mark>"
-            yield f"<p>{flag}, {now}: {counts.pop():,} clips at every value.</p>"
+            idle.append(f"<p>{flag}, {now}: {counts.pop():,} clips at every value.</p>")
         else:
             steps = "".join(_step(kept, kept.value == one.present) for kept in one.steps)
             yield f"<p>{flag}</p><div class=steps>{steps}</div>"
+    if idle:
+        yield svg.folded(f"{len(idle)} options that change nothing here", "".join(idle))
 
 
 def _step(kept: Kept, is_present: bool) -> str:

@@ -40,7 +40,7 @@ def sections(out: Path) -> dict[str, str]:
 
 
 def cards(section: str) -> list[str]:
-    return re.findall(r"<figure>(.*?)</figure>", section, re.DOTALL)
+    return re.findall(r"(<figure.*?)</figure>", section, re.DOTALL)
 
 
 def test_every_reason_has_its_clips_and_their_number(finished: Path) -> None:
@@ -63,12 +63,13 @@ def test_every_reason_has_its_clips_and_their_number(finished: Path) -> None:
 def test_numbers_of_rejected_cards_are_those_of_the_tables(finished: Path) -> None:
     tables, select = open_tables(finished), recorded_job(finished).stages["select"]
     assert isinstance(select, Select)
-    clips = {(c.video_id, f"{c.start_s:.1f}"): c for c in tables["ingest"].read(Clip)}
+    clips = {clip.clip_id: clip for clip in tables["ingest"].read(Clip)}
     found, checked = sections(finished), 0
     for criterion in select.criteria():
         for card in cards(found.get(f"Rejected: {criterion.reason} (select)", "")):
-            video_id, start = re.findall(r" · ([^·]*) at (\d+\.\d) s", card)[0]
-            clip = clips[html.unescape(video_id), start]
+            clip = clips[re.findall(r'id="(\w+)"', card)[0]]
+            place = f"{Path(clip.media_path).name} {clip.start_s:.1f} to {clip.end_s:.1f} s"
+            assert place in html.unescape(card)
             row = tables["select"].get(SelectRow, clip.bucket, clip.clip_id)
             assert row.reason == criterion.reason
             limit = criterion.at_least if criterion.at_least is not None else criterion.at_most
@@ -112,3 +113,35 @@ def test_a_second_report_is_the_same_page(finished: Path, here: Cli) -> None:
     path.unlink()
     assert here("report", finished).returncode == 0
     assert path.read_bytes() == before
+
+
+def test_every_link_leads_somewhere_and_no_anchor_is_there_twice(finished: Path) -> None:
+    text = (finished / "report/index.html").read_text()
+    anchors = re.findall(r' id="([^"]+)"', text)
+    assert len(anchors) == len(set(anchors))
+    told = funnel.count(open_tables(finished))
+    for stage, count in told.stages.items():
+        for reason in count.rejected:
+            assert f'href="#{stage}-{reason}"' in text
+            assert f"{stage}-{reason}" in anchors
+    links = set(re.findall(r'href="#([^"]+)"', text))
+    clips = {one for one in links if re.fullmatch(r"[0-9a-f]{20}", one)}
+    assert links - clips <= set(anchors)
+    assert set(anchors) & clips
+
+
+def test_kept_and_rejected_clips_come_before_scores(finished: Path) -> None:
+    titles = list(sections(finished))
+    rejected = [title for title in titles if title.startswith(("Rejected", "Failed"))]
+    assert rejected
+    assert titles.index("Kept") < titles.index(rejected[0])
+    assert titles.index(rejected[-1]) < titles.index("Thresholds") < titles.index("Scores")
+
+
+def test_scores_that_reject_nothing_are_folded_away(finished: Path) -> None:
+    found = sections(finished)["Scores"]
+    shown, _, hidden = found.partition("<details>")
+    counts = re.findall(r"; ([\d,]+) of [\d,]+ clips do not meet it", shown)
+    assert counts
+    assert "0" not in counts
+    assert set(re.findall(r"; ([\d,]+) of [\d,]+ clips do not meet it", hidden)) <= {"0"}
