@@ -30,8 +30,8 @@ small { color: #666; } img { max-width: 100%; border-radius: 3px; display: block
 svg { max-width: 100%; height: auto; } pre { background: #eee; padding: .6rem; }
 .cards { display: grid; gap: 1rem;
          grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); }
-.cards figure > img:only-of-type { width: 100%; aspect-ratio: 16 / 9; object-fit: contain;
-         background: #e6e6e2; }
+.cards figure:not(.wide) > img:only-of-type { width: 100%; aspect-ratio: 16 / 9;
+         object-fit: contain; background: #e6e6e2; }
 .cards img + img { margin-top: .3rem; } .cards details img { margin-top: .3rem; }
 .cards figure:has(details[open]), .cards figure.wide { grid-column: span 2; }
 .cards summary { color: #555; font-size: .85rem; font-weight: normal; }

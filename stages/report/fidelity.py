@@ -71,4 +71,5 @@ def _card(tables: Tables, encoder: Encoding, name: str, entry: dict[str, Any]) -
     pairs = measure.pairs(tables, encoder, clip)
     strip = np.concatenate([part for pair in pairs for part in (pair.true, pair.decoded)], 1)
     text = f"{name}: {entry['gain_db']:.1f} dB over the mean colour. {clip.text}"
-    return f"<figure class=wide>{jpeg(strip, 220)}<figcaption>{html.escape(text)}</figcaption></figure>"
+    words = f"<figcaption>{html.escape(text)}</figcaption>"
+    return f"<figure class=wide>{jpeg(strip, 220)}{words}</figure>"

@@ -21,16 +21,13 @@ CURVES = 16  # of a chart at most: two arms
 def card(pictures: Pictures, clip: Clip, text: str, note: str) -> str:
     """A figure of an episode, with the anchor that links to it lead to."""
     row = pictures.row("episodes", EpisodeRow, clip)
-    drawn = [
-        *_cameras(pictures, clip),
-        _chart("state", row.state, row.hz),
-        _chart("action", row.action, row.hz),
-    ]
+    charts = _chart("state", row.state, row.hz) + _chart("action", row.action, row.hz)
+    drawn = [*_cameras(pictures, clip), f"<div class=charts>{charts}</div>"]
     words = html.escape(f"{note} · {clip.video_id}")
     link = svg.anchor(clip.clip_id, clip.clip_id)
     return (
-        f'<figure class=wide id="{html.escape(clip.clip_id)}">{"".join(drawn)}<figcaption>{html.escape(text)}'
-        f"<br><small>{words} · {link}</small></figcaption></figure>"
+        f'<figure class=wide id="{html.escape(clip.clip_id)}">{"".join(drawn)}'
+        f"<figcaption>{html.escape(text)}<br><small>{words} · {link}</small></figcaption></figure>"
     )
 
 
