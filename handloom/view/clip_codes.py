@@ -108,7 +108,7 @@ class ClipCodes:
         return found
 
     def _vqgan(self) -> vqgan.VQGAN:
-        stage = self._rows.stage("tokens")
+        stage = self._rows.run.stages.get("tokens")  # says why it cannot be told
         if not isinstance(stage, Encoding):
             raise UserError("run.yaml does not say which tokenizer wrote the codes.")
         loaded, wrote = stage.vqgan(in_float32=True), self._recorded().get("weights_sha256")
