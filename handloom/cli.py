@@ -30,6 +30,7 @@ class Command(NamedTuple):
 
 
 PIPELINE, TRAIN = "handloom.pipeline.commands", "handloom.train"
+EXPORT = "handloom.export"
 START, EVALUATE = f"{TRAIN}.trainer.start:train", f"{TRAIN}.evaluate"
 
 COMMANDS = {
@@ -65,6 +66,34 @@ COMMANDS = {
         "write a miniature of a dataset in its official layout",
         "handloom.commands:sample",
         "DATASET",
+    ),
+    "export lerobot": Command(
+        "robot episodes of a run as a LeRobot dataset",
+        f"{EXPORT}.run:lerobot",
+        "OUT DEST",
+        f"{EXPORT}.options:LeRobotExport",
+        stores=True,
+    ),
+    "export rlds": Command(
+        "robot episodes of a run as RLDS",
+        f"{EXPORT}.run:rlds",
+        "OUT DEST",
+        f"{EXPORT}.options:RldsExport",
+        stores=True,
+    ),
+    "export webdataset": Command(
+        "clips or episodes of a run as WebDataset tars",
+        f"{EXPORT}.run:webdataset",
+        "OUT DEST",
+        f"{EXPORT}.options:WebDatasetExport",
+        stores=True,
+    ),
+    "export parquet": Command(
+        "clips or episodes of a run as Parquet",
+        f"{EXPORT}.run:parquet",
+        "OUT DEST",
+        f"{EXPORT}.options:ParquetExport",
+        stores=True,
     ),
     "demo": Command(
         "the whole way on made-up data, from pictures to a policy", "handloom.demo:demo"
