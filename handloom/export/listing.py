@@ -214,13 +214,13 @@ def _kinds(rows: pa.Table, rate: Rate) -> Iterator[Kind]:
     for i, hz in enumerate(_hz(rows, rate).tolist()):
         facts = dict(fact.split(": ", 1) for fact in columns["facts"](i) if ": " in fact)
         action_kind = columns["action_kind"](i)
-        names = [
+        state, action = (
             _names(facts.get(f"{role}_names", ""), widths[role][i], action_kind, role)
             for role in ("state", "action")
-        ]
+        )
         size = columns["width"](i), columns["height"](i)
         views = tuple(columns["views"](i))
-        yield Kind(hz, action_kind, *names, views, size, facts.get("robot", ""))
+        yield Kind(hz, action_kind, state, action, views, size, facts.get("robot", ""))
 
 
 def _widths(values: pa.ChunkedArray) -> list[int]:

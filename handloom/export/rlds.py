@@ -214,4 +214,4 @@ def _features(one: ExportClip, images: dict[str, list[bytes]]) -> dict[str, Any]
         "language_instruction": [facts["caption"].encode()] * count,
     }
     texts: dict[str, Values] = {name: [str(facts[name]).encode()] for name in TEXTS}
-    return {"steps": steps, "episode_metadata": texts | {"hz": np.float32([motion.hz])}}
+    return {"steps": steps, "episode_metadata": texts | {"hz": np.array([motion.hz], np.float32)}}

@@ -145,7 +145,9 @@ def _missing(listing: Listing, pictures: Pictures | None, options: ExportOptions
     names = [
         path for path, is_gone in zip(paths.dictionary.to_pylist(), gone, strict=True) if is_gone
     ]
-    ids = listing.rows["clip_id"].filter(pa.array(gone[paths.indices.to_numpy()])).to_pylist()
+    ids: list[str] = (
+        listing.rows["clip_id"].filter(pa.array(gone[paths.indices.to_numpy()])).to_pylist()
+    )
     if ids and not options.skip_missing:
         raise UserError(
             f"{len(names):,} of {len(gone):,} files that the kept clips are from are not in "

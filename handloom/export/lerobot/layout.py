@@ -105,4 +105,4 @@ def _camera(size: tuple[int, int], hz: float) -> dict[str, Any]:
 
 def has_success(listing: Listing) -> bool:
     """Whether all episodes say whether they reached their goal."""
-    return listing.rows["success"].null_count == 0
+    return bool(listing.rows["success"].null_count == 0)

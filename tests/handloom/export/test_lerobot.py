@@ -62,7 +62,7 @@ def test_what_comes_out_is_what_went_in(data: Path, exported: Path) -> None:
         assert episode.flags == ()
         for camera in episode.views:
             pairs = zip(shown(episode, camera), shown(source, camera), strict=True)
-            assert all(abs(one - other) <= 2 for one, other in pairs)  # 6 levels a frame
+            assert all(abs(one - other) < 3 for one, other in pairs)  # 6 levels a frame
 
 
 def test_splits_are_ranges_of_episodes(run: Path, exported: Path) -> None:
