@@ -63,9 +63,11 @@ def _one_of(kinds: list[Kind], counts: Counter[Kind], options: EpisodeExport) ->
         return kinds[0]
     if 0 < options.kind <= len(kinds):
         return kinds[options.kind - 1]
-    told = "; ".join(f"{i}: {counts[kind]:,} of {kind}" for i, kind in enumerate(kinds, 1))
-    what = f"--kind {options.kind} is none of them" if options.kind else "a dataset holds one"
+    told = "; ".join(
+        f"kind {i}, {counts[kind]:,} episodes: {kind}" for i, kind in enumerate(kinds, 1)
+    )
+    what = f"--kind {options.kind} is none of them" if options.kind else "a dataset holds only one"
     raise UserError(
-        f"the kept episodes are of {len(kinds)} kinds, and {what}: {told}. Choose with --kind "
-        "NUMBER, or with --views cameras that all of them have."
+        f"the kept episodes are of {len(kinds)} kinds, and {what} ({told}); choose with --kind "
+        "NUMBER, or with --views the cameras that all of them have."
     )

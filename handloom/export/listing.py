@@ -51,7 +51,7 @@ class Kind:
 
     def __str__(self) -> str:
         widths = f"states of {len(self.state_names)}, actions of {len(self.action_names)}"
-        robot = f"{self.robot}, " if self.robot else ""
+        robot = f"{self.robot}, " * (self.robot not in ("", "unknown"))
         width, height = self.size
         return (
             f"{robot}{self.action_kind} at {self.hz:g} Hz, {widths}, cameras "

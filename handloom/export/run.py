@@ -84,7 +84,7 @@ def export(options: ExportOptions, form: Format) -> None:
         _write_parts(job, form, folder)
         _check_unchanged(out, state)
         _finish(job, form, folder, left_out)
-    print(f"{len(listing):,} clips: {dest}")
+    print(f"{len(listing):,} {'episodes' if listing.kinds else 'clips'}: {dest}")
 
 
 def open_finished(out: Path) -> Tables:

@@ -15,8 +15,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 def main(folder: str) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    window = {"action": [0.0, 0.1], "observation.state": [-0.1, 0.0]}
     dataset = LeRobotDataset("export/test", root=Path(folder), video_backend="pyav")
+    step_s = 1 / dataset.fps
+    window = {"action": [0.0, step_s], "observation.state": [-step_s, 0.0]}
     windows = LeRobotDataset(
         "export/test", root=Path(folder), video_backend="pyav", delta_timestamps=window
     )

@@ -15,6 +15,8 @@ from handloom.export.options import LeRobotExport, ParquetExport, WebDatasetExpo
 from handloom.export.parts import Limits
 from handloom.export.run import lerobot, parquet, webdataset
 from handloom.export.webdataset import WebDataset
+from handloom.files import whole
+from handloom.listings import forget_listings
 from handloom.stages.tables.parts import open_tables, write_marker
 from handloom.stages.tables.rows import Clip, EpisodeClip
 from tests.helpers.exported_runs import (
@@ -176,7 +178,7 @@ def test_episodes_of_several_kinds(tmp_path: Path) -> None:
     info = json.loads((other / "meta/info.json").read_text()) | {"fps": 5}
     (other / "meta/info.json").write_text(json.dumps(info))
     run = curated_episodes(tmp_path / "run", tmp_path / "data")
-    with pytest.raises(UserError, match=r"of 2 kinds.*so101, as_stored at .*Choose with --kind"):
+    with pytest.raises(UserError, match=r"of 2 kinds.*so101, as_stored at .*choose with --kind"):
         lerobot(LeRobotExport(run, tmp_path / "out"))
     exported = []
     for kind in (1, 2):
@@ -208,3 +210,23 @@ def test_numbers_that_cannot_be(
     assert "--crf is 60, expected a number from 0 to 51" in capsys.readouterr().err
     assert main(["export", "lerobt", *places]) == 2
     assert "did you mean 'lerobot'?" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_bucket_holds_the_same_bytes(
+    run: Path, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    webdataset(WebDatasetExport(run, tmp_path / "here"))
+    for _ in range(2):
+        webdataset(WebDatasetExport(run, folder / "out"))
+    assert "holds this export already" in capsys.readouterr().out
+    for name in digests(tmp_path / "here"):
+        assert (folder / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
+    forget_listings()
+    with whole(folder / "run") as copy:
+        shutil.copytree(run, copy)
+    webdataset(WebDatasetExport(folder / "run", tmp_path / "from_bucket"))
+    found, expected = digests(tmp_path / "from_bucket"), digests(tmp_path / "here")
+    assert {n: d for n, d in found.items() if n.endswith(".tar")} == {
+        n: d for n, d in expected.items() if n.endswith(".tar")
+    }
