@@ -114,7 +114,7 @@ def _splits(rows: pa.Table) -> dict[str, dict[str, Any]]:
         part = rows.filter(pc.equal(rows["split"], split))
         hours = pc.sum(part["seconds"]).as_py() / 3600
         frames = pc.sum(part["frames"]).as_py()
-        found[split] = {"clips": part.num_rows, "hours": round(hours, 4), "frames": frames}
+        found[split] = {"clips": part.num_rows, "hours": round(hours, 6), "frames": frames}
     return found
 
 
@@ -148,7 +148,7 @@ def _strips(job: Job) -> list[str]:
 def _counts(splits: dict[str, dict[str, Any]], unit: str) -> str:
     rows = [f"| split | {unit}s | hours | frames |", "|---|---|---|---|"]
     for split, n in splits.items():
-        rows.append(f"| {split} | {n['clips']:,} | {n['hours']:.2f} | {n['frames']:,} |")
+        rows.append(f"| {split} | {n['clips']:,} | {n['hours']:.3g} | {n['frames']:,} |")
     return "\n".join(rows)
 
 

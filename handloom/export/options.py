@@ -9,8 +9,8 @@ import tyro
 from handloom.errors import UserError
 
 Rate = Literal["common", "source"]
-PLACES = frozenset({"out", "dest", "data", "skip_missing"})
-"""Options that say where things lie, and change no byte of the export."""
+PLACES = frozenset({"out", "dest", "data", "skip_missing", "workers"})
+"""Options that change no byte of the export: where things lie, and who works."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,11 @@ class ExportOptions:
     """Leave out clips whose file is gone, and count them; by default the command ends and names
     the files."""
 
+    workers: int = 0
+    """Processes that decode and encode; 0 is one for each core. Each takes about 500 MB."""
+
     def __post_init__(self) -> None:
+        check_range("workers", self.workers, 0, 1 << 16)
         check_range("crf", getattr(self, "crf", 0), 0, 51)
         check_range("jpeg-quality", getattr(self, "jpeg_quality", 1), 1, 100)
 

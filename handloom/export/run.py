@@ -11,7 +11,7 @@ import pyarrow as pa
 import handloom
 from handloom.errors import RunError, UserError
 from handloom.export import card, croissant
-from handloom.export.clips import Pictures, open_pictures, read_clips
+from handloom.export.clips import Pictures, open_pictures
 from handloom.export.folder import Folder, Plan, begin, check, claimed, file_facts
 from handloom.export.format import Format, Job
 from handloom.export.lerobot.dataset import LeRobot
@@ -28,8 +28,10 @@ from handloom.export.parquet import Parquet
 from handloom.export.parts import cut
 from handloom.export.rlds import Rlds
 from handloom.export.webdataset import WebDataset
+from handloom.export.workers import Task, write_parts
 from handloom.files import write_text
 from handloom.places import check_bucket
+from handloom.stages.ingest import card as ingest_card
 from handloom.stages.tables.deleted import deleted_rows
 from handloom.stages.tables.parts import Tables, open_tables, read_flow, read_marker, stage_folder
 
@@ -81,9 +83,10 @@ def export(options: ExportOptions, form: Format) -> None:
         folder, left_out = begun
         listing = _without(listing, left_out)
         job = Job(out, dest, tables, listing, cut(listing, form.limits), pictures)
-        _write_parts(job, form, folder)
+        _write_parts(Task(job, form, folder, options.data), options.workers)
         _check_unchanged(out, state)
         _finish(job, form, folder, left_out)
+    _print_licences(listing, tables)
     print(f"{len(listing):,} {'episodes' if listing.kinds else 'clips'}: {dest}")
 
 
@@ -167,18 +170,23 @@ def _without(listing: Listing, left_out: Sequence[str]) -> Listing:
     return rest
 
 
-def _write_parts(job: Job, form: Format, folder: Folder) -> None:
-    """Write the parts that are not there yet."""
-    written, told_s = 0, time.monotonic()
-    for part in job.parts:
-        if not folder.part(part.number):
-            clips = read_clips(job.tables, part.rows(job.listing), form.rate)
-            files, facts = form.write_part(job, part, clips)
-            folder.finish_part(part.number, files, facts)
+def _write_parts(task: Task, workers: int) -> None:
+    """Write the parts that are not there yet, and say now and then how far it is."""
+    parts, told_s = task.job.parts, time.monotonic()
+    total = len(task.job.listing)
+    written = sum(p.stop - p.start for p in parts if task.folder.part(p.number))
+    for part in write_parts(task, workers):
         written += part.stop - part.start
         if time.monotonic() - told_s > EVERY_S:
-            print(f"{written:,} of {len(job.listing):,} clips written", flush=True)
+            print(f"{written:,} of {total:,} clips written", flush=True)
             told_s = time.monotonic()
+
+
+def _print_licences(listing: Listing, tables: Tables) -> None:
+    """Say under which terms the clips came, since an export is made to be passed on."""
+    classes = sorted(set(listing.rows["licence"].to_pylist()))
+    terms = ingest_card.read(tables["ingest"].folder).get("terms", "")
+    print(f"licence: {', '.join(classes)}. {terms}".strip())
 
 
 def _check_unchanged(out: Path, state: dict[str, str]) -> None:

@@ -128,7 +128,7 @@ def test_a_card_shows_text_and_does_what_it_says(people: Path, tmp_path: Path) -
     parquet(ParquetExport(people, tmp_path / "out"))
     page = (tmp_path / "out/README.md").read_text()
     assert "turns \\| a \\*screw\\* &lt;b&gt;" in page
-    assert "| train | 2 | 0.00 | 25 |" in page
+    assert "| train | 2 | 0.000694 | 25 |" in page
     for name in (tmp_path / "out/pictures").iterdir():
         assert f"](pictures/{name.name})" in page
     manifest = json.loads((tmp_path / "out/export.json").read_text())

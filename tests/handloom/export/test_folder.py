@@ -56,18 +56,18 @@ def test_a_finished_export_is_left_as_it_is(
 
 @pytest.mark.usefixtures("one_clip_a_part")
 def test_an_export_that_broke_off_goes_on(run: Path, tmp_path: Path) -> None:
-    webdataset(WebDatasetExport(run, tmp_path / "whole"))
+    webdataset(WebDatasetExport(run, tmp_path / "whole", workers=1))
     broken = tmp_path / "data/videos/b.mp4"
     content = broken.read_bytes()
     broken.write_bytes(b"not a video")
     with pytest.raises(MediaError, match=r"clip b1 of .*b\.mp4 cannot be read.*--leave-out b1"):
-        webdataset(WebDatasetExport(run, tmp_path / "out"))
+        webdataset(WebDatasetExport(run, tmp_path / "out", workers=1))
     first = tmp_path / "out/train/000000.tar"
     written_ns = first.stat().st_mtime_ns
     assert not (tmp_path / "out/export.json").exists()
     (tmp_path / "out/train/000001.tar.1234.tmp").write_bytes(b"cut off")
     broken.write_bytes(content)
-    webdataset(WebDatasetExport(run, tmp_path / "out"))
+    webdataset(WebDatasetExport(run, tmp_path / "out", workers=1))
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert first.stat().st_mtime_ns == written_ns
 
@@ -96,6 +96,17 @@ def test_a_killed_export_goes_on(tmp_path: Path) -> None:
     assert not (tmp_path / "out/export.json").exists()
     webdataset(WebDatasetExport(run, tmp_path / "out"))
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_clip_a_part")
+def test_any_number_of_workers_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    for workers in (1, 2):
+        webdataset(WebDatasetExport(run, tmp_path / str(workers), workers=workers))
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+    (tmp_path / "data/videos/b.mp4").write_bytes(b"not a video")
+    with pytest.raises(MediaError, match=r"clip b1 of .*b\.mp4 cannot be read"):
+        webdataset(WebDatasetExport(run, tmp_path / "out", workers=2))
 
 
 def test_two_exports_do_not_share_a_folder(run: Path, tmp_path: Path) -> None:
@@ -127,7 +138,7 @@ def test_a_run_that_changes_meanwhile_is_not_exported(
         return finish(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(WebDataset, "write_part", changing)
-    status = main(["export", "webdataset", str(run), str(tmp_path / "out")])
+    status = main(["export", "webdataset", str(run), str(tmp_path / "out"), "--workers", "1"])
     assert status == 1
     assert not (tmp_path / "out/export.json").exists()
 

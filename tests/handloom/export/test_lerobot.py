@@ -84,7 +84,7 @@ def test_numbers_count_through_all_files(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset.LeRobot, "limits", Limits(1 << 40, 1e9, clips=1))
-    export(LeRobotExport(run, tmp_path / "out"))
+    export(LeRobotExport(run, tmp_path / "out", workers=1))
     files = sorted((tmp_path / "out/data/chunk-000").iterdir())
     assert [path.name for path in files] == [f"file-{i:03d}.parquet" for i in range(len(LENGTHS))]
     steps = [row for path in files for row in pq.read_table(path).to_pylist()]
