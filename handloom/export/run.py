@@ -32,7 +32,7 @@ from handloom.export.workers import Task, write_parts
 from handloom.files import write_text
 from handloom.places import check_bucket
 from handloom.stages.ingest import card as ingest_card
-from handloom.stages.tables.deleted import deleted_rows
+from handloom.stages.tables.altered import altered_rows
 from handloom.stages.tables.parts import Tables, open_tables, read_flow, read_marker, stage_folder
 
 EVERY_S = 5.0
@@ -106,8 +106,8 @@ def open_finished(out: Path) -> Tables:
             f"{out} is not finished ({', '.join(unfinished)}), expected a finished run; give "
             "`handloom curate` the same arguments as before, and it goes on."
         )
-    if gone := list(deleted_rows(tables)):
-        raise UserError(f"{'; '.join(gone)}. An export waits for that.")
+    if altered := list(altered_rows(tables)):
+        raise UserError(f"{'; '.join(altered)}. An export waits for that.")
     return tables
 
 
