@@ -12,7 +12,7 @@ from handloom.errors import UserError
 from handloom.flags import parse, read_yaml, value_of, yaml_flags
 from handloom.pipeline.job import Job
 from handloom.pipeline.output import read_run
-from handloom.pipeline.recipes import RECIPES, CurateConfig, EpisodeConfig, dataset_name, recipe
+from handloom.pipeline.recipes import RECIPES, dataset_name, recipe
 from handloom.places import place
 from handloom.stages.outside import is_outside, load, search
 from handloom.stages.stage import Stage
@@ -120,7 +120,7 @@ def read_options(
     name = dataset_name(parsed.dataset)
     out = parsed.out or Path("runs") / name
     data = parsed.data or (out / "source" if name == "sample" else Path("data") / name)
-    config = EpisodeConfig if isinstance(parsed, EpisodeConfig) else CurateConfig
+    config = type(recipe(request.dataset or "sample"))
     options = {f.name: getattr(parsed, f.name) for f in fields(parsed)}
     own = {prefix: options.pop(prefix) for prefix in more}
     configured = {f.name: options.pop(f.name) for f in fields(config)}

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from handloom.flags import choice
+from handloom.stages.camera import Camera
 from handloom.stages.caption.stage import Caption, EpisodeCaption
 from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import RobotAdapter
@@ -59,6 +60,13 @@ class CurateConfig:
 
 
 @dataclass(frozen=True)
+class CameraConfig(CurateConfig):
+    """All options for videos of people whose camera is known."""
+
+    camera: Camera = field(default_factory=Camera)
+
+
+@dataclass(frozen=True)
 class EpisodeConfig:
     """All options for robot episodes."""
 
@@ -71,6 +79,7 @@ class EpisodeConfig:
 
 
 Config = CurateConfig | EpisodeConfig
+V = TypeVar("V", bound=CurateConfig)
 
 
 def row_stages(config: Config) -> list[Stage]:
@@ -100,7 +109,7 @@ def kinetics700() -> CurateConfig:
     return edited(videos("kinetics700"))
 
 
-def unedited(videos: CurateConfig, **select: Any) -> CurateConfig:
+def unedited(videos: V, **select: Any) -> V:
     """Footage of one camera that nobody has edited: no title cards."""
     return replace(videos, select=replace(videos.select, max_flat_share=None, **select))
 
@@ -119,6 +128,12 @@ def epic_kitchens() -> CurateConfig:
     """EPIC-KITCHENS: annotated segments; half of them are shorter than two seconds."""
     segments = videos("epic_kitchens", min_seconds=0.5)
     return unedited(segments, min_change=None, min_sharpness=None, max_stereo=None)
+
+
+def egodex() -> CameraConfig:
+    """EgoDex: a camera on a head above a table; a file is a clip, with the poses of both hands."""
+    videos = CameraConfig(ingest=Ingest(dataset="egodex", format="egodex"))
+    return unedited(videos, min_change=None, min_sharpness=None, max_stereo=None)
 
 
 def folder() -> CurateConfig:
@@ -150,6 +165,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "kinetics700": kinetics700,
     "ssv2": ssv2,
     "epic_kitchens": epic_kitchens,
+    "egodex": egodex,
 }
 
 

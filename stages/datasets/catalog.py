@@ -17,6 +17,7 @@ VIDEO_FORMATS = {
     "ssv2": "ssv2",
     "epic_kitchens": "epic_kitchens",
     "kinetics700": "kinetics700",
+    "egodex": "egodex",
     "videos": "videos",
 }
 ROBOT_FORMATS = {

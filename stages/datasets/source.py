@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from handloom.errors import MediaError
 from handloom.places import is_remote
+from handloom.stages.datasets.camera_track import CameraTrack
 from handloom.stages.datasets.joints import JointUnit
+from handloom.stages.tables.rows import Footage
 
 TO_THE_END = math.inf
 """`end_s` of a span that ends with its file."""
@@ -123,6 +125,8 @@ class Adapter:
         terms: what the licence allows, one sentence, for the dataset card.
         how_to_get: how to obtain the dataset officially: the tool, the form to sign, the size.
         cut: makes the spans of a video that comes with `raw`.
+        camera: reads the camera of a clip, and poses beside it, of the joints named or of the usual
+            ones; None where the dataset says nothing of it.
     """
 
     videos: Callable[[Path, CutRule], Iterator[SourceVideo]]
@@ -132,6 +136,7 @@ class Adapter:
     terms: str
     how_to_get: str
     cut: Callable[[SourceVideo, CutRule], tuple[Span, ...]] | None = None
+    camera: Callable[[Path, Footage, tuple[str, ...]], CameraTrack] | None = None
 
 
 @dataclass(frozen=True)

@@ -135,10 +135,29 @@ class Hdf5File:
             raise MediaError(
                 f"{self.name}: {where} has shape {list(shape)}, expected [steps, {width or 'any'}]"
             )
+        return self._numbers(where, dataset)
+
+    def matrices(self, where: str, steps: int = 0) -> NDArray[np.float64]:
+        """A whole dataset of transforms, float64 [T, 4, 4], all finite and T above 0.
+
+        Args:
+            where: path of the dataset.
+            steps: T that it must have; 0 for any.
+        """
+        dataset = self._dataset(where)
+        shape = dataset.shape
+        if len(shape) != 3 or shape[1:] != (4, 4) or not shape[0] or (steps and shape[0] != steps):
+            raise MediaError(
+                f"{self.name}: {where} has shape {list(shape)}, expected [{steps or 'steps'}, 4, 4]"
+            )
+        return self._numbers(where, dataset)
+
+    def _numbers(self, where: str, dataset: Any) -> NDArray[np.float64]:
+        """All values of a dataset, after a check of what it claims."""
         if dataset.dtype.kind not in "fiub" or dataset.size * 8 > MAX_ARRAY_BYTES:
             raise MediaError(
-                f"{self.name}: {where} claims {list(shape)} values of {dataset.dtype}, expected "
-                f"numbers that fit into {MAX_ARRAY_BYTES >> 20} MB"
+                f"{self.name}: {where} claims {list(dataset.shape)} values of {dataset.dtype}, "
+                f"expected numbers that fit into {MAX_ARRAY_BYTES >> 20} MB"
             )
         with self._readable(where):
             values: NDArray[np.float64] = dataset[()].astype(np.float64)
