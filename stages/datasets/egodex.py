@@ -17,7 +17,7 @@ A file is one clip. Numbers of files begin anew in each task of each part. Nothi
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
@@ -48,10 +48,15 @@ JOINTS = tuple(
 
 @dataclass(frozen=True)
 class Annotation:
-    """Where the annotation of a video lies: it is opened on a worker."""
+    """Where the annotation of a video lies: it is opened on a worker.
 
-    root: Path
+    Attributes:
+        path: below the data folder, with forward slashes.
+        root: the data folder.
+    """
+
     path: str
+    root: Path = field(compare=False)
 
 
 def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
@@ -161,7 +166,7 @@ def _pair(root: Path, folder: str, video_id: str, present: set[str]) -> SourceVi
         split="test" if part == "test" else "",
         version="1",
         spans=(Span(0.0, TO_THE_END, ""),) if reason else (),
-        raw=None if reason else Annotation(root, f"{prefix}{stem}.hdf5"),
+        raw=None if reason else Annotation(f"{prefix}{stem}.hdf5", root),
         raw_clips=1,
         reason=reason,
     )
