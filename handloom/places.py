@@ -39,6 +39,7 @@ from handloom.listings import (
     trust_url,
 )
 from handloom.stores import Info, ask, download
+from handloom.tars import file_of
 
 
 def place(text: str | Path) -> Path:
@@ -268,10 +269,10 @@ def fetch_ahead(folder: Path, names: Sequence[str]) -> None:
 
     Args:
         folder: a dataset; of one on disk nothing is fetched.
-        names: below it, in the order in which they will be used.
+        names: below it, in the order in which they will be used; for a member its tar is fetched.
     """
     if isinstance(folder, StorePath):
-        urls = [str(folder / name) for name in dict.fromkeys(names) if name]
+        urls = [str(folder / name) for name in dict.fromkeys(map(file_of, names)) if name]
         prefetch.begin(urls, lambda url: local(place(url)))
 
 

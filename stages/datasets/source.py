@@ -21,6 +21,7 @@ from handloom.places import is_remote
 from handloom.stages.datasets.camera_track import CameraTrack
 from handloom.stages.datasets.joints import JointUnit
 from handloom.stages.tables.rows import Footage
+from handloom.tars import tar_of
 
 TO_THE_END = math.inf
 """`end_s` of a span that ends with its file."""
@@ -302,13 +303,14 @@ def is_inside(root: Path, path: str) -> bool:
 
 
 def stat_file(root: Path, path: str) -> os.stat_result:
-    """What the file system says of an ordinary file below the data folder.
+    """What the file system says of an ordinary file below the data folder, of a member of a tar
+    what it says of the tar.
 
     Raises:
         MediaError: nothing is there, or something else: opening a pipe would wait for its writer.
     """
     try:
-        found = (root / path).stat()
+        found = (tar_of(root / path) or root / path).stat()
     except OSError as error:
         if "\\x" in path:
             raise MediaError(f"{path}: the name of the file is not UTF-8: rename it") from None

@@ -5,7 +5,6 @@ says, a walk begins at a key frame that was read and found to be shown early eno
 leads to none, at the start of the file.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +15,7 @@ import av
 
 from handloom.errors import MediaError
 from handloom.stages.datasets.source import refuse_special
+from handloom.tars import source_of
 
 SAME_S = 1e-4
 """Times closer than this are the same: they have been rounded to microseconds and back."""
@@ -207,12 +207,16 @@ def intact(frame: Shown) -> Shown:
 def opened(path: Path) -> Any:
     """A PyAV container of an ordinary file.
 
+    Args:
+        path: of a file, or of a member of a tar (`handloom/tars.py`).
+
     Raises:
         MediaError: the path leads to something else, or to no media file.
     """
     refuse_special(path)
+    source = source_of(path)
     try:
-        return av.open(os.fspath(path), metadata_errors="replace")
+        return av.open(source, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path.name}: not a readable video file ({why(error)})") from None
 

@@ -20,6 +20,7 @@ from handloom.stages.media.clip_frames import ClipFrames, Framing, whole
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.media.runs import RecordedRun
 from handloom.stages.tables.rows import Clip, EpisodePlace
+from handloom.tars import tar_of
 
 VIDEOS = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"}
 IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -226,7 +227,9 @@ def _divided(items: list[Item], held_out: set[str]) -> Split:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 for one that is not there, which counts as unreadable later."""
+    """Bytes of a file, of a member of a tar those of the tar; 0 for one that is not there, which
+    counts as unreadable later."""
+    path = tar_of(path) or path
     return path.stat().st_size if path.is_file() else 0
 
 
