@@ -31,7 +31,7 @@ from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
 from handloom.stages.datasets.source import SourceEpisode
 from handloom.stages.ingest import card
 from handloom.stages.ingest.episodes import EpisodeIngest, guessed_units
-from handloom.stages.ingest.folder import FolderIngest
+from handloom.stages.ingest.uncut import UncutIngest
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures.catalog import MINIATURES, miniature
 from handloom.stages.miniatures.folder import MARKER
@@ -257,7 +257,7 @@ def _check_inputs(job: Job) -> None:
     trust(job.data)
     check_licences([ingest.licence_class], job.config.pack.licences)
     _ = job.tables
-    if isinstance(placed := job.stages["ingest"], FolderIngest):
+    if isinstance(placed := job.stages["ingest"], UncutIngest):
         _print_lines(placed.survey())
 
 

@@ -13,7 +13,7 @@ from handloom.pipeline.recipes import Config, CurateConfig, row_stages
 from handloom.pipeline.sameness import Sameness, code_here
 from handloom.stages import graph
 from handloom.stages.ingest.episodes import EpisodeIngest
-from handloom.stages.ingest.folder import FolderIngest
+from handloom.stages.ingest.uncut import UncutIngest
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.pack import statistics as trajectory_statistics
 from handloom.stages.stage import Stage, fingerprint
@@ -46,7 +46,7 @@ class Job:
         """The row stages in that order, placed in the job's data folder."""
         listed = {stage.name: stage for stage in self._listed}
         ingest = self.config.ingest.at(self.data, self.cache).sampled(self.sample)
-        if isinstance(ingest, FolderIngest) and isinstance(self.config, CurateConfig):
+        if isinstance(ingest, UncutIngest) and isinstance(self.config, CurateConfig):
             ingest = ingest.for_captions(self.config.caption.chosen == "source")
         placed = {name: listed[name].at(self.data, self.cache, ingest) for name in self.flow}
         return placed | {"ingest": ingest}

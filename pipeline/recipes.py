@@ -15,6 +15,7 @@ from handloom.stages.episodes.stage import Episodes
 from handloom.stages.hands.stage import Hands
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.folder import FolderIngest
+from handloom.stages.ingest.tars import TarIngest
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.outside import is_outside, load
 from handloom.stages.pack.stage import Pack
@@ -136,6 +137,17 @@ def egodex() -> CameraConfig:
     return unedited(videos, min_change=None, min_sharpness=None, max_stereo=None)
 
 
+def egocentric10k() -> CameraConfig:
+    """Egocentric-10K: cameras on heads in factories, without a word: captions by a model if one is
+    given. A tar of 256 MB is cut in one go, which takes minutes."""
+    videos = CameraConfig(
+        ingest=TarIngest(dataset="egocentric10k", format="egocentric10k"),
+        caption=Caption(route="auto"),
+        run=Run(clip_timeout_s=3600.0),
+    )
+    return unedited(videos)
+
+
 def folder() -> CurateConfig:
     """Any folder of videos: unedited as a rule, often of a phone on a tripod; captions by a model
     if one is given. Shots are detected where ingest cuts; half an hour of video takes minutes."""
@@ -166,6 +178,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "ssv2": ssv2,
     "epic_kitchens": epic_kitchens,
     "egodex": egodex,
+    "egocentric10k": egocentric10k,
 }
 
 

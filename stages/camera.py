@@ -27,7 +27,7 @@ class CameraRow(Row):
     """
 
     model: str = ""
-    """pinhole, or fisheye (OpenCV's, with k1 to k4)."""
+    """pinhole, or fisheye (OpenCV's, with k1 to k4); empty where nothing is known of a clip."""
     width: int = 0
     """Of the picture that the intrinsics are for, pixels."""
     height: int = 0
@@ -69,6 +69,9 @@ class Camera(Stage):
         if source.adapter.camera is None:
             raise MediaError(f"{clip.media_path}: the dataset says nothing of its camera")
         track = source.adapter.camera(self.data, clip, self.joints)
+        if track is None:
+            yield CameraRow(clip_id=clip.clip_id)
+            return
         poses, frames = len(track.camera), round(clip.duration_s * clip.fps)
         if poses and abs(poses - frames) > SPARE_FRAMES:
             yield CameraRow(
@@ -97,7 +100,7 @@ def camera_row(clip: Footage, track: CameraTrack, frames: int) -> CameraRow:
         times_s=track.times_s[inside].tolist(),
         camera=track.camera[inside].tolist(),
         joints=list(track.joints),
-        joint_poses=poses.reshape(len(poses), -1).tolist(),
+        joint_poses=poses.reshape(len(poses), 7 * len(track.joints)).tolist(),
         confidences=sure.tolist(),
         poses=len(track.camera),
         frames=frames,

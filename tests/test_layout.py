@@ -48,7 +48,7 @@ def test_imports_follow_the_arrows(folder: str) -> None:
 DOORS = {"stage", "rows"}
 MORE_DOORS = {  # files of stage folders that others import too
     # three stages; what runs keep
-    "ingest": {"videos", "folder", "episodes", "card", "probes", "foresight"},
+    "ingest": {"videos", "uncut", "folder", "tars", "episodes", "card", "probes", "foresight"},
     "hands": {"activity"},  # by which `ingest` cuts
     "duplicates": {"fingerprints"},  # computed by `hands`, which has decoded the frames
     "pack": {"edit", "fidelity", "statistics", "stretches"},

@@ -18,6 +18,7 @@ VIDEO_FORMATS = {
     "epic_kitchens": "epic_kitchens",
     "kinetics700": "kinetics700",
     "egodex": "egodex",
+    "egocentric10k": "egocentric10k",
     "videos": "videos",
 }
 ROBOT_FORMATS = {

@@ -127,7 +127,7 @@ class Adapter:
         how_to_get: how to obtain the dataset officially: the tool, the form to sign, the size.
         cut: makes the spans of a video that comes with `raw`.
         camera: reads the camera of a clip, and poses beside it, of the joints named or of the usual
-            ones; None where the dataset says nothing of it.
+            ones; gives None for a clip of which nothing is known.
     """
 
     videos: Callable[[Path, CutRule], Iterator[SourceVideo]]
@@ -137,7 +137,7 @@ class Adapter:
     terms: str
     how_to_get: str
     cut: Callable[[SourceVideo, CutRule], tuple[Span, ...]] | None = None
-    camera: Callable[[Path, Footage, tuple[str, ...]], CameraTrack] | None = None
+    camera: Callable[[Path, Footage, tuple[str, ...]], CameraTrack | None] | None = None
 
 
 @dataclass(frozen=True)

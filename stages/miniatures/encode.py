@@ -24,6 +24,10 @@ CODECS: dict[str, dict[str, Any]] = {
         "crf": 24, "video_bitrate": 0,
     },
     "h264": {"vcodec": "libx264", "preset": "veryfast", "crf": 24},
+    "h265": {
+        "vcodec": "libx265", "preset": "veryfast", "crf": 26, "tag:v": "hvc1",
+        "x265-params": "pools=none:frame-threads=1:log-level=error",
+    },
 }  # fmt: skip
 SOUND = {"aac": {"acodec": "aac", "ar": 44100}, "opus": {"acodec": "libopus", "ar": 48000}}
 EXACT: dict[str, Any] = {"fflags": "+bitexact", "flags": "+bitexact", "map_metadata": -1}
@@ -41,7 +45,7 @@ class VideoEncoding:
         timecode: whether a data track lies beside the video, as cameras write it.
     """
 
-    codec: Literal["vp9", "h264"]
+    codec: Literal["vp9", "h264", "h265"]
     container: Literal["mp4", "webm", "matroska"] = "mp4"
     fps: Fraction = Fraction(FPS)
     render_fps: int = RENDER_FPS
