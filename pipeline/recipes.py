@@ -137,6 +137,11 @@ def egodex() -> CameraConfig:
     return unedited(videos, min_change=None, min_sharpness=None, max_stereo=None)
 
 
+def egoexo4d() -> CameraConfig:
+    """Ego-Exo4D: glasses on a head, whose fisheye lens leaves dark corners."""
+    return unedited(CameraConfig(ingest=Ingest(dataset="egoexo4d", format="egoexo4d")))
+
+
 def egocentric10k() -> CameraConfig:
     """Egocentric-10K: cameras on heads in factories, without a word: captions by a model if one is
     given. A tar of 256 MB is cut in one go, which takes minutes."""
@@ -177,6 +182,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "kinetics700": kinetics700,
     "ssv2": ssv2,
     "epic_kitchens": epic_kitchens,
+    "egoexo4d": egoexo4d,
     "egodex": egodex,
     "egocentric10k": egocentric10k,
 }

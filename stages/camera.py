@@ -73,7 +73,7 @@ class Camera(Stage):
             yield CameraRow(clip_id=clip.clip_id)
             return
         poses, frames = len(track.camera), round(clip.duration_s * clip.fps)
-        if poses and abs(poses - frames) > SPARE_FRAMES:
+        if track.every_frame and abs(poses - frames) > SPARE_FRAMES:
             yield CameraRow(
                 clip_id=clip.clip_id,
                 status="rejected",

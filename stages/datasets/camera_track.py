@@ -38,7 +38,8 @@ class CameraTrack:
         camera: float64 [T, 7], poses of the camera.
         joints: names of J tracked joints, the source's own.
         joint_poses: float64 [T, J, 7].
-        confidences: float64 [T, J], 0 to 1; [T, 0] where the source gives none.
+        confidences: float64 [T, J], 0 to 1; [0, 0] where the source gives none.
+        every_frame: whether there is a pose for each frame of the video.
     """
 
     model: CameraModel
@@ -50,6 +51,7 @@ class CameraTrack:
     joints: tuple[str, ...] = ()
     joint_poses: Floats = field(default_factory=lambda: _nothing(0, 0, 7))
     confidences: Floats = field(default_factory=lambda: _nothing(0, 0))
+    every_frame: bool = False
 
 
 def pinhole(matrix: Floats, where: str) -> tuple[float, float, float, float]:

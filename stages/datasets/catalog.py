@@ -17,6 +17,7 @@ VIDEO_FORMATS = {
     "ssv2": "ssv2",
     "epic_kitchens": "epic_kitchens",
     "kinetics700": "kinetics700",
+    "egoexo4d": "egoexo4d",
     "egodex": "egodex",
     "egocentric10k": "egocentric10k",
     "videos": "videos",

@@ -148,6 +148,7 @@ def camera(root: Path, clip: Footage, joints: tuple[str, ...]) -> CameraTrack:
         joints=kept,
         joint_poses=np.stack(tracked, axis=1),
         confidences=np.stack(given, axis=1) if len(given) == len(kept) else np.zeros((0, 0)),
+        every_frame=True,
     )
 
 

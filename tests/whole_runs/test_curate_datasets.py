@@ -22,7 +22,10 @@ from handloom.tokenize.shards.windows import ClipWindows
 from tests.helpers.miniatures import writer
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-OPTIONS = {"rlds": ["--ingest.hz", 10]}  # RLDS tells no rate
+OPTIONS = {
+    "rlds": ["--ingest.hz", 10],  # RLDS tells no rate
+    "egocentric10k": ["--caption.route", "none"],  # nobody has described it
+}
 
 
 @pytest.fixture(scope="module")

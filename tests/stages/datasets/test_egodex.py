@@ -14,6 +14,7 @@ from handloom.errors import MediaError, UserError
 from handloom.pipeline.recipes import RECIPES, egodex, row_stages
 from handloom.stages.camera import Camera, CameraRow
 from handloom.stages.datasets import egodex as adapter
+from handloom.stages.datasets.catalog import VIDEO_FORMATS, video_adapter
 from handloom.stages.datasets.source import CutRule, SourceVideo, Span
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.miniatures import egodex as miniature
@@ -249,8 +250,10 @@ def test_a_folder_in_the_place_of_poses_fails_alone(tmp_path: Path) -> None:
 
 def test_other_datasets_have_no_such_table() -> None:
     """Their runs keep their stages, and so their fingerprints and flags."""
-    own = {name for name, recipe in RECIPES.items() if "camera" in names(recipe())}
-    assert own == {"egodex"}
+    for name in VIDEO_FORMATS:
+        has_camera = video_adapter(name).camera is not None
+        assert ("camera" in names(RECIPES[name]())) == has_camera
+    assert "camera" not in names(RECIPES["sample"]())
     assert names(egodex())[-1] == "camera"
 
 
