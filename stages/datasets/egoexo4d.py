@@ -72,14 +72,13 @@ def videos(root: Path, rule: CutRule) -> Iterator[SourceVideo]:
         for uid, told in _read_descriptions(path) if path.is_file() else ():
             spans = tuple(cut(told, rule))
             part = "" if uid not in seen else split
-            reason = f"video_in_{seen[uid]}" if part else ""
+            reason = f"video_in_{seen[uid]}" if part else "" if spans else "no_text"
             found = max(split, splits.get(uid, ""), seen.get(uid, ""), key=STRICTNESS.index)
             seen.setdefault(uid, found)
             yield _video(uid, takes.get(uid), found, spans, reason, part)
     for uid, take in takes.items():
         if uid not in seen:
-            span = Span(0.0, TO_THE_END, "", reason="no_text")
-            yield _video(uid, take, splits.get(uid, ""), (span,))
+            yield _video(uid, take, splits.get(uid, ""), (), "no_text")
 
 
 def annotations(root: Path) -> list[Path]:
@@ -105,7 +104,9 @@ def cut(told: Any, rule: CutRule) -> Iterator[Span]:
     jobs = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
     accepted = [one for one in jobs if not _is_true(one.get("rejected"))]
     passes = sorted(map(_by_time, accepted or jobs), key=_wearer_count, reverse=True)
-    first, others = (passes[0], passes[1:]) if passes else ({None: []}, [])
+    if not passes:
+        return
+    first, *others = passes
     times = sorted(ms for ms in first if ms is not None)
     longest = round(rule.max_s * 1000)
     for number, ms in enumerate(times):
@@ -182,7 +183,7 @@ def _video(
         media_path=take.path if take else "",
         split=split,
         version="v2",
-        spans=spans,
+        spans=spans or (Span(0.0, TO_THE_END, ""),),
         expected_s=take.expected_s if take else 0.0,
         part=part,
         reason=reason or ("" if take and take.path else "missing_file"),
@@ -218,7 +219,8 @@ def _span(
         ("no_time", end_s <= start_s), ("no_text", not text), ("annotation_rejected", is_rejected),
         ("other_person", not _is_wearers(head)), ("not_visible", not _is_seen(head)),
     )  # fmt: skip
-    more = [str(row.get("text") or "").strip() for row in [*rows[1:], *others] if _is_wearers(row)]
+    same = [row for row in [*rows[1:], *others] if _is_wearers(row) and _is_seen(row)]
+    more = [str(row.get("text") or "").strip() for row in same]
     return Span(
         start_s,
         end_s,

@@ -12,6 +12,7 @@ from handloom.stages.miniatures import (
     bridge,
     calvin,
     egodex,
+    egoexo4d,
     epic_kitchens,
     hdf5,
     howto100m,
@@ -29,6 +30,7 @@ WRITERS: dict[str, Callable[..., None]] = {
     "epic_kitchens": epic_kitchens.write,
     "howto100m": howto100m.write,
     "egodex": egodex.write,
+    "egoexo4d": egoexo4d.write,
     "rt1": rt1.write,
     "bridge": bridge.write,
     "bridge_openx": bridge_layouts.write_openx,
@@ -41,9 +43,9 @@ WRITERS: dict[str, Callable[..., None]] = {
 }
 # So few that writing takes seconds.
 CLIPS = {
-    "ssv2": 13, "kinetics700": 4, "epic_kitchens": 24, "howto100m": 8, "egodex": 20, "rt1": 8,
-    "bridge": 6, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 5, "rlds": 5,
-    "calvin": 4, "hdf5": 9, "lerobot": 8,
+    "ssv2": 13, "kinetics700": 4, "epic_kitchens": 24, "howto100m": 8, "egodex": 20,
+    "egoexo4d": 9, "rt1": 8, "bridge": 6, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 5,
+    "rlds": 5, "calvin": 4, "hdf5": 9, "lerobot": 8,
 }  # fmt: skip
 
 # Writing one of these takes five seconds and more.
