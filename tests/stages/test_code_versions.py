@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from handloom.pipeline.recipes import RECIPES, row_stages
-from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS
+from handloom.stages.camera import Camera
+from handloom.stages.datasets.catalog import ROBOT_FORMATS, VIDEO_FORMATS, video_adapter
 from handloom.stages.ingest.episodes import EpisodeIngest
 from handloom.stages.ingest.videos import Ingest
 from handloom.stages.pack import statistics
@@ -56,7 +57,7 @@ def stages() -> list[Stage]:
 
 
 def roots() -> dict[str, set[Place]]:
-    """Where the source of each stage begins; `ingest` makes rows by the adapters too."""
+    """Where the source of each stage begins; `ingest` and `camera` make rows by adapters too."""
     found: dict[str, set[Place]] = {}
     for stage in stages():
         kind = type(stage)
@@ -64,6 +65,9 @@ def roots() -> dict[str, set[Place]]:
         if isinstance(stage, Ingest | EpisodeIngest):
             module = (VIDEO_FORMATS | ROBOT_FORMATS)[stage.format]
             places.add((f"handloom.stages.datasets.{module}", "ADAPTER"))
+    for name, module in VIDEO_FORMATS.items():
+        if video_adapter(name).camera:
+            found[Camera.__name__].add((f"handloom.stages.datasets.{module}", "camera"))
     found["statistics"] = {(statistics.__name__, "")}
     return found
 
@@ -146,7 +150,7 @@ def test_a_changed_function_is_told_with_its_stage_and_module(
     assert complaints(before, present(copied)) == [
         f"{stage}: raise code_version, or confirm that rows stay the same with "
         f"`{COMMAND} {stage}`; changed: handloom.stages.hands.recheck"
-        for stage in ("FolderIngest", "Hands")
+        for stage in ("FolderIngest", "Hands", "TarIngest")
     ]
 
 
