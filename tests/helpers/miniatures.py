@@ -11,6 +11,7 @@ import pytest
 from handloom.stages.miniatures import (
     bridge,
     calvin,
+    egocentric10k,
     egodex,
     egoexo4d,
     epic_kitchens,
@@ -29,6 +30,7 @@ WRITERS: dict[str, Callable[..., None]] = {
     "kinetics700": kinetics700.write,
     "epic_kitchens": epic_kitchens.write,
     "howto100m": howto100m.write,
+    "egocentric10k": egocentric10k.write,
     "egodex": egodex.write,
     "egoexo4d": egoexo4d.write,
     "rt1": rt1.write,
@@ -44,12 +46,14 @@ WRITERS: dict[str, Callable[..., None]] = {
 # So few that writing takes seconds.
 CLIPS = {
     "ssv2": 13, "kinetics700": 4, "epic_kitchens": 24, "howto100m": 8, "egodex": 20,
-    "egoexo4d": 9, "rt1": 8, "bridge": 6, "bridge_openx": 2, "bridge_raw": 3, "bridge_numpy": 5,
-    "rlds": 5, "calvin": 4, "hdf5": 9, "lerobot": 8,
+    "egocentric10k": 8, "egoexo4d": 9, "rt1": 8, "bridge": 6, "bridge_openx": 2, "bridge_raw": 3,
+    "bridge_numpy": 5, "rlds": 5, "calvin": 4, "hdf5": 9, "lerobot": 8,
 }  # fmt: skip
 
 # Writing one of these takes five seconds and more.
-LONG = frozenset({"epic_kitchens", "howto100m", "calvin", "hdf5", "lerobot"})
+LONG = frozenset(
+    {"epic_kitchens", "howto100m", "egocentric10k", "egodex", "calvin", "hdf5", "lerobot"}
+)
 
 Written = Callable[[str], Path]
 

@@ -65,6 +65,7 @@ def pair(data: Path, root: Path, edit: Edit = lambda file: None) -> Clip:
     return clips(root)["part1/task/7"]
 
 
+@pytest.mark.long
 def test_a_pair_is_one_clip_of_the_part_that_it_lies_in(data: Path) -> None:
     found = listed(data)
     assert found.keys() == {one.stem for one in PLAN}
@@ -76,6 +77,7 @@ def test_a_pair_is_one_clip_of_the_part_that_it_lies_in(data: Path) -> None:
         assert video.split == ("test" if one.stem.startswith("test/") else "")
 
 
+@pytest.mark.long
 def test_ids_do_not_depend_on_which_folder_is_named(data: Path) -> None:
     whole = listed(data)
     for below in ("part2", "test", "part1/basic_shake"):
@@ -85,11 +87,13 @@ def test_ids_do_not_depend_on_which_folder_is_named(data: Path) -> None:
         assert all(one.reason == whole[name].reason for name, one in found.items())
 
 
+@pytest.mark.long
 def test_a_folder_that_names_no_part_may_be_of_the_test_split(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data / "test", tmp_path / "videos")
     assert {one.reason for one in listed(tmp_path).values()} == {"unknown_part"}
 
 
+@pytest.mark.long
 def test_the_text_says_what_was_done_and_never_the_opposite(data: Path) -> None:
     rows = clips(data)
     directions = set()
@@ -133,6 +137,7 @@ def test_which_description_counts(
     assert (span.reason, span.end_s) == ("" if text else "no_text", np.inf)
 
 
+@pytest.mark.long
 def test_a_fingertip_is_where_the_picture_shows_it(data: Path) -> None:
     """Positions and orientations, taken back to pixels by what the row says of the camera."""
     rows = clips(data)
@@ -152,6 +157,7 @@ def test_a_fingertip_is_where_the_picture_shows_it(data: Path) -> None:
         assert row.poses == row.frames == len(cameras)
 
 
+@pytest.mark.long
 def test_joints_are_those_asked_for(data: Path) -> None:
     clip = clips(data)[WHOLE[0].stem]
     usual, one = tracked(data, clip), tracked(data, clip, joints=("rightHand",))
@@ -164,6 +170,7 @@ def test_joints_are_those_asked_for(data: Path) -> None:
     assert "no dataset transforms/tail" in unknown.error
 
 
+@pytest.mark.long
 def test_older_files_say_nothing_of_confidence(data: Path) -> None:
     one = next(one for one in WHOLE if miniature.OLDER in one.stem)
     row = tracked(data, clips(data)[one.stem])
@@ -172,6 +179,7 @@ def test_older_files_say_nothing_of_confidence(data: Path) -> None:
     assert len(row.joint_poses) == row.poses
 
 
+@pytest.mark.long
 def test_each_fault_of_the_miniature_costs_its_own_clip(data: Path) -> None:
     rows, fault = clips(data), {one.fault: one.stem for one in PLAN if one.fault}
     assert fault.keys() == set(miniature.FAULTS)
@@ -208,6 +216,7 @@ def without_intrinsics(file: h5py.File) -> None:
     del file["camera"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -225,6 +234,7 @@ def test_a_file_that_says_no_poses_fails_with_a_sentence(
     assert "part1/task/7.hdf5" in row.error
 
 
+@pytest.mark.long
 def test_poses_of_a_span_are_those_of_its_seconds(data: Path, tmp_path: Path) -> None:
     clip = pair(data, tmp_path)
     whole = tracked(tmp_path, clip)
@@ -261,6 +271,7 @@ def names(config: Any) -> list[str]:
     return [stage.name for stage in row_stages(config)]
 
 
+@pytest.mark.long
 def test_a_span_is_the_whole_file(data: Path) -> None:
     video = listed(data)[WHOLE[0].stem]
     assert adapter.cut(video, CutRule())[0] == Span(0.0, np.inf, clips(data)[video.unit].text)

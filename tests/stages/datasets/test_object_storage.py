@@ -63,7 +63,11 @@ def facts(episode: Episode) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("both", marked(n for n in WRITERS if n in VIDEO_FORMATS), indirect=True)
+# The videos of egocentric10k lie in tars: tests/stages/ingest/test_tars.py reads them in a store.
+FILES = [name for name in WRITERS if name in VIDEO_FORMATS and name != "egocentric10k"]
+
+
+@pytest.mark.parametrize("both", marked(FILES), indirect=True)
 def test_videos_in_a_store_are_those_of_the_disk(
     both: tuple[Path, Path], request: pytest.FixtureRequest
 ) -> None:

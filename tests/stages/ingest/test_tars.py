@@ -28,9 +28,9 @@ from handloom.stages.media.video import frames_once, probe
 from handloom.stages.miniatures import egocentric10k as miniature
 from handloom.stages.stage import run_isolated
 from handloom.stages.tables.rows import Clip
-from tests.helpers.miniatures import once
+from tests.helpers.miniatures import CLIPS, writer
 
-PLAN = miniature.plan(8, 0)
+PLAN = miniature.plan(CLIPS["egocentric10k"], 0)
 FIRST = "factory_001/workers/worker_001/factory001_worker001_part00.tar"
 CUT_OFF = "factory_002/workers/worker_001/factory002_worker001_part00.tar"
 ZIPPED = "factory_002/workers/worker_002/factory002_worker002_part00.tar"
@@ -38,7 +38,7 @@ ZIPPED = "factory_002/workers/worker_002/factory002_worker002_part00.tar"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return once(tmp_path_factory, "egocentric10k", lambda out: miniature.write(out, clips=8))
+    return writer(tmp_path_factory)("egocentric10k")
 
 
 def ingest(root: Path, **options: Any) -> TarIngest:
@@ -75,6 +75,7 @@ def test_members_are_those_that_pythons_tarfile_unpacks(form: int, tmp_path: Pat
     assert found.error == ""
 
 
+@pytest.mark.long
 def test_a_member_shows_the_frames_of_the_unpacked_file(data: Path, tmp_path: Path) -> None:
     with tarfile.open(data / FIRST) as tar:
         names = [name for name in tar.getnames() if name.endswith(".mp4")]
@@ -140,6 +141,7 @@ def test_names_lead_to_files() -> None:
     assert tars.file_of("a/b.mp4") == "a/b.mp4"
 
 
+@pytest.mark.long
 def test_every_video_is_tiled_and_what_is_missing_is_counted(data: Path) -> None:
     by_stem = defaultdict(list)
     for row in rows(ingest(data)):
@@ -163,6 +165,7 @@ def test_every_video_is_tiled_and_what_is_missing_is_counted(data: Path) -> None
     assert "no uncompressed tar" in zipped.error
 
 
+@pytest.mark.long
 def test_hands_decide_where_videos_in_tars_are_cut(data: Path) -> None:
     stage = ingest(data, cut="hands")
     stage.setup()
@@ -171,6 +174,7 @@ def test_hands_decide_where_videos_in_tars_are_cut(data: Path) -> None:
     assert sum(row.status == "ok" for row in found) >= 4
 
 
+@pytest.mark.long
 def test_shares_of_a_tar_make_the_clips_of_the_whole(data: Path) -> None:
     stage = ingest(data)
     whole_tars = list(stage.sources())
@@ -186,6 +190,7 @@ def test_shares_of_a_tar_make_the_clips_of_the_whole(data: Path) -> None:
     assert len({row.unit for row in found if row.status == "ok"}) > len(whole_tars) - 2
 
 
+@pytest.mark.long
 def test_a_clip_is_the_same_in_another_tar(data: Path, tmp_path: Path) -> None:
     with tarfile.open(data / FIRST) as tar:
         files = {m.name: tar.extractfile(m).read() for m in tar if m.name.endswith(".mp4")}  # type: ignore[union-attr]
@@ -195,6 +200,7 @@ def test_a_clip_is_the_same_in_another_tar(data: Path, tmp_path: Path) -> None:
     assert ours == {r.clip_id for r in rows(ingest(data)) if r.media_path.startswith(FIRST)}
 
 
+@pytest.mark.long
 def test_a_workers_videos_share_a_split_and_a_bucket(data: Path) -> None:
     places = defaultdict(set)
     for row in rows(ingest(data, val_percent=50.0)):
@@ -217,6 +223,7 @@ def tracked(root: Path, clip: Clip) -> CameraRow:
     return row
 
 
+@pytest.mark.long
 def test_the_camera_is_that_of_the_worker(data: Path, tmp_path: Path) -> None:
     clips = {row.video_id: row for row in rows(ingest(data)) if row.status == "ok"}
     row, told = tracked(data, clips["factory_001/worker_001"]), miniature.INTRINSICS
@@ -236,6 +243,7 @@ def test_the_camera_is_that_of_the_worker(data: Path, tmp_path: Path) -> None:
         assert "worker_001/intrinsics.json" in broken.error
 
 
+@pytest.mark.long
 def test_clips_without_a_word_need_a_model_or_leave(data: Path) -> None:
     stage = TarIngest(dataset="egocentric10k", format="egocentric10k").at(data)
     with pytest.raises(UserError, match=r"no texts.*--caption\.model.*--caption\.route none"):
@@ -249,6 +257,7 @@ def test_a_folder_without_tars_is_named(tmp_path: Path) -> None:
         list(adapter.videos(tmp_path, CutRule()))
 
 
+@pytest.mark.long
 def test_tars_in_a_store_give_the_rows_of_the_disk(data: Path, folder: Path) -> None:
     remote = folder / "data"
     with whole(remote) as target:
