@@ -16,6 +16,9 @@ from handloom.errors import MediaError
 
 SUFFIX = ".tar"
 
+# What tarfile raises on damaged headers: lengths beyond 64 bits, long names of long names.
+DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError)
+
 
 @dataclass(frozen=True)
 class Member:
@@ -92,12 +95,13 @@ def _read(tar: Path, size: int, mtime_ns: int) -> Contents:
     members: list[Member] = []
     try:
         with tarfile.open(tar, "r:") as file:
-            with suppress(tarfile.TarError):
+            with suppress(*DAMAGED):
                 members += _members(file)
-            is_whole = _ends_there(tar, file.offset)
-    except (tarfile.TarError, OSError) as failure:
+            is_whole = file.offset < size and _ends_there(tar, file.offset)
+    except (*DAMAGED, OSError) as failure:
         raise MediaError(
-            f"{tar.name}: no uncompressed tar ({failure}); download it again, or unpack it"
+            f"{tar.name}: no uncompressed tar ({str(failure)[:80]}); download it again, or unpack "
+            "it"
         ) from None
     last_byte = members[-1].offset + members[-1].size if members else 0
     if is_whole or last_byte > size:  # that file says itself that it breaks off

@@ -127,6 +127,43 @@ def test_what_is_no_tar_is_said_in_a_sentence(tmp_path: Path) -> None:
         tars.source_of(written(tmp_path / "t.tar", {"a": b"1"}) / "b.mp4")
 
 
+def test_damaged_headers_are_no_errors_of_our_own(tmp_path: Path) -> None:
+    """Bytes changed at random, half of the time with checksums that are right all the same."""
+    files = {f"{'é' * 60}/{i}.mp4": bytes(700 * i) for i in range(4)}
+    raw = written(tmp_path / "t.tar", files, tarfile.PAX_FORMAT).read_bytes()
+    rng, seen = np.random.default_rng(0), set()
+    for number in range(400):
+        damaged = bytearray(raw)
+        for place in rng.integers(len(raw), size=1 + number % 40):
+            damaged[place] = rng.choice([0, 255, ord("7"), rng.integers(256)])
+        for start in range(0, len(raw) - 512, 512) if number % 2 else ():
+            block = damaged[start : start + 512]
+            if block[257:262] == b"ustar":
+                total = sum(block[:148]) + 8 * 32 + sum(block[156:])
+                damaged[start + 148 : start + 156] = b"%06o\0 " % total
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(damaged)
+        try:
+            found = tars.contents(path)
+        except MediaError:
+            seen.add("refused")
+            continue
+        seen.add("broken" if found.error else "whole")
+        for member in found.members:
+            assert member.offset >= 512
+            assert member.size >= 0
+    assert seen == {"refused", "broken", "whole"}
+
+
+def test_names_of_names_without_an_end_are_refused(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("././@LongLink")
+    link.type, link.size = tarfile.GNUTYPE_LONGNAME, 4
+    path = tmp_path / "t.tar"
+    path.write_bytes((link.tobuf(tarfile.GNU_FORMAT) + b"abc\0" + bytes(508)) * 5000)
+    with pytest.raises(MediaError, match=r"t\.tar: no uncompressed tar"):
+        tars.contents(path)
+
+
 def test_a_changed_tar_is_read_again(tmp_path: Path) -> None:
     tar = written(tmp_path / "t.tar", {"a.mp4": b"1" * 600})
     assert [m.name for m in tars.contents(tar).members] == ["a.mp4"]
