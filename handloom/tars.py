@@ -114,7 +114,6 @@ def _members(file: tarfile.TarFile) -> Iterator[Member]:
     while (info := file.next()) is not None:
         if info.isreg() and info.sparse is None:
             yield Member(info.name.removeprefix("./"), info.offset_data, info.size)
-        file.members.clear()  # else it keeps all of them
 
 
 def _ends_there(tar: Path, offset: int) -> bool:

@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import ijson
 import numpy as np
@@ -240,7 +240,7 @@ def _is_seen(row: dict[str, Any]) -> bool:
     return row.get("ego_visible") is None or _is_true(row["ego_visible"])
 
 
-def _is_seconds(value: Any) -> bool:
+def _is_seconds(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and 0 <= value < LATEST_S
 
 

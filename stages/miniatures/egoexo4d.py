@@ -18,7 +18,7 @@ import numpy as np
 
 from handloom.stages.miniatures import folder
 from handloom.stages.miniatures.encode import VideoEncoding, write_file
-from handloom.stages.miniatures.people import takes
+from handloom.stages.miniatures.people import scene, takes
 from handloom.stages.miniatures.people.motion import VERBS
 from handloom.stages.miniatures.people.raster import Frame
 from handloom.stages.miniatures.people.takes import Acts, Take
@@ -201,9 +201,7 @@ def _frames(take: Take) -> Iterator[Frame]:
     """Square frames, dark outside the circle that the lens shows."""
     down, across = np.mgrid[-1:1:240j, -1:1:240j]
     outside = np.hypot(down, across) > 1.25
-    for frame in takes.scene.render(
-        take.appearance, take.things, take.actions, take.seconds, RENDER_FPS
-    ):
+    for frame in scene.render(take.appearance, take.things, take.actions, take.seconds, RENDER_FPS):
         square = np.ascontiguousarray(frame[:, CROP])
         square[outside] = 0
         yield square

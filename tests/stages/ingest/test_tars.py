@@ -16,9 +16,13 @@ import pytest
 from handloom import tars
 from handloom.errors import MediaError, UserError
 from handloom.files import whole
+from handloom.pipeline.batches import forget_failed, readmit_missing, remaining
+from handloom.pipeline.job import Job
 from handloom.pipeline.recipes import egocentric10k as recipe
+from handloom.pipeline.worker import work
 from handloom.places import trust
 from handloom.stages.camera import Camera, CameraRow
+from handloom.stages.caption.stage import Caption
 from handloom.stages.datasets import egocentric10k as adapter
 from handloom.stages.datasets.source import CutRule, SourceVideo
 from handloom.stages.datasets.videos import Uncut
@@ -251,6 +255,44 @@ def test_names_in_a_tar_lead_nowhere_else(tmp_path: Path) -> None:
     found = rows(ingest(tmp_path / "data"))
     assert {row.status for row in found} == {"failed"}
     assert len(found) == 2
+
+
+def job_for(data: Path, out: Path) -> Job:
+    config = recipe()
+    stage = replace(config.ingest, cut="stride")
+    return Job("egocentric10k", data, out, replace(config, ingest=stage, caption=Caption("none")))
+
+
+def ingested(job: Job) -> int:
+    """Do what is left to do in this process; the number of units."""
+    stage, units = job.stages["ingest"], 0
+    readmit_missing(job)
+    for batch in remaining(job, "ingest"):
+        work(stage, job.tables["ingest"], batch, {})
+        units += len(batch.inputs)
+    return units
+
+
+@pytest.mark.long
+def test_a_finished_run_has_nothing_to_do_and_a_repaired_tar_is_tried_again(
+    data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    job = job_for(tmp_path / "data", tmp_path / "out")
+    assert ingested(job) == len(list(job.stages["ingest"].sources()))  # type: ignore[attr-defined]
+    before = {row.clip_id: row for row in job.tables["ingest"].read(Clip)}
+    assert ingested(job_for(tmp_path / "data", tmp_path / "out")) == 0
+    with tarfile.open(data / FIRST) as tar:  # downloaded again, here another one
+        files = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+    written(tmp_path / "data" / CUT_OFF, {f"again_{name}": files[name] for name in files})
+    again = job_for(tmp_path / "data", tmp_path / "out")
+    assert forget_failed(again, "ingest")
+    assert ingested(again) == 2  # this one, and the compressed one
+    after = {row.clip_id: row for row in again.tables["ingest"].read(Clip)}
+    repaired = [row for row in after.values() if row.media_path.startswith(CUT_OFF)]
+    assert {row.status for row in repaired} == {"ok"}
+    kept = {k: row for k, row in before.items() if not row.media_path.startswith(CUT_OFF)}
+    assert kept.items() <= after.items()
 
 
 def tracked(root: Path, clip: Clip) -> CameraRow:
