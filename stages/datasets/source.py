@@ -241,9 +241,10 @@ class EpisodeOptions:
     text_key: str = ""
     """Key of the instruction, for generic sources; by default the usual names are tried."""
     state_key: str = ""
-    """Key of the state, for generic sources; by default the usual names are tried."""
+    """Key of the state, for generic sources; by default the usual names are tried. LeRobot columns
+    that hold parts of it are joined: `joints+grippers`."""
     action_key: str = ""
-    """Key of the action, for generic sources; by default the usual names are tried."""
+    """Key of the action, for generic sources, as above."""
     action_kind: ActionKind | Literal["auto"] = "auto"
     """Meaning of state and action: ee_delta, joints or as_stored; `auto` decides by the format."""
     joint_unit: JointUnit | Literal["auto"] = "auto"

@@ -41,11 +41,13 @@ from handloom.stages.datasets.lerobot.tables import (
 from handloom.stages.datasets.lerobot.vectors import (
     ACTION_KEYS,
     STATE_KEYS,
+    Keys,
     float_matrix,
+    joined,
     largest_of_dataset,
+    names_of,
     timestamps,
-    value_names,
-    vector_key,
+    vector_keys,
 )
 from handloom.stages.datasets.media import contents
 from handloom.stages.datasets.source import (
@@ -101,13 +103,13 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
     row = episode_row(dataset, index)
     path, moved = dataset.locate(dataset.data_path(file_numbers(row, "data")))
     keys = (
-        vector_key(dataset, options.state_key, STATE_KEYS, "state-key"),
-        vector_key(dataset, options.action_key, ACTION_KEYS, "action-key"),
+        vector_keys(dataset, options.state_key, STATE_KEYS, "state-key"),
+        vector_keys(dataset, options.action_key, ACTION_KEYS, "action-key"),
     )
     names = cameras(dataset, options)
-    own = tuple(_usual(dataset, key, usual) for key, usual in zip(keys, USUAL, strict=True))
+    own = [name for k, usual in zip(keys, USUAL, strict=True) for name in _usual(dataset, k, usual)]
     images = [name for name in names if has_dtype(dataset, name, "image")]
-    columns = list(dict.fromkeys([*INDEX, *keys, *own, *images]))
+    columns = list(dict.fromkeys([*INDEX, *keys[0], *keys[1], *own, *images]))
     rows = episode_frames(root, path, columns, index)
     # An episode must have all its rows; a part of one (`000012.1`) may end before them.
     if end > len(rows) or ("." not in number and end != len(rows)):
@@ -123,7 +125,7 @@ def load(root: Path, source: SourceEpisode, options: EpisodeOptions) -> Episode:
         views[name], more = camera_images(dataset, row, name, rows, clock_s, slice(first, end))
         flags += more
     text, others = _texts(dataset, part, row)
-    state, action = (float_matrix(part, key, path) for key in keys)
+    state, action = (joined(part, names, path) for names in keys)
     kind = _action_kind(path, state, action, options)
     joints = _joints(dataset, state, action, keys, options) if kind == "joints" else None
     state, action = (joints.state, joints.action) if joints else (state, action)
@@ -151,8 +153,8 @@ def _tell_unit(dataset: Dataset, options: EpisodeOptions) -> None:
     """Say in one sentence which unit joints are taken to have."""
     try:
         keys = (
-            vector_key(dataset, options.state_key, STATE_KEYS, "state-key"),
-            vector_key(dataset, options.action_key, ACTION_KEYS, "action-key"),
+            vector_keys(dataset, options.state_key, STATE_KEYS, "state-key"),
+            vector_keys(dataset, options.action_key, ACTION_KEYS, "action-key"),
         )
     except MediaError:
         return  # each episode fails with that sentence
@@ -252,19 +254,19 @@ def _joints(
     dataset: Dataset,
     state: NDArray[np.float32],
     action: NDArray[np.float32],
-    keys: tuple[str, str],
+    keys: tuple[Keys, Keys],
     options: EpisodeOptions,
 ) -> Joints:
-    names, others = (value_names(dataset.features[key].get("names")) for key in keys)
+    names, others = (names_of(dataset, key) for key in keys)
     largest = None
     if options.joint_unit == "auto":
         largest = largest_of_dataset(dataset.root, dataset.folder, keys)
     return in_radians(state, action, options.joint_unit, names, others, largest)
 
 
-def _usual(dataset: Dataset, key: str, usual: tuple[str, ...]) -> str:
-    """The column that an episode is known by, whichever one the options choose."""
-    return next((name for name in usual if name in dataset.features), key)
+def _usual(dataset: Dataset, keys: Keys, usual: tuple[str, ...]) -> Keys:
+    """The columns that an episode is known by, whichever ones the options choose."""
+    return next(((name,) for name in usual if name in dataset.features), keys)
 
 
 def _content_id(texts: tuple[str, tuple[str, ...]], vectors: Iterable[NDArray[np.float32]]) -> str:
@@ -275,11 +277,11 @@ def _content_id(texts: tuple[str, tuple[str, ...]], vectors: Iterable[NDArray[np
     return digest.hexdigest()
 
 
-def _facts(dataset: Dataset, keys: tuple[str, str]) -> dict[str, str]:
+def _facts(dataset: Dataset, keys: tuple[Keys, Keys]) -> dict[str, str]:
     """Provenance: the robot, and the names of state and action, whose meaning is not stated."""
     facts = {"layout": dataset.version, "robot": str(dataset.info.get("robot_type") or "")}
     for role, key in zip(("state_names", "action_names"), keys, strict=True):
-        facts[role] = ",".join(value_names(dataset.features[key].get("names")))
+        facts[role] = ",".join(names_of(dataset, key))
     return {name: value for name, value in facts.items() if value}
 
 

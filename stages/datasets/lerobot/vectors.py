@@ -15,6 +15,9 @@ from handloom.stages.datasets.joints import gripper_columns, largest_joint
 from handloom.stages.datasets.lerobot.files import INFO, Dataset, open_dataset
 from handloom.stages.datasets.lerobot.tables import episode_frames, episode_rows, file_numbers
 
+Keys = tuple[str, ...]
+"""Columns whose values, side by side, are the state or the action."""
+
 STATE_KEYS = ("observation.state", "state")
 ACTION_KEYS = ("action", "actions")
 TOLERANCE_S = 1e-4
@@ -23,11 +26,13 @@ SAMPLED_EPISODES = 8
 """Episodes of a dataset that are looked at to guess the unit of its joints."""
 
 
-def vector_key(dataset: Dataset, wanted: str, usual: tuple[str, ...], option: str) -> str:
-    """The column that holds the state or the action: `wanted`, else the first usual one."""
-    for name in (wanted,) if wanted else usual:
-        if name in dataset.features:
-            return name
+def vector_keys(dataset: Dataset, wanted: str, usual: tuple[str, ...], option: str) -> Keys:
+    """The columns that hold the state or the action: those of `wanted`, joined by `+`, else the
+    first usual one."""
+    given = [(wanted,), tuple(wanted.split("+"))]  # a name may hold a plus of its own
+    for names in given if wanted else [(name,) for name in usual]:
+        if all(name in dataset.features for name in names):
+            return names
     raise MediaError(
         f"{dataset.below_root(INFO)} has the columns {', '.join(dataset.features)}, expected "
         f"{wanted or ' or '.join(usual)}; set --ingest.{option}"
@@ -54,6 +59,17 @@ def float_matrix(rows: pa.Table, name: str, path: str) -> NDArray[np.float32]:
         raise MediaError(f"{path}: {name} holds values that are not finite numbers")
     vectors: NDArray[np.float32] = values.reshape(len(rows), -1)
     return vectors
+
+
+def joined(rows: pa.Table, keys: Keys, path: str) -> NDArray[np.float32]:
+    """Columns of numbers side by side, float32 [T, sum of their widths]."""
+    return np.concatenate([float_matrix(rows, name, path) for name in keys], axis=1)
+
+
+def names_of(dataset: Dataset, keys: Keys) -> list[str]:
+    """Names of the values of columns side by side; none where one of them has none."""
+    found = [value_names(dataset.features[name].get("names")) for name in keys]
+    return [name for names in found for name in names] if all(found) else []
 
 
 def timestamps(rows: pa.Table, fps: float) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -84,7 +100,7 @@ def value_names(names: Any, depth: int = 4) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def largest_of_dataset(root: Path, folder: str, keys: tuple[str, str]) -> float:
+def largest_of_dataset(root: Path, folder: str, keys: tuple[Keys, Keys]) -> float:
     """The largest absolute joint in the first episodes that can be read, 0 without any.
 
     One number for a whole dataset, so that all its episodes are read in one unit: one in which the
@@ -95,18 +111,17 @@ def largest_of_dataset(root: Path, folder: str, keys: tuple[str, str]) -> float:
     return max(islice(readable, SAMPLED_EPISODES), default=0.0)
 
 
-def _largest(dataset: Dataset, row: dict[str, Any] | str, keys: tuple[str, str]) -> float:
+def _largest(dataset: Dataset, row: dict[str, Any] | str, keys: tuple[Keys, Keys]) -> float:
     """The largest joint of an episode; 0 where it cannot be read."""
     if isinstance(row, str):
         return 0.0
     try:
         path, _ = dataset.locate(dataset.data_path(file_numbers(row, "data")))
-        columns = ["episode_index", "frame_index", *keys]
+        columns = ["episode_index", "frame_index", *keys[0], *keys[1]]
         rows = episode_frames(dataset.root, path, columns, row["episode_index"])
         found = []
         for key in keys:
-            values = float_matrix(rows, key, path)
-            names = value_names(dataset.features[key].get("names"))
+            values, names = joined(rows, key, path), names_of(dataset, key)
             found.append(largest_joint(values, gripper_columns(names, values.shape[1])))
     except MediaError:
         return 0.0

@@ -5,6 +5,7 @@ options they need.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ AGIBOT = {
     "observation.state": "observation.states.joint.position",
     "action": "actions.joint.position",
 }
+GRIPPERS = "observation.states.effector.position"
 AGIBOT_MORE = {
-    "observation.states.effector.position": [2], "observation.states.robot.position": [3],
+    GRIPPERS: [2], "observation.states.robot.position": [3],
     "actions.effector.position": [2], "actions.end.position": [2, 3],
 }  # fmt: skip
 DROID_MORE = {
@@ -74,6 +76,29 @@ def test_agibot_world_in_lerobot_needs_its_columns_named(tmp_path: Path) -> None
         np.testing.assert_array_equal(episode.state[:, 0], np.arange(T))
         np.testing.assert_array_equal(episode.state[:, 1], number)
         np.testing.assert_array_equal(episode.action, 2 * episode.state)
+
+
+def test_columns_side_by_side_are_one_state_with_its_grippers(tmp_path: Path) -> None:
+    root = with_columns(tmp_path, AGIBOT, AGIBOT_MORE)
+    info = json.loads((root / "meta/info.json").read_text())
+    for name in (GRIPPERS, "actions.effector.position"):
+        info["features"][name]["names"] = {"motors": ["left_gripper", "right_gripper"]}
+    for name in AGIBOT.values():
+        info["features"][name]["names"] = {"motors": ["left_arm_0", "right_arm_0"]}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    options = EpisodeOptions(
+        state_key=f"{AGIBOT['observation.state']}+{GRIPPERS}",
+        action_key=f"{AGIBOT['action']}+actions.effector.position",
+    )
+    for number, episode in enumerate(loaded(root, options)):
+        expected = [[frame, number, 1, 1] for frame in range(T)]
+        assert episode.state.tolist() == expected
+        assert episode.action.tolist() == [[2 * a, 2 * b, 1, 1] for a, b, *_ in expected]
+        assert episode.facts["state_names"] == "left_arm_0,right_arm_0,left_gripper,right_gripper"
+    joints = replace(options, action_kind="joints", joint_unit="radians")
+    assert loaded(root, joints)[0].grippers == (2, 3)
+    with pytest.raises(MediaError, match=r"expected observation\.state\+nothing"):
+        loaded(root, EpisodeOptions(state_key="observation.state+nothing"))
 
 
 def test_droid_in_lerobot_comes_as_it_is(tmp_path: Path) -> None:
