@@ -24,6 +24,7 @@ from handloom.stages.media.container import SAME_S, Container
 from handloom.stages.media.display import FrameHWC, Shrinker, pixel_aspect
 from handloom.stages.media.episode_views import EpisodeViews
 from handloom.stages.tables.rows import Clip, EpisodePlace
+from handloom.tars import tar_of
 from handloom.view.clip_rows import ClipRows
 from handloom.view.run import Unknown
 
@@ -114,7 +115,10 @@ class ClipMedia:
         mime = MIME.get((Path(clip.media_path).suffix.lower(), clip.codec), "")
         if not mime or not isinstance(pictures, ClipFrames) or pictures.transform:
             return ""
-        with Container(self.file(clip)) as container:
+        file = self.file(clip)
+        if tar_of(file):
+            return ""  # the file on disk is the tar
+        with Container(file) as container:
             return mime if abs(container.start_s) < STARTS_AT_0_S else ""
 
     def picture(self, clip: Clip) -> list[float]:

@@ -1,5 +1,6 @@
 """A small run with real media for the tests of the clip's page."""
 
+import tarfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def clips(folder: Path) -> list[Clip]:
         clip_row("absolute", 0.0, 1.0, media_path=str(folder / "secret.mp4"), **facts),
         clip_row("link", 0.0, 1.0, media_path="videos/link.mp4", **facts),
         clip_row("avi", 1.0, 2.0, media_path="videos/a.avi", **facts | {"codec": "mpeg4"}),
+        clip_row("tarred", 1.0, 2.0, media_path="videos/t.tar/a.mp4", **facts),
         clip_row("broken", 0.0, float("inf"), media_path="videos/broken.mp4", duration_s=0.0),
     ]
     failed = {"status": "failed", "error": "broken.mp4: not a readable video file"}
@@ -85,6 +87,8 @@ def write(folder: Path, model: Path) -> Made:
     data, out = folder / "data", folder / "out"
     write_numbers(data / "videos/a.mp4")
     write_numbers(data / "videos/a.avi", "mpeg4")
+    with tarfile.open(data / "videos/t.tar", "w") as tar:
+        tar.add(data / "videos/a.mp4", "a.mp4")
     write_numbers(folder / "secret.mp4")
     (data / "videos/link.mp4").symlink_to(folder / "secret.mp4")
     (data / "videos/broken.mp4").write_bytes(b"no video")

@@ -47,7 +47,7 @@ def picture(answer: Answer) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(answer.body)))
 
 
-@pytest.mark.parametrize("clip_id", ["kept", "avi"])
+@pytest.mark.parametrize("clip_id", ["kept", "avi", "tarred"])
 def test_the_span_holds_the_frames_of_the_source_and_no_others(page: Site, clip_id: str) -> None:
     start_s, end_s = (1.0, 2.55) if clip_id == "kept" else (1.0, 2.0)
     expected = [
@@ -70,9 +70,10 @@ def test_ranges_of_the_source_are_its_bytes(page: Site, made: Made) -> None:
     assert page.get(f"{CLIP}/kept/source", Range=f"bytes={len(whole) + 1}-").status == 416
 
 
-def test_a_file_that_no_browser_plays_is_not_offered(page: Site) -> None:
-    assert page.get(f"{CLIP}/avi").json["media"]["source"] == ""
-    assert page.get(f"{CLIP}/avi/source").status == 409
+@pytest.mark.parametrize("clip_id", ["avi", "tarred"])
+def test_a_file_that_no_browser_plays_is_not_offered(page: Site, clip_id: str) -> None:
+    assert page.get(f"{CLIP}/{clip_id}").json["media"]["source"] == ""
+    assert page.get(f"{CLIP}/{clip_id}/source").status == 409
 
 
 def test_a_thumbnail_shows_the_frame_with_the_hand(page: Site) -> None:
