@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ table { border-collapse: collapse; margin: .8rem 0; } td, th { padding: .3rem .9
        text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
 td:first-child, th:first-child, .words { text-align: left; }
 figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
-small { color: #666; } img { max-width: 100%; border-radius: 3px; display: block; }
+small { color: #666; } img, video { max-width: 100%; border-radius: 3px; display: block; }
 svg { max-width: 100%; height: auto; } pre { background: #eee; padding: .6rem; }
 .cards { display: grid; gap: 1rem;
          grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr)); }
@@ -145,6 +146,13 @@ def inline(picture: "Image", words: str = "", width: int = 10_000, height: int =
     small.save(file, "JPEG", quality=JPEG_QUALITY)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{html.escape(words)}" src="data:image/jpeg;base64,{data}">'
+
+
+def film(path: Path, width: int = 480) -> str:
+    """An mp4 inside the page, that plays when asked to."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    source = f'src="data:video/mp4;base64,{data}"'
+    return f'<video controls loop muted playsinline width="{width}" {source}></video>'
 
 
 def drawing(width: float, height: float, parts: Iterable[str], alone: bool = False) -> str:

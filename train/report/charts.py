@@ -1,4 +1,4 @@
-"""Bars of success rates, their intervals, and film strips, for the report of both stages."""
+"""Bars of success rates, their intervals, lines and film strips, for the report of both stages."""
 
 import html
 import math
@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from handloom import svg
+from handloom.svg import Line
 
 BAR_LEFT, BAR_WIDTH, BAR_HEIGHT, BAR_STEP = 170, 300, 11, 13
 STRIP_WIDTH = 1100  # pixels
@@ -91,4 +92,16 @@ def missing(path: Path) -> str:
     return (
         f"<p class=missing>{html.escape(str(path))} is not there or not finished: run the same "
         "command again, it goes on where it stopped.</p>"
+    )
+
+
+def lines_or_words(title: str, lines: list[Line]) -> str:
+    """A chart over the steps; of single points their values, for the box would be empty."""
+    if any(len(line.points) > 1 for line in lines):
+        return svg.line_chart(title, "steps", lines)
+    told = [f"{line.name} {line.points[0][1]:.3f}" for line in lines if line.points]
+    return (
+        f"<p>{html.escape(title)}, measured once: {html.escape(', '.join(told))}.</p>"
+        if told
+        else ""
     )

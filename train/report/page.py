@@ -187,16 +187,16 @@ def _second_stage_charts(log: list[dict[str, Any]]) -> Iterator[str]:
             Line(said, measured(key, name), dashed=said == "mean action")
             for said, key in who.items()
         ]
-        yield svg.line_chart(f"{title} windows" if "held" in title else title, "steps", lines)
-    yield svg.line_chart(
+        yield charts.lines_or_words(f"{title} windows" if "held" in title else title, lines)
+    yield charts.lines_or_words(
         "training: smooth L1 of the arm, cross entropy of the gripper",
-        "steps",
         [Line("arm", trained("arm")), Line("gripper", trained("gripper"))],
     )
-    yield svg.line_chart("training: KL of the latent, nats", "steps", [Line("KL", trained("kl"))])
+    yield charts.lines_or_words("training: KL of the latent, nats", [Line("KL", trained("kl"))])
     if any(value for _, value in trained("video")):
-        pictures = [Line("next pictures", trained("video"))]
-        yield svg.line_chart("training: nats a code", "steps", pictures)
+        yield charts.lines_or_words(
+            "training: nats a code", [Line("next pictures", trained("video"))]
+        )
 
 
 def actions(out: Path) -> Iterator[str]:
@@ -223,6 +223,7 @@ def imagined(out: Path) -> Iterator[str]:
 
     yield "<h2>Imagined against real frames</h2>"
     names = [name for name in ("scores", "scores-full") if (out / name / "scores.json").is_file()]
+    names.sort(key=lambda name: -_predicted_db(out / name))  # what works comes first
     if not names:
         yield charts.missing(out / "scores")
     for name in names:
@@ -250,6 +251,13 @@ def imagined(out: Path) -> Iterator[str]:
             yield svg.inline(Image.open(picture), "true and imagined frames", PAGE_WIDTH)
         else:
             yield charts.missing(picture)
+
+
+def _predicted_db(scores: Path) -> float:
+    """Mean PSNR of the predicted frames, over how they were predicted; 0 where none were."""
+    views = (_json(scores / "scores.json") or {}).get("pictures", {}).values()
+    found = [view["all"]["predicted"]["psnr_db"] for view in views if "predicted" in view["all"]]
+    return sum(found) / len(found) if found else 0.0
 
 
 def rollouts(out: Path) -> Iterator[str]:
@@ -291,7 +299,8 @@ def _strips(folder: Path, lengths: list[int]) -> Iterator[str]:
         except OSError as error:
             yield f"<p class=missing>{html.escape(str(error))}.</p>"
             continue
-        yield f"<p><b>{came}</b></p>{svg.inline(strip, f'a rollout, {came}', PAGE_WIDTH)}"
+        shown = svg.inline(strip, f"a rollout, {came}", PAGE_WIDTH)
+        yield f"<p><b>{came}</b></p>{shown}{svg.film(film)}"
 
 
 def onward(out: Path) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The report of both stages: it says what runs wrote, what is missing, and needs no network."""
 
+import base64
 import json
 import re
 import shlex
@@ -227,3 +228,16 @@ def test_the_command_fails_with_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("handloom: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_chart_of_single_points_is_a_sentence() -> None:
+    one, more = charts.Line("policy", [(150, 0.5)]), charts.Line("other", [(0, 1.0), (50, 0.5)])
+    assert charts.lines_or_words("errors", [one]) == "<p>errors, measured once: policy 0.500.</p>"
+    assert "<svg" in charts.lines_or_words("errors", [one, more])
+    assert not charts.lines_or_words("errors", [charts.Line("policy", [])])
+
+
+def test_films_play_in_the_page(page: str, whole: Path) -> None:
+    films = sorted((whole / "rollouts/policy").glob("chain-*.mp4"))
+    assert films
+    assert base64.b64encode(films[0].read_bytes()).decode() in page
