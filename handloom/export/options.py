@@ -30,7 +30,7 @@ class ExportOptions:
     the files."""
 
     workers: int = 0
-    """Processes that decode and encode; 0 is one for each core. Each takes about 500 MB."""
+    """Processes that decode and encode; 0 is one for each core. Each takes up to 2 GB."""
 
     def __post_init__(self) -> None:
         check_range("workers", self.workers, 0, 1 << 16)
