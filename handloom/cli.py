@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # or Python complains at exit
-        return _say("nobody reads the output any more; the same command goes on from here", 1)
+        return _say("nobody reads the output any more", 1)
     except JobFailed as error:
         return _say(error, error.status)
     except (RunError, MediaError, OSError) as error:

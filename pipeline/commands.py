@@ -38,6 +38,7 @@ from handloom.stages.miniatures.folder import MARKER
 from handloom.stages.outside import is_outside
 from handloom.stages.pack.fidelity import lines as fidelity_lines
 from handloom.stages.pack.stage import check_licences
+from handloom.stages.select import Select
 from handloom.stages.stage import TableStage
 from handloom.stages.tables import funnel
 from handloom.stages.tables.altered import altered_rows
@@ -140,9 +141,9 @@ def plan(args: Sequence[str]) -> None:
         _check_inputs(job)
         listed, lines = _count_source(job, counting)
     _print_lines(lines)
-    stay = _print_stored(job)
+    stay, is_done = _print_stored(job)
     _print_lines([*costs.planned(job, listed), _caption_advice(job)])
-    _print_lines(list(_estimated(job, own["plan"], listed, stay)))
+    _print_lines(list(_estimated(job, own["plan"], listed, stay, is_done)))
 
 
 @dataclass(frozen=True)
@@ -256,9 +257,17 @@ def _check_inputs(job: Job) -> None:
         )
     trust(job.data)
     check_licences([ingest.licence_class], job.config.pack.licences)
-    _ = job.tables
+    _check_marks(job)
     if isinstance(placed := job.stages["ingest"], UncutIngest):
         _print_lines(placed.survey())
+
+
+def _check_marks(job: Job) -> None:
+    """Refuse marks of clips that are not there before any row is thrown away for them."""
+    select, ingest = job.stages.get("select"), job.tables["ingest"]
+    is_known = read_marker(ingest.folder).get("finished") and ingest.parts()
+    if is_known and isinstance(select, Select) and select.marks:
+        select.marks.check(ingest)
 
 
 def _count_source(job: Job, counting: Counting) -> tuple[int, list[str]]:
@@ -289,7 +298,9 @@ def _by_reason(counts: Counter[str]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common())
 
 
-def _estimated(job: Job, options: PlanOptions, listed: int, stay: dict[str, int]) -> Iterator[str]:
+def _estimated(
+    job: Job, options: PlanOptions, listed: int, stay: dict[str, int], is_done: bool
+) -> Iterator[str]:
     """Lines on what a run over all clips costs, and what is left of it."""
     basis = estimate.measured(*probe(job, options.probe)) if options.probe else estimate.stated(job)
     if basis is None:
@@ -299,21 +310,25 @@ def _estimated(job: Job, options: PlanOptions, listed: int, stay: dict[str, int]
     gpus = options.gpus or 0
     found = estimate.costs(basis, listed, cores or 1, gpus)
     yield from estimate.lines(basis, found, cores or 1, gpus)
-    if any(stay.values()):
+    if is_done:
+        yield "  all of it is done but for the shards and the report, if they are not there"
+    elif any(stay.values()):
         left = estimate.costs(basis, listed, cores or 1, gpus, stay)
         yield f"  left to do of it: {estimate.hours(left)} on these"
 
 
-def _print_stored(job: Job) -> dict[str, int]:
+def _print_stored(job: Job) -> tuple[dict[str, int], bool]:
     """Print what is stored of each stage, what is left to do, and what would be thrown away.
 
     Returns:
-        Rows by stage that would stay, as far as that is known.
+        Rows by stage that would stay, as far as that is known; and whether no stage has any clip
+        to do.
     """
     renewed = {loss.stage: loss for loss in lost_to_settings(job)}
     found, renewal = lost_to_inputs(job, {*renewed}, _print_foreseen)
     losses = {loss.stage: loss for loss in found}
-    stay = {}
+    stay, is_done = {}, not renewed and not losses
+    is_done &= bool(read_marker(job.folder("ingest")).get("finished"))
     for stage, table in job.tables.items():
         if stage in renewed:
             rows = renewed[stage].rows
@@ -322,8 +337,10 @@ def _print_stored(job: Job) -> dict[str, int]:
             )
         elif not table.parts():
             print(f"{stage}: nothing stored yet")
+            is_done = False
         else:
             left = None if "ingest" in renewed else count_remaining(job, stage)
+            is_done &= not left
             more = f", {left} clips to do of those ingested" if left is not None else ""
             more = ", new videos only" if stage == "ingest" else more
             if isinstance(job.stages[stage], TableStage) and (renewed or losses):
@@ -334,7 +351,7 @@ def _print_stored(job: Job) -> dict[str, int]:
             print(renewal)
         if stage in losses:
             print(losses[stage])
-    return stay
+    return stay, is_done
 
 
 def _print_foreseen(clips: int) -> None:

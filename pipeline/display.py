@@ -109,9 +109,10 @@ def closing_table(out: Path, funnel: Funnel, lines: Sequence[str] = ()) -> None:
     )
     console = Console(width=100 if not sys.stdout.isatty() else None)
     console.print(table)
+    waiting = funnel.ingested - funnel.kept - funnel.rejected - funnel.failed
     console.print(
         f"{funnel.ingested} clips ingested = {funnel.kept} kept + {funnel.rejected} rejected "
-        f"+ {funnel.failed} failed",
+        f"+ {funnel.failed} failed" + (f" + {waiting} that wait for a stage" if waiting else ""),
         highlight=False,
     )
     for line in lines:

@@ -136,6 +136,8 @@ class Job:
 
 def _change(key: str, old: Any, new: Any) -> str:
     """A changed setting; of several under one name those that differ, of files their names."""
+    if key == "overrides":
+        return "marks, where there were none" if old is None else "other marks than before"
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(name for name in old | new if old.get(name) != new.get(name))
         if key == "annotations":

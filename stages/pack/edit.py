@@ -21,17 +21,24 @@ from numpy.typing import NDArray
 from handloom.errors import UserError
 from handloom.files import file_digest, whole
 from handloom.lease import Lease
-from handloom.stages.pack.edits import Edit, read_edits
+from handloom.stages.pack.edits import Edit, in_common, read_edits
 from handloom.stages.pack.stage import check_licences
 from handloom.stages.pack.statistics import Trajectories, shard_trajectories
-from handloom.tokenize.shards import SPLITS, Layout, ShardInfo, shard_path, write_manifest
+from handloom.tokenize.shards import (
+    SPLITS,
+    Layout,
+    ShardInfo,
+    sha256_file,
+    shard_path,
+    write_manifest,
+)
 from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.files import index_of
 from handloom.tokenize.shards.format import ARRAYS, Sample
 from handloom.tokenize.shards.manifest import read_manifest
 from handloom.tokenize.shards.write import write_shard
 
-BEGUN = ".edit"  # who is writing the folder; left behind by an edit that was stopped
+BEGUN = ".edit"  # a file that is there until the edit is done
 EDITED = "edit"  # the `caption_source` of a caption that was changed here
 MANIFEST_OWN = {"format", "version", "splits", "tokenizer", "trajectories", "edited"}
 
@@ -129,16 +136,36 @@ def edit(
         UserError: the folders do not fit together, a clip is there twice, an edit names no clip of
             theirs, or splits one video; or `out` is finished, or being written.
     """
+    _check_places(roots, out)
     sources = [Source.at(root) for root in roots]
     _check(sources, licences)
     _check_clips(sources, edits)
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()) and not (out / BEGUN).is_file():
-        raise UserError(f"{out} is not empty; name a new folder with --out.")
-    with Lease(out / BEGUN, uuid4().hex).held():
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror
+        raise UserError(f"{out} cannot be made ({why}); name another with --out.") from None
+    with Lease(out / ".lease", uuid4().hex).held():
+        (out / BEGUN).touch()
         for path in out.glob("*/*.*"):  # of an edit that was stopped
             path.unlink()
-        return _write(sources, out, edits, facts or {})
+        outcome = _write(sources, out, edits, facts or {})
+        (out / BEGUN).unlink()
+    return outcome
+
+
+def _check_places(roots: list[Path], out: Path) -> None:
+    """Refuse a folder that is named twice, and a new one that is none or lies in an old one."""
+    here = [root.resolve() for root in roots]
+    if len(set(here)) < len(here):
+        twice = next(root for root in roots if here.count(root.resolve()) > 1)
+        raise UserError(f"{twice} is named twice; every clip may be there once.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out takes a folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / BEGUN).is_file():
+        raise UserError(f"{out} is not empty; name a new folder with --out.")
+    if inside := [root for root in here if root in out.resolve().parents]:
+        raise UserError(f"--out {out} lies in {inside[0]}, which is read; name another folder.")
 
 
 def _write(
@@ -165,7 +192,7 @@ def _write(
             outcome.written += 1
     if not any(infos.values()):
         raise UserError("the edits drop every clip, so there is nothing to write.")
-    manifest = _common([source.manifest for source in sources])
+    manifest = in_common([source.manifest for source in sources])
     own = {"edited": _history(sources, outcome, facts)}
     if any("trajectories" in source.manifest for source in sources):
         own["trajectories"] = _trajectories(out, infos)
@@ -219,6 +246,11 @@ def _put(
             _link(here, there)
         outcome.same += 1
         return ShardInfo(**shard.entry | {"name": target.name})
+    if sha256_file(shard.path) != shard.entry["sha256"]:  # a copy would get checksums of its own
+        raise UserError(
+            f"{shard.path} does not have the SHA-256 that its manifest records; `handloom inspect "
+            f"{shard.source.root} --verify` names the damaged samples: copy the shard again."
+        )
     if not stay:
         return None
     outcome.written += 1
@@ -269,7 +301,7 @@ def _check(sources: list[Source], licences: tuple[str, ...]) -> None:
     _layout(sources)
     samples = (one for source in sources for one in _first_samples(source))
     classes = {one["licence"] for one in samples if "licence" in one}
-    check_licences(classes, licences)
+    check_licences(classes, licences, "--licences")
 
 
 def _first_samples(source: Source) -> Iterator[dict[str, Any]]:
@@ -318,12 +350,13 @@ def _check_repeats(sources: list[Source], hashes: NDArray[np.int64]) -> None:
     alike = {*hashes[1:][hashes[1:] == hashes[:-1]].tolist()}
     seen: dict[str, Path] = {}
     for shard in _shards(sources) if alike else ():
-        for key in shard.clip_ids():
-            if hash(key) in alike and seen.setdefault(key, shard.source.root) != shard.source.root:
+        for key in filter(lambda key: hash(key) in alike, shard.clip_ids()):
+            if key in seen:
                 raise UserError(
                     f"clip {key} is in {seen[key]} and in {shard.source.root}; every clip may be "
                     "there once: drop it from one of them first."
                 )
+            seen[key] = shard.source.root
 
 
 def _check_leaks(sources: list[Source], edits: dict[str, Edit]) -> None:
@@ -342,22 +375,6 @@ def _check_leaks(sources: list[Source], edits: dict[str, Edit]) -> None:
                     f"video {video[1]} would have clips in train and in val; move all of its "
                     "clips, or none."
                 )
-
-
-def _common(values: list[Any]) -> Any:
-    """What several values have in common: of objects the entries that are alike."""
-    first, *others = values
-    if all(other == first for other in others):
-        return first
-    names = [n for n in first if all(isinstance(o, dict) and n in o for o in others)]
-    found = {name: _common_or_none([value[name] for value in values]) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _common_or_none(values: list[Any]) -> Any:
-    if all(isinstance(value, dict) for value in values):
-        return _common(values)
-    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _history(sources: list[Source], outcome: Outcome, facts: dict[str, Any]) -> dict[str, Any]:

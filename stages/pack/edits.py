@@ -1,7 +1,9 @@
-"""A file of clip ids that says what becomes of them: dropped, another caption, another split."""
+"""A file of clip ids that says what becomes of them: dropped, another caption, another split; and
+what the manifests of several folders have in common."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pc_csv
@@ -102,3 +104,19 @@ def _split(value: str | None, path: Path, row: int) -> str | None:
             f"{path} has the split {value!r} in row {row}, expected {' or '.join(SPLITS)}."
         )
     return value or None
+
+
+def in_common(values: list[Any]) -> Any:
+    """What several values have in common: of objects the entries that are alike."""
+    first, *others = values
+    if all(other == first for other in others):
+        return first
+    names = [n for n in first if all(isinstance(o, dict) and n in o for o in others)]
+    found = {name: _alike([value[name] for value in values]) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _alike(values: list[Any]) -> Any:
+    if all(isinstance(value, dict) for value in values):
+        return in_common(values)
+    return values[0] if all(value == values[0] for value in values) else None

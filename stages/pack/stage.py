@@ -34,8 +34,15 @@ class Pack:
     """Licence classes that may go into the shards; by default any single one."""
 
 
-def check_licences(licences: Iterable[str], allowed: tuple[str, ...]) -> None:
+def check_licences(
+    licences: Iterable[str], allowed: tuple[str, ...], option: str = "--pack.licences"
+) -> None:
     """Refuse licence classes that are not allowed, and mixtures that are not asked for.
+
+    Args:
+        licences: classes of the clips.
+        allowed: what was asked for; empty for any single one.
+        option: by which it is asked for.
 
     Raises:
         UserError: names the classes and the option.
@@ -46,7 +53,7 @@ def check_licences(licences: Iterable[str], allowed: tuple[str, ...]) -> None:
         permitted = ", ".join(allowed) if allowed else "a single class"
         raise UserError(
             f"the clips carry the licence classes {', '.join(classes)}, expected {permitted}; if "
-            f"you may use them together, say so with --pack.licences {' '.join(classes)}"
+            f"you may use them together, say so with {option} {' '.join(classes)}"
         )
 
 

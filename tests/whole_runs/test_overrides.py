@@ -41,6 +41,11 @@ def test_marks_move_their_clips_alone_and_can_be_taken_back(
     assert refused.returncode == 2
     assert "clips that this run does not hold" in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert "thrown away" not in refused.stdout
+    assert decisions(out) == before | changed
+    planned = here("plan", *command[1:], "--select.overrides", marks)
+    assert planned.returncode == 2
+    assert "clips that this run does not hold" in planned.stderr
 
     again = here(*command)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -49,6 +54,7 @@ def test_marks_move_their_clips_alone_and_can_be_taken_back(
         name: one for name, one in shards.items() if name.endswith(".tar")
     }
     assert effort(out / "tables" / "tokens")[2] == 0
+    assert "all of it is done" in here("plan", *command[1:]).stdout
 
 
 def check_report(out: Path) -> None:

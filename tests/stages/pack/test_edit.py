@@ -22,6 +22,7 @@ from handloom.tokenize.shards import Layout, Sample, write_manifest, write_shard
 from handloom.tokenize.shards.dataset import ShardDataset
 from handloom.tokenize.shards.verify import verify
 from tests.helpers.robot_shards import write_robot_shards
+from tests.helpers.small_disks import mounted
 
 TOKENIZER = {"name": "t", "weights_sha256": "ab" * 32, "codebook_size": 64, "resolution": 64}
 
@@ -188,9 +189,10 @@ def test_the_folder_is_new_and_an_edit_that_was_stopped_begins_again(
     (out / "train/000007.tar").write_bytes(b"half")
     with pytest.raises(UserError, match="is not empty"):
         edit([shards], out, {})
+    (out / ".edit").touch()
     code = (
-        f"from handloom.lease import Lease; from pathlib import Path; import os\n"
-        f"with Lease(Path({str(out / '.edit')!r}), 'stopped').held(): os._exit(9)"
+        "from handloom.lease import Lease; from pathlib import Path; import os\n"
+        f"with Lease(Path({str(out / '.lease')!r}), 'stopped').held(): os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     edit([shards], out, {})
@@ -259,3 +261,50 @@ def test_nothing_left_is_said(tmp_path: Path) -> None:
     shards = write(tmp_path / "shards", range(3), range(0))
     with pytest.raises(UserError, match="drop every clip"):
         edit([shards], tmp_path / "out", {f"clip00{n}": Edit(drop=True) for n in range(3)})
+
+
+def test_damage_is_not_copied_into_shards_with_checksums_of_their_own(
+    shards: Path, tmp_path: Path
+) -> None:
+    path = shards / "train/000000.tar"
+    damaged = bytearray(path.read_bytes())
+    damaged[700] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="does not have the SHA-256 that its manifest records"):
+        edit([shards], tmp_path / "out", {"clip001": Edit(drop=True)})
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_places_that_cannot_be_are_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is named twice"):
+        edit([shards, tmp_path / "shards/../shards"], tmp_path / "out", {})
+    with pytest.raises(UserError, match="which is read; name another folder"):
+        edit([shards], shards / "train/new", {})
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file; --out takes a folder"):
+        edit([shards], tmp_path / "file", {})
+
+
+def test_after_a_full_disk_the_same_command_goes_on(shards: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path, "2m,nr_inodes=64") as disk:
+        filler = disk / "filler"
+        filler.write_bytes(bytes((2 << 20) - 24_576))
+        with pytest.raises(OSError, match=r"disk is full|No space left"):
+            edit([shards], disk / "out", {"clip001": Edit(drop=True)})
+        filler.unlink()
+        edit([shards], disk / "out", {"clip001": Edit(drop=True)})
+        assert contents(disk / "out").keys() == contents(shards).keys() - {"clip001"}
+
+
+def test_licences_are_asked_for_by_the_option_that_there_is(tmp_path: Path) -> None:
+    roots = []
+    for name in ("one", "two"):
+        samples = [sample(n, "train", name) for n in range(2)]
+        for number, one in enumerate(samples):
+            samples[number] = Sample(one.clip_id, one.codes_vtij, one.meta | {"licence": name})
+        infos = {"train": write_shards(tmp_path / name, "train", samples), "val": []}
+        write_manifest(tmp_path / name, infos, TOKENIZER)
+        roots.append(tmp_path / name)
+    with pytest.raises(UserError, match="say so with --licences one two"):
+        edit(roots, tmp_path / "out", {})
+    edit(roots, tmp_path / "out", {}, ("one", "two"))
