@@ -132,8 +132,20 @@ def write(imagined: list[ImaginedView], fps: float, out: Path) -> None:
     for one in imagined:
         words = f"{one.caption} ({one.view}, "
         comparisons += [
-            Comparison(words + "each frame from the true ones before)", 1, one.one, one.true),
-            Comparison(words + "all from the first)", 1, one.free, one.true),
+            Comparison(
+                f"{words}each frame from the true ones before)",
+                1,
+                one.one,
+                one.true,
+                np.concatenate([one.true[:1], one.true[:-1]]),
+            ),
+            Comparison(
+                f"{words}all from the first)",
+                1,
+                one.free,
+                one.true,
+                np.repeat(one.true[:1], len(one.true), 0),
+            ),
         ]
         video = _beside(one)
         name = f"{one.clip_id}-{one.view}".replace("/", "_")

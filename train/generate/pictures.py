@@ -31,7 +31,22 @@ class Comparison:
     """Frames that the model was given; `predicted` begins with them."""
     predicted_FHW3: Frames
     true_FHW3: Frames | None
-    """None where nobody knows how it went on; may have another number of frames."""
+    """By their codes. None where nobody knows how it went on; may have another number of frames."""
+    copied_FHW3: Frames | None = None
+    """What copying the last frame that was known would have said."""
+    source_FHW3: Frames | None = None
+    """The frames that were encoded, where the videos are at hand."""
+
+    def rows(self) -> list[tuple[str, Frames]]:
+        """Frames to show below each other, with a label each."""
+        count = len(self.predicted_FHW3)
+        found = [
+            ("frames", self.source_FHW3),
+            ("true,\nby its codes", self.true_FHW3),
+            (f"given {self.given},\nthen\npredicted", self.predicted_FHW3),
+            ("copied", self.copied_FHW3),
+        ]
+        return [(label, frames[:count]) for label, frames in found if frames is not None]
 
 
 def load_tokenizer(
@@ -68,7 +83,7 @@ def decode(codes_VFRC: NDArray[np.uint16], tokenizer: vqgan.VQGAN) -> Frames:
 
 
 def draw(comparisons: list[Comparison], path: Path) -> None:
-    """Write a PNG: per clip its caption, the true frames if known, and below them the predicted."""
+    """Write a PNG: per clip its caption, and below it the rows of its frames."""
     frames = max(len(one.predicted_FHW3) for one in comparisons)
     tops = np.cumsum([0, *(_height(one) for one in comparisons)]).tolist()
     canvas = Image.new("RGB", (LABEL + frames * (SIDE + MARGIN), tops[-1]), "white")
@@ -79,17 +94,14 @@ def draw(comparisons: list[Comparison], path: Path) -> None:
 
 
 def _height(one: Comparison) -> int:
-    return CAPTION + (1 if one.true_FHW3 is None else 2) * (SIDE + MARGIN) + MARGIN
+    return CAPTION + len(one.rows()) * (SIDE + MARGIN) + MARGIN
 
 
 def _draw_clip(canvas: Image.Image, top: int, one: Comparison) -> None:
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
     caption = textwrap.shorten(one.caption, (canvas.width - MARGIN) // 8, placeholder=" …")
     pen.text((MARGIN, top + 6), caption, fill="black", font=font)
-    rows = [(f"given {one.given},\nthen\npredicted", one.predicted_FHW3)]
-    if one.true_FHW3 is not None:
-        rows.insert(0, ("true", one.true_FHW3[: len(one.predicted_FHW3)]))
-    for row, (label, frames_FHW3) in enumerate(rows):
+    for row, (label, frames_FHW3) in enumerate(one.rows()):
         y = top + CAPTION + row * (SIDE + MARGIN)
         pen.text((MARGIN, y + SIDE // 2 - 24), label, fill="black", font=font)
         for f, frame_HW3 in enumerate(frames_FHW3):

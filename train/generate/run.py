@@ -63,7 +63,13 @@ def write(prompt: Prompt, video_VFHW3: Any, true_VFHW3: Any | None, out: Path) -
     """Write the files of one prompt; views stand side by side in the videos."""
     given = prompt.given_VfRC.shape[1]
     comparisons = [
-        Comparison(prompt.text, given, view, None if true_VFHW3 is None else true_VFHW3[v])
+        Comparison(
+            prompt.text,
+            given,
+            view,
+            None if true_VFHW3 is None else true_VFHW3[v],
+            view[np.minimum(np.arange(len(view)), given - 1)] if given else None,
+        )
         for v, view in enumerate(video_VFHW3)
     ]
     side_by_side = np.concatenate(list(video_VFHW3), axis=2)

@@ -164,8 +164,9 @@ def draw_predictions(job: Pretraining) -> list[quality.PredictedView]:
         given_V1RC, frames = sample["tokens"][:, :1], job.shape.frames
         predicted = continuation.continue_clip(job.model, given_V1RC, text_1LE, frames)
         video, true = (pictures.decode(codes, tokenizer) for codes in (predicted, sample["tokens"]))
-        comparisons.append(pictures.Comparison(caption, 1, video[0], true[0]))
         name, source = str(sample.get("dataset", "unnamed")), sources.get(sample["clip_id"])
+        copied = np.repeat(true[0][:1], len(video[0]), 0)
+        comparisons.append(pictures.Comparison(caption, 1, video[0], true[0], copied, source))
         shown += continuation.predicted_views(name, 1, video, true, source)
     pictures.draw(comparisons, job.config.out / "predictions.png")
     print(f"wrote {job.config.out / 'predictions.png'}")
