@@ -1,24 +1,33 @@
 """Marks that somebody sets on clips while looking: `OUT/marks.csv`, which `select` can read.
 
-The file is written whole with each mark, and read again where somebody else has changed it.
+The file is written whole with each mark, and read again where somebody else has changed it. Several
+viewers of a run on disk take turns by a lock on a file beside it, so that each keeps the others'
+marks. A store has no locks: there the file is read again just before it is written, and of two marks
+that are set in the same moment by two viewers one may be lost.
 """
 
 import csv
+import fcntl
 import io
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from errno import ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from handloom.errors import UserError
+from handloom.errors import RunError, UserError, unwritable
 from handloom.files import write_text
+from handloom.listings import forget_listings
 from handloom.places import is_remote
 from handloom.stages.overrides import COLUMNS, MARKS, Mark, Overrides, read_marks
 from handloom.view.index import FAILED, REJECTED, Index, Words
 
-FILE = "marks.csv"
+FILE, LOCK = "marks.csv", ".marks.lock"
+NO_LOCKS = frozenset({ENOLCK, ENOSYS, ENOTSUP})  # what network file systems without locks answer
 NOTE = "note"  # how a clip with a note alone is listed
 LONGEST = 2000  # characters of a note
 
@@ -55,12 +64,15 @@ class Marks:
 
         Raises:
             UserError: a mark that is not known, or too long a note.
+            RunError: the folder is gone.
+            DiskError: it cannot be written to.
         """
         if mark and mark not in MARKS:
             raise UserError(f"{mark[:40]!r} is no mark; expected {', '.join(MARKS)} or nothing.")
         if len(note) > LONGEST:
             raise UserError(f"a note has {len(note)} characters, expected at most {LONGEST}.")
-        with self._lock:
+        with self._lock, _turn(self.path.parent):
+            self._is_read = False  # times of files are too coarse to tell two writes apart
             self._read()
             changed = {**self._marks, **dict.fromkeys(clip_ids, Mark(mark, note.strip()))}
             changed = {key: one for key, one in changed.items() if one.mark or one.note}
@@ -91,6 +103,43 @@ class Marks:
         except FileNotFoundError:
             return None
         return facts.st_size, facts.st_mtime_ns
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing the marks of a run while the context lasts.
+
+    Raises:
+        RunError: the folder is gone; it is not made again.
+        DiskError: it cannot be written to.
+    """
+    if is_remote(folder):
+        forget_listings(folder)
+    if not folder.is_dir():
+        raise RunError(
+            f"{folder} is not there any more, so no mark was set; was it moved or deleted?"
+        )
+    if is_remote(folder):
+        yield
+        return
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise unwritable(folder / FILE, error) from None
+    try:
+        _wait_for(descriptor)
+        yield
+    finally:
+        os.close(descriptor)  # which ends the lock, as the end of a process does
+
+
+def _wait_for(descriptor: int) -> None:
+    """Wait for the lock on a file; without one where the file system knows none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 def _as_csv(marks: dict[str, Mark]) -> str:

@@ -138,7 +138,10 @@ def test_a_run_deleted_under_the_viewer_costs_a_sentence(tmp_path: Path) -> None
     assert answer.status_code == 409
     assert "deleted" in answer.json()["error"]
     assert len(all_clips(page)) == 60  # what was read is still shown
-    assert page.post("/api/marks", json={"ids": [clip_id], "note": "x"}).status_code in (200, 409)
+    marked = page.post("/api/marks", json={"ids": [clip_id], "note": "x"})
+    assert marked.status_code == 409
+    assert "moved or deleted" in marked.json()["error"]
+    assert not out.exists()
     page.post("/api/reload")
 
 

@@ -1,6 +1,8 @@
 """Thresholds that are tried and marks that are set are what `select` then decides."""
 
 import csv
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,34 @@ def test_unmarked_clips_leave_the_file_and_other_hands_writing_is_seen(out: Path
     assert [row["id"] for row in all_clips(page, mark="keep")] == [ids[0]]
     page.post("/api/marks", json={"ids": ids[1:], "mark": "drop"})
     assert set(read_marks(out / "marks.csv")) == set(ids)
+
+
+SETS = """
+import sys
+from pathlib import Path
+from handloom.view.marks import Marks
+marks = Marks(Path(sys.argv[1]))
+sys.stdin.readline()  # both begin together
+for number in range(40):
+    marks.set([f"{sys.argv[2]}{number}"], "keep", "")
+"""
+
+
+def test_two_viewers_of_a_run_keep_each_others_marks(tmp_path: Path) -> None:
+    path = tmp_path / "marks.csv"
+    viewers = [
+        subprocess.Popen([sys.executable, "-c", SETS, str(path), name], stdin=subprocess.PIPE)
+        for name in ("a", "b")
+    ]
+    for viewer in viewers:
+        assert viewer.stdin
+        viewer.stdin.write(b"\n")
+        viewer.stdin.flush()
+    for viewer in viewers:
+        assert viewer.wait(timeout=60) == 0
+        assert viewer.stdin
+        viewer.stdin.close()
+    assert set(read_marks(path)) == {f"{name}{number}" for name in "ab" for number in range(40)}
 
 
 @pytest.mark.parametrize(
