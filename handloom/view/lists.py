@@ -88,8 +88,11 @@ def state(shown: Shown) -> dict[str, Any]:
     every = [one for one in (run, shown.against) if one]
     for one in every:
         one.try_again()
+    said["reading"] = any(one.is_reading for one in every)
+    said["generation"] = sum(shown.version)
+    said["progress"] = min(one.progress for one in every)
     if not all(one.is_read for one in every):
-        return said | {"ready": False, "progress": min(one.progress for one in every)}
+        return said | {"ready": False}
     index = run.index
     kept = index.words["status"].equal([KEPT])
     return said | {

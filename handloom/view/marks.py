@@ -1,9 +1,9 @@
 """Marks that somebody sets on clips while looking: `OUT/marks.csv`, which `select` can read.
 
-The file is written whole with each mark, and read again where somebody else has changed it. Several
-viewers of a run on disk take turns by a lock on a file beside it, so that each keeps the others'
-marks. A store has no locks: there the file is read again just before it is written, and of two marks
-that are set in the same moment by two viewers one may be lost.
+The file is written whole with each mark, and read again where somebody else has changed it.
+Several viewers of a run on disk take turns by a lock on a file beside it, so that each keeps the
+others' marks. A store has no locks: there the file is read again just before it is written, and of
+two marks that are set in the same moment by two viewers one may be lost.
 """
 
 import csv
@@ -116,9 +116,7 @@ def _turn(folder: Path) -> Iterator[None]:
     if is_remote(folder):
         forget_listings(folder)
     if not folder.is_dir():
-        raise RunError(
-            f"{folder} is not there any more, so no mark was set; was it moved or deleted?"
-        )
+        raise RunError(f"{folder} is not there any more; was it moved or deleted? No mark was set.")
     if is_remote(folder):
         yield
         return

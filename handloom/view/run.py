@@ -104,14 +104,24 @@ class Run:
             raise Unknown(f"{self.out} holds no clip {clip_id[:40]!r}.")
         return self.index.words["bucket"].at(number)
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether the index is being read, for the first time or again."""
+        return self._reading.locked()
+
     def read_in_background(self) -> None:
         """Begin to read the index, unless it is being read."""
-        threading.Thread(target=self.read, daemon=True).start()
+        if self._reading.acquire(blocking=False):  # here, so that whoever asks next waits for it
+            threading.Thread(target=self._read, daemon=True).start()
 
     def read(self) -> None:
         """Read the index, again if it was read before; errors are kept as a sentence."""
-        if not self._reading.acquire(blocking=False):
-            return
+        if self._reading.acquire(blocking=False):
+            self._read()
+
+    def _read(self) -> None:
+        """Read the index, then release the lock that the caller has taken."""
+        self.progress = 0.0
         try:
             forget_listings()
             tables = listed(open_tables(self.out))

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.scale_tables import write_run
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.overrides import Mark, read_marks
 from handloom.stages.tables.parts import open_tables
-from tests.view.viewed import CLIPS, generated, opened, served
+from handloom.view import run
+from tests.view.viewed import BUCKETS, CLIPS, generated, opened, served
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -127,6 +129,23 @@ def test_a_clip_is_marked_by_keys_and_the_mark_is_in_the_file(page: Any, out: Pa
     told = choose(page, "mark", "drop")
     assert told == 1 < kept
     count(page, 1)
+
+
+def test_new_rows_come_when_they_are_asked_for(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "CHECKED_AFTER_S", 0.0)
+    out = generated(tmp_path / "out", clips=200)
+    with served(opened(out)) as address:
+        page = browser.new_context().new_page()
+        page.goto(address)
+        count(page, 200)
+        write_run(out, 400, codes=4, seed=1, buckets=BUCKETS)
+        button = page.get_by_role("button", name="New rows: reload")
+        sync_api.expect(button).to_be_visible(timeout=15_000)
+        button.click()
+        count(page, 600)
+        sync_api.expect(button).to_be_hidden()
 
 
 def test_captions_are_text_whatever_they_say(page: Any) -> None:

@@ -182,9 +182,25 @@ def test_new_rows_are_told_and_taken_in_when_asked(
     write_run(out, 400, codes=4, seed=1, buckets=BUCKETS)  # other parts beside those of before
     assert get(page, "/api/run")["changed"] is True
     assert len(all_clips(page)) == 200
+    before = get(page, "/api/run")["generation"]
     page.post("/api/reload")
-    wait_until(lambda: get(page, "/api/clips")["total"] == 600)
+    while (state := get(page, "/api/run"))["reading"]:
+        time.sleep(0.01)
+    assert state["generation"] == before + 1
+    assert get(page, "/api/clips")["total"] == 600
     assert get(page, "/api/run")["changed"] is False
+
+
+def test_tables_that_cannot_be_read_again_end_the_reading_and_stay_shown(tmp_path: Path) -> None:
+    out = generated(tmp_path / "out", clips=60)
+    page = client(opened(out))
+    before = get(page, "/api/run")["generation"]
+    shutil.rmtree(out)
+    page.post("/api/reload")
+    wait_until(lambda: not get(page, "/api/run")["reading"])
+    state = get(page, "/api/run")
+    assert (state["generation"], state["ready"]) == (before, True)
+    assert str(out) in state["error"]
 
 
 def wait_until(holds: Callable[[], bool], most_s: float = 20.0) -> None:

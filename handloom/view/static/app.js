@@ -154,12 +154,22 @@ function advise() {
 }
 
 async function reload() {
-  await post("/api/reload");
+  try {
+    await post("/api/reload");
+  } catch (error) {
+    return fail(error);
+  }
+  bar.changed(false);
+  again();
+}
+
+// Draw everything anew, from the tables as they were read last.
+function again() {
   run = null;
   shown = null;
   thresholds.forget();
   compare.forget();
-  start();
+  return start();
 }
 
 async function start() {
@@ -167,11 +177,11 @@ async function start() {
     for (;;) {
       const state = await get("/api/run");
       document.title = `${state.name} · handloom`;
-      if (state.ready) {
+      if (state.ready && !state.reading) {
         run = state;
         break;
       }
-      if (state.error) {
+      if (state.error && !state.reading) {
         bar.title(state);
         say(state.error);
         await pause(2000);
@@ -185,6 +195,7 @@ async function start() {
     bar.title(run);
     await marks.load();
     await show();
+    if (run.error) say(run.error); // what was read before is shown
     watch();
   } catch (error) {
     fail(error);
@@ -201,7 +212,9 @@ async function watch() {
     if (document.hidden) continue;
     try {
       const state = await get("/api/run");
-      if (run === mine) bar.changed(state.changed);
+      if (run !== mine) return;
+      if (state.generation !== mine.generation) return again(); // another window has asked for it
+      bar.changed(state.changed);
       if (state.error) say(state.error);
     } catch (error) {
       fail(error);
