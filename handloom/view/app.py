@@ -1,5 +1,6 @@
 """The viewer's server: routes, and errors as sentences."""
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +69,8 @@ def build(shown: Shown | Training, token: str, port: int, any_host: bool = False
         *behind,
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    handlers: dict[Any, Any] = {**dict.fromkeys(STATUS, _sentence), HTTPException: _http_error}
+    known = dict.fromkeys(STATUS, _sentence_of(None if isinstance(shown, Training) else shown.run))
+    handlers: dict[Any, Any] = {**known, HTTPException: _http_error, Exception: _unexpected}
     app = Starlette(routes=routes, exception_handlers=handlers)
     return Guard(app, token, f"handloom-view-{port}", any_host)
 
@@ -85,13 +87,32 @@ def _clip_routes(run: Run) -> list[Mount]:
     return [Mount("/api/clip", routes=routes)]
 
 
-def _sentence(request: Request, error: Exception) -> JSONResponse:
-    """An error as JSON: {"error": sentence}."""
-    status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
-    words = str(error)
-    if isinstance(error, OSError) and not isinstance(error, RunError):
-        words = f"a file of the run cannot be read ({first_line(error)}); was it moved or deleted?"
-    return JSONResponse({"error": words}, status)
+def _sentence_of(run: Run | None) -> Callable[[Request, Exception], JSONResponse]:
+    """What answers with an error as JSON: {"error": sentence}."""
+
+    def sentence(request: Request, error: Exception) -> JSONResponse:
+        status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+        words = str(error)
+        if isinstance(error, OSError) and not isinstance(error, RunError):
+            why = first_line(error)
+            words = f"a file of the run cannot be read ({why}); was it moved or deleted?"
+        if request.url.path.startswith("/api/clip/") and run and is_gone(run.out):
+            status, words = 409, f"{run.out} is not there any more; was it moved or deleted?"
+        return JSONResponse({"error": words}, status)
+
+    return sentence
+
+
+def is_gone(out: Path) -> bool:
+    """Whether the folder of a run on disk is not there any more; of one in a store, False."""
+    return not is_remote(out) and not out.is_dir()
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    """A fault of ours: the traceback is in the terminal."""
+    words = f"{type(error).__name__}: {first_line(error)}"
+    said = f"handloom view has a fault here ({words}); its terminal says where. Please report it."
+    return JSONResponse({"error": said}, 500)
 
 
 def _http_error(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,5 +1,6 @@
 """What a reader tries and says: the routes behind the sliders and the marks."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,9 @@ from handloom.view.shown import Shown
 from handloom.view.thresholds import command, flags, sliders
 
 BINS = 60
+HALF = re.compile("[\ud800-\udfff]")  # of UTF-16, which UTF-8 has no bytes for
 MOST_MARKED = 10_000  # clips in one request
+SENT = 'a mark is sent as JSON, {"ids": [...], "mark": "drop", "note": ""}.'
 
 
 def routes(shown: Shown) -> list[Route]:
@@ -35,8 +38,8 @@ def routes(shown: Shown) -> list[Route]:
     async def mark(request: Request) -> Response:
         try:
             said = await request.json()
-        except ValueError:
-            raise UserError("a mark is sent as JSON.") from None
+        except (ValueError, RecursionError):
+            raise UserError(SENT) from None
         return JSONResponse(await run_in_threadpool(set_mark, shown, said))
 
     return [
@@ -93,11 +96,15 @@ def set_mark(shown: Shown, said: Any) -> dict[str, Any]:
         Unknown: no such clip.
     """
     if not isinstance(said, dict):
-        raise UserError('a mark is sent as {"ids": [...], "mark": "drop", "note": ""}.')
+        raise UserError(SENT)
     ids, mark, note = said.get("ids"), said.get("mark", ""), said.get("note", "")
     words = [*(ids if isinstance(ids, list) else [ids]), mark, note]
     if not isinstance(ids, list) or not all(isinstance(word, str) for word in words):
-        raise UserError('a mark is sent as {"ids": [...], "mark": "drop", "note": ""}.')
+        raise UserError(SENT)
+    if any(HALF.search(word) for word in words):
+        raise UserError(
+            "a mark holds half a character (a lone surrogate); send whole Unicode text."
+        )
     if len(ids) > MOST_MARKED:
         raise UserError(f"{len(ids):,} clips at once, expected at most {MOST_MARKED:,}.")
     index = shown.run.index

@@ -139,6 +139,7 @@ class ClipMedia:
         pictures = self.rows.recorded.pictures
         if isinstance(pictures, EpisodeViews):
             assert isinstance(clip, EpisodePlace)
+            _refuse_unopened(clip)
             with self._one_episode:
                 write_webm(path, episode_frames(pictures, clip, columns), shown_fps(clip))
             return
@@ -169,6 +170,7 @@ class ClipMedia:
         """The picture of a robot's camera, by number, at a step of the source."""
         pictures = self.rows.recorded.pictures
         assert isinstance(pictures, EpisodeViews)
+        _refuse_unopened(clip)
         with self._one_episode:
             return list(pictures.views(clip).values())[view][step]
 
@@ -225,6 +227,12 @@ def _through_the_door(pictures: ClipFrames, clip: Clip, framing: Framing, end_s:
     frames = pictures.frames(clip, framing, clip.start_s + times_s)
     for time_s, frame_hwc in zip(times_s, frames, strict=True):
         yield float(time_s), smaller(frame_hwc, SHORT_SIDE)
+
+
+def _refuse_unopened(clip: EpisodePlace) -> None:
+    """Raise MediaError for an episode whose row does not say where it is, nor its cameras."""
+    if not clip.views:
+        raise MediaError("the episode was not opened")
 
 
 def episode_frames(pictures: EpisodeViews, clip: EpisodePlace, columns: int) -> Frames:

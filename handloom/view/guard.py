@@ -23,6 +23,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+FOREIGN = "Another page asked for this change; changes are made on the page of `handloom view`."
 DENIED = "This page belongs to somebody's `handloom view`; open the address that it printed."
 
 
@@ -67,6 +69,8 @@ class Guard:
             return answer
         if not self._is_right(_cookie(headers.get("cookie", ""), self.cookie)):
             return PlainTextResponse(DENIED, 403)
+        if scope["method"] in CHANGING and not _is_own(headers):
+            return PlainTextResponse(FOREIGN, 403)
         return None
 
     def _is_right(self, token: str) -> bool:
@@ -78,6 +82,14 @@ def _host(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0]
+
+
+def _is_own(headers: dict[str, str]) -> bool:
+    """Whether a change is asked for by the viewer's own page, or by no page of a browser."""
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    return origin.partition("://")[2].lower() == headers.get("host", "").lower()
 
 
 def _cookie(header: str, name: str) -> str:

@@ -10,6 +10,7 @@ import csv
 import fcntl
 import io
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from handloom.view.index import FAILED, REJECTED, Index, Words
 FILE, LOCK = "marks.csv", ".marks.lock"
 NO_LOCKS = frozenset({ENOLCK, ENOSYS, ENOTSUP})  # what network file systems without locks answer
 NOTE = "note"  # how a clip with a note alone is listed
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 LONGEST = 2000  # characters of a note
 
 
@@ -74,7 +76,7 @@ class Marks:
         with self._lock, _turn(self.path.parent):
             self._is_read = False  # times of files are too coarse to tell two writes apart
             self._read()
-            changed = {**self._marks, **dict.fromkeys(clip_ids, Mark(mark, note.strip()))}
+            changed = {**self._marks, **dict.fromkeys(clip_ids, Mark(mark, tidy(note)))}
             changed = {key: one for key, one in changed.items() if one.mark or one.note}
             write_text(self.path, _as_csv(changed))
             self._marks, self._stamp = changed, self._state()
@@ -144,8 +146,16 @@ def _as_csv(marks: dict[str, Mark]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
-    rows.writerows([clip_id, one.mark, one.note] for clip_id, one in sorted(marks.items()))
+    rows.writerows(
+        [tidy(clip_id), one.mark, tidy(one.note)] for clip_id, one in sorted(marks.items())
+    )
     return text.getvalue()
+
+
+def tidy(text: str) -> str:
+    """A text without control characters; lines end in \\n. Of a lone \\r a reader of CSV may make a
+    new row."""
+    return CONTROLS.sub(" ", text.replace("\r\n", "\n")).strip()
 
 
 def column(marks: dict[str, Mark], index: Index) -> Words:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from handloom.errors import MediaError
 from handloom.stages.caption.rows import CaptionRow
 from handloom.stages.episodes.rows import EpisodeRow
 from handloom.stages.episodes.stage import Episodes
@@ -123,6 +124,25 @@ def test_a_deleted_camera_costs_the_video_and_not_the_page(
             assert fresh.get(f"/api/clip/{ids[1]}/curves").json["state"]
     finally:
         video.write_bytes(kept)
+
+
+def test_an_episode_that_was_never_opened_says_so_wherever_it_is_asked_for(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    write_v2(data, [[0] * steps for steps in STEPS])
+    next(data.rglob("episode_000001.parquet")).write_bytes(b"damaged")
+    ingest = EpisodeIngest(dataset="lerobot", format="lerobot").at(data)
+    source = list(ingest.sources())[1]
+    with pytest.raises(MediaError) as found:
+        list(ingest(source))
+    failed = replace(next(iter(ingest.failed(str(found.value), source))), bucket="00")
+    write_run(out, data, {"ingest": [failed]})
+    record = {"dataset": "lerobot", "data": str(data), "config": {"ingest": {}}}
+    (out / "run.yaml").write_text(yaml.safe_dump(record))
+    with site(out) as served:
+        for name in ("thumb", "span.webm", "span.webm?columns=2"):
+            answer = served.get(f"/api/clip/{failed.clip_id}/{name}")
+            assert (answer.status, answer.json["error"]) == (409, "the episode was not opened")
+        assert served.get(f"/api/clip/{failed.clip_id}").json["verdict"]["status"] == "failed"
 
 
 def test_views_of_other_sizes_stand_in_the_middle_of_their_cells() -> None:

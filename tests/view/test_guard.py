@@ -47,6 +47,26 @@ def test_a_name_that_somebody_points_at_this_machine_is_refused(app: object) -> 
     assert page.get("/api/run").status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (f"http://127.0.0.1:{PORT}", 200),
+        (None, 200),
+        ("http://127.0.0.1:9999", 403),
+        ("https://elsewhere.example", 403),
+        ("null", 403),
+    ],
+)
+def test_only_the_own_page_may_ask_for_changes(
+    app: object, origin: str | None, status: int
+) -> None:
+    page = stranger(app)
+    page.get(f"/?token={TOKEN}")
+    headers = {"Origin": origin} if origin else {}
+    assert page.post("/api/reload", headers=headers).status_code == status
+    assert page.get("/api/run", headers=headers).status_code == 200
+
+
 def test_pages_may_run_and_load_nothing_from_elsewhere(app: object) -> None:
     page = stranger(app)
     page.get(f"/?token={TOKEN}")

@@ -138,11 +138,26 @@ def test_a_run_deleted_under_the_viewer_costs_a_sentence(tmp_path: Path) -> None
     assert answer.status_code == 409
     assert "deleted" in answer.json()["error"]
     assert len(all_clips(page)) == 60  # what was read is still shown
+    for path in ("", "/thumb", "/source", "/span.webm", "/curves", "/encoded/0/0.png"):
+        answer = page.get(f"/api/clip/{clip_id}{path}")
+        assert (answer.status_code, "moved or deleted" in answer.text) == (409, True), path
     marked = page.post("/api/marks", json={"ids": [clip_id], "note": "x"})
     assert marked.status_code == 409
     assert "moved or deleted" in marked.json()["error"]
     assert not out.exists()
     page.post("/api/reload")
+
+
+def test_a_fault_of_ours_is_a_sentence_too(tmp_path: Path) -> None:
+    shown = opened(generated(tmp_path / "out", clips=30))
+    shown.run._index = object()  # type: ignore[assignment]
+    page = client(shown, raises=False)
+    for path in ("/api/clips", "/api/clip/x"):
+        answer = page.get(path)
+        assert answer.status_code == 500
+        assert answer.json()["error"].startswith("handloom view has a fault here (")
+        assert "Traceback" not in answer.text
+        assert "content-security-policy" in answer.headers
 
 
 def test_clips_of_a_run_that_goes_on_wait_for_the_next_stage(tmp_path: Path) -> None:

@@ -135,6 +135,36 @@ def test_two_viewers_of_a_run_keep_each_others_marks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"[" * 100_000, "a mark is sent as JSON"),
+        (b'{"ids": ["\\ud800"], "mark": "drop"}', "half a character"),
+        (b'{"ids": [], "note": "\\udfff"}', "half a character"),
+        (b"\xff\xfe", "a mark is sent as JSON"),
+    ],
+)
+def test_a_mark_that_is_no_text_is_refused_in_a_sentence(
+    out: Path, body: bytes, words: str
+) -> None:
+    answer = client(opened(out)).post("/api/marks", content=body)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
+def test_controls_in_a_note_become_spaces_and_its_row_stays_one(out: Path) -> None:
+    page = client(opened(out))
+    ids = [row["id"] for row in all_clips(page, status="kept")[:2]]
+    (out / "marks.csv").write_text(f'clip_id,mark,note\n{ids[1]},keep,"by\rhand"\n', newline="")
+    note = "one\rtwo\x00\x1b[31m\r\nthree\t\x85 \u202e"
+    page.post("/api/marks", json={"ids": ids[:1], "note": note})
+    read = read_marks(out / "marks.csv")
+    assert {key: one.note for key, one in read.items()} == {
+        ids[0]: "one two  [31m\nthree\t  \u202e",
+        ids[1]: "by hand",
+    }
+
+
+@pytest.mark.parametrize(
     ("said", "status", "words"),
     [
         ({"ids": ["nobody"], "mark": "drop"}, 404, "holds no clip"),

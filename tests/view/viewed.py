@@ -36,10 +36,10 @@ def opened(out: Path, against: Path | None = None) -> Shown:
     return Shown(runs[0], runs[1] if against else None)
 
 
-def client(shown: Shown) -> TestClient:
-    """Somebody who has opened the printed address."""
+def client(shown: Shown, raises: bool = True) -> TestClient:
+    """Somebody who has opened the printed address; by default our own faults end the test."""
     app = build(shown, TOKEN, PORT)
-    one = TestClient(app, base_url=f"http://127.0.0.1:{PORT}", raise_server_exceptions=True)
+    one = TestClient(app, base_url=f"http://127.0.0.1:{PORT}", raise_server_exceptions=raises)
     assert one.get(f"/?token={TOKEN}").status_code == 200
     return one
 
