@@ -30,6 +30,7 @@ PICTURES, FILMS = (".png", ".jpg", ".svg"), (".mp4", ".webm")
 DEEP = 3  # folders below the one that is shown
 SKIPPED = frozenset({"checkpoints", "tensorboard", "export", "shards", "tables", "source"})
 MOST_FILES = 200
+MOST_STEP = 2**53  # larger whole numbers are not exact in JavaScript
 MOST_POINTS = 1500  # of a curve; of more the means of neighbours are shown
 
 
@@ -116,7 +117,8 @@ def routes(training: Training) -> list[BaseRoute]:
         run = request.query_params.get("run", "")
         if run not in training.runs():
             raise Unknown(f"there is no training {run[:80]!r} here.")
-        return JSONResponse(curves(training.out / run / LOG))
+        curves, skipped = read_log(training.out / run / LOG)
+        return JSONResponse({"curves": curves, "skipped": skipped})
 
     def file(request: Request) -> Response:
         return FileResponse(training.file(request.query_params.get("path", "")))
@@ -148,23 +150,39 @@ def _folder(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def curves(log: Path) -> list[dict[str, Any]]:
-    """The numbers of a log by name, each with its steps: {name, steps, values}; none that stay 0.
+def read_log(log: Path) -> tuple[list[dict[str, Any]], int]:
+    """The curves of a log, and how many of its lines cannot be used.
 
-    A last line that is cut off, as of a training that goes on, is left out.
+    A last line that is cut off, as of a training that goes on, is left out and does not count.
+
+    Returns:
+        The numbers by name, each with its steps, {name, steps, values}, but none that stay 0; and
+        the number of lines that are no JSON object with a step.
     """
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with log.open() as lines:
+    skipped = 0
+    with log.open("rb") as lines:
         for line in lines:
             try:
-                row = json.loads(line)
-                step = int(row.pop("step"))
-            except (ValueError, KeyError, AttributeError, TypeError):
+                row = json.loads(line.decode())
+                step = _step(row.pop("step"))
+                numbers = list(_numbers(row, ""))
+            except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError,
+                    RecursionError):  # fmt: skip
+                skipped += bool(line.strip()) and line.endswith(b"\n")
                 continue
-            for name, value in _numbers(row, ""):
+            for name, value in numbers:
                 found[name].append((step, value))
     said = {name: points for name, points in found.items() if any(value for _, value in points)}
-    return [{"name": name, **thinned(points)} for name, points in said.items()]
+    return [{"name": name, **thinned(points)} for name, points in said.items()], skipped
+
+
+def _step(value: Any) -> int:
+    """A step as a whole number; OverflowError for one that a browser has no number for."""
+    step = int(value)
+    if abs(step) > MOST_STEP:
+        raise OverflowError
+    return step
 
 
 def _numbers(row: Any, name: str) -> Iterator[tuple[str, float]]:
@@ -181,4 +199,4 @@ def thinned(points: list[tuple[int, float]]) -> dict[str, list[float]]:
     size = -(-len(points) // MOST_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
     steps = [float(group[-1][0]) for group in groups]
-    return {"steps": steps, "values": [math.fsum(v for _, v in g) / len(g) for g in groups]}
+    return {"steps": steps, "values": [math.fsum(v / len(g) for _, v in g) for g in groups]}

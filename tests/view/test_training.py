@@ -10,7 +10,7 @@ from PIL import Image
 
 from handloom.train.report.verdicts import verdicts
 from handloom.view.app import open_folder
-from handloom.view.training import MOST_POINTS, Training, curves
+from handloom.view.training import MOST_POINTS, Training, read_log
 from tests.helpers.view_site import Site, site
 
 LINES = [
@@ -64,7 +64,7 @@ def test_it_names_what_lies_there(page: Site) -> None:
 
 
 def test_curves_are_the_numbers_of_the_log(page: Site) -> None:
-    found = {one["name"]: one for one in page.get("/api/training/curves?run=stage2").json}
+    found = {one["name"]: one for one in page.get("/api/training/curves?run=stage2").json["curves"]}
     shown = {name: (one["steps"], one["values"]) for name, one in found.items()}
     assert shown == {
         "loss": ([1], [3.0]), "gradient_norm": ([1], [1.0]), "train.loss": ([2], [2.5]),
@@ -78,10 +78,28 @@ def test_a_long_log_is_thinned_to_means(tmp_path: Path) -> None:
     log, steps = tmp_path / "metrics.jsonl", 4 * MOST_POINTS
     lines = (json.dumps({"step": step, "loss": step % 4}) for step in range(steps))
     log.write_text("\n".join(lines))
-    (found,) = curves(log)
+    ((found,), skipped) = read_log(log)
+    assert skipped == 0
     assert len(found["steps"]) == MOST_POINTS
     assert set(found["values"]) == {1.5}
     assert found["steps"][-1] == steps - 1
+
+
+def test_lines_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> None:
+    bad = [
+        b'{"step": Infinity, "loss": 1}', b'{"step": NaN, "loss": 1}', b"\xff\xfe{}",
+        b'{"step": 1' + b"0" * 400 + b', "loss": 1}', b'{"step": 1e300, "loss": 1}',
+        b'{"step": 2, "loss": 1' + b"0" * 400 + b"}", b"[" * 100_000, b"[1]", b'{"loss": 1}',
+    ]  # fmt: skip
+    good = b'{"step": 1, "loss": 3.0, "huge": 1.7e308, "odd": NaN}'
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*bad, good, b"", b'{"step": 2, "lo']))
+    with site(tmp_path) as served:
+        answer = served.get("/api/training/curves?run=")
+    assert answer.status == 200
+    assert answer.json["skipped"] == len(bad)
+    assert {one["name"]: one["values"] for one in answer.json["curves"]} == {
+        "loss": [3.0], "huge": [1.7e308],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -135,7 +153,7 @@ def test_a_training_that_is_deleted_meanwhile_is_told(tmp_path: Path) -> None:
     log.parent.mkdir()
     log.write_text("")
     with site(log.parent) as served:
-        assert served.get("/api/training/curves?run=").json == []
+        assert served.get("/api/training/curves?run=").json == {"curves": [], "skipped": 0}
         log.unlink()
         log.parent.rmdir()
         answer = served.get("/api/training")

@@ -51,7 +51,7 @@ function curves(run) {
   const body = h("div", { class: "training-charts" });
   const more = h("div", { class: "training-charts" });
   const details = h("details", {}, h("summary", {}, "speed, memory and the like"), more);
-  charts.set(run.name, { body, more, state: "" });
+  charts.set(run.name, { body, more, skipped: h("p", { class: "training-fine" }), state: "" });
   details.addEventListener("toggle", () => fill(run, true), { once: true });
   fill(run);
   return h("section", {}, h("h2", {}, `Curves of ${title(run.name)}`), body, details);
@@ -63,9 +63,12 @@ async function fill(run, again = false) {
   if (!again && shown.state === state) return;
   shown.state = state;
   try {
-    const found = await get("/api/training/curves", new URLSearchParams({ run: run.name }));
+    const { curves: found, skipped } = await get("/api/training/curves", new URLSearchParams({ run: run.name }));
     replace(shown.body);
     replace(shown.more);
+    if (skipped) shown.body.before(shown.skipped);
+    else shown.skipped.remove();
+    shown.skipped.textContent = skipped === 1 ? "A line of the log cannot be read and is left out." : `${skipped} lines of the log cannot be read and are left out.`;
     if (!found.length) replace(shown.body, h("p", { class: "training-fine" }, "the log has no lines yet"));
     for (const [name, lines] of groups(found)) draw(isSide(name) ? shown.more : shown.body, words(name), lines);
   } catch (error) {
